@@ -1,0 +1,122 @@
+//! Hypervisors: what a driver must be able to do. Two live here: [`qemu`] runs real machines, [`sim`] pretends to.
+//!
+//! A driver keeps no state that matters in memory: what it must remember of a machine lies in the machine's folder, so
+//! that an agent that died can attach again. Nothing here knows tasks, leases or the server.
+
+pub mod qemu;
+pub mod sim;
+
+use std::{path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use hostler_model::{
+    VmId,
+    error::Code,
+    image::Manifest,
+    kind::{VmExecOutput, VmExecParams},
+    vm::VmSpec,
+};
+use tokio::sync::mpsc;
+
+/// What a machine is made of, with its image already in the node's cache.
+#[derive(Clone, Debug)]
+pub struct MachinePlan {
+    /// Which machine.
+    pub id: VmId,
+    /// Its placement's epoch: an older one is refused.
+    pub epoch: u32,
+    /// Its name, for the process title and the guest's host name.
+    pub name: String,
+    /// Its size.
+    pub spec: VmSpec,
+    /// Its image.
+    pub manifest: Manifest,
+    /// The folder that holds the image's files by the names of their parts.
+    pub image_dir: PathBuf,
+}
+
+/// What went wrong in a driver.
+#[derive(Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct DriverError {
+    /// By code: HYPERVISOR_FAILED, GUEST_NOT_READY, GUEST_FAILED, NODE_STORAGE_FULL, INJECTED …
+    pub code: Code,
+    /// What happened, to what, why, and what to do next; the console's last lines where they help.
+    pub detail: String,
+    /// Whether another attempt may help.
+    pub retryable: bool,
+}
+
+/// Why a machine's process ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Exit {
+    /// The guest turned itself off.
+    GuestShutdown,
+    /// We told it to.
+    Requested,
+    /// By itself: a signal, an error; with what is known.
+    Crashed(String),
+}
+
+/// What a driver found of a machine when the agent started.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Found {
+    /// Which machine.
+    pub id: VmId,
+    /// The epoch in its folder.
+    pub epoch: u32,
+    /// Whether its process lives.
+    pub alive: bool,
+    /// Whether the making of it was completed (the guest answered once).
+    pub complete: bool,
+}
+
+/// A phase of a driver's work, for progress and timing: sent when it begins.
+pub type Phases = mpsc::UnboundedSender<&'static str>;
+
+/// A hypervisor on this host.
+#[async_trait]
+pub trait Hypervisor: Send + Sync + 'static {
+    /// Name and version, such as `qemu 7.2.22`.
+    fn version(&self) -> String;
+
+    /// `kvm`, `tcg` or `simulated`.
+    fn acceleration(&self) -> &str;
+
+    /// Why nothing faster.
+    fn acceleration_reason(&self) -> &str;
+
+    /// Makes the machine's folder, disk and process, and returns once the process answers its control socket: phases
+    /// `disk`, `start`. What a failed call did is left for [`Hypervisor::remove`] to clean. Called again for a machine
+    /// that is there, it does what is missing only: one process at the most ever exists for one machine.
+    async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError>;
+
+    /// Takes hold of a machine that an earlier agent made; `None` when its process does not live.
+    async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError>;
+
+    /// Ends the machine's process if it lives and removes all that the machine had; says whether there was anything.
+    /// It may be called at any time and any number of times, also for what was half made.
+    async fn remove(&self, id: VmId) -> Result<bool, DriverError>;
+
+    /// Every machine of which there is anything on this host.
+    async fn find(&self) -> Result<Vec<Found>, DriverError>;
+}
+
+/// A machine whose process lives. Dropping it lets go of the machine, which goes on running.
+#[async_trait]
+pub trait Machine: Send + Sync {
+    /// Waits until the guest answers, and marks the machine's folder complete.
+    async fn ready(&self, timeout: Duration) -> Result<(), DriverError>;
+
+    /// Whether the guest answers now.
+    async fn answers(&self) -> bool;
+
+    /// Runs a program in the guest. Dropping the future stops waiting and ends the program where that can be done.
+    async fn exec(&self, params: &VmExecParams) -> Result<VmExecOutput, DriverError>;
+
+    /// Waits until the process has ended, and says why.
+    async fn exited(&self) -> Exit;
+
+    /// Milliseconds between the process's start and the guest's first answer, once [`Machine::ready`] has returned.
+    fn boot_ms(&self) -> f64;
+}

@@ -1,0 +1,1 @@
+//! hostler's typed HTTP client

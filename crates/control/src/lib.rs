@@ -1,0 +1,1 @@
+//! hostler's server: API, app, loops, dispatch

@@ -1,0 +1,216 @@
+//! What travels between people's programs and the server, and how strictly it is read.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    book::Book,
+    error::{Code, Refusal},
+    event::Entry,
+    id::{RequestId, TenantId},
+    kind::{VmCreateParams, VmExecParams},
+    task::{Target, Task},
+    unit::Resources,
+    vm::Vm,
+};
+
+/// Reads a document from outside: every field must be known. Stored and agent-bound documents are read leniently
+/// instead, so that versions can mix.
+pub fn strict<T: DeserializeOwned>(value: &Value) -> Result<T, Refusal> {
+    let mut unknown = BTreeSet::new();
+    let mut path_track = serde_path_to_error::Track::new();
+    let deserializer = serde_path_to_error::Deserializer::new(value, &mut path_track);
+    let read = serde_ignored::deserialize(deserializer, |path| {
+        unknown.insert(path.to_string());
+    });
+    let read: T = match read {
+        Ok(read) => read,
+        Err(error) => {
+            let path = path_track.path().to_string();
+            return Err(if path == "." {
+                Refusal::new(Code::ValidationError, error.to_string())
+            } else {
+                Refusal::field(&path, error)
+            });
+        }
+    };
+    if unknown.is_empty() {
+        return Ok(read);
+    }
+    let names: Vec<&str> = unknown.iter().map(String::as_str).collect();
+    Err(Refusal::new(Code::ValidationError, format!("unknown field {}; remove it or correct its spelling", names.join(", ")))
+        .with("unknown", names.clone()))
+}
+
+/// A new task.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct NewTask {
+    /// The kind, such as `echo`.
+    pub kind: String,
+    /// What it works on.
+    #[serde(default)]
+    pub target: TargetRef,
+    /// Its parameters; each kind has its own.
+    #[serde(default = "empty")]
+    #[schema(value_type = Object)]
+    pub params: Value,
+}
+
+fn empty() -> Value {
+    Value::Object(serde_json::Map::new())
+}
+
+/// What a task works on, by id or name.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct TargetRef {
+    /// A VM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<String>,
+    /// A node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+impl From<Target> for TargetRef {
+    fn from(target: Target) -> Self {
+        TargetRef { vm: target.vm.map(|id| id.to_string()), node: target.node.map(|id| id.to_string()) }
+    }
+}
+
+/// A new machine: `POST /vms`.
+pub type NewVm = VmCreateParams;
+
+/// A program to run in a guest: `POST /vms/{vm}/exec`.
+pub type NewExec = VmExecParams;
+
+/// What a submission answers: the task, and the machine it is about.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Submitted {
+    /// The task.
+    pub task: Task,
+    /// The machine, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Vm>,
+}
+
+/// A page of a list, newest first.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Page<T> {
+    /// What there is.
+    pub items: Vec<T>,
+    /// Hand this back as `cursor` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// What a caller is, and what it has: `GET /quota`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Quota {
+    /// Whose.
+    pub tenant: TenantId,
+    /// How much it may have; -1 is no limit.
+    pub limits: Resources,
+    /// How much it has.
+    pub book: Book,
+}
+
+/// An error: RFC 9457, as `application/problem+json`. Facts stand beside these fields.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Problem {
+    /// A URI that names the kind of error.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind of error in a few words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The stable code.
+    pub code: Code,
+    /// What happened, to what, why, and what to do next.
+    pub detail: String,
+    /// The request, for whoever asks the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<RequestId>,
+    /// Numbers and names that a program can read.
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    pub facts: serde_json::Map<String, Value>,
+}
+
+impl Problem {
+    /// A refusal as an answer.
+    pub fn of(refusal: Refusal, request_id: Option<RequestId>) -> Problem {
+        Problem {
+            kind: format!("urn:hostler:problem:{}", refusal.code.as_str().to_ascii_lowercase().replace('_', "-")),
+            title: refusal.code.title().to_owned(),
+            status: refusal.code.status(),
+            code: refusal.code,
+            detail: refusal.detail,
+            request_id,
+            facts: refusal.facts,
+        }
+    }
+
+    /// An answer as a refusal.
+    pub fn refusal(self) -> Refusal {
+        Refusal { code: self.code, detail: self.detail, facts: self.facts }
+    }
+}
+
+/// What `doctor` found in the store.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Diagnosis {
+    /// Each thing that was looked at.
+    pub checks: Vec<Check>,
+}
+
+impl Diagnosis {
+    /// Whether everything is well.
+    pub fn is_well(&self) -> bool {
+        self.checks.iter().all(|check| check.ok)
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Check {
+    /// What.
+    pub name: String,
+    /// Whether it is well.
+    pub ok: bool,
+    /// What was seen, and what to do when it is not well.
+    pub detail: String,
+}
+
+impl Check {
+    /// A check with what was seen.
+    pub fn new(name: &str, ok: bool, detail: impl Into<String>) -> Check {
+        Check { name: name.to_owned(), ok, detail: detail.into() }
+    }
+}
+
+/// An event as it goes over SSE: `id` is its number, `event` its kind, `data` this.
+pub type StreamedEvent = Entry;
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::kind::EchoParams;
+
+    #[test]
+    fn an_unknown_field_is_named() {
+        let refusal = strict::<EchoParams>(&json!({"message": "hi", "mesage": 1})).unwrap_err();
+        assert_eq!(refusal.facts["unknown"], json!(["mesage"]));
+    }
+
+    #[test]
+    fn a_field_of_the_wrong_type_is_named() {
+        let refusal = strict::<NewTask>(&json!({"kind": "echo", "target": {"vm": 5}})).unwrap_err();
+        assert_eq!(refusal.facts["field"], "target.vm");
+    }
+}

@@ -1,0 +1,181 @@
+//! An image: a set of files by their digests, and how to boot them.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    clock::Timestamp,
+    error::{Refusal, excerpt},
+    id::{ImageDigest, TenantId},
+};
+
+/// A sha256, as 64 lower-case hex digits: safe as a file's name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, utoipa::ToSchema)]
+#[serde(transparent)]
+#[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+pub struct Sha256Hex(String);
+
+impl Sha256Hex {
+    /// Of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Sha256Hex(hex::encode(Sha256::digest(bytes)))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Sha256Hex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for Sha256Hex {
+    type Err = Refusal;
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        if text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            Ok(Sha256Hex(text.to_owned()))
+        } else {
+            Err(Refusal::field("sha256", "a digest is 64 of 0-9 and a-f").with("value", excerpt(text)))
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Sha256Hex {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|refusal: Refusal| serde::de::Error::custom(refusal.detail))
+    }
+}
+
+/// The part that a file plays.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// A Linux kernel, booted directly.
+    Kernel,
+    /// Its initial RAM file system.
+    Initrd,
+    /// The root disk: machines write to an overlay above it.
+    Rootfs,
+}
+
+impl Part {
+    /// The file's name within the image's folder.
+    pub const fn file_name(self) -> &'static str {
+        match self {
+            Part::Kernel => "kernel",
+            Part::Initrd => "initrd",
+            Part::Rootfs => "rootfs",
+        }
+    }
+}
+
+/// A disk's format.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskFormat {
+    /// Bytes as they are.
+    Raw,
+    /// QEMU's copy-on-write format.
+    Qcow2,
+}
+
+impl DiskFormat {
+    /// As qemu-img spells it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DiskFormat::Raw => "raw",
+            DiskFormat::Qcow2 => "qcow2",
+        }
+    }
+}
+
+/// One file of an image.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ImageFile {
+    /// Its digest.
+    pub sha256: Sha256Hex,
+    /// Its length in bytes.
+    pub size: u64,
+    /// Its format, for a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<DiskFormat>,
+}
+
+/// Amounts for machines that do not say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ImageDefaults {
+    /// Virtual processors.
+    pub vcpus: i64,
+    /// Memory, in MiB.
+    pub memory_mib: i64,
+    /// Disk, in GiB.
+    pub disk_gib: i64,
+}
+
+/// When a machine made of an image is ready.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Readiness {
+    /// When the guest agent answers.
+    GuestAgent,
+}
+
+/// What an image is. Its digest is the sha256 of this, as JSON with sorted keys.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Manifest {
+    /// The name it is known by.
+    pub name: String,
+    /// The processor architecture, such as `x86_64`.
+    pub arch: String,
+    /// Its files.
+    #[schema(value_type = Object)]
+    pub files: BTreeMap<Part, ImageFile>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Amounts for machines that do not say.
+    pub defaults: ImageDefaults,
+    /// When a machine is ready.
+    pub ready: Readiness,
+}
+
+impl Manifest {
+    /// The digest that names this image.
+    pub fn digest(&self) -> ImageDigest {
+        // serde_json's Value keeps its keys sorted, which makes this form canonical.
+        let canonical = serde_json::to_value(self).expect("a manifest is plain data").to_string();
+        ImageDigest(Sha256Hex::of(canonical.as_bytes()).to_string())
+    }
+
+    /// Refuses what could not boot.
+    pub fn check(&self) -> Result<(), Refusal> {
+        for part in [Part::Kernel, Part::Rootfs] {
+            if !self.files.contains_key(&part) {
+                return Err(Refusal::field("files", format!("there is no {}", part.file_name())));
+            }
+        }
+        if self.name.is_empty() || self.name.len() > 128 || !self.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+            return Err(Refusal::field("name", "an image's name is 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'"));
+        }
+        Ok(())
+    }
+}
+
+/// An image as people see it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Image {
+    /// The digest that names it.
+    pub digest: ImageDigest,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What it is.
+    pub manifest: Manifest,
+    /// When it came.
+    pub created_at: Timestamp,
+}

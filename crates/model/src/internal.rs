@@ -1,0 +1,204 @@
+//! What travels between agents and the server, under `/internal/v1`, over mTLS.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    clock::Timestamp,
+    fence::Fence,
+    id::{EnrolmentId, NodeId, TaskId, VmId},
+    kind::KindName,
+    node::NodeFacts,
+    task::{End, Intent, PhaseTiming, Progress, Target},
+    vm::Observation,
+};
+
+/// `POST /internal/v1/nodes/join`: the only call here that needs no certificate.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Join {
+    /// The single-use token.
+    pub token: String,
+    /// The node's name.
+    pub name: String,
+    /// A certificate request, PEM. Names it asks for are ignored: the server writes its own.
+    pub csr_pem: String,
+    /// What the host is.
+    pub facts: NodeFacts,
+}
+
+/// The answer to [`Join`] and to `POST …/renew`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Joined {
+    /// Who the node is now.
+    pub node: NodeId,
+    /// Under which enrolment.
+    pub enrolment: EnrolmentId,
+    /// Its certificate, PEM.
+    pub certificate_pem: String,
+    /// The authority's certificate, PEM.
+    pub ca_pem: String,
+    /// The keys that sign tasks: a JWK set.
+    pub task_keys: Value,
+    /// What the server calls itself: the `iss` of tasks.
+    pub issuer: String,
+}
+
+/// `POST …/renew`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Renew {
+    /// A certificate request, PEM.
+    pub csr_pem: String,
+}
+
+/// The answer to `GET …/tasks/wait?max=N[&resync=true&held=task:epoch.attempt,…]`.
+///
+/// With `resync` the agent lists what it holds, and whatever the server has leased to it that is not in the list is
+/// sent again under the same fence. An agent does so on its first poll and after one that failed.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Assignments {
+    /// Signed tasks: each a compact JWS over an [`Assignment`].
+    pub tasks: Vec<String>,
+}
+
+/// A task as an agent gets it: the claims of a signed envelope (JWT names where there are such).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Assignment {
+    /// Who signed.
+    pub iss: String,
+    /// For which node.
+    pub aud: NodeId,
+    /// Which task.
+    pub sub: TaskId,
+    /// `task.attempt`: this delivery.
+    pub jti: String,
+    /// Signed at, in seconds.
+    pub iat: i64,
+    /// Not to be begun after, in seconds.
+    pub exp: i64,
+    /// The attempt.
+    pub fence: Fence,
+    /// The VM's epoch, for a task about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<u32>,
+    /// To do, or to stop and undo.
+    pub intent: Intent,
+    /// What.
+    pub kind: KindName,
+    /// To what.
+    pub target: Target,
+    /// With which parameters.
+    pub params: Value,
+    /// When the lease lapses unless renewed.
+    pub lease_expires_at: Timestamp,
+    /// When it must have ended.
+    pub deadline: Timestamp,
+}
+
+/// `POST …/heartbeat`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Heartbeat {
+    /// What the host is.
+    pub facts: NodeFacts,
+    /// The leases the agent works on: renewed.
+    pub leases: Vec<HeldLease>,
+    /// Everything it has. Heartbeats are sent one after another, each with what is there when it is sent.
+    pub inventory: Inventory,
+}
+
+/// Machines on a host.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Inventory {
+    /// Whether this is everything: what it lacks is then absent.
+    pub full: bool,
+    /// Machines.
+    pub vms: Vec<Observation>,
+}
+
+/// A lease an agent works on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct HeldLease {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub fence: Fence,
+}
+
+/// The answer to a [`Heartbeat`].
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct HeartbeatAnswer {
+    /// Leases to stop and undo.
+    pub abort: Vec<TaskId>,
+    /// Leases that are over: another attempt is current, or the task has ended.
+    pub over: Vec<TaskId>,
+    /// Machines here that the server does not know, or knows as deleted: reported, never deleted by themselves.
+    pub orphans: Vec<VmId>,
+    /// How long until the next one, in milliseconds.
+    pub next_ms: u64,
+}
+
+/// `POST …/tasks/{task}/progress`: also renews the lease.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct ProgressReport {
+    /// The attempt.
+    pub fence: Fence,
+    /// When the handler began.
+    pub started_at: Timestamp,
+    /// How far it is.
+    pub progress: Progress,
+    /// Lines for people.
+    #[serde(default)]
+    pub log: Vec<String>,
+}
+
+/// The answer to a [`ProgressReport`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProgressAnswer {
+    /// Whether to stop and undo.
+    pub abort: bool,
+    /// When the lease lapses now.
+    pub lease_expires_at: Timestamp,
+}
+
+/// How an attempt ended: `POST …/tasks/{task}/result`, and many at once at `POST …/results`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt.
+    pub fence: Fence,
+    /// How it ended.
+    pub end: End,
+    /// How long its phases took.
+    #[serde(default)]
+    pub phases: Vec<PhaseTiming>,
+    /// When the handler began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+}
+
+/// `POST …/results`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Reports {
+    /// Results, answered one by one.
+    pub results: Vec<Report>,
+}
+
+/// What became of one result.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Receipt {
+    /// Written down now, or before: the agent may forget it.
+    Settled,
+    /// The attempt is not the current one: it changed nothing. The agent may forget it.
+    Stale,
+    /// No such task. The agent may forget it.
+    Unknown,
+}
+
+/// The answer to [`Reports`], in the same order.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct Receipts {
+    /// One for each result.
+    pub receipts: Vec<Receipt>,
+}

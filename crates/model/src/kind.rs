@@ -1,0 +1,348 @@
+//! Kinds of task. A kind is one file here that says everything about itself, one handler in the agent, and one line
+//! in [`for_each_kind!`]. A kind without a handler does not compile.
+
+mod diag_health_probe;
+mod echo;
+mod vm_create;
+mod vm_delete;
+mod vm_exec;
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+pub use self::{
+    diag_health_probe::{DiagHealthProbe, FabricLink, GpuDevice, HealthProbeOutput, HealthProbeParams},
+    echo::{Echo, EchoOutput, EchoParams},
+    vm_create::{VmCreate, VmCreateOutput, VmCreateParams},
+    vm_delete::{VmDelete, VmDeleteOutput, VmDeleteParams},
+    vm_exec::{OUTPUT_LIMIT, VmExec, VmExecOutput, VmExecParams},
+};
+use crate::{
+    alloc::Settlement,
+    error::{Code, Refusal, excerpt},
+    image::Image,
+    retry::{Backoff, RetryPolicy},
+    task::{Effects, Rules, Verdict},
+    unit::Resources,
+    vm::{VmChange, VmState},
+};
+
+/// The list of kinds: hands every kind's type to a macro of the caller's.
+#[macro_export]
+macro_rules! for_each_kind {
+    ($then:ident) => {
+        $then! { Echo, VmCreate, VmExec, VmDelete, DiagHealthProbe }
+    };
+}
+
+macro_rules! name_kinds {
+    ($($kind:ident),*) => {
+        /// A kind, by name.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        pub enum KindName {
+            $(
+                #[doc = concat!("[`", stringify!($kind), "`]")]
+                $kind,
+            )*
+        }
+
+        impl KindName {
+            /// Every kind.
+            pub const ALL: &'static [KindName] = &[$(KindName::$kind),*];
+
+            /// The kind as people and programs spell it, such as `vm.create`.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(KindName::$kind => <$kind as Kind>::NAME,)* }
+            }
+
+            /// What the kind says about itself, without its types.
+            pub fn spec(self) -> &'static Spec {
+                match self { $(KindName::$kind => const { &Spec::of::<$kind>(KindName::$kind) },)* }
+            }
+        }
+    };
+}
+for_each_kind!(name_kinds);
+
+impl fmt::Display for KindName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for KindName {
+    type Err = Refusal;
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        KindName::ALL.iter().copied().find(|kind| kind.as_str() == text).ok_or_else(|| {
+            let known: Vec<&str> = KindName::ALL.iter().map(|kind| kind.as_str()).collect();
+            Refusal::new(Code::UnknownAction, format!("there is no kind of task {:?}; there are {}", excerpt(text), known.join(", ")))
+        })
+    }
+}
+
+impl Serialize for KindName {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for KindName {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|refusal: Refusal| serde::de::Error::custom(refusal.detail))
+    }
+}
+
+/// How many of a kind an agent runs at once.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Class {
+    /// Starts machines.
+    Boot,
+    /// Moves bytes.
+    Disk,
+    /// Everything short.
+    Quick,
+}
+
+/// How a kind stands to the other tasks on the same VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Turn {
+    /// It has nothing to do with a VM.
+    None,
+    /// It waits for the changes before it and runs beside others like it.
+    Shared,
+    /// It changes the VM: it waits for the changes before it, and holds its turn until it ends, backoff included.
+    Exclusive,
+    /// As `Exclusive`, and the changes before it are aborted.
+    Final,
+}
+
+/// Who may ask for a kind.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Role {
+    /// Reads.
+    Viewer,
+    /// Runs and changes machines.
+    Operator,
+    /// Answers for a tenant.
+    TenantAdmin,
+    /// Answers for the platform.
+    PlatformAdmin,
+}
+
+/// What a handler does when it finds its own unfinished attempt in the journal.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnUncertain {
+    /// Looks at what is there, and completes or undoes it.
+    Inspect,
+    /// Does it again: it has no effect, or the same one.
+    Rerun,
+    /// Ends with OUTCOME_UNKNOWN; nobody retries it by itself.
+    Fail,
+}
+
+/// What a kind's target must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Aim {
+    /// Any node will do; one may be named.
+    AnyNode,
+    /// A VM that does not exist yet.
+    NewVm,
+    /// A VM that does.
+    Vm,
+}
+
+/// What `fill` may look at.
+#[derive(Clone, Debug, Default)]
+pub struct FillContext<'a> {
+    /// The image that the parameters name, when they name one that exists.
+    pub image: Option<&'a Image>,
+}
+
+/// Whether a task may work on its VM now.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Admission {
+    /// It may.
+    Go,
+    /// There is nothing left to do.
+    Moot(Value),
+    /// It may not.
+    Refuse(Code, String),
+}
+
+/// What a task's end does to its VM and the VM's allocation.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settled {
+    /// The VM afterwards; `None` leaves it as it is.
+    pub vm: Option<VmChange>,
+    /// The VM's allocation afterwards.
+    pub allocation: Settlement,
+}
+
+impl Settled {
+    /// Nothing changes.
+    pub const NOTHING: Settled = Settled { vm: None, allocation: Settlement::Keep };
+}
+
+/// Everything a kind says about itself.
+pub trait Kind: Send + Sync + 'static {
+    /// Its name, such as `vm.create`: also the capability that its node must advertise.
+    const NAME: &'static str;
+    /// How many run at once.
+    const CLASS: Class;
+    /// Who may ask.
+    const ROLE: Role;
+    /// What it works on.
+    const AIM: Aim;
+    /// How it stands to others on the same VM.
+    const TURN: Turn;
+    /// What to do about an attempt whose end is not known.
+    const ON_UNCERTAIN: OnUncertain;
+    /// How many attempts.
+    const ATTEMPTS: u32;
+    /// From the first lease to the end.
+    const TIMEOUT: Duration;
+    /// How long it may wait for a node.
+    const QUEUE_DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+    /// What it is told. Stored and signed documents are read leniently; the API refuses unknown fields.
+    type Params: Serialize + DeserializeOwned + Send + Sync;
+    /// What it gives back.
+    type Output: Serialize + DeserializeOwned + Send + Sync;
+
+    /// Fills in defaults and refuses what makes no sense.
+    fn fill(params: Self::Params, context: &FillContext<'_>) -> Result<Self::Params, Refusal>;
+
+    /// What a task of this kind takes while it lives (for [`Aim::NewVm`]: what its VM takes).
+    fn delta(_params: &Self::Params) -> Resources {
+        Resources::ZERO
+    }
+
+    /// From the first lease to the end, where the parameters say more than [`Kind::TIMEOUT`].
+    fn timeout(_params: &Self::Params) -> Duration {
+        Self::TIMEOUT
+    }
+
+    /// Whether it may work on a VM in this state.
+    fn admit(_vm: VmState) -> Admission {
+        Admission::Go
+    }
+
+    /// What its end does to its VM, which was in this state.
+    fn settle(_vm: VmState, _verdict: &Verdict) -> Settled {
+        Settled::NOTHING
+    }
+}
+
+/// A kind without its types: what the store and the server work with.
+pub struct Spec {
+    /// Which kind.
+    pub name: KindName,
+    /// How many run at once.
+    pub class: Class,
+    /// Who may ask.
+    pub role: Role,
+    /// What it works on.
+    pub aim: Aim,
+    /// How it stands to others on the same VM.
+    pub turn: Turn,
+    /// What to do about an attempt whose end is not known.
+    pub on_uncertain: OnUncertain,
+    /// Attempts and backoff.
+    pub retry: RetryPolicy,
+    /// How long it may wait for a node.
+    pub queue_deadline: Duration,
+    /// Reads, fills in and checks parameters at the edge: unknown fields are refused.
+    pub fill: fn(&Value, &FillContext<'_>) -> Result<Value, Refusal>,
+    /// What it takes.
+    pub delta: fn(&Value) -> Resources,
+    /// From the first lease to the end.
+    pub timeout: fn(&Value) -> Duration,
+    /// Whether it may work on a VM in this state.
+    pub admit: fn(VmState) -> Admission,
+    /// What its end does to its VM.
+    pub settle: fn(VmState, &Verdict) -> Settled,
+}
+
+impl Spec {
+    const fn of<K: Kind>(name: KindName) -> Spec {
+        Spec {
+            name,
+            class: K::CLASS,
+            role: K::ROLE,
+            aim: K::AIM,
+            turn: K::TURN,
+            on_uncertain: K::ON_UNCERTAIN,
+            retry: RetryPolicy {
+                attempts: K::ATTEMPTS,
+                backoff: Backoff::Exponential { first: Duration::from_secs(1), most: Duration::from_secs(60) },
+            },
+            queue_deadline: K::QUEUE_DEADLINE,
+            fill: |params, context| {
+                let params: K::Params = crate::api::strict(params)?;
+                let filled = K::fill(params, context)?;
+                Ok(serde_json::to_value(filled).expect("parameters are plain data"))
+            },
+            // Stored parameters were filled by the function above; a document of another version that cannot be read
+            // takes nothing and gets the kind's own time.
+            delta: |params| K::Params::deserialize(params).map_or(Resources::ZERO, |params| K::delta(&params)),
+            timeout: |params| K::Params::deserialize(params).map_or(K::TIMEOUT, |params| K::timeout(&params)),
+            admit: K::admit,
+            settle: K::settle,
+        }
+    }
+
+    /// What transitions need to know.
+    pub fn rules(&self, params: &Value) -> Rules {
+        Rules { retry: self.retry, timeout: (self.timeout)(params) }
+    }
+}
+
+impl fmt::Debug for Spec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Spec").field(&self.name).finish()
+    }
+}
+
+/// Refuses a number that is out of range.
+fn within<N: PartialOrd + fmt::Display + Copy>(field: &str, value: N, least: N, most: N) -> Result<N, Refusal> {
+    if value < least || value > most {
+        return Err(Refusal::field(field, format!("{value} is not between {least} and {most}")));
+    }
+    Ok(value)
+}
+
+/// Whether an unsuccessful end provably left nothing.
+fn undone(verdict: &Verdict) -> bool {
+    matches!(verdict, Verdict::Unsuccessful { effects: Effects::Undone, .. })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kind_is_found_by_its_name_and_by_no_other() {
+        for kind in KindName::ALL {
+            assert_eq!(kind.as_str().parse::<KindName>().unwrap(), *kind);
+            assert_eq!(kind.spec().name, *kind);
+        }
+        assert_eq!("vm.explode".parse::<KindName>().unwrap_err().code, Code::UnknownAction);
+    }
+
+    #[test]
+    fn what_ends_without_success_gives_nothing_back_unless_nothing_is_left() {
+        let verdict = |effects| Verdict::Unsuccessful {
+            error: crate::task::TaskError { code: Code::HandlerFailed, detail: String::new() },
+            effects,
+        };
+        for kind in KindName::ALL {
+            for state in VmState::ALL {
+                let settled = (kind.spec().settle)(state, &verdict(Effects::Remain));
+                assert_ne!(settled.allocation, Settlement::Release, "{kind} {state}");
+            }
+        }
+    }
+}

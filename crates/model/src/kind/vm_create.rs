@@ -1,0 +1,161 @@
+//! `vm.create`: makes a machine and waits until its guest answers.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn, undone, within};
+use crate::{
+    alloc::Settlement,
+    error::{Code, Refusal, excerpt},
+    id::ImageDigest,
+    name::Name,
+    task::Verdict,
+    unit::Resources,
+    vm::{VmChange, VmReason, VmSpec, VmState},
+};
+
+/// The image of machines that name none.
+const DEFAULT_IMAGE: &str = "tiny";
+
+/// The kind.
+#[derive(Debug)]
+pub struct VmCreate;
+
+/// What a machine is to be. Everything may be left out.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct VmCreateParams {
+    /// Its name; made from its id where there is none.
+    pub name: Option<Name>,
+    /// Its image, by name; `tiny` where there is none.
+    pub image: Option<String>,
+    /// The image by digest: filled in at submission.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_digest: Option<ImageDigest>,
+    /// Virtual processors, 1 to 256; the image says how many where this does not.
+    pub vcpus: Option<i64>,
+    /// Memory in MiB, 64 to 16,777,216.
+    pub memory_mib: Option<i64>,
+    /// The root disk in GiB, 1 to 65,536.
+    pub disk_gib: Option<i64>,
+    /// How long the guest may take to answer, in seconds, 1 to 3,600; 120 where nothing is said.
+    pub ready_timeout_seconds: Option<u32>,
+    /// The only node that will do, by id or name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Free words: at most 64, keys up to 63 bytes, values up to 255.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl VmCreateParams {
+    /// The image that is asked for.
+    pub fn image_name(&self) -> &str {
+        self.image.as_deref().unwrap_or(DEFAULT_IMAGE)
+    }
+
+    /// The spec, once everything is filled in.
+    pub fn spec(&self) -> Option<VmSpec> {
+        Some(VmSpec {
+            image: self.image_name().to_owned(),
+            image_digest: self.image_digest.clone()?,
+            vcpus: self.vcpus?,
+            memory_mib: self.memory_mib?,
+            disk_gib: self.disk_gib?,
+            ready_timeout_seconds: self.ready_timeout_seconds?,
+            labels: self.labels.clone(),
+        })
+    }
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VmCreateOutput {
+    /// What the machine takes, as its node sees it.
+    pub charge: Resources,
+    /// From the hypervisor's start to the guest's first answer, in milliseconds.
+    pub boot_ms: f64,
+    /// How it runs: `kvm`, `tcg` or `simulated`.
+    pub acceleration: String,
+}
+
+impl Kind for VmCreate {
+    const NAME: &'static str = "vm.create";
+    const CLASS: Class = Class::Boot;
+    const ROLE: Role = Role::Operator;
+    const AIM: Aim = Aim::NewVm;
+    const TURN: Turn = Turn::Exclusive;
+    const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
+    const ATTEMPTS: u32 = 3;
+    const TIMEOUT: Duration = Duration::from_secs(600);
+    const QUEUE_DEADLINE: Duration = Duration::from_secs(30 * 60);
+
+    type Params = VmCreateParams;
+    type Output = VmCreateOutput;
+
+    fn fill(mut params: VmCreateParams, context: &FillContext<'_>) -> Result<VmCreateParams, Refusal> {
+        let Some(image) = context.image else {
+            let name = excerpt(params.image_name());
+            return Err(Refusal::new(
+                Code::ImageNotFound,
+                format!("there is no image {name:?}; `hostler image list` shows those there are"),
+            )
+            .with("image", name));
+        };
+        let defaults = image.manifest.defaults;
+        params.image = Some(params.image_name().to_owned());
+        params.image_digest = Some(image.digest.clone());
+        params.vcpus = Some(within("vcpus", params.vcpus.unwrap_or(defaults.vcpus), 1, 256)?);
+        params.memory_mib = Some(within("memory_mib", params.memory_mib.unwrap_or(defaults.memory_mib), 64, 16 << 20)?);
+        params.disk_gib = Some(within("disk_gib", params.disk_gib.unwrap_or(defaults.disk_gib), 1, 65_536)?);
+        params.ready_timeout_seconds =
+            Some(within("ready_timeout_seconds", params.ready_timeout_seconds.unwrap_or(120), 1, 3600)?);
+        within("labels", params.labels.len(), 0, 64)?;
+        for (key, value) in &params.labels {
+            within("labels (bytes in a key)", key.len(), 1, 63)?;
+            within("labels (bytes in a value)", value.len(), 0, 255)?;
+        }
+        Ok(params)
+    }
+
+    fn delta(params: &VmCreateParams) -> Resources {
+        params.spec().map_or(Resources::ZERO, |spec| spec.charge())
+    }
+
+    fn timeout(params: &VmCreateParams) -> Duration {
+        Self::TIMEOUT + Duration::from_secs(u64::from(params.ready_timeout_seconds.unwrap_or(0)))
+    }
+
+    fn admit(vm: VmState) -> Admission {
+        match vm {
+            VmState::Provisioning => Admission::Go,
+            VmState::Running
+            | VmState::Paused
+            | VmState::Stopped
+            | VmState::Sleeping
+            | VmState::Error
+            | VmState::Unknown
+            | VmState::Deleted => Admission::Refuse(Code::VmStateConflict, format!("the VM is {vm}, not to be made")),
+        }
+    }
+
+    fn settle(_: VmState, verdict: &Verdict) -> Settled {
+        match verdict {
+            Verdict::Succeeded { output } => Settled {
+                vm: Some(VmChange { ready: true, ..VmChange::to(VmState::Running) }),
+                allocation: match VmCreateOutput::deserialize(output) {
+                    Ok(output) => Settlement::Use(output.charge),
+                    Err(_) => Settlement::Keep,
+                },
+            },
+            Verdict::Unsuccessful { error, .. } if undone(verdict) => Settled {
+                vm: Some(VmChange::because(VmState::Deleted, VmReason::CreateFailed, error.detail.clone())),
+                allocation: Settlement::Release,
+            },
+            Verdict::Unsuccessful { error, .. } => Settled {
+                vm: Some(VmChange::because(VmState::Error, VmReason::CreateFailed, error.detail.clone())),
+                allocation: Settlement::Keep,
+            },
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! hostler's functional core: ids, units, specs, task kinds, states and transitions, placement, quota.
+//!
+//! Everything here is a value or a pure function. Never here: async, IO, SQL, HTTP, a clock, a random number
+//! that was not handed in.
+
+pub mod alloc;
+pub mod api;
+pub mod book;
+pub mod chain;
+pub mod clock;
+pub mod error;
+pub mod event;
+pub mod fence;
+pub mod id;
+pub mod image;
+pub mod internal;
+pub mod kind;
+pub mod name;
+pub mod node;
+pub mod placement;
+pub mod quota;
+pub mod retry;
+pub mod task;
+pub mod tenant;
+pub mod unit;
+pub mod vm;
+
+pub use clock::{Clock, Timestamp};
+pub use error::{Code, Refusal};
+pub use fence::Fence;
+pub use id::{Ids, ImageDigest, NodeId, PrincipalId, TaskId, TenantId, VmId};
+pub use unit::Resources;

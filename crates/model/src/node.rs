@@ -1,0 +1,265 @@
+//! A node: a host with an agent. Its state is what an operator decided, its freshness what was last heard.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    book::Book,
+    clock::Timestamp,
+    id::{EnrolmentId, NodeId},
+    name::Name,
+    unit::Resources,
+};
+
+/// What an operator decided about a node.
+///
+/// `pending ─approve─► ready ⇄ cordoned ─► draining ─► drained`
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// Joined, not approved yet.
+    Pending,
+    /// Gets tasks and new machines.
+    Ready,
+    /// Gets tasks for what it has, no new machines.
+    Cordoned,
+    /// Its machines are being moved away.
+    Draining,
+    /// It has no machines left.
+    Drained,
+}
+
+/// What may be done to a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeEvent {
+    /// An operator accepts it.
+    Approve,
+    /// No new machines.
+    Cordon,
+    /// New machines again.
+    Uncordon,
+    /// Move its machines away.
+    Drain,
+    /// The last machine is gone.
+    Emptied,
+}
+
+impl NodeState {
+    /// Every state.
+    pub const ALL: [NodeState; 5] =
+        [NodeState::Pending, NodeState::Ready, NodeState::Cordoned, NodeState::Draining, NodeState::Drained];
+
+    /// The state as the store and JSON spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            NodeState::Pending => "pending",
+            NodeState::Ready => "ready",
+            NodeState::Cordoned => "cordoned",
+            NodeState::Draining => "draining",
+            NodeState::Drained => "drained",
+        }
+    }
+
+    /// The state after an event; `None` when the event does not apply.
+    pub const fn after(self, event: NodeEvent) -> Option<NodeState> {
+        use NodeEvent as E;
+        use NodeState as S;
+        match (self, event) {
+            (S::Pending, E::Approve) => Some(S::Ready),
+            (S::Ready | S::Cordoned, E::Cordon) => Some(S::Cordoned),
+            (S::Ready | S::Cordoned | S::Draining | S::Drained, E::Uncordon) => Some(S::Ready),
+            (S::Ready | S::Cordoned | S::Draining, E::Drain) => Some(S::Draining),
+            (S::Draining, E::Emptied) => Some(S::Drained),
+            (S::Pending, E::Cordon | E::Uncordon | E::Drain | E::Emptied)
+            | (S::Ready | S::Cordoned, E::Approve | E::Emptied)
+            | (S::Draining, E::Approve | E::Cordon)
+            | (S::Drained, E::Approve | E::Cordon | E::Drain | E::Emptied) => None,
+        }
+    }
+
+    /// Whether new machines may be placed here.
+    pub const fn takes_new(self) -> bool {
+        match self {
+            NodeState::Ready => true,
+            NodeState::Pending | NodeState::Cordoned | NodeState::Draining | NodeState::Drained => false,
+        }
+    }
+
+    /// Whether its agent gets any task at all.
+    pub const fn takes_tasks(self) -> bool {
+        match self {
+            NodeState::Ready | NodeState::Cordoned | NodeState::Draining | NodeState::Drained => true,
+            NodeState::Pending => false,
+        }
+    }
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How recently a node was heard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Freshness {
+    /// A moment ago.
+    Fresh,
+    /// Not for a while: no new machines.
+    Stale,
+    /// Too long ago: what it has is unknown.
+    Lost,
+}
+
+impl Freshness {
+    /// As the store and JSON spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Freshness::Fresh => "fresh",
+            Freshness::Stale => "stale",
+            Freshness::Lost => "lost",
+        }
+    }
+}
+
+/// How long silence may last.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FreshnessPolicy {
+    /// Fresh up to this; 60 s by default.
+    pub fresh: Duration,
+    /// Stale up to this, lost after; 120 s by default.
+    pub stale: Duration,
+}
+
+impl Default for FreshnessPolicy {
+    fn default() -> Self {
+        FreshnessPolicy { fresh: Duration::from_secs(60), stale: Duration::from_secs(120) }
+    }
+}
+
+impl FreshnessPolicy {
+    /// What a silence of this length means.
+    pub fn judge(&self, silence: Duration) -> Freshness {
+        if silence <= self.fresh {
+            Freshness::Fresh
+        } else if silence <= self.stale {
+            Freshness::Stale
+        } else {
+            Freshness::Lost
+        }
+    }
+
+    /// How many of `nodes` may become lost in one lease period without an operator: a tenth, at least one.
+    pub fn may_lose(nodes: usize) -> usize {
+        (nodes / 10).max(1)
+    }
+}
+
+/// What an agent says of its host.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct NodeFacts {
+    /// The hypervisor's name and version.
+    pub hypervisor: String,
+    /// `kvm`, `tcg` or `simulated`.
+    pub acceleration: String,
+    /// Why not something faster.
+    pub acceleration_reason: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The agent's version.
+    pub agent_version: String,
+    /// What is there physically.
+    pub capacity: Resources,
+    /// What it can do: kinds of task, `*` as a wildcard at the end.
+    pub capabilities: Vec<String>,
+    /// Images in its cache, by digest.
+    pub images: Vec<String>,
+    /// Free words by which machines choose.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A node as people see it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: Name,
+    /// What an operator decided.
+    pub state: NodeState,
+    /// What was last heard.
+    pub freshness: Freshness,
+    /// The enrolment that its certificate must carry.
+    #[serde(skip)]
+    pub enrolment: Option<EnrolmentId>,
+    /// What its agent says of it.
+    pub facts: NodeFacts,
+    /// What is promised and in use here.
+    pub book: Book,
+    /// What may be promised in all, overcommitment included.
+    pub schedulable: Resources,
+    /// When it was last heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<Timestamp>,
+    /// When it joined.
+    pub created_at: Timestamp,
+}
+
+/// How much more than what is there may be promised, in percent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Overcommit {
+    /// Processors; 400 by default.
+    pub vcpus: i64,
+    /// Memory; 100 by default.
+    pub memory: i64,
+    /// Disk; 100 by default.
+    pub disk: i64,
+}
+
+impl Default for Overcommit {
+    fn default() -> Self {
+        Overcommit { vcpus: 400, memory: 100, disk: 100 }
+    }
+}
+
+impl Overcommit {
+    /// What may be promised on a node of this capacity. The number of machines is as the agent says.
+    pub fn schedulable(&self, capacity: &Resources) -> Resources {
+        Resources {
+            vcpus: capacity.vcpus.saturating_mul(self.vcpus) / 100,
+            memory_mib: capacity.memory_mib.saturating_mul(self.memory) / 100,
+            disk_gib: capacity.disk_gib.saturating_mul(self.disk) / 100,
+            vms: capacity.vms,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_event_but_approval_takes_a_node_out_of_pending() {
+        for event in [NodeEvent::Cordon, NodeEvent::Uncordon, NodeEvent::Drain, NodeEvent::Emptied] {
+            assert_eq!(NodeState::Pending.after(event), None);
+        }
+        for state in NodeState::ALL {
+            assert_eq!(state.after(NodeEvent::Approve).is_some(), state == NodeState::Pending);
+        }
+    }
+
+    #[test]
+    fn silence_is_judged_by_its_length() {
+        let policy = FreshnessPolicy::default();
+        let judged = [0, 60, 61, 120, 121].map(|s| policy.judge(Duration::from_secs(s)));
+        assert_eq!(judged, [Freshness::Fresh, Freshness::Fresh, Freshness::Stale, Freshness::Stale, Freshness::Lost]);
+    }
+
+    #[test]
+    fn at_most_a_tenth_is_lost_at_once_but_always_one() {
+        assert_eq!([1, 9, 10, 25].map(FreshnessPolicy::may_lose), [1, 1, 1, 2]);
+    }
+}

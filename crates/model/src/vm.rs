@@ -1,0 +1,285 @@
+//! A virtual machine: what was asked for, what was last observed.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    clock::Timestamp,
+    id::{ImageDigest, NodeId, TaskId, TenantId, VmId},
+    name::Name,
+    unit::Resources,
+};
+
+/// What was last observed of a machine.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Being made for the first time.
+    Provisioning,
+    /// Its processors run.
+    Running,
+    /// Its processors are held.
+    Paused,
+    /// It has a disk and no process.
+    Stopped,
+    /// Its memory is on disk.
+    Sleeping,
+    /// Something is wrong; `reason` says what.
+    Error,
+    /// Its node cannot be asked; `last_state` says what it was.
+    Unknown,
+    /// It is no more.
+    Deleted,
+}
+
+impl VmState {
+    /// Every state.
+    pub const ALL: [VmState; 8] = [
+        VmState::Provisioning,
+        VmState::Running,
+        VmState::Paused,
+        VmState::Stopped,
+        VmState::Sleeping,
+        VmState::Error,
+        VmState::Unknown,
+        VmState::Deleted,
+    ];
+
+    /// The state as the store and JSON spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            VmState::Provisioning => "provisioning",
+            VmState::Running => "running",
+            VmState::Paused => "paused",
+            VmState::Stopped => "stopped",
+            VmState::Sleeping => "sleeping",
+            VmState::Error => "error",
+            VmState::Unknown => "unknown",
+            VmState::Deleted => "deleted",
+        }
+    }
+}
+
+impl fmt::Display for VmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why a machine is in error or unknown.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VmReason {
+    /// Its hypervisor process ended by itself.
+    Crashed,
+    /// Its node no longer has it.
+    Missing,
+    /// Its node is lost.
+    NodeLost,
+    /// It could not be made, and something may be left of it.
+    CreateFailed,
+    /// It could not be deleted, and something may be left of it.
+    DeleteFailed,
+    /// What happened is not known.
+    OutcomeUnknown,
+    /// The guest turned itself off.
+    GuestShutdown,
+}
+
+/// What a machine is made of, everything filled in.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct VmSpec {
+    /// The image by the name that was asked for.
+    pub image: String,
+    /// The image by the digest that the name stood for at submission.
+    pub image_digest: ImageDigest,
+    /// Virtual processors.
+    pub vcpus: i64,
+    /// Memory, in MiB.
+    pub memory_mib: i64,
+    /// The root disk, in GiB.
+    pub disk_gib: i64,
+    /// How long the guest may take to answer, in seconds.
+    pub ready_timeout_seconds: u32,
+    /// Free words.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl VmSpec {
+    /// What it takes of a tenant's quota and a node's room.
+    pub fn charge(&self) -> Resources {
+        Resources { vcpus: self.vcpus, memory_mib: self.memory_mib, disk_gib: self.disk_gib, vms: 1 }
+    }
+}
+
+/// A machine as people see it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Vm {
+    /// Its id.
+    pub id: VmId,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its name, unique among the tenant's machines that are not deleted.
+    pub name: Name,
+    /// What was last observed.
+    pub state: VmState,
+    /// Whether the guest answered.
+    pub ready: bool,
+    /// Why it is in error or unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<VmReason>,
+    /// More about the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The state before error or unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_state: Option<VmState>,
+    /// The change under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<TaskId>,
+    /// Where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeId>,
+    /// Grows with every placement; agents refuse an older one.
+    pub epoch: u32,
+    /// Grows with every change of the spec.
+    pub generation: u32,
+    /// What it is made of.
+    pub spec: VmSpec,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When this row last changed.
+    pub updated_at: Timestamp,
+}
+
+/// What observation or a task's end makes of a machine.
+#[derive(Clone, PartialEq, Debug)]
+pub struct VmChange {
+    /// What is observed now.
+    pub state: VmState,
+    /// Whether the guest answered.
+    pub ready: bool,
+    /// Why, for error and unknown.
+    pub reason: Option<VmReason>,
+    /// More about it.
+    pub detail: Option<String>,
+}
+
+impl VmChange {
+    /// A state that needs no reason.
+    pub fn to(state: VmState) -> VmChange {
+        VmChange { state, ready: false, reason: None, detail: None }
+    }
+
+    /// A state with its reason.
+    pub fn because(state: VmState, reason: VmReason, detail: impl Into<String>) -> VmChange {
+        VmChange { state, ready: false, reason: Some(reason), detail: Some(detail.into()) }
+    }
+
+    /// `last_state` after this change: kept while the machine stays in error or unknown.
+    pub fn last_state(&self, before: VmState, last: Option<VmState>) -> Option<VmState> {
+        match self.state {
+            VmState::Error | VmState::Unknown => match before {
+                VmState::Error | VmState::Unknown => last,
+                VmState::Provisioning
+                | VmState::Running
+                | VmState::Paused
+                | VmState::Stopped
+                | VmState::Sleeping
+                | VmState::Deleted => Some(before),
+            },
+            VmState::Provisioning
+            | VmState::Running
+            | VmState::Paused
+            | VmState::Stopped
+            | VmState::Sleeping
+            | VmState::Deleted => None,
+        }
+    }
+}
+
+/// What an agent saw of one machine.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Observation {
+    /// Which.
+    pub vm: VmId,
+    /// The epoch the agent has it under.
+    pub epoch: u32,
+    /// Its state.
+    pub state: VmState,
+    /// Whether the guest answered.
+    pub ready: bool,
+    /// Why, for error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<VmReason>,
+    /// More about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+/// What an observation changes of a machine that no task is changing: `None` when it says nothing new. An observation
+/// under another epoch is of another life of this machine and changes nothing.
+pub fn observe(state: VmState, ready: bool, reason: Option<VmReason>, epoch: u32, seen: &Observation) -> Option<VmChange> {
+    if seen.epoch != epoch || state == VmState::Deleted {
+        return None;
+    }
+    if (state, ready, reason) == (seen.state, seen.ready, seen.reason) {
+        return None;
+    }
+    Some(VmChange { state: seen.state, ready: seen.ready, reason: seen.reason, detail: seen.detail.clone() })
+}
+
+/// What it means that a full inventory lacks a machine that no task is changing.
+pub fn missing(state: VmState) -> Missing {
+    match state {
+        // Not made yet, or gone: the inventory says nothing new.
+        VmState::Provisioning | VmState::Deleted => Missing::AsExpected,
+        VmState::Running | VmState::Paused | VmState::Stopped | VmState::Sleeping | VmState::Unknown => Missing::Lost,
+        // Already known to be broken; now it is known that nothing is left to charge for.
+        VmState::Error => Missing::Absent,
+    }
+}
+
+/// The meanings of a machine's absence.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Missing {
+    /// Nothing to say.
+    AsExpected,
+    /// It should be there: error, reason `missing`, and its allocation goes.
+    Lost,
+    /// It stays in error; its allocation goes.
+    Absent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(state: VmState, epoch: u32) -> Observation {
+        Observation { vm: VmId(uuid::Uuid::nil()), epoch, state, ready: false, reason: None, detail: None }
+    }
+
+    #[test]
+    fn an_observation_of_an_older_life_changes_nothing() {
+        for state in VmState::ALL {
+            assert_eq!(observe(state, true, None, 2, &seen(VmState::Error, 1)), None);
+        }
+    }
+
+    #[test]
+    fn a_deleted_machine_stays_deleted() {
+        for state in VmState::ALL {
+            assert_eq!(observe(VmState::Deleted, false, None, 1, &seen(state, 1)), None);
+        }
+    }
+
+    #[test]
+    fn the_state_before_the_trouble_is_kept() {
+        let crash = VmChange::because(VmState::Error, VmReason::Crashed, "signal 9");
+        assert_eq!(crash.last_state(VmState::Running, None), Some(VmState::Running));
+        assert_eq!(crash.last_state(VmState::Unknown, Some(VmState::Paused)), Some(VmState::Paused));
+        assert_eq!(VmChange::to(VmState::Running).last_state(VmState::Unknown, Some(VmState::Running)), None);
+    }
+}

@@ -1,0 +1,1 @@
+//! one SQLite file: a writer thread with group commit, and readers

@@ -1,0 +1,1 @@
+//! hostler's durable facts and every step that changes them

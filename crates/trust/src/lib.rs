@@ -1,0 +1,1 @@
+//! hostler's trust: certificate authority, mTLS, signed tasks
