@@ -1,0 +1,162 @@
+//! The writer: a thread that owns the one writing connection and commits what gathered together.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use crate::{Error, Result, Tx, wrap};
+
+/// At most this many steps share a commit: enough to make fsync cheap, few enough that nobody waits long.
+const GROUP: usize = 64;
+
+/// A step in the queue: runs in the transaction, or hears why there is none, and hands back what answers its caller
+/// after the commit.
+struct Job {
+    label: &'static str,
+    run: Box<dyn FnOnce(Result<&Tx<'_>>) -> Done + Send>,
+}
+
+/// What became of a step inside the transaction.
+struct Done {
+    ok: bool,
+    answer: Box<dyn FnOnce(Result<()>) + Send>,
+}
+
+/// The handle of the writer thread; the thread ends when every handle is gone.
+pub(crate) struct Writer(mpsc::Sender<Job>);
+
+impl Writer {
+    pub(crate) fn start(path: PathBuf, connection: Connection) -> Result<Writer> {
+        let (sender, queue) = mpsc::channel();
+        let name = path.file_stem().and_then(|s| s.to_str()).unwrap_or("sqlite").to_owned();
+        thread::Builder::new()
+            .name(format!("{name}-writer"))
+            .spawn(move || work(&path, &connection, &queue))
+            .map_err(|e| Error::Aborted(format!("the writer thread cannot start: {e}")))?;
+        Ok(Writer(sender))
+    }
+
+    pub(crate) async fn run<T, F>(&self, label: &'static str, step: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let (sender, answer) = oneshot::channel();
+        let run = Box::new(move |tx: Result<&Tx<'_>>| {
+            let outcome = tx.and_then(|tx| attempt(tx, step));
+            Done {
+                ok: outcome.is_ok(),
+                // The caller may have gone; what was committed stays committed.
+                answer: Box::new(move |commit| drop(sender.send(commit.and(outcome)))),
+            }
+        });
+        self.0.send(Job { label, run }).map_err(|_| Error::Closed)?;
+        answer.await.map_err(|_| Error::Closed)?
+    }
+}
+
+/// Runs one step in a transaction of its own.
+pub(crate) fn run_alone<T, F>(path: &Path, connection: &Connection, label: &'static str, step: F) -> Result<T>
+where
+    F: FnOnce(&Tx<'_>) -> Result<T>,
+{
+    begin(path, connection)?;
+    match attempt(&Tx { connection, path }, step) {
+        Ok(value) => {
+            crash(label, "before_commit");
+            commit(path, connection)?;
+            crash(label, "after_commit");
+            Ok(value)
+        }
+        Err(error) => {
+            rollback(connection);
+            Err(error)
+        }
+    }
+}
+
+fn work(path: &Path, connection: &Connection, queue: &mpsc::Receiver<Job>) {
+    while let Ok(first) = queue.recv() {
+        let mut jobs = vec![first];
+        jobs.extend(queue.try_iter().take(GROUP - 1));
+        commit_together(path, connection, jobs);
+    }
+}
+
+fn commit_together(path: &Path, connection: &Connection, jobs: Vec<Job>) {
+    let labels: Vec<&'static str> = jobs.iter().map(|job| job.label).collect();
+    if let Err(error) = begin(path, connection) {
+        for job in jobs {
+            ((job.run)(Err(again(&error))).answer)(Ok(()));
+        }
+        return;
+    }
+    let tx = Tx { connection, path };
+    let done: Vec<Done> = jobs.into_iter().map(|job| in_savepoint(&tx, job)).collect();
+    labels.iter().for_each(|label| crash(label, "before_commit"));
+    let committed = commit(path, connection);
+    labels.iter().for_each(|label| crash(label, "after_commit"));
+    for Done { answer, .. } in done {
+        answer(committed.as_ref().map(|()| ()).map_err(again));
+    }
+}
+
+fn in_savepoint(tx: &Tx<'_>, job: Job) -> Done {
+    if let Err(error) = tx.script("SAVEPOINT step") {
+        return (job.run)(Err(error));
+    }
+    let done = (job.run)(Ok(tx));
+    let end = if done.ok { "RELEASE step" } else { "ROLLBACK TO step; RELEASE step" };
+    match tx.script(end) {
+        Ok(()) => done,
+        Err(error) => Done { ok: false, answer: Box::new(move |_| (done.answer)(Err(error))) },
+    }
+}
+
+/// The same error for one more caller.
+fn again(error: &Error) -> Error {
+    match error {
+        Error::Full { path } => Error::Full { path: path.clone() },
+        other => Error::Aborted(other.to_string()),
+    }
+}
+
+/// A panic in a step is that step's failure, not the writer's end.
+fn attempt<T>(tx: &Tx<'_>, step: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(|| step(tx))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(Error::Aborted(format!("a step panicked: {}", text.unwrap_or("?"))))
+    })
+}
+
+fn begin(path: &Path, connection: &Connection) -> Result<()> {
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| wrap(path, e))
+}
+
+fn commit(path: &Path, connection: &Connection) -> Result<()> {
+    connection.execute_batch("COMMIT").map_err(|e| {
+        rollback(connection);
+        wrap(path, e)
+    })
+}
+
+fn rollback(connection: &Connection) {
+    if !connection.is_autocommit()
+        && let Err(error) = connection.execute_batch("ROLLBACK")
+    {
+        tracing::error!(%error, "a transaction cannot be rolled back");
+    }
+}
+
+/// A point at which a test may kill the process; nothing in a build without the feature.
+fn crash(label: &str, point: &str) {
+    let _ = (label, point);
+    #[cfg(feature = "crash-points")]
+    fail::eval(&format!("{label}.{point}"), |_| ());
+}
