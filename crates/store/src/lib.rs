@@ -1,1 +1,41 @@
-//! hostler's durable facts and every step that changes them
+//! Every durable fact, and every step that changes them.
+//!
+//! A step is: lock rows in order (tenant, node, VM, task, log head) → pure decision from `hostler_model` → bulk write,
+//! in one transaction, over a batch. Each item of a batch is answered by itself; one item's refusal never spoils
+//! another's. Steps that arrive together are committed together ([`group`]).
+//!
+//! Never here: a clock or a random number that was not handed in, HTTP, the shape of an API answer.
+
+pub mod item;
+mod store;
+
+pub use item::*;
+pub use store::{Config, Store};
+
+/// Why a step or a query failed, apart from a refusal of an item: our own fault, or the disk's.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk is full.
+    #[error("the store's disk is full: {0}")]
+    Full(#[source] hostler_sqlite::Error),
+    /// The database failed.
+    #[error("the store failed: {0}")]
+    Database(#[source] hostler_sqlite::Error),
+    /// A committer is gone: the store is being closed.
+    #[error("the store is closing")]
+    Closing,
+}
+
+impl From<hostler_sqlite::Error> for Error {
+    fn from(error: hostler_sqlite::Error) -> Self {
+        match error {
+            hostler_sqlite::Error::Full { .. } => Error::Full(error),
+            other => Error::Database(other),
+        }
+    }
+}
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, Error>;
+/// The answer to one item of a batch.
+pub type Answer<T> = std::result::Result<T, hostler_model::Refusal>;

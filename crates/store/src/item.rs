@@ -1,0 +1,305 @@
+//! What goes into the steps and comes out of them.
+
+use std::time::Duration;
+
+use hostler_model::{
+    Code, Fence, NodeId, PrincipalId, Resources, TaskId, TenantId, Timestamp, VmId,
+    event::{Actor, Class},
+    id::EnrolmentId,
+    internal::{Heartbeat, ProgressReport, Report},
+    kind::{KindName, Role},
+    name::Name,
+    node::{FreshnessPolicy, NodeFacts, NodeState},
+    task::{Intent, Target, Task, TaskState},
+    vm::{Vm, VmSpec, VmState},
+};
+use serde_json::Value;
+
+/// A task to be written down.
+#[derive(Clone, Debug)]
+pub struct Submission {
+    /// Its id, made beforehand: a commit whose answer was lost is looked up by it.
+    pub task: TaskId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Who asks, for the audit.
+    pub actor: Actor,
+    /// What.
+    pub kind: KindName,
+    /// With which parameters, filled in.
+    pub params: Value,
+    /// To what: a VM, or the only node that will do.
+    pub target: Target,
+    /// The machine to be, for kinds that make one.
+    pub vm: Option<NewMachine>,
+    /// The task of which this is a retry.
+    pub retry_of: Option<TaskId>,
+    /// The caller's key, if it sent one.
+    pub idempotency: Option<Idempotency>,
+    /// Answer as if, and write nothing.
+    pub dry_run: bool,
+}
+
+/// A machine to be.
+#[derive(Clone, Debug)]
+pub struct NewMachine {
+    /// Its id, made beforehand.
+    pub id: VmId,
+    /// Its name.
+    pub name: Name,
+    /// Its spec.
+    pub spec: VmSpec,
+}
+
+/// An `Idempotency-Key`: unique per tenant, principal and route, kept for 24 h and until its task ends.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Idempotency {
+    /// The caller's key, at most 255 bytes.
+    pub key: String,
+    /// The route, such as `POST /vms`.
+    pub route: String,
+    /// sha256 of the body, in hex.
+    pub body: String,
+}
+
+/// A submission that was accepted, now or before under the same key.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The task as it was when it was accepted first.
+    pub task: Task,
+    /// The machine it is about.
+    pub vm: Option<Vm>,
+    /// Whether this is the first answer once more.
+    pub replayed: bool,
+}
+
+/// A node's request for work.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// Which node.
+    pub node: NodeId,
+    /// Under which enrolment: refused when it is not the node's current one.
+    pub enrolment: EnrolmentId,
+    /// How many it can take.
+    pub max: usize,
+    /// What it holds; leases it does not list are sent again. `None`: nothing is sent again.
+    pub resync: Option<Vec<(TaskId, Fence)>>,
+}
+
+/// A task leased to a node.
+#[derive(Clone, Debug)]
+pub struct Leased {
+    /// Which task.
+    pub task: TaskId,
+    /// Which attempt.
+    pub fence: Fence,
+    /// The VM's epoch.
+    pub epoch: Option<u32>,
+    /// To do, or to stop and undo.
+    pub intent: Intent,
+    /// What.
+    pub kind: KindName,
+    /// To what.
+    pub target: Target,
+    /// With which parameters.
+    pub params: Value,
+    /// When the lease lapses.
+    pub lease_expires_at: Timestamp,
+    /// When it must have ended.
+    pub deadline: Timestamp,
+}
+
+/// Progress of one attempt.
+#[derive(Clone, Debug)]
+pub struct Progressed {
+    /// Which node says so.
+    pub node: NodeId,
+    /// Under which enrolment.
+    pub enrolment: EnrolmentId,
+    /// Of which task.
+    pub task: TaskId,
+    /// What.
+    pub report: ProgressReport,
+}
+
+/// A heartbeat of one node.
+#[derive(Clone, Debug)]
+pub struct Beat {
+    /// Which node.
+    pub node: NodeId,
+    /// Under which enrolment.
+    pub enrolment: EnrolmentId,
+    /// What it says.
+    pub heartbeat: Heartbeat,
+}
+
+/// A result of one attempt.
+#[derive(Clone, Debug)]
+pub struct Settle {
+    /// Which node says so.
+    pub node: NodeId,
+    /// Under which enrolment.
+    pub enrolment: EnrolmentId,
+    /// What.
+    pub report: Report,
+}
+
+/// A wish that a task be stopped.
+#[derive(Clone, Debug)]
+pub struct Cancel {
+    /// Which task.
+    pub task: TaskId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Who asks.
+    pub actor: Actor,
+}
+
+/// A node that joins.
+#[derive(Clone, Debug)]
+pub struct JoinNode {
+    /// sha256 of the token, in hex.
+    pub token_hash: String,
+    /// The node's id, if it is new.
+    pub node: NodeId,
+    /// Its name: a node of this name that joins again keeps its id and gets a new enrolment.
+    pub name: Name,
+    /// Its new enrolment.
+    pub enrolment: EnrolmentId,
+    /// What it says of its host.
+    pub facts: NodeFacts,
+}
+
+/// A token by which a node may join, once.
+#[derive(Clone, Debug)]
+pub struct NewJoinToken {
+    /// sha256 of the token, in hex.
+    pub token_hash: String,
+    /// The only node name it is good for; `None` for any.
+    pub node_name: Option<Name>,
+    /// Until when.
+    pub expires_at: Timestamp,
+    /// Whether the node is approved at once.
+    pub approve: bool,
+    /// Who made it.
+    pub actor: Actor,
+}
+
+/// A credential for people and programs.
+#[derive(Clone, Debug)]
+pub struct NewApiToken {
+    /// sha256 of the token, in hex.
+    pub token_hash: String,
+    /// Whom it stands for.
+    pub caller: Caller,
+    /// What it is for, in words.
+    pub label: String,
+}
+
+/// Who calls.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Caller {
+    /// Who.
+    pub principal: PrincipalId,
+    /// For which tenant.
+    pub tenant: TenantId,
+    /// As what.
+    pub role: Role,
+}
+
+/// What a step changed that others may be waiting for: hints, never the truth.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Wakes {
+    /// Nodes that have something to fetch.
+    pub nodes: Vec<NodeId>,
+    /// Tasks that ended.
+    pub ended: Vec<TaskId>,
+    /// The last log entry's number.
+    pub seq: i64,
+}
+
+/// How the store judges time.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Timing {
+    /// How long a lease lasts; 30 s by default.
+    pub lease: Duration,
+    /// How long silence may last.
+    pub freshness: FreshnessPolicy,
+    /// How often an agent is asked to send a heartbeat; 5 s by default.
+    pub heartbeat: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            lease: Duration::from_secs(30),
+            freshness: FreshnessPolicy::default(),
+            heartbeat: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What one pass of a loop did.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Swept {
+    /// Tasks or nodes that were changed.
+    pub changed: usize,
+    /// Whether there may be more at once.
+    pub more: bool,
+}
+
+/// Which tasks to list.
+#[derive(Clone, Debug, Default)]
+pub struct TaskFilter {
+    /// Only of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Only in this state.
+    pub state: Option<TaskState>,
+    /// Only of this kind.
+    pub kind: Option<KindName>,
+    /// Only about this VM.
+    pub vm: Option<VmId>,
+    /// Only failed with this code.
+    pub code: Option<Code>,
+}
+
+/// Which machines to list.
+#[derive(Clone, Debug, Default)]
+pub struct VmFilter {
+    /// Only of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Only in this state; without it all that are not deleted.
+    pub state: Option<VmState>,
+    /// Only on this node.
+    pub node: Option<NodeId>,
+}
+
+/// Which log entries to read.
+#[derive(Clone, Debug, Default)]
+pub struct LogFilter {
+    /// Only of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Only events, or only audit entries.
+    pub class: Option<Class>,
+    /// Only about this noun and id.
+    pub subject: Option<uuid::Uuid>,
+}
+
+/// Gauges for `/metrics`.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Gauges {
+    /// Tasks that have not ended, by state and kind.
+    pub tasks: Vec<(TaskState, KindName, i64)>,
+    /// The age of the oldest queued task that could run, in seconds.
+    pub oldest_queued_seconds: f64,
+    /// Machines by state.
+    pub vms: Vec<(VmState, i64)>,
+    /// Nodes by state and freshness.
+    pub nodes: Vec<(NodeState, hostler_model::node::Freshness, i64)>,
+    /// What all tenants hold and use.
+    pub held: Resources,
+    /// What is in use.
+    pub used: Resources,
+    /// The last log entry's number.
+    pub seq: i64,
+}
