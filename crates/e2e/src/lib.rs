@@ -1,1 +1,5 @@
-//! whole systems under test
+//! Whole systems under test. [`dev`] starts the real binary and speaks to it as any program would; nothing here is
+//! ever part of the product.
+
+pub mod dev;
+pub mod process;

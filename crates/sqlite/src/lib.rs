@@ -21,6 +21,7 @@ use std::{
 
 pub use row::Row;
 use rusqlite::{Connection, OpenFlags};
+use serde::Serialize;
 
 /// What went wrong.
 #[derive(Debug, thiserror::Error)]
@@ -95,13 +96,10 @@ pub struct Tx<'a> {
 
 impl Tx<'_> {
     /// Runs a statement, and says how many rows it changed.
-    pub fn execute(&self, sql: &'static str, batch: &serde_json::Value) -> Result<usize> {
+    pub fn execute(&self, sql: &'static str, batch: &impl Serialize) -> Result<usize> {
         let mut statement = self.connection.prepare_cached(sql).map_err(|e| self.wrap(e))?;
-        let changed = if statement.parameter_count() == 0 {
-            statement.execute([])
-        } else {
-            statement.execute([batch.to_string()])
-        };
+        let changed =
+            if statement.parameter_count() == 0 { statement.execute([]) } else { statement.execute([json(batch)?]) };
         changed.map_err(|e| self.wrap(e))
     }
 
@@ -109,12 +107,12 @@ impl Tx<'_> {
     pub fn query<T>(
         &self,
         sql: &'static str,
-        batch: &serde_json::Value,
+        batch: &impl Serialize,
         read: impl Fn(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
         let mut statement = self.connection.prepare_cached(sql).map_err(|e| self.wrap(e))?;
         let rows =
-            if statement.parameter_count() == 0 { statement.query([]) } else { statement.query([batch.to_string()]) };
+            if statement.parameter_count() == 0 { statement.query([]) } else { statement.query([json(batch)?]) };
         let mut rows = rows.map_err(|e| self.wrap(e))?;
         let mut out = Vec::new();
         while let Some(row) = rows.next().map_err(|e| self.wrap(e))? {
@@ -127,7 +125,7 @@ impl Tx<'_> {
     pub fn query_one<T>(
         &self,
         sql: &'static str,
-        batch: &serde_json::Value,
+        batch: &impl Serialize,
         read: impl Fn(&Row<'_>) -> Result<T>,
     ) -> Result<Option<T>> {
         Ok(self.query(sql, batch, read)?.pop())
@@ -141,6 +139,10 @@ impl Tx<'_> {
     fn wrap(&self, source: rusqlite::Error) -> Error {
         wrap(self.path, source)
     }
+}
+
+fn json(batch: &impl Serialize) -> Result<String> {
+    serde_json::to_string(batch).map_err(|e| Error::Aborted(format!("a batch cannot be written as JSON: {e}")))
 }
 
 fn wrap(path: &Path, source: rusqlite::Error) -> Error {

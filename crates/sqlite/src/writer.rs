@@ -19,8 +19,10 @@ const GROUP: usize = 64;
 /// after the commit.
 struct Job {
     label: &'static str,
-    run: Box<dyn FnOnce(Result<&Tx<'_>>) -> Done + Send>,
+    run: Run,
 }
+
+type Run = Box<dyn FnOnce(Result<&Tx<'_>>) -> Done + Send>;
 
 /// What became of a step inside the transaction.
 struct Done {
@@ -103,7 +105,7 @@ fn commit_together(path: &Path, connection: &Connection, jobs: Vec<Job>) {
     let committed = commit(path, connection);
     labels.iter().for_each(|label| crash(label, "after_commit"));
     for Done { answer, .. } in done {
-        answer(committed.as_ref().map(|()| ()).map_err(again));
+        answer(committed.as_ref().copied().map_err(again));
     }
 }
 

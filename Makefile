@@ -1,0 +1,50 @@
+# make demo    a machine made, used and deleted, from nothing
+# make test    everything that must hold, real machines included
+# make bench   the figures of docs/benchmarks.md, measured now
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help deps image build release demo test lint check unit api bench openapi clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+image: ## the small guest, from Debian packages
+	@scripts/install-deps.sh demo
+	@images/tiny/build target/images/tiny
+
+build: ## a debug build
+	cargo build --workspace
+
+release: ## a release build
+	@cargo build --release --locked -p hostler
+
+demo: image release ## a machine made, used and deleted, from nothing
+	@scripts/demo.sh
+
+test: ## everything that must hold: format, lints, imports, tests with real machines, the API under fire
+	@scripts/install-deps.sh test
+	@images/tiny/build target/images/tiny
+	@$(MAKE) --no-print-directory lint check unit api
+
+lint: ## format and clippy, warnings denied
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+
+check: ## the direction of imports, the checked-in API document
+	cargo xtask check
+
+unit: ## every test; --all-features turns on the points at which tests kill the process
+	cargo test --locked --workspace --all-features
+
+api: ## the OpenAPI document against the server: schemathesis
+	scripts/schemathesis.sh
+
+bench: image ## the figures of docs/benchmarks.md, measured now
+	cargo xtask bench
+
+openapi: ## write docs/openapi.json from the code
+	cargo xtask openapi
+
+clean: ## remove what was built
+	cargo clean

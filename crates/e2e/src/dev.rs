@@ -1,0 +1,283 @@
+//! `hostler dev` as a process: started, spoken to over HTTP, killed, started again over the same data.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::process;
+
+/// How long anything here may take before the test says that it hangs: a boot under software emulation on a busy
+/// machine takes several seconds, a lease 30.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A hostler in a folder of its own. Whatever it leaves behind ends with this value.
+pub struct Dev {
+    home: TempDir,
+    flags: Vec<String>,
+    wrapper: Vec<String>,
+    child: Option<Child>,
+    http: reqwest::Client,
+}
+
+/// The answer to a call.
+pub type Answer = (u16, Value);
+
+impl Dev {
+    /// A folder, nothing running yet.
+    pub fn new(flags: &[&str]) -> Result<Dev> {
+        hostler_trust::install_crypto();
+        Ok(Dev {
+            home: tempfile::Builder::new().prefix("hostler-e2e").tempdir()?,
+            flags: flags.iter().map(|s| (*s).to_owned()).collect(),
+            wrapper: Vec::new(),
+            child: None,
+            http: reqwest::Client::builder().no_proxy().build()?,
+        })
+    }
+
+    /// As [`Dev::new`], and started.
+    pub async fn started(flags: &[&str]) -> Result<Dev> {
+        let mut dev = Dev::new(flags)?;
+        dev.start().await?;
+        Ok(dev)
+    }
+
+    /// The program is started through this one.
+    pub fn through(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(|s| (*s).to_owned()).collect();
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.home.path().join("data")
+    }
+
+    /// A path as the process sees it: it may live in a mount namespace of its own.
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        match (&self.child, self.wrapper.is_empty()) {
+            (Some(child), false) => {
+                let root = PathBuf::from(format!("/proc/{}/root", child.id()));
+                root.join(path.strip_prefix("/").unwrap_or(path))
+            }
+            (Some(_) | None, _) => path.to_owned(),
+        }
+    }
+
+    /// The file that arms a crash point.
+    fn crash_file(&self) -> PathBuf {
+        self.home.path().join("crash-at")
+    }
+
+    /// What it said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+    }
+
+    /// From now on the process kills itself (signal 9) when it comes to this point.
+    pub fn arm(&self, point: &str) -> Result<()> {
+        Ok(fs::write(self.crash_file(), point)?)
+    }
+
+    /// Starts it and waits until its agent is there.
+    pub async fn start(&mut self) -> Result<()> {
+        let _ = fs::remove_file(self.crash_file());
+        let _ = fs::remove_file(self.data().join("client.json"));
+        let log = fs::File::options().create(true).append(true).open(self.home.path().join("log"))?;
+        let mut words: Vec<String> = self.wrapper.clone();
+        words.push(binary()?.display().to_string());
+        let mut command = Command::new(&words[0]);
+        command
+            .args(&words[1..])
+            .args(["dev", "--listen", "127.0.0.1:0", "--data"])
+            .arg(self.data())
+            .arg("--images")
+            .arg(images()?)
+            .args(&self.flags)
+            .env("HOSTLER_CRASH_FILE", self.crash_file())
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        self.child = Some(command.spawn().context("the binary under test cannot be started")?);
+        self.until("the agent is there", async |dev| {
+            dev.alive()?;
+            if !dev.inside(&dev.data().join("client.json")).exists() {
+                return Ok(None);
+            }
+            let (status, nodes) = dev.get("/api/v1/nodes").await?;
+            Ok((status == 200 && nodes["items"][0]["freshness"] == "fresh").then_some(()))
+        })
+        .await
+    }
+
+    fn alive(&mut self) -> Result<()> {
+        let Some(child) = &mut self.child else { bail!("it was not started") };
+        match child.try_wait()? {
+            None => Ok(()),
+            Some(status) => Err(anyhow!("it ended ({status}):\n{}", self.log())),
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> i32 {
+        self.child.as_ref().map_or(0, |child| child.id() as i32)
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&mut self) -> Result<()> {
+        if let Some(mut child) = self.child.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Asks it to end, and waits.
+    pub async fn stop(&mut self) -> Result<std::process::ExitStatus> {
+        process_signal(self.pid())?;
+        self.ended().await
+    }
+
+    /// Waits until the process has ended by itself.
+    pub async fn ended(&mut self) -> Result<std::process::ExitStatus> {
+        let status = self
+            .until("the process ends", async |dev| match &mut dev.child {
+                Some(child) => Ok(child.try_wait()?),
+                None => bail!("it was not started"),
+            })
+            .await?;
+        self.child = None;
+        Ok(status)
+    }
+
+    /// Asks again and again until there is an answer.
+    pub async fn until<T>(&mut self, what: &str, mut ask: impl AsyncFnMut(&mut Dev) -> Result<Option<T>>) -> Result<T> {
+        let begun = Instant::now();
+        loop {
+            if let Some(answer) = ask(self).await? {
+                return Ok(answer);
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("{what}: not after {PATIENCE:?}; the log says\n{}", self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn client(&self) -> Result<(String, String)> {
+        let file: Value = serde_json::from_slice(&fs::read(self.inside(&self.data().join("client.json")))?)?;
+        let text = |key: &str| file[key].as_str().map(str::to_owned).context("client.json");
+        Ok((text("url")?, text("token")?))
+    }
+
+    /// A call with the token of `client.json`.
+    pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Result<Answer> {
+        let (url, token) = self.client()?;
+        let mut request = self.http.request(method.parse()?, format!("{url}{path}")).bearer_auth(token);
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await?;
+        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+
+    /// A read.
+    pub async fn get(&self, path: &str) -> Result<Answer> {
+        self.call("GET", path, None).await
+    }
+
+    /// A write. The process may be killed in the middle: then there is no answer.
+    pub async fn post(&self, path: &str, body: Value) -> Result<Answer> {
+        self.call("POST", path, Some(body)).await
+    }
+
+    /// Waits until a task has ended, and hands it back.
+    pub async fn ended_task(&mut self, id: &str) -> Result<Value> {
+        let path = format!("/api/v1/tasks/{id}");
+        self.until("the task ends", async |dev| {
+            dev.alive()?;
+            let (status, task) = dev.get(&path).await?;
+            if status != 200 {
+                bail!("{path}: {status} {task}");
+            }
+            let ended = ["succeeded", "failed", "cancelled"].iter().any(|s| task["state"] == **s);
+            Ok(ended.then_some(task))
+        })
+        .await
+    }
+
+    /// Makes a machine and waits until it runs.
+    pub async fn machine(&mut self, name: &str) -> Result<Value> {
+        let (status, answer) = self.post("/api/v1/vms", json!({"name": name})).await?;
+        if status != 202 {
+            bail!("a machine was refused: {status} {answer}");
+        }
+        let task = self.ended_task(answer["task"]["id"].as_str().context("a task's id")?).await?;
+        if task["state"] != "succeeded" {
+            bail!("a machine was not made: {task}\n{}", self.log());
+        }
+        Ok(self.get(&format!("/api/v1/vms/{name}")).await?.1)
+    }
+
+    /// Asserts that both books and the chain are right.
+    pub async fn assert_well(&self) -> Result<()> {
+        let (status, diagnosis) = self.get("/api/v1/doctor").await?;
+        let checks = diagnosis["checks"].as_array().context("a diagnosis has checks")?;
+        let bad: Vec<&Value> = checks.iter().filter(|check| check["ok"] != true).collect();
+        if status != 200 || checks.is_empty() || !bad.is_empty() {
+            bail!("the doctor found {bad:?} ({status})");
+        }
+        Ok(())
+    }
+
+    /// The machines' processes.
+    pub fn qemus(&self) -> Vec<i32> {
+        process::qemus(self.home.path())
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.kill();
+        for pid in process::naming(self.home.path()) {
+            process::kill(pid);
+        }
+    }
+}
+
+fn process_signal(pid: i32) -> Result<()> {
+    let pid = rustix::process::Pid::from_raw(pid).context("it was not started")?;
+    Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
+}
+
+/// The binary under test: built by the same `cargo test`, beside the tests.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(named) = std::env::var_os("HOSTLER_BIN") {
+        return Ok(named.into());
+    }
+    let here = std::env::current_exe()?;
+    let folder = here.parent().and_then(Path::parent).context("tests lie in target/<profile>/deps")?;
+    let binary = folder.join("hostler");
+    if !binary.exists() {
+        bail!("{} is not there: build the whole workspace with --all-features first", binary.display());
+    }
+    Ok(binary)
+}
+
+/// Where the guest images are.
+pub fn images() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let images = root.join("target/images");
+    if !images.join("tiny/image.json").exists() {
+        bail!("the guest image is not there: `make image` makes it");
+    }
+    Ok(images)
+}

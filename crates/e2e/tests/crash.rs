@@ -1,0 +1,178 @@
+//! `kill -9` of the process at every named point of create, exec and delete, then a restart: the task ends exactly
+//! once, one machine exists or none, no QEMU is left over, the books and the chain verify.
+//!
+//! A point that is never reached fails its test: the process must really die there.
+#![cfg(feature = "crash-points")]
+
+use std::os::unix::process::ExitStatusExt;
+
+use anyhow::{Context, Result, bail};
+use hostler_e2e::dev::Dev;
+use serde_json::{Value, json};
+
+/// Points that every task passes.
+const EVERY_TASK: &[&str] = &[
+    "store.submit.before_commit",
+    "store.submit.after_commit",
+    "store.lease.before_commit",
+    "store.lease.after_commit",
+    "agent.accept.before_commit",
+    "agent.accept.after_commit",
+    "agent.finish.before_commit",
+    "agent.finish.after_commit",
+    "agent.report.before",
+    "store.settle.before_commit",
+    "store.settle.after_commit",
+    "agent.report.after",
+];
+/// Points of tasks that report progress.
+const PROGRESS: &[&str] = &["store.start.before_commit", "store.start.after_commit"];
+const CREATE: &[&str] = &["agent.qemu.before_start", "agent.qemu.after_start", "agent.qemu.after_record"];
+const DELETE: &[&str] = &["agent.qemu.before_kill", "agent.qemu.after_kill"];
+
+/// Kills at one point, restarts, and hands back the task as it ended, if the submission was ever answered or written.
+async fn crash_at(dev: &mut Dev, point: &str, method: &str, path: &str, body: Option<Value>) -> Result<Option<Value>> {
+    let before = tasks(dev).await?.len();
+    dev.arm(point)?;
+    let answer = dev.call(method, path, body).await;
+    let status = dev.ended().await.with_context(|| format!("{point} was not reached"))?;
+    if status.signal() != Some(9) {
+        bail!("{point}: the process ended with {status}, not by its own kill\n{}", dev.log());
+    }
+    dev.start().await?;
+    let after = tasks(dev).await?;
+    match after.len() - before {
+        0 if answer.is_err() => Ok(None),
+        1 => Ok(Some(dev.ended_task(after[0]["id"].as_str().context("an id")?).await?)),
+        n => bail!("{point}: {n} tasks came of one request (answered: {})", answer.is_ok()),
+    }
+}
+
+async fn tasks(dev: &Dev) -> Result<Vec<Value>> {
+    let (_, page) = dev.get("/api/v1/tasks?limit=100").await?;
+    Ok(page["items"].as_array().context("a page")?.clone())
+}
+
+async fn machines(dev: &Dev) -> Result<Vec<Value>> {
+    let (_, page) = dev.get("/api/v1/vms").await?;
+    Ok(page["items"].as_array().context("a page")?.clone())
+}
+
+/// Every event about a task that ended it.
+async fn endings(dev: &Dev, task: &Value) -> Result<usize> {
+    let (_, page) = dev.get(&format!("/api/v1/audit?class=event&subject={}&limit=500", task["id"].as_str().context("id")?)).await?;
+    let items = page["items"].as_array().context("a page")?;
+    Ok(items.iter().filter(|e| ["task.succeeded", "task.failed", "task.cancelled"].iter().any(|k| e["kind"] == **k)).count())
+}
+
+async fn create_survives(point: &str) -> Result<()> {
+    let mut dev = Dev::started(&["--lease-seconds", "3"]).await?;
+    let task = crash_at(&mut dev, point, "POST", "/api/v1/vms", Some(json!({"name": "m"}))).await?;
+    let machines = machines(&dev).await?;
+    match &task {
+        None => assert!(machines.is_empty(), "{point}: a machine without a task"),
+        Some(task) => {
+            assert_eq!(task["state"], "succeeded", "{point}: {task}");
+            assert_eq!(endings(&dev, task).await?, 1, "{point}");
+            assert_eq!(machines.len(), 1, "{point}");
+            assert_eq!(machines[0]["state"], "running", "{point}: {}", machines[0]);
+            let (_, ran) = dev.call("POST", "/api/v1/vms/m/exec", Some(json!({"argv": ["true"]}))).await?;
+            let ran = dev.ended_task(ran["task"]["id"].as_str().context("id")?).await?;
+            assert_eq!(ran["output"]["exit_code"], 0, "{point}: {ran}");
+        }
+    }
+    assert_eq!(dev.qemus().len(), machines.len(), "{point}: QEMU processes");
+    dev.assert_well().await?;
+    remove(&mut dev).await
+}
+
+async fn exec_survives(point: &str) -> Result<()> {
+    let mut dev = Dev::started(&["--lease-seconds", "3"]).await?;
+    dev.machine("m").await?;
+    let body = json!({"argv": ["sh", "-c", "echo x >> /ran"]});
+    let task = crash_at(&mut dev, point, "POST", "/api/v1/vms/m/exec", Some(body)).await?;
+    let (_, ran) = dev.post("/api/v1/vms/m/exec", json!({"argv": ["sh", "-c", "wc -l < /ran || echo 0"]})).await?;
+    let ran = dev.ended_task(ran["task"]["id"].as_str().context("id")?).await?;
+    let times: u32 = ran["output"]["stdout"].as_str().context("stdout")?.trim().parse()?;
+    match &task {
+        None => assert_eq!(times, 0, "{point}: it ran without a task"),
+        Some(task) => {
+            assert_eq!(endings(&dev, task).await?, 1, "{point}");
+            // Never twice; and when it cannot be known, it is said so.
+            assert!(times <= 1, "{point}: it ran {times} times");
+            match task["state"].as_str() {
+                Some("succeeded") => assert_eq!(times, 1, "{point}"),
+                Some("failed") => assert_eq!(task["error"]["code"], "OUTCOME_UNKNOWN", "{point}: {task}"),
+                _ => bail!("{point}: {task}"),
+            }
+        }
+    }
+    assert_eq!(dev.qemus().len(), 1, "{point}");
+    dev.assert_well().await?;
+    remove(&mut dev).await
+}
+
+async fn delete_survives(point: &str) -> Result<()> {
+    let mut dev = Dev::started(&["--lease-seconds", "3"]).await?;
+    dev.machine("m").await?;
+    let task = crash_at(&mut dev, point, "DELETE", "/api/v1/vms/m", None).await?;
+    match &task {
+        None => assert_eq!(dev.qemus().len(), 1, "{point}"),
+        Some(task) => {
+            assert_eq!(task["state"], "succeeded", "{point}: {task}");
+            assert_eq!(endings(&dev, task).await?, 1, "{point}");
+            assert!(machines(&dev).await?.is_empty(), "{point}");
+            assert!(dev.qemus().is_empty(), "{point}");
+        }
+    }
+    dev.assert_well().await?;
+    remove(&mut dev).await
+}
+
+/// Deletes what is there: then nothing may be left, on the books or on the host.
+async fn remove(dev: &mut Dev) -> Result<()> {
+    for machine in machines(dev).await? {
+        let (_, answer) = dev.call("DELETE", &format!("/api/v1/vms/{}", machine["id"].as_str().context("id")?), None).await?;
+        let task = dev.ended_task(answer["task"]["id"].as_str().context("id")?).await?;
+        assert_eq!(task["state"], "succeeded", "{task}");
+    }
+    assert!(dev.qemus().is_empty());
+    let (_, quota) = dev.get("/api/v1/quota").await?;
+    for side in ["held", "used"] {
+        for amount in quota["book"][side].as_object().context("a book")?.values() {
+            assert_eq!(amount, 0, "{quota}");
+        }
+    }
+    dev.assert_well().await
+}
+
+/// One test for each half of a list: two at a time is what a small machine can boot.
+async fn each(points: impl IntoIterator<Item = &&'static str>, half: usize, survives: impl AsyncFn(&str) -> Result<()>) {
+    for point in points.into_iter().skip(half).step_by(2) {
+        survives(point).await.unwrap_or_else(|error| panic!("{point}: {error:?}"));
+    }
+}
+
+macro_rules! halves {
+    ($($name:ident: $points:expr, $survives:path;)*) => {$(
+        mod $name {
+            use super::*;
+
+            #[tokio::test]
+            async fn at_every_even_point() {
+                each($points, 0, $survives).await;
+            }
+
+            #[tokio::test]
+            async fn at_every_odd_point() {
+                each($points, 1, $survives).await;
+            }
+        }
+    )*};
+}
+
+halves! {
+    create_ends_exactly_once_whenever_the_process_is_killed: EVERY_TASK.iter().chain(PROGRESS).chain(CREATE), create_survives;
+    exec_ends_exactly_once_whenever_the_process_is_killed: EVERY_TASK, exec_survives;
+    delete_ends_exactly_once_whenever_the_process_is_killed: EVERY_TASK.iter().chain(DELETE), delete_survives;
+}
