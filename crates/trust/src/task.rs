@@ -1,0 +1,26 @@
+//! Signed tasks: an [`Assignment`] in a compact JWS (EdDSA on Ed25519), so that an agent acts only on what its server
+//! wrote, for this node, in time.
+//!
+//! ```text
+//! header  {"typ":"hostler-task+jwt","alg":"EdDSA","kid":"<RFC 7638 thumbprint>"}
+//! claims  the Assignment
+//! ```
+//!
+//! The algorithm is ours to say, never the token's: a token that names another is refused before its signature is
+//! looked at. Never here: fences and epochs, which the agent's journal knows.
+//!
+//! [`Assignment`]: hostler_model::internal::Assignment
+
+mod key;
+mod signer;
+mod verifier;
+
+pub use key::{KeySetError, thumbprint};
+pub use signer::{SignerError, TaskSigner};
+pub use verifier::{Expected, TaskRefusal, TaskVerifier};
+
+/// The `typ` of a signed task: no other kind of token can be taken for one.
+pub const TYP: &str = "hostler-task+jwt";
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! Claims about signed tasks: what is accepted, and what is refused why.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use hostler_model::{
+    Fence, Ids, NodeId, Timestamp,
+    internal::Assignment,
+    kind::KindName,
+    task::{Intent, Target},
+};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde_json::{Value, json};
+
+use super::*;
+
+const ISSUER: &str = "hostler-test";
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_micros(seconds * 1_000_000)
+}
+
+fn assignment() -> Assignment {
+    let ids = Ids::seeded(1);
+    Assignment {
+        iss: ISSUER.to_owned(),
+        aud: ids.next(at(1000)),
+        sub: ids.next(at(1000)),
+        jti: "task.1".to_owned(),
+        iat: 1000,
+        exp: 1060,
+        fence: Fence { store_epoch: 1, attempt: 1 },
+        epoch: Some(3),
+        intent: Intent::Run,
+        kind: KindName::ALL[0],
+        target: Target::default(),
+        params: json!({"message": "hello"}),
+        lease_expires_at: at(1060),
+        deadline: at(2000),
+    }
+}
+
+fn expected(node: NodeId) -> Expected<'static> {
+    Expected { issuer: ISSUER, node }
+}
+
+/// A signer, its verifier, a task and its token.
+fn signed() -> (TaskSigner, TaskVerifier, Assignment, String) {
+    let signer = TaskSigner::generate().unwrap();
+    let verifier = TaskVerifier::from_jwks(&signer.jwks()).unwrap();
+    let task = assignment();
+    let token = signer.sign(&task).unwrap();
+    (signer, verifier, task, token)
+}
+
+fn part(value: &Value) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(value.to_string())
+}
+
+#[test]
+fn a_signed_task_comes_out_as_it_went_in() {
+    let (_, verifier, task, token) = signed();
+    assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Ok(task));
+}
+
+#[test]
+fn a_token_changed_in_any_byte_is_refused() {
+    let (_, verifier, task, token) = signed();
+    let signature = token.rfind('.').unwrap();
+    for place in 0..token.len() {
+        for replacement in [b'A', b'z', b'0', b'-', b'_', b'.', b'='] {
+            let mut bytes = token.clone().into_bytes();
+            if bytes[place] == replacement {
+                continue;
+            }
+            bytes[place] = replacement;
+            let changed = String::from_utf8(bytes).unwrap();
+            let refusal = verifier.verify(&changed, &expected(task.aud), at(1000)).unwrap_err();
+            if place > signature && replacement != b'.' {
+                assert!(matches!(refusal, TaskRefusal::BadSignature | TaskRefusal::Malformed), "{place}: {refusal}");
+            }
+        }
+    }
+}
+
+#[test]
+fn changed_claims_are_a_bad_signature() {
+    let (_, verifier, task, token) = signed();
+    let parts: Vec<&str> = token.split('.').collect();
+    let mut claims = serde_json::to_value(&task).unwrap();
+    claims["params"] = json!({"message": "rm -rf /"});
+    let changed = format!("{}.{}.{}", parts[0], part(&claims), parts[2]);
+    assert_eq!(verifier.verify(&changed, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
+    let bare = format!("{}.{}.", parts[0], parts[1]);
+    assert_eq!(verifier.verify(&bare, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
+}
+
+#[test]
+fn a_token_cut_short_or_made_longer_is_refused() {
+    let (_, verifier, task, token) = signed();
+    for end in 0..token.len() {
+        assert!(verifier.verify(&token[..end], &expected(task.aud), at(1000)).is_err(), "{end}");
+    }
+    for more in ["A", "=", ".", "\n", " "] {
+        assert!(verifier.verify(&format!("{token}{more}"), &expected(task.aud), at(1000)).is_err(), "{more:?}");
+        assert!(verifier.verify(&format!("{more}{token}"), &expected(task.aud), at(1000)).is_err(), "{more:?}");
+    }
+}
+
+#[test]
+fn a_task_without_algorithm_is_refused() {
+    let (signer, verifier, task, _) = signed();
+    for alg in ["none", "None", "NONE", "", "eddsa"] {
+        let header = json!({"typ": TYP, "alg": alg, "kid": signer.kid()});
+        let token = format!("{}.{}.", part(&header), part(&serde_json::to_value(&task).unwrap()));
+        assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::WrongAlgorithm), "{alg}");
+    }
+}
+
+#[test]
+fn a_task_signed_with_the_public_key_as_a_shared_secret_is_refused() {
+    let (signer, verifier, task, _) = signed();
+    let x = signer.jwks()["keys"][0]["x"].as_str().unwrap().to_owned();
+    let raw = BASE64_URL_SAFE_NO_PAD.decode(&x).unwrap();
+    for secret in [raw, x.into_bytes(), signer.jwks().to_string().into_bytes()] {
+        let mut header = Header::new(Algorithm::HS256);
+        header.typ = Some(TYP.to_owned());
+        header.kid = Some(signer.kid().to_owned());
+        let token = jsonwebtoken::encode(&header, &task, &EncodingKey::from_secret(&secret)).unwrap();
+        assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::WrongAlgorithm));
+        // The same signature under a header that lies about its algorithm.
+        let parts: Vec<&str> = token.split('.').collect();
+        let lie = part(&json!({"typ": TYP, "alg": "EdDSA", "kid": signer.kid()}));
+        let token = format!("{lie}.{}.{}", parts[1], parts[2]);
+        assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
+    }
+}
+
+#[test]
+fn another_signers_task_is_refused_whatever_key_it_names() {
+    let (signer, verifier, task, _) = signed();
+    let other = TaskSigner::generate().unwrap();
+    let token = other.sign(&task).unwrap();
+    assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::UnknownKey));
+    let parts: Vec<&str> = token.split('.').collect();
+    let lie = part(&json!({"typ": TYP, "alg": "EdDSA", "kid": signer.kid()}));
+    let token = format!("{lie}.{}.{}", parts[1], parts[2]);
+    assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
+}
+
+#[test]
+fn another_kind_of_token_or_an_unknown_extension_is_malformed() {
+    let (signer, verifier, task, token) = signed();
+    let rest = token.split_once('.').unwrap().1;
+    let headers = [
+        json!({"alg": "EdDSA", "kid": signer.kid()}),
+        json!({"typ": "JWT", "alg": "EdDSA", "kid": signer.kid()}),
+        json!({"typ": TYP, "alg": "EdDSA", "kid": signer.kid(), "crit": ["b64"], "b64": false}),
+    ];
+    for header in headers {
+        let token = format!("{}.{rest}", part(&header));
+        assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::Malformed));
+    }
+}
+
+#[test]
+fn a_task_is_for_one_node_from_one_server_until_its_end() {
+    let (_, verifier, task, token) = signed();
+    let other: NodeId = Ids::seeded(2).next(at(1000));
+    let stranger = Expected { issuer: "other", node: task.aud };
+    assert_eq!(verifier.verify(&token, &stranger, at(1000)), Err(TaskRefusal::WrongIssuer));
+    assert_eq!(verifier.verify(&token, &expected(other), at(1000)), Err(TaskRefusal::WrongAudience));
+    let last = Timestamp::from_micros(1_060_000_000 - 1);
+    assert!(verifier.verify(&token, &expected(task.aud), last).is_ok());
+    assert_eq!(verifier.verify(&token, &expected(task.aud), at(1060)), Err(TaskRefusal::Expired));
+}
+
+#[test]
+fn the_key_survives_its_file_and_never_shows_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(TaskSigner::load(dir.path()).unwrap().is_none());
+    let made = TaskSigner::load_or_create(dir.path()).unwrap();
+    let found = TaskSigner::load_or_create(dir.path()).unwrap();
+    assert_eq!((made.kid(), made.jwks()), (found.kid(), found.jwks()));
+    assert_eq!(format!("{made:?}"), format!("TaskSigner({})", made.kid()));
+}
+
+#[test]
+fn a_damaged_key_file_is_an_error_and_never_a_new_key() {
+    let dir = tempfile::tempdir().unwrap();
+    crate::file::write_private(&dir.path().join("task-key.pem"), b"half").unwrap();
+    assert!(matches!(TaskSigner::load_or_create(dir.path()), Err(SignerError::Unreadable)));
+}
+
+#[test]
+fn a_keys_name_is_its_rfc_7638_thumbprint() {
+    // RFC 8037, appendix A.3.
+    let public = BASE64_URL_SAFE_NO_PAD.decode("11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo").unwrap();
+    assert_eq!(thumbprint(&public), "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k");
+}
+
+#[test]
+fn keys_of_other_kinds_never_verify_a_task() {
+    let good = TaskSigner::generate().unwrap().jwks()["keys"][0].clone();
+    let with = |name: &str, value: Value| {
+        let mut key = good.clone();
+        key[name] = value;
+        TaskVerifier::from_jwks(&json!({"keys": [key]})).map(|_| ())
+    };
+    assert_eq!(with("kty", json!("oct")), Err(KeySetError::Empty));
+    assert_eq!(with("alg", json!("HS256")), Err(KeySetError::Empty));
+    assert_eq!(with("use", json!("enc")), Err(KeySetError::Empty));
+    assert_eq!(with("x", json!("AAAA")), Err(KeySetError::BadKey));
+    assert_eq!(with("kid", Value::Null), Err(KeySetError::BadKey));
+    assert!(matches!(TaskVerifier::from_jwks(&json!([])).unwrap_err(), KeySetError::NotASet(_)));
+    let twice = TaskVerifier::from_jwks(&json!({"keys": [good, good]}));
+    assert!(matches!(twice.unwrap_err(), KeySetError::Duplicate(_)));
+}
+
+#[test]
+fn a_set_of_keys_verifies_what_any_of_them_signed() {
+    let (one, other) = (TaskSigner::generate().unwrap(), TaskSigner::generate().unwrap());
+    let set = json!({"keys": [one.jwks()["keys"][0], {"kty": "oct", "k": "c2VjcmV0"}, other.jwks()["keys"][0]]});
+    let verifier = TaskVerifier::from_jwks(&set).unwrap();
+    let task = assignment();
+    for signer in [one, other] {
+        assert!(verifier.verify(&signer.sign(&task).unwrap(), &expected(task.aud), at(1000)).is_ok());
+    }
+}

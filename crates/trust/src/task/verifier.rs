@@ -1,0 +1,143 @@
+//! The agent's side: is this task from my server, for me, and in time?
+
+use std::{collections::HashMap, fmt};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use hostler_model::{NodeId, Timestamp, internal::Assignment};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    TYP,
+    key::{self, KeySetError},
+};
+
+/// Why a task was not accepted. The texts are stable.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, thiserror::Error)]
+pub enum TaskRefusal {
+    /// Not a signed task at all.
+    #[error("malformed: this is not a signed task")]
+    Malformed,
+    /// Signed with an algorithm other than EdDSA, or with none.
+    #[error("wrong_algorithm: tasks are signed with EdDSA and nothing else")]
+    WrongAlgorithm,
+    /// Signed with a key that is not in the set.
+    #[error("unknown_key: the key that signed is not one of the server's task keys")]
+    UnknownKey,
+    /// Not signed by the key that it names, or changed on its way.
+    #[error("bad_signature: the signature is wrong")]
+    BadSignature,
+    /// Another server's.
+    #[error("wrong_issuer: the task is from another server")]
+    WrongIssuer,
+    /// For another node.
+    #[error("wrong_audience: the task is for another node")]
+    WrongAudience,
+    /// Too late to begin.
+    #[error("expired: the time to begin the task is over")]
+    Expired,
+}
+
+/// Whose tasks are accepted, and for whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Expected<'a> {
+    /// What the server calls itself.
+    pub issuer: &'a str,
+    /// This node.
+    pub node: NodeId,
+}
+
+/// Verifies tasks with a set of public keys.
+#[derive(Clone)]
+pub struct TaskVerifier {
+    keys: HashMap<String, DecodingKey>,
+    validation: Validation,
+}
+
+/// What is read of a header before its signature is known to be right. The algorithm is read as text: one that the
+/// library does not know is a wrong algorithm, not a malformed task.
+#[derive(Deserialize)]
+struct Header {
+    typ: Option<String>,
+    alg: String,
+    kid: Option<String>,
+    crit: Option<Value>,
+}
+
+impl TaskVerifier {
+    /// From a JWK set. Keys of other kinds in it are passed over.
+    ///
+    /// # Errors
+    /// When it is no set, a key is damaged or named twice, or none is usable.
+    pub fn from_jwks(set: &Value) -> Result<TaskVerifier, KeySetError> {
+        let mut keys = HashMap::new();
+        for (kid, key) in key::read_set(set)? {
+            if keys.insert(kid.clone(), key).is_some() {
+                return Err(KeySetError::Duplicate(kid));
+            }
+        }
+        if keys.is_empty() {
+            return Err(KeySetError::Empty);
+        }
+        Ok(TaskVerifier { keys, validation: signature_only() })
+    }
+
+    /// The task in a compact JWS, if it is to be believed at this moment. The signature is checked before any claim is
+    /// read. There is no leeway: the server's and the node's clocks are expected to agree better than leases are long.
+    ///
+    /// # Errors
+    /// The first reason not to, in the order of [`TaskRefusal`].
+    pub fn verify(&self, token: &str, expected: &Expected<'_>, now: Timestamp) -> Result<Assignment, TaskRefusal> {
+        let key = self.key_for(token)?;
+        let assignment = jsonwebtoken::decode::<Assignment>(token, key, &self.validation)
+            .map_err(|error| match error.kind() {
+                ErrorKind::InvalidSignature => TaskRefusal::BadSignature,
+                ErrorKind::InvalidAlgorithm => TaskRefusal::WrongAlgorithm,
+                _ => TaskRefusal::Malformed,
+            })?
+            .claims;
+        if assignment.iss != expected.issuer {
+            return Err(TaskRefusal::WrongIssuer);
+        }
+        if assignment.aud != expected.node {
+            return Err(TaskRefusal::WrongAudience);
+        }
+        // RFC 7519 §4.1.4: "on or after".
+        if now.as_micros() >= assignment.exp.saturating_mul(1_000_000) {
+            return Err(TaskRefusal::Expired);
+        }
+        Ok(assignment)
+    }
+
+    fn key_for(&self, token: &str) -> Result<&DecodingKey, TaskRefusal> {
+        let parts: Vec<&str> = token.splitn(4, '.').collect();
+        let [header, _, _] = parts[..] else { return Err(TaskRefusal::Malformed) };
+        let header = BASE64_URL_SAFE_NO_PAD.decode(header).map_err(|_| TaskRefusal::Malformed)?;
+        let header: Header = serde_json::from_slice(&header).map_err(|_| TaskRefusal::Malformed)?;
+        // RFC 7515 §4.1.11: an extension that must be understood and is not.
+        if header.typ.as_deref() != Some(TYP) || header.crit.is_some() {
+            return Err(TaskRefusal::Malformed);
+        }
+        if header.alg != "EdDSA" {
+            return Err(TaskRefusal::WrongAlgorithm);
+        }
+        self.keys.get(header.kid.as_deref().unwrap_or_default()).ok_or(TaskRefusal::UnknownKey)
+    }
+}
+
+/// The library checks the signature; claims are compared here, against the time that is handed in.
+fn signature_only() -> Validation {
+    let mut validation = Validation::new(Algorithm::EdDSA);
+    validation.required_spec_claims.clear();
+    validation.validate_exp = false;
+    validation.validate_nbf = false;
+    validation.validate_aud = false;
+    validation
+}
+
+impl fmt::Debug for TaskVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("TaskVerifier").field(&self.keys.keys()).finish()
+    }
+}
