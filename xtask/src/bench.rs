@@ -71,7 +71,8 @@ fn in_release() -> Result<ExitCode> {
 }
 
 fn build() -> Result<()> {
-    let status = Command::new("cargo").args(["build", "--quiet", "--locked", "--release", "--package", "hostler"]).status()?;
+    let status =
+        Command::new("cargo").args(["build", "--quiet", "--locked", "--release", "--package", "hostler"]).status()?;
     if !status.success() {
         bail!("the release build failed");
     }

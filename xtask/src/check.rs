@@ -25,6 +25,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "hostler-model",
             "hostler-trust",
             "hostler-link",
+            "hostler-sqlite",
             "hostler-store",
             "hostler-control",
             "hostler-agent",

@@ -5,6 +5,7 @@
 
 pub mod qemu;
 pub mod sim;
+mod turns;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,1 +1,35 @@
-//! hostler's typed HTTP client
+//! hostler's typed HTTP client: one method for each route, over any [`Link`](hostler_link::Link).
+//!
+//! What it takes care of, so that its callers need not:
+//!
+//! * a call that makes something carries an `Idempotency-Key` of its own, and is sent again under the same key when the
+//!   connection breaks: it takes effect once;
+//! * events are read as a stream that resumes by itself where it broke ([`Events`]);
+//! * every answer that is no success is one of three errors ([`ClientError`]).
+//!
+//! Never here: printing, waiting for a task's end, files, the environment.
+
+mod call;
+mod client;
+mod diagnosis;
+mod error;
+mod event;
+mod image;
+mod node;
+mod page;
+mod quota;
+mod task;
+mod token;
+mod vm;
+
+pub use self::{
+    call::{Mode, Patience, Submit},
+    client::Client,
+    diagnosis::Health,
+    error::ClientError,
+    event::{EventQuery, Events},
+    page::Paging,
+    task::TaskQuery,
+    token::Token,
+    vm::VmQuery,
+};

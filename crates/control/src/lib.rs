@@ -1,1 +1,180 @@
-//! hostler's server: API, app, loops, dispatch
+//! hostler's server: API, app, loops, dispatch.
+//!
+//! ```text
+//! http (one file per noun) ──► app (one file per noun) ──► store
+//! loops ──► store          dispatch ──► store (leases), trust (signatures)
+//! ```
+//!
+//! A [`Server`] is a value: its two routers can be called in process, with an agent's identity as a request extension
+//! ([`PeerIdentity`]), or served over TCP. Time, ids and keys come in with [`ServerConfig`]. Never here: state that a
+//! restart would miss, SQL, the agent.
+
+pub mod app;
+mod dispatch;
+mod http;
+mod loops;
+mod metrics;
+
+use std::{io, path::PathBuf, sync::Arc};
+
+use axum::Router;
+use hostler_model::{Clock, Ids};
+use hostler_store::Store;
+use hostler_trust::{
+    Authority, TaskSigner,
+    ca::CaError,
+    tls::{self, ExpiredClients, RENEWAL_GRACE, TlsError},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    app::App,
+    dispatch::Dispatch,
+    http::{PeerIdentity, openapi},
+    loops::Pace,
+    metrics::Metrics,
+};
+use self::{
+    app::{bell::Bell, blob::Blobs},
+    http::listen::{self, Wire},
+};
+
+/// What a server is made of.
+#[derive(Debug)]
+pub struct ServerConfig {
+    /// Every durable fact.
+    pub store: Store,
+    /// Where time comes from; the same one as the store's.
+    pub clock: Clock,
+    /// Where ids come from.
+    pub ids: Ids,
+    /// Signs the certificates of nodes and of the internal listener.
+    pub authority: Authority,
+    /// Signs tasks.
+    pub signer: TaskSigner,
+    /// What this control plane calls itself: the `iss` of tasks.
+    pub issuer: String,
+    /// The folder of image bytes.
+    pub blobs: PathBuf,
+    /// Host names and addresses, beside loopback, under which agents reach the internal listener.
+    pub names: Vec<String>,
+    /// How often the loops run.
+    pub pace: Pace,
+    /// How much at once.
+    pub limits: Limits,
+}
+
+/// How much at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// The longest blob, in bytes; 64 GiB by default: larger than common cloud images, smaller than most disks.
+    pub blob_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { blob_bytes: 64 << 30 }
+    }
+}
+
+/// Why a server could not be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The internal listener's certificate could not be made.
+    #[error("the internal listener's certificate could not be made")]
+    Certificate(#[from] CaError),
+    /// Its TLS could not be set up.
+    #[error("the internal listener's TLS could not be set up")]
+    Tls(#[from] TlsError),
+    /// A listener failed.
+    #[error("a listener failed")]
+    Listen(#[from] io::Error),
+}
+
+/// A control plane. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Server {
+    app: Arc<App>,
+    names: Arc<[String]>,
+    pace: Pace,
+}
+
+impl Server {
+    /// A server that answers at once. It needs a tokio runtime: what rings and what dispatches begin here.
+    pub fn new(config: ServerConfig) -> Server {
+        let closing = CancellationToken::new();
+        let metrics = Arc::new(Metrics::default());
+        let blobs = Blobs::new(config.blobs, config.limits.blob_bytes);
+        blobs.sweep();
+        let app = App {
+            bell: Bell::start(config.store.wakes(), closing.clone()),
+            dispatch: Dispatch::start(config.store.clone(), metrics.clone(), closing.clone()),
+            store: config.store,
+            clock: config.clock,
+            ids: config.ids,
+            authority: config.authority,
+            signer: config.signer,
+            issuer: config.issuer,
+            blobs,
+            metrics,
+            closing,
+            known: app::caller::Known::default(),
+        };
+        Server { app: Arc::new(app), names: config.names.into(), pace: config.pace }
+    }
+
+    /// What the routes call, for callers in this process.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// The routes of people.
+    pub fn api(&self) -> Router {
+        http::people(self.app.clone())
+    }
+
+    /// The routes of agents. A caller in this process adds [`PeerIdentity`] to its requests; over TCP they must only be
+    /// served by [`Server::serve`], which takes identities from certificates.
+    pub fn internal(&self) -> Router {
+        http::agents(self.app.clone())
+    }
+
+    /// Ends what waits: long polls and event streams are answered, the multiplexer stops.
+    pub fn close(&self) {
+        self.app.closing.cancel();
+    }
+
+    /// Runs the loops until `shutdown`, and returns when each has ended its pass.
+    pub async fn run_loops(&self, shutdown: CancellationToken) {
+        loops::run(self.app.clone(), self.pace, shutdown).await;
+    }
+
+    /// Serves people on `api` and agents on `internal`, and runs the loops, until `shutdown`; then lets requests end.
+    pub async fn serve(
+        &self,
+        api: TcpListener,
+        internal: TcpListener,
+        shutdown: CancellationToken,
+    ) -> Result<(), ServeError> {
+        let tls = Wire::Tls(Arc::new(self.tls()?));
+        let closing = self.app.closing.clone();
+        let end = async {
+            shutdown.cancelled().await;
+            closing.cancel();
+        };
+        tokio::join!(
+            end,
+            self.run_loops(shutdown.clone()),
+            listen::serve(api, Wire::Plain, self.api(), shutdown.clone()),
+            listen::serve(internal, tls, self.internal(), shutdown.clone()),
+        );
+        Ok(())
+    }
+
+    fn tls(&self) -> Result<rustls::ServerConfig, ServeError> {
+        let pair = self.app.authority.server_certificate(&self.names, self.app.clock.now())?;
+        let expired = ExpiredClients::AdmitFor(RENEWAL_GRACE);
+        Ok(tls::server_config(&self.app.authority, pair, expired, &self.app.clock)?)
+    }
+}

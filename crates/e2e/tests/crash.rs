@@ -60,9 +60,13 @@ async fn machines(dev: &Dev) -> Result<Vec<Value>> {
 
 /// Every event about a task that ended it.
 async fn endings(dev: &Dev, task: &Value) -> Result<usize> {
-    let (_, page) = dev.get(&format!("/api/v1/audit?class=event&subject={}&limit=500", task["id"].as_str().context("id")?)).await?;
+    let (_, page) =
+        dev.get(&format!("/api/v1/audit?class=event&subject={}&limit=500", task["id"].as_str().context("id")?)).await?;
     let items = page["items"].as_array().context("a page")?;
-    Ok(items.iter().filter(|e| ["task.succeeded", "task.failed", "task.cancelled"].iter().any(|k| e["kind"] == **k)).count())
+    Ok(items
+        .iter()
+        .filter(|e| ["task.succeeded", "task.failed", "task.cancelled"].iter().any(|k| e["kind"] == **k))
+        .count())
 }
 
 async fn create_survives(point: &str) -> Result<()> {
@@ -132,7 +136,8 @@ async fn delete_survives(point: &str) -> Result<()> {
 /// Deletes what is there: then nothing may be left, on the books or on the host.
 async fn remove(dev: &mut Dev) -> Result<()> {
     for machine in machines(dev).await? {
-        let (_, answer) = dev.call("DELETE", &format!("/api/v1/vms/{}", machine["id"].as_str().context("id")?), None).await?;
+        let (_, answer) =
+            dev.call("DELETE", &format!("/api/v1/vms/{}", machine["id"].as_str().context("id")?), None).await?;
         let task = dev.ended_task(answer["task"]["id"].as_str().context("id")?).await?;
         assert_eq!(task["state"], "succeeded", "{task}");
     }
@@ -147,7 +152,11 @@ async fn remove(dev: &mut Dev) -> Result<()> {
 }
 
 /// One test for each half of a list: two at a time is what a small machine can boot.
-async fn each(points: impl IntoIterator<Item = &&'static str>, half: usize, survives: impl AsyncFn(&str) -> Result<()>) {
+async fn each(
+    points: impl IntoIterator<Item = &&'static str>,
+    half: usize,
+    survives: impl AsyncFn(&str) -> Result<()>,
+) {
     for point in points.into_iter().skip(half).step_by(2) {
         survives(point).await.unwrap_or_else(|error| panic!("{point}: {error:?}"));
     }

@@ -22,8 +22,7 @@ async fn a_machine_is_made_answers_and_is_gone() -> Result<()> {
     assert_eq!(ran["output"]["stdout"], "Linux\n", "{ran}");
     let failed = exec(&mut dev, "web", &["sh", "-c", "echo oops >&2; exit 7"]).await?;
     assert_eq!((&failed["output"]["exit_code"], &failed["output"]["stderr"]), (&json!(7), &json!("oops\n")));
-    let (_, answer) =
-        dev.post("/api/v1/vms/web/exec", json!({"argv": ["cat"], "stdin": "through and back"})).await?;
+    let (_, answer) = dev.post("/api/v1/vms/web/exec", json!({"argv": ["cat"], "stdin": "through and back"})).await?;
     let cat = dev.ended_task(answer["task"]["id"].as_str().context("id")?).await?;
     assert_eq!(cat["output"]["stdout"], "through and back");
 
@@ -39,8 +38,7 @@ async fn a_machine_is_made_answers_and_is_gone() -> Result<()> {
 async fn a_program_that_takes_too_long_is_ended_and_said_to_be() -> Result<()> {
     let mut dev = Dev::started(&[]).await?;
     dev.machine("m").await?;
-    let (_, answer) =
-        dev.post("/api/v1/vms/m/exec", json!({"argv": ["sleep", "3141"], "timeout_seconds": 1})).await?;
+    let (_, answer) = dev.post("/api/v1/vms/m/exec", json!({"argv": ["sleep", "3141"], "timeout_seconds": 1})).await?;
     let task = dev.ended_task(answer["task"]["id"].as_str().context("id")?).await?;
     assert_eq!((&task["state"], &task["error"]["code"]), (&json!("failed"), &json!("DEADLINE_EXCEEDED")), "{task}");
     let left = exec(&mut dev, "m", &["sh", "-c", "ps | grep -c '[s]leep 3141'"]).await?;

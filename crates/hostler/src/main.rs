@@ -1,2 +1,179 @@
-//! placeholder
-fn main() {}
+//! hostler: a control plane for virtual machines, in one binary.
+//!
+//! This file is the list of verbs. Each family of verbs is a file in [`cli`]; `dev` runs the server and the agent.
+
+mod cli;
+mod context;
+#[cfg(feature = "crash-points")]
+mod crash;
+mod dev;
+mod exit;
+mod interrupt;
+mod output;
+mod watch;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    cli::Globals,
+    exit::{Exit, Failure},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  hostler dev                        a server and an agent, here and now
+  hostler run --rm -- uname -a       a machine, a command, gone
+  hostler vm create web-1            a machine that stays
+  hostler doctor                     what is wrong, and what to do about it
+
+Exit codes: 0 done, 1 the task failed, 2 usage, 3 refused, 4 unreachable, 5 timed out;
+`vm exec` and `run` end with the code of the program in the guest.";
+
+/// hostler looks after hosts: a control plane for virtual machines
+#[derive(Parser, Debug)]
+#[command(name = "hostler", version, propagate_version = true, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Hostler {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Run a server and an agent in one process, for this machine
+    Dev(dev::Args),
+    /// Make a machine, run a program in it
+    Run(cli::run::Args),
+    /// Machines: create, list, show, exec, delete
+    Vm(cli::vm::Args),
+    /// Tasks: list, show, watch, submit, cancel, retry
+    Task(cli::task::Args),
+    /// Hosts: list, show
+    Node(cli::node::Args),
+    /// Images: list
+    Image(cli::image::Args),
+    /// What happened, and what happens
+    #[command(visible_alias = "events")]
+    Event(cli::event::Args),
+    /// Look at everything that must be well, and say what is not
+    Doctor(cli::doctor::Args),
+}
+
+impl Verb {
+    async fn run(self, globals: &Globals) -> Result<Exit, Failure> {
+        match self {
+            Verb::Dev(args) => dev::run(args, globals).await,
+            Verb::Run(args) => cli::run::run(args, globals).await,
+            Verb::Vm(args) => cli::vm::run(args, globals).await,
+            Verb::Task(args) => cli::task::run(args, globals).await,
+            Verb::Node(args) => cli::node::run(args, globals).await,
+            Verb::Image(args) => cli::image::run(args, globals).await,
+            Verb::Event(args) => cli::event::run(args, globals).await,
+            Verb::Doctor(args) => cli::doctor::run(args, globals).await,
+        }
+    }
+
+    /// `dev` works on all processors; the others mostly wait, and start sooner on one.
+    fn runtime(&self) -> std::io::Result<tokio::runtime::Runtime> {
+        let mut builder = match self {
+            Verb::Dev(_) => tokio::runtime::Builder::new_multi_thread(),
+            _ => tokio::runtime::Builder::new_current_thread(),
+        };
+        builder.enable_all().build()
+    }
+}
+
+fn main() -> ExitCode {
+    let Hostler { globals, verb } = Hostler::parse();
+    hostler_trust::install_crypto();
+    let result = match verb.runtime() {
+        Ok(runtime) => runtime.block_on(verb.run(&globals)),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("the program cannot begin: {error}"))),
+    };
+    result
+        .unwrap_or_else(|failure| {
+            failure.tell();
+            failure.exit
+        })
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Hostler::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_examples() {
+        fn leaves(command: &clap::Command, path: &str) {
+            if command.get_name() == "dev" {
+                return;
+            }
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(|sub| leaves(sub, &format!("{path} {}", sub.get_name())));
+                return;
+            }
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains(path), "`{path} --help` has no example of itself");
+        }
+        leaves(&Hostler::command(), "hostler");
+    }
+
+    fn parse(line: &str) -> Result<Hostler, clap::Error> {
+        Hostler::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn the_lines_of_the_readme_are_understood() {
+        for line in [
+            "hostler run --rm -- uname -a",
+            "hostler run --rm --image tiny --memory 256M -- sh -c exit",
+            "hostler vm create",
+            "hostler vm create web-1 --vcpus 2 --memory 2GiB --disk 10 --label a=b --label c=d --node n1 --timeout 10m",
+            "hostler vm create --no-wait --dry-run -o json",
+            "hostler vm list --state running -o json",
+            "hostler vm exec web-1 --timeout 5s -i -- cat -n",
+            "hostler vm delete a b c --no-wait",
+            "hostler task list --state failed --kind echo --vm web-1 --limit 5",
+            "hostler task submit echo --param message=hi --param delay_ms=5",
+            "hostler task submit vm.exec --vm web-1 --params {\"argv\":[\"ls\"]}",
+            "hostler event --follow --after 7 --subject 0190f1f0-0000-7000-8000-000000000001",
+            "hostler -o json --url http://127.0.0.1:1 node show n1",
+            "hostler events",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_before_the_server_is_asked() {
+        for line in [
+            "hostler vm create Web_1",
+            "hostler vm create --memory 1.5G",
+            "hostler vm create --disk 1500M",
+            "hostler vm create --vcpus two",
+            "hostler vm create --label novalue",
+            "hostler vm create --timeout soon",
+            "hostler vm exec web-1 uname",
+            "hostler vm exec web-1 --",
+            "hostler vm delete",
+            "hostler run --rm",
+            "hostler task submit explode",
+            "hostler task submit echo --param a=1 --params {}",
+            "hostler task list --state lost",
+            "hostler event --after soon",
+        ] {
+            let error = parse(line).err().unwrap_or_else(|| panic!("{line} was understood"));
+            assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}");
+        }
+    }
+}

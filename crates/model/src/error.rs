@@ -66,6 +66,8 @@ codes! {
     VmStateConflict = "VM_STATE_CONFLICT", 409, "The VM's state does not allow this";
     /// The task's state does not allow this.
     TaskStateConflict = "TASK_STATE_CONFLICT", 409, "The task's state does not allow this";
+    /// The node's state does not allow this.
+    NodeStateConflict = "NODE_STATE_CONFLICT", 409, "The node's state does not allow this";
     /// A tenant's limit does not allow this.
     QuotaExceeded = "QUOTA_EXCEEDED", 409, "The quota does not allow this";
     /// No node has room.

@@ -309,6 +309,11 @@ impl Life {
         }
     }
 
+    /// Whether the end of the attempt under `fence` is written down already: one more report of it is a repeat.
+    pub fn reported(&self, fence: Fence) -> bool {
+        fence == self.fence && fence.attempt > 0 && (self.state.is_terminal() || self.clean)
+    }
+
     /// What a lease given now would ask of the agent.
     pub fn intent(&self) -> Intent {
         match self.state {

@@ -242,6 +242,17 @@ pub fn missing(state: VmState) -> Missing {
     }
 }
 
+/// What it means for a machine that its node is lost: `None` when nothing new is known. Nobody saw one that is being
+/// made, and one in error stays so.
+pub fn lost(state: VmState) -> Option<VmChange> {
+    match state {
+        VmState::Running | VmState::Paused | VmState::Stopped | VmState::Sleeping => {
+            Some(VmChange::because(VmState::Unknown, VmReason::NodeLost, "its node has not been heard for too long"))
+        }
+        VmState::Provisioning | VmState::Error | VmState::Unknown | VmState::Deleted => None,
+    }
+}
+
 /// The meanings of a machine's absence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Missing {
@@ -272,6 +283,16 @@ mod tests {
     fn a_deleted_machine_stays_deleted() {
         for state in VmState::ALL {
             assert_eq!(observe(VmState::Deleted, false, None, 1, &seen(state, 1)), None);
+        }
+    }
+
+    #[test]
+    fn a_lost_node_makes_only_what_was_observed_unknown_and_once() {
+        for state in VmState::ALL {
+            let Some(change) = lost(state) else { continue };
+            assert_eq!((change.state, change.reason), (VmState::Unknown, Some(VmReason::NodeLost)));
+            assert_eq!(change.last_state(state, None), Some(state));
+            assert_eq!(lost(change.state), None);
         }
     }
 

@@ -2,12 +2,28 @@
 //!
 //! A step is: lock rows in order (tenant, node, VM, task, log head) → pure decision from `hostler_model` → bulk write,
 //! in one transaction, over a batch. Each item of a batch is answered by itself; one item's refusal never spoils
-//! another's. Steps that arrive together are committed together ([`group`]).
+//! another's. Steps that arrive together are committed together.
 //!
 //! Never here: a clock or a random number that was not handed in, HTTP, the shape of an API answer.
 
+mod allocation;
+mod doctor;
+mod gauges;
+mod group;
+mod idempotency;
+mod image;
 pub mod item;
+mod life;
+mod log;
+mod node;
+mod rows;
+mod step;
 mod store;
+mod task;
+mod tenant;
+mod token;
+mod vm;
+mod work;
 
 pub use item::*;
 pub use store::{Config, Store};

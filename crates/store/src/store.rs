@@ -1,9 +1,9 @@
 //! The store's face: one method per step and per query.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use hostler_model::{
-    Clock, Ids, ImageDigest, NodeId, TaskId, TenantId, Timestamp, VmId,
+    Clock, Code, Ids, ImageDigest, NodeId, Refusal, Resources, TaskId, TenantId, Timestamp, VmId,
     api::{Diagnosis, Quota},
     event::{Actor, Entry},
     image::{Image, Manifest},
@@ -13,12 +13,25 @@ use hostler_model::{
     task::Task,
     vm::Vm,
 };
-use hostler_sqlite::Mode;
+use hostler_sqlite::{Migrations, Mode, Sqlite, Tx};
+use serde_json::json;
+use tokio::sync::broadcast;
+use uuid::Uuid;
 
 use crate::{
     Accepted, Answer, Beat, Caller, Cancel, Claim, Gauges, JoinNode, Leased, LogFilter, NewApiToken, NewJoinToken,
-    Progressed, Result, Settle, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes,
+    Progressed, Result, Settle, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
+    group::Committer,
+    image, log, node,
+    step::{cancel, heartbeat, join, lease, progress, settle, submit, sweep},
+    task, tenant, token, vm,
+    work::{Context, Work},
 };
+
+const MIGRATIONS: Migrations = &[include_str!("../migrations/sqlite/0001_init.sql")];
+
+/// Hints that a slow listener may be behind by before it misses some: a second's worth at full speed.
+const WAKES: usize = 1024;
 
 /// How a store is opened. Time and randomness come in as values.
 #[derive(Clone, Debug)]
@@ -35,134 +48,287 @@ pub struct Config {
 
 /// Every durable fact. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Store {}
+pub struct Store(Arc<Inner>);
 
-#[allow(unused_variables, clippy::todo, missing_docs)]
+#[derive(Debug)]
+struct Inner {
+    context: Arc<Context>,
+    submit: Committer<submit::Submit>,
+    lease: Committer<lease::Take>,
+    progress: Committer<progress::Report>,
+    heartbeat: Committer<heartbeat::Hear>,
+    settle: Committer<settle::Conclude>,
+}
+
 impl Store {
+    /// Opens the file, or makes it. In [`Mode::Threads`] the steps' committers start with their first call, in the
+    /// tokio runtime of that call.
     pub fn open(path: &Path, config: Config) -> Result<Store> {
-        todo!()
+        let Config { mode, clock, ids, timing } = config;
+        let db = Sqlite::open(path, mode, MIGRATIONS)?;
+        let opened_at = clock.now();
+        let (wakes, _) = broadcast::channel(WAKES);
+        let context = Arc::new(Context { db, clock, ids, timing, opened_at, wakes });
+        Ok(Store(Arc::new(Inner {
+            submit: Committer::new(context.clone(), mode),
+            lease: Committer::new(context.clone(), mode),
+            progress: Committer::new(context.clone(), mode),
+            heartbeat: Committer::new(context.clone(), mode),
+            settle: Committer::new(context.clone(), mode),
+            context,
+        })))
     }
+
     /// Hints about what changed; every step sends one after its commit. A receiver that lags has missed only hints.
-    pub fn wakes(&self) -> tokio::sync::broadcast::Receiver<Wakes> {
-        todo!()
+    pub fn wakes(&self) -> broadcast::Receiver<Wakes> {
+        self.0.context.wakes.subscribe()
     }
 
-    // Steps. Each takes a batch and answers each item by itself, in order.
-    pub async fn submit(&self, batch: Vec<Submission>) -> Result<Vec<Answer<Accepted>>> {
-        todo!()
-    }
-    pub async fn lease(&self, batch: Vec<Claim>) -> Result<Vec<Answer<Vec<Leased>>>> {
-        todo!()
-    }
-    pub async fn progress(&self, batch: Vec<Progressed>) -> Result<Vec<Answer<ProgressAnswer>>> {
-        todo!()
-    }
-    pub async fn heartbeat(&self, batch: Vec<Beat>) -> Result<Vec<Answer<HeartbeatAnswer>>> {
-        todo!()
-    }
-    pub async fn settle(&self, batch: Vec<Settle>) -> Result<Vec<Answer<Receipt>>> {
-        todo!()
-    }
-    pub async fn cancel(&self, batch: Vec<Cancel>) -> Result<Vec<Answer<Task>>> {
-        todo!()
-    }
-    /// Ends an aborting task without its node's word: an operator's, audited decision.
-    pub async fn force(&self, batch: Vec<Cancel>) -> Result<Vec<Answer<Task>>> {
-        todo!()
-    }
-
-    // Passes of the loops: each does a bounded piece and says whether there is more.
-    pub async fn lapse_leases(&self) -> Result<Swept> {
-        todo!()
-    }
-    pub async fn expire_queued(&self) -> Result<Swept> {
-        todo!()
-    }
-    pub async fn expire_running(&self) -> Result<Swept> {
-        todo!()
-    }
-    pub async fn judge_nodes(&self) -> Result<Swept> {
-        todo!()
-    }
-    pub async fn drop_idempotency_keys(&self) -> Result<Swept> {
-        todo!()
-    }
-
-    // Records.
-    pub async fn create_join_token(&self, token: NewJoinToken) -> Result<()> {
-        todo!()
-    }
-    pub async fn join(&self, join: JoinNode) -> Result<Answer<Node>> {
-        todo!()
-    }
-    pub async fn change_node(&self, node: NodeId, event: NodeEvent, actor: Actor) -> Result<Answer<Node>> {
-        todo!()
-    }
-    pub async fn create_api_token(&self, token: NewApiToken) -> Result<()> {
-        todo!()
-    }
-    pub async fn authenticate(&self, token_hash: String) -> Result<Option<Caller>> {
-        todo!()
-    }
-    pub async fn put_image(&self, tenant: TenantId, manifest: Manifest, actor: Actor) -> Result<Image> {
-        todo!()
-    }
-
-    // Queries.
-    pub async fn task(&self, id: TaskId) -> Result<Option<Task>> {
-        todo!()
-    }
-    /// Newest first; `before` is the last id of the page before.
-    pub async fn tasks(&self, filter: TaskFilter, before: Option<TaskId>, limit: usize) -> Result<Vec<Task>> {
-        todo!()
-    }
-    pub async fn vm(&self, id: VmId) -> Result<Option<Vm>> {
-        todo!()
-    }
-    /// Among those that are not deleted.
-    pub async fn vm_by_name(&self, tenant: TenantId, name: Name) -> Result<Option<Vm>> {
-        todo!()
-    }
-    pub async fn vms(&self, filter: VmFilter, before: Option<VmId>, limit: usize) -> Result<Vec<Vm>> {
-        todo!()
-    }
-    pub async fn node(&self, id: NodeId) -> Result<Option<Node>> {
-        todo!()
-    }
-    pub async fn node_by_name(&self, name: Name) -> Result<Option<Node>> {
-        todo!()
-    }
-    pub async fn nodes(&self) -> Result<Vec<Node>> {
-        todo!()
-    }
-    pub async fn image_by_name(&self, tenant: TenantId, name: String) -> Result<Option<Image>> {
-        todo!()
-    }
-    pub async fn image(&self, digest: ImageDigest) -> Result<Option<Image>> {
-        todo!()
-    }
-    pub async fn images(&self, tenant: TenantId) -> Result<Vec<Image>> {
-        todo!()
-    }
-    /// Entries with a number above `after`, oldest first.
-    pub async fn log(&self, filter: LogFilter, after: i64, limit: usize) -> Result<Vec<Entry>> {
-        todo!()
-    }
-    pub async fn log_head(&self) -> Result<i64> {
-        todo!()
-    }
-    pub async fn quota(&self, tenant: TenantId) -> Result<Quota> {
-        todo!()
-    }
-    pub async fn gauges(&self) -> Result<Gauges> {
-        todo!()
-    }
-    /// Recomputes both books and the chain and compares.
-    pub async fn doctor(&self) -> Result<Diagnosis> {
-        todo!()
-    }
     /// Now, by the clock that was handed in.
     pub fn now(&self) -> Timestamp {
-        todo!()
+        self.0.context.clock.now()
+    }
+
+    async fn step<T, F>(&self, label: &'static str, step: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Work<'_>) -> hostler_sqlite::Result<T> + Send + 'static,
+    {
+        self.0.context.step(label, step).await
+    }
+
+    async fn read<T, F>(&self, query: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> hostler_sqlite::Result<T> + Send + 'static,
+    {
+        Ok(self.0.context.db.read(query).await?)
+    }
+}
+
+/// Steps over batches. Each item is answered by itself, in order; calls that arrive together share a commit.
+impl Store {
+    /// Writes tasks down: each with its VM, allocation, audit entry and event, or refused.
+    pub async fn submit(&self, batch: Vec<Submission>) -> Result<Vec<Answer<Accepted>>> {
+        self.0.submit.run(batch).await
+    }
+
+    /// Leases tasks to nodes that ask for work.
+    pub async fn lease(&self, batch: Vec<Claim>) -> Result<Vec<Answer<Vec<Leased>>>> {
+        self.0.lease.run(batch).await
+    }
+
+    /// Notes progress, and renews the leases it comes under.
+    pub async fn progress(&self, batch: Vec<Progressed>) -> Result<Vec<Answer<ProgressAnswer>>> {
+        self.0.progress.run(batch).await
+    }
+
+    /// Hears nodes: renews their leases, and compares what they have with what is known.
+    pub async fn heartbeat(&self, batch: Vec<Beat>) -> Result<Vec<Answer<HeartbeatAnswer>>> {
+        self.0.heartbeat.run(batch).await
+    }
+
+    /// Writes results down, with all that follows from them.
+    pub async fn settle(&self, batch: Vec<Settle>) -> Result<Vec<Answer<Receipt>>> {
+        self.0.settle.run(batch).await
+    }
+
+    /// Asks for tasks to be stopped.
+    pub async fn cancel(&self, batch: Vec<Cancel>) -> Result<Vec<Answer<Task>>> {
+        self.step("store.cancel", move |work| cancel::cancel(work, &batch)).await
+    }
+
+    /// Ends an aborting task without its node's word: an operator's, audited decision.
+    pub async fn force(&self, batch: Vec<Cancel>) -> Result<Vec<Answer<Task>>> {
+        self.step("store.force", move |work| cancel::force(work, &batch)).await
+    }
+}
+
+/// Passes of the loops: each does a bounded piece and says whether there is more.
+impl Store {
+    /// Leases that ran out.
+    pub async fn lapse_leases(&self) -> Result<Swept> {
+        self.step("store.lapse", sweep::lapse_leases).await
+    }
+
+    /// Tasks that nobody leased in time.
+    pub async fn expire_queued(&self) -> Result<Swept> {
+        self.step("store.expire", sweep::expire_queued).await
+    }
+
+    /// Tasks that ran too long.
+    pub async fn expire_running(&self) -> Result<Swept> {
+        self.step("store.expire", sweep::expire_running).await
+    }
+
+    /// Nodes that fell silent.
+    pub async fn judge_nodes(&self) -> Result<Swept> {
+        self.step("store.judge", sweep::judge_nodes).await
+    }
+
+    /// Idempotency keys of 24 hours ago whose task ended.
+    pub async fn drop_idempotency_keys(&self) -> Result<Swept> {
+        self.step("store.forget", sweep::drop_idempotency_keys).await
+    }
+}
+
+/// Records.
+impl Store {
+    /// Writes a join token down.
+    pub async fn create_join_token(&self, token: NewJoinToken) -> Result<()> {
+        self.step("store.token", move |work| {
+            token::insert_join(work.tx, &token, work.now)?;
+            let data = json!({"node_name": token.node_name, "expires_at": token.expires_at, "approve": token.approve});
+            work.audit(&token.actor, None, "join_token", "join_token.create", Uuid::nil(), data);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Lets a node in, or in again.
+    pub async fn join(&self, node: JoinNode) -> Result<Answer<Node>> {
+        self.step("store.join", move |work| join::join(work, &node)).await
+    }
+
+    /// What an operator does to a node.
+    pub async fn change_node(&self, node: NodeId, event: NodeEvent, actor: Actor) -> Result<Answer<Node>> {
+        self.step("store.node", move |work| join::change(work, node, event, &actor)).await
+    }
+
+    /// Writes an API token down.
+    pub async fn create_api_token(&self, token: NewApiToken) -> Result<()> {
+        self.step("store.token", move |work| {
+            token::insert_api(work.tx, &token, work.now)?;
+            let caller = &token.caller;
+            let data = json!({"label": token.label, "role": token::role_word(caller.role), "for": caller.principal});
+            work.audit(&Actor::system(), Some(caller.tenant), "token", "token.create", caller.principal.0, data);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whom a token stands for.
+    pub async fn authenticate(&self, token_hash: String) -> Result<Option<Caller>> {
+        self.read(move |tx| token::caller(tx, &token_hash)).await
+    }
+
+    /// Makes a tenant, or changes its name and limits. A name that another tenant has is refused.
+    pub async fn put_tenant(&self, id: TenantId, name: Name, limits: Resources, actor: Actor) -> Result<Answer<Quota>> {
+        self.step("store.tenant", move |work| {
+            if tenant::named(work.tx, &name)?.is_some_and(|other| other != id) {
+                let detail = format!("a tenant named {name} exists; choose another name");
+                return Ok(Err(Refusal::new(Code::NameTaken, detail).with("name", name.as_str())));
+            }
+            tenant::put(work.tx, id, &name, &limits)?;
+            work.audit(&actor, Some(id), "tenant", "tenant.put", id.0, json!({"name": name, "limits": limits}));
+            let book = work.tenant(id)?.map(|(_, book)| book).unwrap_or_default();
+            Ok(Ok(Quota { tenant: id, limits, book }))
+        })
+        .await
+    }
+
+    /// Writes an image down, and lets its name stand for it. What is there already is left as it is.
+    pub async fn put_image(&self, tenant: TenantId, manifest: Manifest, actor: Actor) -> Result<Image> {
+        self.step("store.image", move |work| {
+            let image = Image { digest: manifest.digest(), tenant, manifest, created_at: work.now };
+            if image::put(work.tx, &image)? {
+                let data = json!({"name": image.manifest.name, "digest": image.digest});
+                work.event(Some(tenant), "image", "image.put", tenant.0, data.clone());
+                work.audit(&actor, Some(tenant), "image", "image.put", tenant.0, data);
+            }
+            Ok(image::of_tenant_and_digest(work.tx, tenant, &image.digest)?.unwrap_or(image))
+        })
+        .await
+    }
+}
+
+/// Queries: of what was committed.
+impl Store {
+    /// One task.
+    pub async fn task(&self, id: TaskId) -> Result<Option<Task>> {
+        let now = self.now();
+        self.read(move |tx| task::one(tx, id, now)).await
+    }
+
+    /// Newest first; `before` is the last id of the page before.
+    pub async fn tasks(&self, filter: TaskFilter, before: Option<TaskId>, limit: usize) -> Result<Vec<Task>> {
+        let now = self.now();
+        self.read(move |tx| task::list(tx, &filter, before, limit, now)).await
+    }
+
+    /// One machine, deleted or not.
+    pub async fn vm(&self, id: VmId) -> Result<Option<Vm>> {
+        self.read(move |tx| Ok(vm::by_ids(tx, &[id])?.pop().map(|row| row.vm))).await
+    }
+
+    /// Among those that are not deleted.
+    pub async fn vm_by_name(&self, tenant: TenantId, name: Name) -> Result<Option<Vm>> {
+        self.read(move |tx| Ok(vm::by_names(tx, &[(tenant, name)])?.pop().map(|row| row.vm))).await
+    }
+
+    /// Newest first; `before` is the last id of the page before.
+    pub async fn vms(&self, filter: VmFilter, before: Option<VmId>, limit: usize) -> Result<Vec<Vm>> {
+        self.read(move |tx| vm::list(tx, &filter, before, limit)).await
+    }
+
+    /// One node.
+    pub async fn node(&self, id: NodeId) -> Result<Option<Node>> {
+        self.read(move |tx| Ok(node::by_ids(tx, &[id])?.pop().map(|row| row.node))).await
+    }
+
+    /// The node of this name.
+    pub async fn node_by_name(&self, name: Name) -> Result<Option<Node>> {
+        self.read(move |tx| Ok(node::by_name(tx, &name)?.map(|row| row.node))).await
+    }
+
+    /// Every node, by name.
+    pub async fn nodes(&self) -> Result<Vec<Node>> {
+        self.read(|tx| Ok(node::all(tx)?.into_iter().map(|row| row.node).collect())).await
+    }
+
+    /// What a tenant's image name stands for now.
+    pub async fn image_by_name(&self, tenant: TenantId, name: String) -> Result<Option<Image>> {
+        self.read(move |tx| image::by_name(tx, tenant, &name)).await
+    }
+
+    /// The image of this digest.
+    pub async fn image(&self, digest: ImageDigest) -> Result<Option<Image>> {
+        self.read(move |tx| image::by_digest(tx, &digest)).await
+    }
+
+    /// A tenant's images, newest first.
+    pub async fn images(&self, tenant: TenantId) -> Result<Vec<Image>> {
+        self.read(move |tx| image::of_tenant(tx, tenant)).await
+    }
+
+    /// Entries with a number above `after`, oldest first.
+    pub async fn log(&self, filter: LogFilter, after: i64, limit: usize) -> Result<Vec<Entry>> {
+        self.read(move |tx| log::after(tx, &filter, after, limit)).await
+    }
+
+    /// The last log entry's number.
+    pub async fn log_head(&self) -> Result<i64> {
+        self.read(|tx| Ok(log::head(tx)?.seq)).await
+    }
+
+    /// What a tenant may have, and has; nothing of either for one that does not exist.
+    pub async fn quota(&self, tenant: TenantId) -> Result<Quota> {
+        self.read(move |tx| {
+            let row = tenant::by_ids(tx, &[tenant])?.pop().map(|(_, row)| row);
+            let (limits, book) = row.map_or_else(Default::default, |row| (row.limits, row.book));
+            Ok(Quota { tenant, limits, book })
+        })
+        .await
+    }
+
+    /// Gauges for `/metrics`.
+    pub async fn gauges(&self) -> Result<Gauges> {
+        let now = self.now();
+        self.read(move |tx| gauges::read(tx, now)).await
+    }
+
+    /// Recomputes both books and the chain and compares.
+    pub async fn doctor(&self) -> Result<Diagnosis> {
+        self.read(|tx| doctor::examine(tx)).await
     }
 }

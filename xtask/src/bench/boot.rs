@@ -28,7 +28,13 @@ pub(crate) async fn measure(boots: usize) -> Result<Vec<Row>> {
     let floor = quantile(&mut by_hand, 0.5);
     Ok(vec![
         Row::at_most("POST /vms to QEMU's exec, cached image, p50", quantile(&mut to_exec, 0.5), "ms", 60.0),
-        Row::at_most_times("create to ready, beside QEMU by hand, medians", quantile(&mut to_ready, 0.5), "ms", floor, 1.1),
+        Row::at_most_times(
+            "create to ready, beside QEMU by hand, medians",
+            quantile(&mut to_ready, 0.5),
+            "ms",
+            floor,
+            1.1,
+        ),
     ])
 }
 

@@ -24,19 +24,43 @@ pub(crate) struct Row {
 impl Row {
     /// A figure that must not be above a limit.
     pub(crate) fn at_most(name: &str, value: f64, unit: &'static str, limit: f64) -> Row {
-        Row { name: name.into(), value, unit, floor: None, ratio: None, target: format!("≤ {limit} {unit}"), met: value <= limit }
+        Row {
+            name: name.into(),
+            value,
+            unit,
+            floor: None,
+            ratio: None,
+            target: format!("≤ {limit} {unit}"),
+            met: value <= limit,
+        }
     }
 
     /// A figure that must not be above so many times its floor.
     pub(crate) fn at_most_times(name: &str, value: f64, unit: &'static str, floor: f64, times: f64) -> Row {
         let ratio = value / floor;
-        Row { name: name.into(), value, unit, floor: Some(floor), ratio: Some(ratio), target: format!("≤ {times} ×"), met: ratio <= times }
+        Row {
+            name: name.into(),
+            value,
+            unit,
+            floor: Some(floor),
+            ratio: Some(ratio),
+            target: format!("≤ {times} ×"),
+            met: ratio <= times,
+        }
     }
 
     /// A figure that must not be below so many times its floor.
     pub(crate) fn at_least_times(name: &str, value: f64, unit: &'static str, floor: f64, times: f64) -> Row {
         let ratio = value / floor;
-        Row { name: name.into(), value, unit, floor: Some(floor), ratio: Some(ratio), target: format!("≥ {times} ×"), met: ratio >= times }
+        Row {
+            name: name.into(),
+            value,
+            unit,
+            floor: Some(floor),
+            ratio: Some(ratio),
+            target: format!("≥ {times} ×"),
+            met: ratio >= times,
+        }
     }
 }
 
@@ -44,7 +68,9 @@ impl Row {
 pub(crate) fn print(rows: &[Row]) {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
-    let number = |n: Option<f64>| n.map_or("–".to_owned(), |n| if n.abs() >= 100.0 { format!("{n:.0}") } else { format!("{n:.2}") });
+    let number = |n: Option<f64>| {
+        n.map_or("–".to_owned(), |n| if n.abs() >= 100.0 { format!("{n:.0}") } else { format!("{n:.2}") })
+    };
     let _ = writeln!(out, "| figure | value | unit | floor | ratio | target | met |\n|---|---|---|---|---|---|---|");
     for row in rows {
         let met = if row.met { "yes" } else { "no" };

@@ -1,1 +1,424 @@
-//! QEMU.
+//! The QEMU driver: real machines, each a QEMU process of its own that outlives the agent.
+//!
+//! ```text
+//! nothing ──spec.json──► folder ──overlay──► disk ──setsid qemu──► process ──recorded, QMP answers──► machine
+//!    ▲                      │                  │                      │                                  │
+//!    └───────── remove: end the process, rename the folder, delete it ◄──────────────────────────────────┘
+//! ```
+//!
+//! Whatever instant an agent dies at, the next one finds in the folder, the pidfile or /proc what is there, and either
+//! goes on from it or removes it: there are never two processes for one machine, and none that nobody finds. What is
+//! begun here runs to its end even when the caller goes away; to undo it is [`Hypervisor::remove`]'s work, which waits
+//! for its turn. Nothing here knows tasks, leases or the server.
+
+mod accel;
+mod command;
+mod error;
+mod folder;
+mod launch;
+mod machine;
+mod qcow2;
+mod qmp;
+mod seek;
+
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak, atomic::AtomicBool},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use hostler_model::{VmId, error::Code, image::Part};
+
+pub use self::accel::Accel;
+use self::{
+    accel::Acceleration,
+    error::{disk_full, failed, refused, storage},
+    folder::{Folder, SpecFile},
+    launch::Status,
+    machine::{Live, QemuMachine},
+    qmp::Qmp,
+    seek::{Census, seek, seek_in},
+};
+use super::{DriverError, Found, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
+use crate::{
+    guest::Guest,
+    host::{self, Process, file::present, process::TICKS_PER_SECOND},
+};
+
+/// How long QEMU may take from its start to its first answer. It takes 50 ms; a node that starts many at once, or reads
+/// the kernel from a slow disk, takes seconds.
+const START: Duration = Duration::from_secs(30);
+
+/// How long a QEMU that has been running may take to answer: at once, unless it hangs or another client has its socket.
+const ATTACH: Duration = Duration::from_secs(5);
+
+const GIB: u64 = 1 << 30;
+
+/// How the driver is set up.
+#[derive(Clone, Debug)]
+pub struct QemuConfig {
+    /// The node's data folder; machines lie in `vms` below it.
+    pub data: PathBuf,
+    /// A short folder for sockets, private to this node: a unix socket's path has at most 107 bytes.
+    pub run: PathBuf,
+    /// Which acceleration.
+    pub acceleration: Accel,
+    /// QEMU's binary: a name to be found on PATH, or a path.
+    pub binary: PathBuf,
+}
+
+impl QemuConfig {
+    /// With what QEMU and the host offer.
+    pub fn new(data: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
+        QemuConfig {
+            data: data.into(),
+            run: run.into(),
+            acceleration: Accel::Auto,
+            binary: "qemu-system-x86_64".into(),
+        }
+    }
+}
+
+/// The driver. Cloning shares it.
+#[derive(Clone, Debug)]
+pub struct Qemu(Arc<Driver>);
+
+#[derive(Debug)]
+struct Driver {
+    data: PathBuf,
+    run: PathBuf,
+    binary: PathBuf,
+    version: String,
+    acceleration: Acceleration,
+    turns: Turns,
+    live: Mutex<HashMap<VmId, Weak<Live>>>,
+}
+
+impl Qemu {
+    /// Makes the folders, asks QEMU for its version and decides on the acceleration. It blocks for some 50 ms.
+    ///
+    /// # Errors
+    /// When QEMU or `setsid` cannot be found or run, or the folders cannot be made.
+    pub fn new(config: QemuConfig) -> Result<Qemu, DriverError> {
+        let binary =
+            launch::binary(&config.binary).map_err(|error| missing(&config.binary, "qemu-system-x86", &error))?;
+        launch::binary(Path::new("setsid")).map_err(|error| missing(Path::new("setsid"), "util-linux", &error))?;
+        Ok(Qemu(Arc::new(Driver {
+            data: own_folder(&config.data)?,
+            run: own_folder(&config.run)?,
+            version: version(&binary)?,
+            acceleration: Acceleration::decide(config.acceleration, &host::facts::kvm(Path::new("/"))),
+            binary,
+            turns: Turns::default(),
+            live: Mutex::default(),
+        })))
+    }
+
+    /// The whole command line with which a machine would be started, for those who start one by hand.
+    ///
+    /// # Errors
+    /// For a plan that cannot be started.
+    pub fn command_line(&self, plan: &MachinePlan) -> Result<Vec<OsString>, DriverError> {
+        let arguments = command::arguments(plan, &self.0.folder(plan.id), &self.0.acceleration)?;
+        Ok(std::iter::once(self.0.binary.clone().into_os_string()).chain(arguments).collect())
+    }
+}
+
+fn missing(binary: &Path, package: &str, error: &io::Error) -> DriverError {
+    refused(format!("{} cannot be used: {error}; install the package {package} on this node", binary.display()))
+}
+
+/// A folder that is there, by its real and absolute path: QEMU's command line must prove whose it is.
+fn own_folder(path: &Path) -> Result<PathBuf, DriverError> {
+    let made = fs::create_dir_all(path).and_then(|()| fs::canonicalize(path));
+    made.map_err(|error| storage(format!("the folder {} cannot be made", path.display()), &error))
+}
+
+/// `QEMU emulator version 7.2.22 (Debian …)`, as `qemu 7.2.22`.
+fn version(binary: &Path) -> Result<String, DriverError> {
+    let output = std::process::Command::new(binary).arg("--version").output();
+    let output = output.map_err(|error| missing(binary, "qemu-system-x86", &error))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut words = text.split_whitespace().skip_while(|word| *word != "version").skip(1);
+    let version =
+        words.next().ok_or_else(|| refused(format!("{} --version does not say a version", binary.display())))?;
+    Ok(format!("qemu {version}"))
+}
+
+/// Runs file operations where they may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// Runs work to its end even when the caller goes away: half of it, without its turn, would meet the next one.
+async fn whole<T: Send + 'static>(
+    work: impl Future<Output = Result<T, DriverError>> + Send + 'static,
+) -> Result<T, DriverError> {
+    tokio::spawn(work).await.unwrap_or_else(|error| Err(failed(format!("the driver's work was broken off: {error}"))))
+}
+
+#[async_trait]
+impl Hypervisor for Qemu {
+    fn version(&self) -> String {
+        self.0.version.clone()
+    }
+
+    fn acceleration(&self) -> &str {
+        self.0.acceleration.name()
+    }
+
+    fn acceleration_reason(&self) -> &str {
+        &self.0.acceleration.reason
+    }
+
+    async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
+        let (driver, plan, phases) = (Arc::clone(&self.0), plan.clone(), phases.clone());
+        let live = whole(async move { driver.create(&plan, &phases).await }).await?;
+        Ok(Box::new(QemuMachine(live)))
+    }
+
+    async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError> {
+        let _turn = self.0.turns.wait(id).await;
+        let live = self.0.living(&self.0.folder(id)).await?;
+        Ok(live.map(|live| Box::new(QemuMachine(live)) as Box<dyn Machine>))
+    }
+
+    async fn remove(&self, id: VmId) -> Result<bool, DriverError> {
+        let driver = Arc::clone(&self.0);
+        whole(async move { driver.remove(id).await }).await
+    }
+
+    async fn find(&self) -> Result<Vec<Found>, DriverError> {
+        let driver = Arc::clone(&self.0);
+        let found = blocking(move || driver.find()).await;
+        found.map_err(|error| storage("the machines of this node cannot be listed", &error))
+    }
+}
+
+impl Driver {
+    fn folder(&self, id: VmId) -> Folder {
+        Folder::new(&self.data, &self.run, id)
+    }
+
+    async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Arc<Live>, DriverError> {
+        let folder = self.folder(plan.id);
+        let arguments = command::arguments(plan, &folder, &self.acceleration)?;
+        if let Some(path) = folder.overlong_socket() {
+            return Err(refused(format!(
+                "the socket's path {} is longer than 107 bytes; choose a shorter run folder",
+                path.display()
+            )));
+        }
+        let _turn = self.turns.wait(plan.id).await;
+        let _ = phases.send("disk");
+        if let Some(live) = self.earlier(plan, &folder).await? {
+            return Ok(live);
+        }
+        self.prepare(plan, &folder).await?;
+        let _ = phases.send("start");
+        self.start(&folder, &arguments).await
+    }
+
+    /// What an earlier call left of this machine: its process, if it lives. An older epoch's is an earlier life of the
+    /// machine and goes; a newer epoch's means that this call comes too late.
+    async fn earlier(&self, plan: &MachinePlan, folder: &Folder) -> Result<Option<Arc<Live>>, DriverError> {
+        let (made, known) = (folder.clone(), folder.clone());
+        let unreadable = |error| storage(format!("the folder of machine {} cannot be used", plan.id), &error);
+        if blocking(move || made.make()).await.map_err(unreadable)? {
+            return Ok(None);
+        }
+        match blocking(move || known.spec()).await.map_err(unreadable)? {
+            Some(spec) if spec.epoch > plan.epoch => Err(DriverError {
+                code: Code::TaskRefused,
+                detail: format!("machine {} is here under epoch {}, and {} is older", plan.id, spec.epoch, plan.epoch),
+                retryable: false,
+            }),
+            Some(spec) if spec.epoch < plan.epoch => {
+                self.clear(folder).await?;
+                let made = folder.clone();
+                blocking(move || made.make()).await.map_err(unreadable)?;
+                Ok(None)
+            }
+            _ => self.living(folder).await,
+        }
+    }
+
+    /// Writes what the machine is, then its disk. A disk that a guest has lived on is kept.
+    async fn prepare(&self, plan: &MachinePlan, folder: &Folder) -> Result<(), DriverError> {
+        let (plan, folder) = (plan.clone(), folder.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let cannot = |what: &str, error: &io::Error| {
+                storage(format!("the {what} of machine {} cannot be written", plan.id), error)
+            };
+            folder.write_spec(&SpecFile::of(&plan)).map_err(|error| cannot("spec", &error))?;
+            folder.make_sockets().map_err(|error| cannot("socket folder", &error))?;
+            if folder.complete().map_err(|error| cannot("state", &error))?.is_some() && folder.disk().exists() {
+                return Ok(());
+            }
+            make_disk(&plan, &folder)
+        });
+        made.await.unwrap_or_else(|error| Err(failed(format!("the disk's making was broken off: {error}"))))
+    }
+
+    async fn start(&self, folder: &Folder, arguments: &[OsString]) -> Result<Arc<Live>, DriverError> {
+        fail::fail_point!("agent.qemu.before_start");
+        let started = launch::spawn(&self.binary, arguments, folder)?;
+        fail::fail_point!("agent.qemu.after_start");
+        let (recorded, process) = (folder.clone(), started.process);
+        let record = blocking(move || launch::record(&recorded, process)).await;
+        record.map_err(|error| {
+            storage(format!("the process of machine {} cannot be written down", folder.id()), &error)
+        })?;
+        fail::fail_point!("agent.qemu.after_record");
+        let mut live = self.take_hold(folder, process, Some(started.status)).await?;
+        live.began_ms = started.began_ms;
+        live.qmp = Some(answering(&live, folder).await?);
+        Ok(self.share(live))
+    }
+
+    /// The machine's process, if it lives: as it is already held, or anew.
+    async fn living(&self, folder: &Folder) -> Result<Option<Arc<Live>>, DriverError> {
+        if let Some(live) = self.held(folder.id()) {
+            return Ok(Some(live));
+        }
+        let sought = folder.clone();
+        let unknown = |error| storage(format!("the process of machine {} cannot be looked for", folder.id()), &error);
+        let Some(process) = blocking(move || seek(&sought)).await.map_err(unknown)? else { return Ok(None) };
+        let Ok(mut live) = self.take_hold(folder, process, None).await else { return Ok(None) };
+        // The agent that started it may have died before it wrote this down; the folder may be gone.
+        let recorded = folder.clone();
+        blocking(move || present(launch::record(&recorded, process))).await.map_err(unknown)?;
+        match Qmp::connect(&folder.qmp(), ATTACH).await {
+            Ok(qmp) => live.qmp = Some(qmp),
+            Err(error) => {
+                tracing::warn!(vm.id = %folder.id(), %error, "a running machine's control socket does not answer")
+            }
+        }
+        Ok(Some(self.share(live)))
+    }
+
+    async fn take_hold(&self, folder: &Folder, process: Process, status: Option<Status>) -> Result<Live, DriverError> {
+        let handle = process.open().map_err(|error| storage("no hold of QEMU can be taken (pidfd)", &error))?;
+        let handle = handle.ok_or_else(|| ended_at_start(folder))?;
+        let known = folder.clone();
+        let complete = blocking(move || known.complete()).await.unwrap_or_default();
+        Ok(Live {
+            folder: folder.clone(),
+            handle,
+            qmp: None,
+            guest: Arc::new(Guest::new(&folder.agent())),
+            status,
+            began_ms: process.start_time as f64 * 1e3 / TICKS_PER_SECOND as f64,
+            boot_ms: complete.map_or_else(OnceLock::new, |complete| complete.boot_ms.into()),
+            requested: AtomicBool::new(false),
+        })
+    }
+
+    fn held(&self, id: VmId) -> Option<Arc<Live>> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).get(&id)?.upgrade()?;
+        live.handle.process().alive().then_some(live)
+    }
+
+    fn share(&self, live: Live) -> Arc<Live> {
+        let live = Arc::new(live);
+        let mut all = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, live| live.strong_count() > 0);
+        all.insert(live.folder.id(), Arc::downgrade(&live));
+        live
+    }
+
+    async fn remove(&self, id: VmId) -> Result<bool, DriverError> {
+        let _turn = self.turns.wait(id).await;
+        self.clear(&self.folder(id)).await
+    }
+
+    async fn clear(&self, folder: &Folder) -> Result<bool, DriverError> {
+        fail::fail_point!("agent.qemu.before_kill");
+        let live = self.living(folder).await?;
+        if let Some(live) = &live {
+            live.end().await?;
+        }
+        fail::fail_point!("agent.qemu.after_kill");
+        let removed = folder.clone();
+        let removed = blocking(move || removed.remove()).await;
+        let removed = removed
+            .map_err(|error| storage(format!("the folder of machine {} cannot be removed", folder.id()), &error))?;
+        Ok(removed || live.is_some())
+    }
+
+    fn find(&self) -> io::Result<Vec<Found>> {
+        let census = Census::take()?;
+        let mut ids = Folder::list(&self.data)?;
+        ids.extend(census.pidfiles().filter_map(|pidfile| Folder::owner(&self.data, pidfile)));
+        ids.sort();
+        ids.dedup();
+        ids.into_iter().map(|id| self.look(id, &census)).collect()
+    }
+
+    fn look(&self, id: VmId, census: &Census) -> io::Result<Found> {
+        let folder = self.folder(id);
+        Ok(Found {
+            id,
+            epoch: folder.spec()?.map_or(0, |spec| spec.epoch),
+            alive: seek_in(&folder, census)?.is_some(),
+            complete: folder.complete()?.is_some(),
+        })
+    }
+}
+
+/// Waits until a QEMU that was just started answers, or has ended.
+async fn answering(live: &Live, folder: &Folder) -> Result<Qmp, DriverError> {
+    let socket = folder.qmp();
+    let connected = tokio::select! {
+        biased;
+        () = live.handle.ended() => return Err(ended_at_start(folder)),
+        connected = Qmp::connect(&socket, START) => connected,
+    };
+    connected.map_err(|error| {
+        failed(format!("QEMU of machine {} was started, but: {error}{}", folder.id(), launch::words(folder)))
+    })
+}
+
+fn ended_at_start(folder: &Folder) -> DriverError {
+    let detail = format!("QEMU of machine {} ended before it answered{}", folder.id(), launch::words(folder));
+    if detail.contains("No space left on device") { disk_full(detail) } else { failed(detail) }
+}
+
+/// The overlay above the image's root disk.
+fn make_disk(plan: &MachinePlan, folder: &Folder) -> Result<(), DriverError> {
+    for part in plan.manifest.files.keys() {
+        let path = plan.image_dir.join(part.file_name());
+        fs::metadata(&path).map_err(|error| unusable_image(plan, &path, &error))?;
+    }
+    let rootfs = plan.manifest.files.get(&Part::Rootfs);
+    let format = rootfs.and_then(|file| file.format).unwrap_or(hostler_model::image::DiskFormat::Raw);
+    let base = plan.image_dir.join(Part::Rootfs.file_name());
+    let least = qcow2::virtual_size(&base, format).map_err(|error| unusable_image(plan, &base, &error))?;
+    let size = plan.spec.disk_gib as u64 * GIB;
+    if size < least {
+        return Err(refused(format!(
+            "machine {} asks for a disk of {} GiB, but its image {} needs {} GiB; ask for at least that",
+            plan.id,
+            plan.spec.disk_gib,
+            plan.spec.image,
+            least.div_ceil(GIB)
+        )));
+    }
+    let made = qcow2::create_overlay(&folder.disk(), &base, format, size);
+    made.map_err(|error| storage(format!("the disk of machine {} cannot be made", plan.id), &error))
+}
+
+fn unusable_image(plan: &MachinePlan, file: &Path, error: &io::Error) -> DriverError {
+    DriverError {
+        code: Code::ImageFetchFailed,
+        detail: format!("{} of image {} cannot be used: {error}", file.display(), plan.spec.image),
+        retryable: error.kind() == io::ErrorKind::NotFound,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,238 @@
-//! The simulated hypervisor.
+//! The simulated driver: a hypervisor of its own that pretends, with latencies, failures and crashes chosen by its seed.
+//!
+//! It is for scale and fault tests, and never the default. What happens to a machine depends on the seed, the machine
+//! and how often the same was asked of it, not on the order in which tasks happen to run. Time is tokio's, so a test
+//! may hold it still. The host's state lives in a [`SimHost`], which outlives the driver as real processes outlive an
+//! agent, and which counts, so that a test can see two processes for one machine, or one that nobody remembers.
+//!
+//! ```text
+//! nothing ──create──► folder ──latency──► process ──boot──► complete
+//!                       │  failure: stays, half made    │ crash: by the seed, or by SimHost::crash
+//!    ▲                  ▼                               ▼
+//!    └──────────────────────── remove ──────────────────┘
+//! ```
+
+mod dice;
+mod host;
+mod machine;
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use hostler_model::{VmId, error::Code};
+use tokio::time::{Instant, sleep};
+
+pub use self::host::SimHost;
+use self::{
+    dice::{Dice, Throw},
+    host::Boot,
+    machine::SimMachine,
+};
+use super::{DriverError, Found, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
+
+/// How a simulated hypervisor behaves. Rates are between 0 and 1; latencies are evenly spread over their range.
+#[derive(Clone, Debug)]
+pub struct SimConfig {
+    /// Decides all of it.
+    pub seed: u64,
+    /// From the call of `create` to a process.
+    pub create: Range<Duration>,
+    /// From a process to the guest's first answer.
+    pub boot: Range<Duration>,
+    /// How long a program takes.
+    pub exec: Range<Duration>,
+    /// How long a removal takes.
+    pub remove: Range<Duration>,
+    /// How often `create` fails, half of the times before and half of the times after the process is there.
+    pub create_failures: f64,
+    /// How often a guest never answers.
+    pub boot_failures: f64,
+    /// How often a program is lost.
+    pub exec_failures: f64,
+    /// How often a removal fails, with the machine still there.
+    pub remove_failures: f64,
+    /// How many of the machines crash.
+    pub crashes: f64,
+    /// How long after their start.
+    pub crash_after: Range<Duration>,
+}
+
+impl SimConfig {
+    /// Nothing fails, nothing takes time.
+    pub fn quick(seed: u64) -> SimConfig {
+        let none = Duration::ZERO..Duration::ZERO;
+        SimConfig {
+            seed,
+            create: none.clone(),
+            boot: none.clone(),
+            exec: none.clone(),
+            remove: none.clone(),
+            create_failures: 0.0,
+            boot_failures: 0.0,
+            exec_failures: 0.0,
+            remove_failures: 0.0,
+            crashes: 0.0,
+            crash_after: none,
+        }
+    }
+
+    /// Latencies of about a host with KVM; nothing fails.
+    pub fn steady(seed: u64) -> SimConfig {
+        let ms = |from, to| Duration::from_millis(from)..Duration::from_millis(to);
+        SimConfig {
+            create: ms(20, 80),
+            boot: ms(200, 900),
+            exec: ms(1, 40),
+            remove: ms(10, 60),
+            ..SimConfig::quick(seed)
+        }
+    }
+
+    /// The same on a bad day: one call in ten fails, one machine in five crashes within half a minute.
+    pub fn stormy(seed: u64) -> SimConfig {
+        SimConfig {
+            create_failures: 0.1,
+            boot_failures: 0.1,
+            exec_failures: 0.1,
+            remove_failures: 0.1,
+            crashes: 0.2,
+            crash_after: Duration::ZERO..Duration::from_secs(30),
+            ..SimConfig::steady(seed)
+        }
+    }
+}
+
+/// The driver, over a host. Cloning shares it; another one over the same host is an agent started anew.
+#[derive(Clone, Debug)]
+pub struct Sim(Arc<Driver>);
+
+#[derive(Debug)]
+struct Driver {
+    config: SimConfig,
+    host: SimHost,
+    turns: Turns,
+}
+
+impl Sim {
+    /// Over this host, whatever is on it already.
+    pub fn new(config: SimConfig, host: SimHost) -> Sim {
+        Sim(Arc::new(Driver { config, host, turns: Turns::default() }))
+    }
+}
+
+#[async_trait]
+impl Hypervisor for Sim {
+    fn version(&self) -> String {
+        format!("simulated {}", env!("CARGO_PKG_VERSION"))
+    }
+
+    fn acceleration(&self) -> &str {
+        "simulated"
+    }
+
+    fn acceleration_reason(&self) -> &str {
+        "no machine is real: the configuration asks for the simulated driver"
+    }
+
+    async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
+        let (driver, plan, phases) = (Arc::clone(&self.0), plan.clone(), phases.clone());
+        let created = tokio::spawn(async move { driver.create(&plan, &phases).await }).await;
+        Ok(Box::new(created.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))?))
+    }
+
+    async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError> {
+        let _turn = self.0.turns.wait(id).await;
+        Ok(self.0.living(id).map(|machine| Box::new(machine) as Box<dyn Machine>))
+    }
+
+    async fn remove(&self, id: VmId) -> Result<bool, DriverError> {
+        let driver = Arc::clone(&self.0);
+        let removed = tokio::spawn(async move { driver.remove(id).await }).await;
+        removed.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))
+    }
+
+    async fn find(&self) -> Result<Vec<Found>, DriverError> {
+        Ok(self.0.host.found())
+    }
+}
+
+impl Driver {
+    fn dice(&self, id: VmId, throw: Throw) -> Dice {
+        Dice::new(self.config.seed, id, throw, self.host.count(id, throw))
+    }
+
+    async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<SimMachine, DriverError> {
+        let _turn = self.turns.wait(plan.id).await;
+        let _ = phases.send("disk");
+        match self.host.epoch(plan.id) {
+            Some(epoch) if epoch > plan.epoch => return Err(outdated(plan, epoch)),
+            Some(epoch) if epoch < plan.epoch => self.host.clear(plan.id),
+            _ => {}
+        }
+        if let Some(machine) = self.living(plan.id) {
+            return Ok(machine);
+        }
+        self.host.make_folder(plan);
+        self.start(plan, phases).await
+    }
+
+    async fn start(&self, plan: &MachinePlan, phases: &Phases) -> Result<SimMachine, DriverError> {
+        let mut dice = self.dice(plan.id, Throw::Create);
+        let (latency, fails, late) =
+            (dice.within(&self.config.create), dice.happens(self.config.create_failures), dice.happens(0.5));
+        sleep(latency / 2).await;
+        let _ = phases.send("start");
+        sleep(latency / 2).await;
+        if fails && !late {
+            return Err(injected(format!(
+                "the process of machine {} was not started, as the simulation's seed has it",
+                plan.id
+            )));
+        }
+        let process = self.host.start(plan.id, self.boot(plan.id));
+        self.host.fate(process, &self.config, &mut dice);
+        if fails {
+            return Err(injected(format!(
+                "the process of machine {} was started and did not answer, as the seed has it",
+                plan.id
+            )));
+        }
+        Ok(SimMachine::new(&self.config, &self.host, plan.id, process))
+    }
+
+    fn boot(&self, id: VmId) -> Boot {
+        let mut dice = self.dice(id, Throw::Boot);
+        let (fails, takes) = (dice.happens(self.config.boot_failures), dice.within(&self.config.boot));
+        Boot { began: Instant::now(), takes: (!fails).then_some(takes) }
+    }
+
+    fn living(&self, id: VmId) -> Option<SimMachine> {
+        Some(SimMachine::new(&self.config, &self.host, id, self.host.living(id)?))
+    }
+
+    async fn remove(&self, id: VmId) -> Result<bool, DriverError> {
+        let _turn = self.turns.wait(id).await;
+        if !self.host.has(id) {
+            return Ok(false);
+        }
+        let mut dice = self.dice(id, Throw::Remove);
+        sleep(dice.within(&self.config.remove)).await;
+        if dice.happens(self.config.remove_failures) {
+            return Err(injected(format!("machine {id} was not removed, as the simulation's seed has it")));
+        }
+        self.host.clear(id);
+        Ok(true)
+    }
+}
+
+fn injected(detail: String) -> DriverError {
+    DriverError { code: Code::Injected, detail, retryable: true }
+}
+
+fn outdated(plan: &MachinePlan, epoch: u32) -> DriverError {
+    let detail = format!("machine {} is here under epoch {epoch}, and {} is older", plan.id, plan.epoch);
+    DriverError { code: Code::TaskRefused, detail, retryable: false }
+}
+
+#[cfg(test)]
+mod tests;

@@ -109,6 +109,23 @@ proptest! {
 }
 
 #[test]
+fn an_attempt_is_reported_from_its_report_until_the_next_lease() {
+    let mut life = life();
+    assert!(!life.reported(life.fence));
+    step(&mut life, Event::Lease(lease())).unwrap();
+    let first = life.fence;
+    assert!(!life.reported(first));
+    reported(&mut life, failed(true, Effects::Undone)).unwrap();
+    assert!(life.reported(first));
+    step(&mut life, Event::Lease(lease())).unwrap();
+    assert!(!life.reported(first) && !life.reported(life.fence));
+    step(&mut life, Event::Lapse).unwrap();
+    assert!(!life.reported(life.fence));
+    reported(&mut life, End::Succeeded { output: json!({}) }).unwrap();
+    assert!(life.reported(life.fence) && !life.reported(first));
+}
+
+#[test]
 fn a_result_that_arrives_after_the_lapse_still_counts() {
     let mut life = life();
     step(&mut life, Event::Lease(lease())).unwrap();

@@ -1,9 +1,220 @@
 -- Ids are UUIDs as text, moments are microseconds since the Unix epoch, documents are JSON as text.
+-- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
 
 -- One row: the store's epoch, the number of the last log entry, the hash of the last link.
 CREATE TABLE log_head (
     one         INTEGER PRIMARY KEY CHECK (one = 1),
     store_epoch INTEGER NOT NULL,
     seq         INTEGER NOT NULL,
-    hash        TEXT   NOT NULL
+    hash        TEXT    NOT NULL
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO log_head VALUES (1, 1, 0, '0000000000000000000000000000000000000000000000000000000000000000');
+
+-- Events and audit entries, without gaps.
+CREATE TABLE log (
+    seq     INTEGER PRIMARY KEY,
+    at      INTEGER NOT NULL,
+    class   TEXT    NOT NULL,
+    tenant  TEXT,
+    kind    TEXT    NOT NULL,
+    noun    TEXT    NOT NULL,
+    subject TEXT    NOT NULL,
+    data    TEXT    NOT NULL
+) STRICT;
+
+CREATE INDEX log_by_subject ON log (subject, seq);
+
+-- One link per batch of entries: hash = sha256(the hash before, the digest of the batch).
+CREATE TABLE links (
+    last_seq  INTEGER PRIMARY KEY,
+    first_seq INTEGER NOT NULL,
+    hash      TEXT    NOT NULL
+) STRICT;
+
+-- Limits: -1 is none.
+CREATE TABLE tenants (
+    id               TEXT PRIMARY KEY,
+    name             TEXT    NOT NULL UNIQUE,
+    limit_vcpus      INTEGER NOT NULL,
+    limit_memory_mib INTEGER NOT NULL,
+    limit_disk_gib   INTEGER NOT NULL,
+    limit_vms        INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1);
+
+-- Both books are sums of the allocations.
+CREATE TABLE tenant_books (
+    tenant          TEXT PRIMARY KEY,
+    held_vcpus      INTEGER NOT NULL,
+    held_memory_mib INTEGER NOT NULL,
+    held_disk_gib   INTEGER NOT NULL,
+    held_vms        INTEGER NOT NULL,
+    used_vcpus      INTEGER NOT NULL,
+    used_memory_mib INTEGER NOT NULL,
+    used_disk_gib   INTEGER NOT NULL,
+    used_vms        INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE node_books (
+    node            TEXT PRIMARY KEY,
+    held_vcpus      INTEGER NOT NULL,
+    held_memory_mib INTEGER NOT NULL,
+    held_disk_gib   INTEGER NOT NULL,
+    held_vms        INTEGER NOT NULL,
+    used_vcpus      INTEGER NOT NULL,
+    used_memory_mib INTEGER NOT NULL,
+    used_disk_gib   INTEGER NOT NULL,
+    used_vms        INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE allocations (
+    noun       TEXT    NOT NULL,
+    id         TEXT    NOT NULL,
+    tenant     TEXT    NOT NULL,
+    node       TEXT,
+    vcpus      INTEGER NOT NULL,
+    memory_mib INTEGER NOT NULL,
+    disk_gib   INTEGER NOT NULL,
+    vms        INTEGER NOT NULL,
+    hold       TEXT    NOT NULL,
+    PRIMARY KEY (noun, id)
+) STRICT, WITHOUT ROWID;
+
+-- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
+-- after it may be newer than the inventory that the next heartbeat brings. `orphans`: machines reported here that are
+-- not ours, as they were last written to the log.
+CREATE TABLE nodes (
+    id         TEXT PRIMARY KEY,
+    name       TEXT    NOT NULL UNIQUE,
+    state      TEXT    NOT NULL,
+    freshness  TEXT    NOT NULL,
+    enrolment  TEXT,
+    facts      TEXT    NOT NULL,
+    last_seen  INTEGER,
+    lost_at    INTEGER,
+    beat_seq   INTEGER,
+    orphans    TEXT    NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE tasks (
+    id             TEXT PRIMARY KEY,
+    seq            INTEGER NOT NULL,
+    tenant         TEXT    NOT NULL,
+    kind           TEXT    NOT NULL,
+    turn           TEXT    NOT NULL,
+    vm             TEXT,
+    target_node    TEXT,
+    params         TEXT    NOT NULL,
+    state          TEXT    NOT NULL,
+    node           TEXT,
+    store_epoch    INTEGER NOT NULL,
+    attempt        INTEGER NOT NULL,
+    max_attempts   INTEGER NOT NULL,
+    clean          INTEGER NOT NULL,
+    enrolment      TEXT,
+    lease_until    INTEGER,
+    abort_reason   TEXT,
+    progress       TEXT,
+    phases         TEXT    NOT NULL,
+    output         TEXT,
+    error          TEXT,
+    code           TEXT,
+    retry_of       TEXT,
+    created_by     TEXT    NOT NULL,
+    created_at     INTEGER NOT NULL,
+    not_before     INTEGER NOT NULL,
+    queue_deadline INTEGER NOT NULL,
+    deadline       INTEGER,
+    started_at     INTEGER,
+    finished_at    INTEGER
+) STRICT;
+
+-- What a node may fetch. Together with the next one: every task that has not ended.
+CREATE INDEX tasks_leasable ON tasks (node, seq) WHERE state IN ('queued', 'aborting') AND lease_until IS NULL;
+CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
+CREATE INDEX tasks_queue_deadline ON tasks (queue_deadline) WHERE state = 'queued';
+CREATE INDEX tasks_deadline ON tasks (deadline) WHERE deadline IS NOT NULL AND state IN ('queued', 'running');
+-- Turns.
+CREATE INDEX tasks_on_vm ON tasks (vm, seq) WHERE vm IS NOT NULL AND state IN ('queued', 'running', 'aborting');
+-- Lists.
+CREATE INDEX tasks_by_tenant ON tasks (tenant, id);
+CREATE INDEX tasks_by_vm ON tasks (vm, id) WHERE vm IS NOT NULL;
+CREATE INDEX tasks_by_code ON tasks (code, id) WHERE code IS NOT NULL;
+
+CREATE TABLE vms (
+    id         TEXT PRIMARY KEY,
+    seq        INTEGER NOT NULL,
+    tenant     TEXT    NOT NULL,
+    name       TEXT    NOT NULL,
+    state      TEXT    NOT NULL,
+    ready      INTEGER NOT NULL,
+    reason     TEXT,
+    detail     TEXT,
+    last_state TEXT,
+    task       TEXT,
+    node       TEXT,
+    epoch      INTEGER NOT NULL,
+    generation INTEGER NOT NULL,
+    spec       TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX vms_by_name ON vms (tenant, name) WHERE state <> 'deleted';
+CREATE INDEX vms_on_node ON vms (node) WHERE state <> 'deleted';
+CREATE INDEX vms_by_tenant ON vms (tenant, id) WHERE state <> 'deleted';
+
+CREATE TABLE images (
+    tenant     TEXT    NOT NULL,
+    digest     TEXT    NOT NULL,
+    manifest   TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant, digest)
+) STRICT;
+
+CREATE INDEX images_by_digest ON images (digest);
+
+CREATE TABLE image_names (
+    tenant TEXT NOT NULL,
+    name   TEXT NOT NULL,
+    digest TEXT NOT NULL,
+    PRIMARY KEY (tenant, name)
+) STRICT, WITHOUT ROWID;
+
+-- First answers, kept for 24 h and until their task ends.
+CREATE TABLE idempotency (
+    tenant     TEXT    NOT NULL,
+    principal  TEXT    NOT NULL,
+    route      TEXT    NOT NULL,
+    key        TEXT    NOT NULL,
+    body       TEXT    NOT NULL,
+    task       TEXT    NOT NULL,
+    answer     TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (tenant, principal, route, key)
+) STRICT;
+
+CREATE INDEX idempotency_by_age ON idempotency (created_at);
+
+CREATE TABLE join_tokens (
+    hash       TEXT PRIMARY KEY,
+    node_name  TEXT,
+    approve    INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    created_by TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    used_at    INTEGER,
+    used_by    TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE api_tokens (
+    hash       TEXT PRIMARY KEY,
+    principal  TEXT    NOT NULL,
+    tenant     TEXT    NOT NULL,
+    role       TEXT    NOT NULL,
+    label      TEXT    NOT NULL,
+    created_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

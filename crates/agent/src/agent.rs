@@ -1,0 +1,310 @@
+//! The agent: what it is made of, how it starts, runs and ends.
+//!
+//! ```text
+//! start: lock the data folder ─► journal ─► take hold of the machines that are here
+//! run:   resume what is unfinished ─► enrol ─► poll · report · heartbeat · renew ─► told to end: no more polls,
+//!        short work ends, results go out; what is unfinished stays in the journal, machines go on running
+//! ```
+//!
+//! Dropping the agent, or the future of `run`, is as good as killing it: the next start finds everything in the journal
+//! and on the host.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use hostler_link::LinkError;
+use hostler_model::{Clock, NodeId, node::NodeFacts};
+use hostler_trust::identity::IdentityError;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    attempt::Works,
+    config::AgentConfig,
+    enrol::{self, Identity, TrustCell},
+    facts, handler::Tools,
+    heartbeat,
+    image::Images,
+    inbox,
+    journal::{Journal, Start},
+    metrics::Metrics,
+    report::{self, Outbox},
+    server::Server,
+    tether::Tether,
+    vm::Vms,
+    work,
+};
+
+/// How often the journal is cleared of what is too old to matter.
+const PRUNE_EVERY: Duration = Duration::from_secs(3600);
+
+/// An agent that cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// The data folder cannot be used.
+    #[error("the data folder {} cannot be used: {source}", path.display())]
+    Data {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another agent has it.
+    #[error("another agent runs on {}; two must not share a data folder", path.display())]
+    Locked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The journal failed.
+    #[error("the journal failed: {0}")]
+    Journal(#[from] hostler_sqlite::Error),
+    /// It never joined, and has nothing to join with.
+    #[error("this node has no identity and no join token; `hostler node token` on the server makes one")]
+    NoIdentity,
+    /// The server refused the join.
+    #[error("the server refused the join: {0}; a token works once and not for long, `hostler node token` makes another")]
+    JoinRefused(#[source] LinkError),
+    /// The certificate could not be renewed.
+    #[error("the renewal failed: {0}")]
+    Renew(#[source] LinkError),
+    /// A link could not be made.
+    #[error("there is no way to the server: {source}")]
+    Connect {
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file of the identity is missing or damaged.
+    #[error("{} is missing or damaged; remove its folder and join again with a new token", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The identity cannot be used.
+    #[error("the node's identity cannot be used: {0}")]
+    Identity(#[from] IdentityError),
+    /// A private file cannot be read or written.
+    #[error(transparent)]
+    File(#[from] hostler_trust::file::FileError),
+    /// The server's task keys cannot be used.
+    #[error("the server's task keys cannot be used: {0}")]
+    Keys(#[from] hostler_trust::task::KeySetError),
+}
+
+/// What the parts of an agent share.
+pub struct Node {
+    /// The server.
+    pub server: Server,
+    /// How its tasks are known.
+    pub trust: TrustCell,
+    /// What was taken on and how it ended.
+    pub journal: Journal,
+    /// What is under way.
+    pub works: Arc<Works>,
+    /// What is to be reported.
+    pub outbox: Outbox,
+    /// Heartbeats and results never cross: whoever sends one holds this.
+    pub turn: tokio::sync::Mutex<()>,
+    /// What handlers work with.
+    pub tools: Tools,
+    /// The facts that stay the same.
+    pub facts: NodeFacts,
+    /// The time.
+    pub clock: Clock,
+    /// Where its tasks hang.
+    pub tether: Tether,
+    /// What it counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// An agent. Dropping it is as good as killing it.
+pub struct Agent {
+    config: AgentConfig,
+    facts: NodeFacts,
+    journal: Journal,
+    tools: Tools,
+    works: Arc<Works>,
+    metrics: Arc<Metrics>,
+    tether: Tether,
+    joined: watch::Sender<Option<NodeId>>,
+    _cut: CutOnDrop,
+    _lock: Lock,
+}
+
+/// Cuts the tether when the agent is dropped, `run` or not.
+struct CutOnDrop(Tether);
+
+impl Drop for CutOnDrop {
+    fn drop(&mut self) {
+        self.0.cut();
+    }
+}
+
+/// The data folder is ours while this lives.
+struct Lock {
+    _file: fs::File,
+}
+
+impl Lock {
+    fn take(dir: &Path) -> Result<Lock, AgentError> {
+        let failed = |source| AgentError::Data { path: dir.to_owned(), source };
+        fs::create_dir_all(dir).map_err(failed)?;
+        let file = fs::File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(dir.join("lock"))
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Lock { _file: file }),
+            Err(fs::TryLockError::WouldBlock) => Err(AgentError::Locked { path: dir.to_owned() }),
+            Err(fs::TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+}
+
+impl Agent {
+    /// Opens the data folder and takes hold of the machines that are here. Needs no network.
+    ///
+    /// # Errors
+    /// When the folder cannot be used, another agent has it, or the journal cannot be opened.
+    pub async fn start(config: AgentConfig) -> Result<Agent, AgentError> {
+        let own = config.data.join("agent");
+        let lock = Lock::take(&own)?;
+        let journal = Journal::open(&own.join("journal.db"), config.journal)?;
+        journal.prune(config.clock.now()).await?;
+        let facts = read_facts(&config).await;
+        let tether = Tether::default();
+        let vms = Vms::new(config.hypervisor.clone(), tether.clone());
+        vms.attach().await;
+        let tools = Tools {
+            vms,
+            images: Images::new(config.data.join("images")),
+            hypervisor: config.hypervisor.clone(),
+            root: config.root.clone(),
+            data: config.data.clone(),
+        };
+        Ok(Agent {
+            facts,
+            journal,
+            tools,
+            works: Arc::new(Works::new(config.slots)),
+            metrics: Arc::default(),
+            joined: watch::Sender::new(None),
+            _cut: CutOnDrop(tether.clone()),
+            _lock: lock,
+            tether,
+            config,
+        })
+    }
+
+    /// Who this node is, once it is known.
+    pub fn node(&self) -> watch::Receiver<Option<NodeId>> {
+        self.joined.subscribe()
+    }
+
+    /// What it counts.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
+    /// Hangs together with every task of this agent: `gone` returns when the last of them is.
+    pub fn tether(&self) -> Tether {
+        self.tether.clone()
+    }
+
+    /// Works until it is told to end. Machines go on running.
+    ///
+    /// # Errors
+    /// When the node cannot join, or its identity cannot be used.
+    pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
+        let Some(identity) = shutdown.run_until_cancelled(enrol::enrol(&self.config, &self.facts)).await else {
+            return Ok(());
+        };
+        let Identity { credentials, trust } = identity?;
+        let id = enrol::node_of(&credentials);
+        let server = Server::new(id, enrol::connect(&self.config, Some(&credentials))?);
+        self.tools.images.fetch_from(server.clone());
+        let node = Arc::new(self.assemble(server, trust));
+        resume(&node).await?;
+        self.joined.send_replace(Some(id));
+        tracing::info!(node.id = %id, name = self.config.name, hypervisor = self.facts.hypervisor, acceleration = self.facts.acceleration, "the agent is at work");
+        let ids = &self.config.ids;
+        let loops = async {
+            tokio::join!(
+                inbox::poll(&node, ids.clone()),
+                report::send(&node, ids.clone()),
+                heartbeat::beat(&node, ids.clone()),
+                enrol::renew(&node, &self.config, credentials),
+                prune(&node),
+            )
+        };
+        shutdown.run_until_cancelled(loops).await;
+        self.end(&node).await;
+        Ok(())
+    }
+
+    fn assemble(&self, server: Server, trust: enrol::Trust) -> Node {
+        Node {
+            server,
+            trust: Arc::new(RwLock::new(Arc::new(trust))),
+            journal: self.journal.clone(),
+            works: self.works.clone(),
+            outbox: Outbox::default(),
+            turn: tokio::sync::Mutex::default(),
+            tools: self.tools.clone(),
+            facts: self.facts.clone(),
+            clock: self.config.clock.clone(),
+            tether: self.tether.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    /// Short work ends and results go out, for as long as the grace lasts.
+    async fn end(&self, node: &Arc<Node>) {
+        let rest = async {
+            node.works.idle().await;
+            node.outbox.empty().await;
+        };
+        let rest = async {
+            tokio::select! {
+                () = rest => {}
+                () = report::send(node, self.config.ids.clone()) => {}
+            }
+        };
+        if tokio::time::timeout(self.config.grace, rest).await.is_err() {
+            tracing::info!(unfinished = node.works.len(), "ending with work under way; the next start goes on with it");
+        }
+        self.tether.cut();
+        self.tether.gone().await;
+    }
+}
+
+async fn read_facts(config: &AgentConfig) -> NodeFacts {
+    let (for_thread, fallback) = (config.clone(), NodeFacts::default);
+    tokio::task::spawn_blocking(move || facts::read(&for_thread)).await.unwrap_or_else(|_| fallback())
+}
+
+/// Goes on with what an agent before this one left: reports what ended, and takes up what did not as its kind says.
+async fn resume(node: &Arc<Node>) -> Result<(), AgentError> {
+    for report in node.journal.unreported().await? {
+        node.outbox.push(report);
+    }
+    for assignment in node.journal.unfinished().await? {
+        tracing::info!(task.id = %assignment.sub, task.kind = %assignment.kind, fence = %assignment.fence, "going on with what an earlier agent began");
+        work::begin(node, assignment, Start::Uncertain);
+    }
+    Ok(())
+}
+
+async fn prune(node: &Node) {
+    loop {
+        tokio::time::sleep(PRUNE_EVERY).await;
+        if let Err(error) = node.journal.prune(node.clock.now()).await {
+            tracing::warn!(%error, "the journal cannot be cleared of old entries");
+        }
+    }
+}

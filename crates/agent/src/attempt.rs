@@ -1,0 +1,291 @@
+//! An attempt under way: its fence, its phases, and why it is to stop. And the attempts of the whole agent, by task.
+//!
+//! Never here: the journal, the network. What stops an attempt only says so; the handler's future is dropped elsewhere.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use hostler_model::{
+    Fence, TaskId, Timestamp,
+    internal::HeldLease,
+    kind::{Class, KindName},
+    task::{Intent, PhaseTiming, Progress},
+};
+use tokio::{
+    sync::{Notify, Semaphore, SemaphorePermit, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Slots;
+
+/// Why an attempt is to stop.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// The server says so: to be undone.
+    Abort,
+    /// Its time is up: to be undone.
+    Deadline,
+    /// The server says that it is over: another attempt is current. Nothing more may be touched.
+    Over,
+}
+
+/// One attempt at one task.
+#[derive(Debug)]
+pub struct Attempt {
+    /// Which task.
+    pub task: TaskId,
+    /// Of which kind.
+    pub kind: KindName,
+    fence: Mutex<Fence>,
+    stop: CancellationToken,
+    cause: OnceLock<Cause>,
+    gone: CancellationToken,
+    started_at: OnceLock<Timestamp>,
+    phases: Mutex<Phases>,
+    progress: watch::Sender<Progress>,
+}
+
+#[derive(Default, Debug)]
+struct Phases {
+    current: Option<(String, Instant)>,
+    done: Vec<PhaseTiming>,
+}
+
+impl Phases {
+    /// Ends the phase under way.
+    fn end(&mut self) {
+        if let Some((phase, since)) = self.current.take() {
+            self.done.push(PhaseTiming { phase, ms: since.elapsed().as_secs_f64() * 1000.0 });
+        }
+    }
+}
+
+impl Attempt {
+    /// One that has not begun.
+    pub fn new(task: TaskId, kind: KindName, fence: Fence) -> Attempt {
+        Attempt {
+            task,
+            kind,
+            fence: Mutex::new(fence),
+            stop: CancellationToken::new(),
+            cause: OnceLock::new(),
+            gone: CancellationToken::new(),
+            started_at: OnceLock::new(),
+            phases: Mutex::default(),
+            progress: watch::Sender::new(Progress::default()),
+        }
+    }
+
+    /// The fence it works under now.
+    pub fn fence(&self) -> Fence {
+        *lock(&self.fence)
+    }
+
+    /// The lease it works under now.
+    pub fn lease(&self) -> HeldLease {
+        HeldLease { task: self.task, fence: self.fence() }
+    }
+
+    /// Tells it to stop. The first cause stays.
+    pub fn stop(&self, cause: Cause) {
+        self.cause.get_or_init(|| cause);
+        self.stop.cancel();
+    }
+
+    /// Why it is to stop, if it is.
+    pub fn cause(&self) -> Option<Cause> {
+        self.cause.get().copied()
+    }
+
+    /// Waits until it is to stop.
+    pub async fn stopped(&self) -> Cause {
+        self.stop.cancelled().await;
+        self.cause().unwrap_or(Cause::Abort)
+    }
+
+    /// The handler begins.
+    pub fn start(&self, now: Timestamp) -> Timestamp {
+        *self.started_at.get_or_init(|| now)
+    }
+
+    /// When the handler began.
+    pub fn started_at(&self) -> Option<Timestamp> {
+        self.started_at.get().copied()
+    }
+
+    /// The next phase begins.
+    pub fn phase(&self, name: &str) {
+        let mut phases = lock(&self.phases);
+        phases.end();
+        phases.current = Some((name.to_owned(), Instant::now()));
+        drop(phases);
+        self.progress.send_replace(Progress { phase: name.to_owned(), percent: None });
+    }
+
+    /// So much of the phase is done.
+    pub fn percent(&self, percent: u8) {
+        self.progress.send_if_modified(|progress| {
+            let changed = progress.percent != Some(percent);
+            progress.percent = Some(percent);
+            changed
+        });
+    }
+
+    /// Ends the last phase, and says how long each took.
+    pub fn timings(&self) -> Vec<PhaseTiming> {
+        let mut phases = lock(&self.phases);
+        phases.end();
+        std::mem::take(&mut phases.done)
+    }
+
+    /// How far it is, as it changes.
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+}
+
+/// Every attempt under way, and how many more there may be.
+#[derive(Debug)]
+pub struct Works {
+    slots: Slots,
+    boot: Semaphore,
+    disk: Semaphore,
+    quick: Semaphore,
+    attempts: Mutex<BTreeMap<TaskId, Arc<Attempt>>>,
+    /// Told when an attempt has ended.
+    freed: Notify,
+}
+
+impl Works {
+    /// None yet, and at most so many.
+    pub fn new(slots: Slots) -> Works {
+        let permits = |n: usize| Semaphore::new(n.min(Semaphore::MAX_PERMITS));
+        Works {
+            slots,
+            boot: permits(slots.boot),
+            disk: permits(slots.disk),
+            quick: permits(slots.quick),
+            attempts: Mutex::default(),
+            freed: Notify::new(),
+        }
+    }
+
+    /// The tasks under way. One that was told that it is over is not: it may not adopt a later fence.
+    pub fn in_work(&self) -> HashSet<TaskId> {
+        let attempts = lock(&self.attempts);
+        attempts.values().filter(|attempt| attempt.cause() != Some(Cause::Over)).map(|attempt| attempt.task).collect()
+    }
+
+    /// The leases under way.
+    pub fn leases(&self) -> Vec<HeldLease> {
+        lock(&self.attempts).values().map(|attempt| attempt.lease()).collect()
+    }
+
+    /// How many attempts are under way.
+    pub fn len(&self) -> usize {
+        lock(&self.attempts).len()
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many more tasks can be taken. The server does not know classes when it hands out tasks: what a class has
+    /// too many of waits here, and takes nothing away from the other classes.
+    pub fn free(&self) -> usize {
+        let attempts = lock(&self.attempts);
+        let free = |class, slots: usize| {
+            let held = attempts.values().filter(|attempt| attempt.kind.spec().class == class).count();
+            slots.saturating_sub(held)
+        };
+        free(Class::Boot, self.slots.boot) + free(Class::Disk, self.slots.disk) + free(Class::Quick, self.slots.quick)
+    }
+
+    /// Waits until a task can be taken, and says how many.
+    pub async fn wait_free(&self) -> usize {
+        loop {
+            let freed = self.freed.notified();
+            match self.free() {
+                0 => freed.await,
+                free => return free,
+            }
+        }
+    }
+
+    /// Adds an attempt. An earlier one of the same task that is on its way out comes back: to be waited for.
+    pub fn add(&self, attempt: Arc<Attempt>) -> Option<Arc<Attempt>> {
+        lock(&self.attempts).insert(attempt.task, attempt)
+    }
+
+    /// The work on a task goes on under this fence, or is stopped.
+    pub fn adopt(&self, task: TaskId, fence: Fence, intent: Intent) {
+        let Some(attempt) = lock(&self.attempts).get(&task).cloned() else { return };
+        {
+            let mut current = lock(&attempt.fence);
+            *current = fence.max(*current);
+        }
+        match intent {
+            Intent::Run => {}
+            Intent::Abort => attempt.stop(Cause::Abort),
+        }
+    }
+
+    /// The server wants this task stopped and undone.
+    pub fn abort(&self, task: TaskId) {
+        if let Some(attempt) = lock(&self.attempts).get(&task) {
+            attempt.stop(Cause::Abort);
+        }
+    }
+
+    /// The server says that this attempt is over; a later fence of the same task is not meant.
+    pub fn over(&self, held: HeldLease) {
+        if let Some(attempt) = lock(&self.attempts).get(&held.task).filter(|attempt| attempt.fence() == held.fence) {
+            attempt.stop(Cause::Over);
+        }
+    }
+
+    /// An attempt has ended.
+    pub fn remove(&self, attempt: &Arc<Attempt>) {
+        let mut attempts = lock(&self.attempts);
+        if attempts.get(&attempt.task).is_some_and(|current| Arc::ptr_eq(current, attempt)) {
+            attempts.remove(&attempt.task);
+        }
+        drop(attempts);
+        attempt.gone.cancel();
+        self.freed.notify_one();
+    }
+
+    /// Waits until this attempt has ended.
+    pub async fn gone(attempt: &Attempt) {
+        attempt.gone.cancelled().await;
+    }
+
+    /// Waits until nothing is under way.
+    pub async fn idle(&self) {
+        loop {
+            let freed = self.freed.notified();
+            if self.is_empty() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
+    /// Waits for a slot of this class. `None` never comes: the semaphores are never closed.
+    pub async fn slot(&self, class: Class) -> Option<SemaphorePermit<'_>> {
+        let slots = match class {
+            Class::Boot => &self.boot,
+            Class::Disk => &self.disk,
+            Class::Quick => &self.quick,
+        };
+        slots.acquire().await.ok()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

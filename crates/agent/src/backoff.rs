@@ -1,0 +1,46 @@
+//! Pauses between attempts to reach the server: 0.1 s, twice that, and so on, to 5 s; half of each by chance, so that
+//! a thousand agents do not come back at the same moment.
+
+use std::time::Duration;
+
+use hostler_model::{
+    Ids,
+    retry::{Backoff, RetryPolicy},
+};
+
+const POLICY: RetryPolicy = RetryPolicy {
+    attempts: u32::MAX,
+    backoff: Backoff::Exponential { first: Duration::from_millis(100), most: Duration::from_secs(5) },
+};
+
+/// One outage: how often it was tried, and whether it was said.
+#[derive(Clone, Debug)]
+pub struct Outage {
+    ids: Ids,
+    what: &'static str,
+    tries: u32,
+}
+
+impl Outage {
+    /// None at the moment. `what` names what fails in it, for the log.
+    pub fn none(ids: Ids, what: &'static str) -> Outage {
+        Outage { ids, what, tries: 0 }
+    }
+
+    /// It failed (again): said once for an outage, then a pause.
+    pub async fn pause(&mut self, error: &impl std::fmt::Display) {
+        if self.tries == 0 {
+            tracing::warn!(what = self.what, %error, "the server cannot be asked; trying until it can");
+        }
+        self.tries = self.tries.saturating_add(1);
+        tokio::time::sleep(POLICY.delay(self.tries, self.ids.unit())).await;
+    }
+
+    /// It worked.
+    pub fn over(&mut self) {
+        if self.tries > 0 {
+            tracing::info!(what = self.what, tries = self.tries, "the server answers again");
+        }
+        self.tries = 0;
+    }
+}

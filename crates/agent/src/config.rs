@@ -1,0 +1,96 @@
+//! What an agent is started with. Time, ids, the network and the hypervisor come in as values.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use hostler_link::Link;
+use hostler_model::{Clock, Ids, Resources};
+use hostler_sqlite::Mode;
+use hostler_trust::{Credentials, JoinToken};
+
+use crate::hypervisor::Hypervisor;
+
+/// A way to the server with these credentials; without any for the join, which needs no certificate.
+pub type Connect = Arc<dyn Fn(Option<&Credentials>) -> Result<Link, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+
+/// How many tasks of each class an agent works on at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Slots {
+    /// Machines that start.
+    pub boot: usize,
+    /// Bytes that move.
+    pub disk: usize,
+    /// Everything short.
+    pub quick: usize,
+}
+
+impl Slots {
+    /// For a host with so many processors: two boots for each (a boot waits on IO for half of its time), two disk
+    /// jobs (more only make each other slow), 64 short ones.
+    pub fn for_cpus(cpus: usize) -> Slots {
+        Slots { boot: 2 * cpus.max(1), disk: 2, quick: 64 }
+    }
+}
+
+impl Default for Slots {
+    fn default() -> Slots {
+        Slots::for_cpus(std::thread::available_parallelism().map_or(1, usize::from))
+    }
+}
+
+/// Everything an agent is started with.
+#[derive(Clone)]
+pub struct AgentConfig {
+    /// Its data folder: everything it writes lies there.
+    pub data: PathBuf,
+    /// The node's name.
+    pub name: String,
+    /// What it joins with, where it has no identity yet.
+    pub join: Option<JoinToken>,
+    /// Free words by which machines choose.
+    pub labels: BTreeMap<String, String>,
+    /// What is said to be there, instead of what the host says.
+    pub capacity: Option<Resources>,
+    /// How much it does at once.
+    pub slots: Slots,
+    /// The time.
+    pub clock: Clock,
+    /// Random numbers, for jitter.
+    pub ids: Ids,
+    /// The network.
+    pub connect: Connect,
+    /// What runs machines.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Where `/proc` and `/sys` are: `/` outside tests.
+    pub root: PathBuf,
+    /// How the journal is used: [`Mode::Inline`] for many agents in one process, whose threads would be too many.
+    pub journal: Mode,
+    /// How long work under way may go on after the agent was told to end.
+    pub grace: Duration,
+}
+
+impl AgentConfig {
+    /// With the system's clock and ids, this host, and what it has.
+    pub fn new(data: impl Into<PathBuf>, name: &str, connect: Connect, hypervisor: Arc<dyn Hypervisor>) -> AgentConfig {
+        AgentConfig {
+            data: data.into(),
+            name: name.to_owned(),
+            join: None,
+            labels: BTreeMap::new(),
+            capacity: None,
+            slots: Slots::default(),
+            clock: Clock::system(),
+            ids: Ids::system(),
+            connect,
+            hypervisor,
+            root: PathBuf::from("/"),
+            journal: Mode::Threads,
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+impl fmt::Debug for AgentConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentConfig").field("data", &self.data).field("name", &self.name).finish_non_exhaustive()
+    }
+}

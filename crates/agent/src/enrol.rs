@@ -1,0 +1,171 @@
+//! How a node comes to be known: it joins once, with a token and a certificate request, and renews its certificate when
+//! two thirds of its life are over.
+//!
+//! ```text
+//! no identity ──join(token, request)──► <data>/agent/identity ──at two thirds──► renew ──► the link is swapped
+//! ```
+//!
+//! The identity is written whole before it is used. Never here: whether the server welcomes the node.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use hostler_link::{Link, LinkError};
+use hostler_model::{
+    NodeId,
+    internal::{Join, Joined, Renew},
+    node::NodeFacts,
+};
+use hostler_trust::{Credentials, NodeKey, TaskVerifier, file};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{agent::{AgentError, Node}, backoff::Outage, config::AgentConfig, server};
+
+/// Beside the credentials: how the server's tasks are known.
+const SERVER_FILE: &str = "server.json";
+/// How long after a renewal that failed it is tried again: often enough in the third of a day that is left.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
+/// The longest that a timer sleeps before it looks at the clock again: a suspended host's clock jumps.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// How the server's tasks are known.
+#[derive(Clone, Debug)]
+pub struct Trust {
+    /// With which keys they are signed.
+    pub verifier: TaskVerifier,
+    /// What the server calls itself.
+    pub issuer: String,
+}
+
+/// Who this node is, and whom it trusts.
+#[derive(Debug)]
+pub struct Identity {
+    /// Its certificate and key.
+    pub credentials: Credentials,
+    /// The server.
+    pub trust: Trust,
+}
+
+/// A way to replace [`Trust`] while it is in use.
+pub type TrustCell = Arc<RwLock<Arc<Trust>>>;
+
+#[derive(Serialize, Deserialize)]
+struct ServerFile {
+    issuer: String,
+    task_keys: Value,
+}
+
+/// The folder of the identity.
+pub fn folder(data: &Path) -> PathBuf {
+    data.join("agent").join("identity")
+}
+
+/// The identity of this node: the one on disk, or a new one by joining. Waits for a server that is away; a token that
+/// the server refuses is an error.
+pub async fn enrol(config: &AgentConfig, facts: &NodeFacts) -> Result<Identity, AgentError> {
+    let dir = folder(&config.data);
+    if let Some(identity) = load(&dir)? {
+        return Ok(identity);
+    }
+    let token = config.join.as_ref().ok_or(AgentError::NoIdentity)?;
+    let link = connect(config, None)?;
+    let key = NodeKey::generate()?;
+    let join = Join {
+        token: token.reveal(),
+        name: config.name.clone(),
+        csr_pem: key.csr(&config.name)?,
+        facts: facts.clone(),
+    };
+    let mut outage = Outage::none(config.ids.clone(), "join");
+    let joined = loop {
+        match server::join(&link, &join).await {
+            Ok(joined) => break joined,
+            Err(error) if is_final(&error) => return Err(AgentError::JoinRefused(error)),
+            Err(error) => outage.pause(&error).await,
+        }
+    };
+    let identity = keep(&dir, &key, &joined)?;
+    tracing::info!(node.id = %joined.node, enrolment = %joined.enrolment, "joined");
+    Ok(identity)
+}
+
+/// A refusal that another try will not change.
+fn is_final(error: &LinkError) -> bool {
+    error.status().is_some_and(|status| status.is_client_error())
+}
+
+/// A link with these credentials.
+pub fn connect(config: &AgentConfig, credentials: Option<&Credentials>) -> Result<Link, AgentError> {
+    (config.connect)(credentials).map_err(|source| AgentError::Connect { source })
+}
+
+fn load(dir: &Path) -> Result<Option<Identity>, AgentError> {
+    let Some(credentials) = Credentials::load(dir)? else { return Ok(None) };
+    let path = dir.join(SERVER_FILE);
+    let text = file::read_private(&path)?.ok_or_else(|| AgentError::Damaged { path: path.clone() })?;
+    let server: ServerFile = serde_json::from_str(&text).map_err(|_| AgentError::Damaged { path: path.clone() })?;
+    let trust = trust(&server.task_keys, server.issuer)?;
+    Ok(Some(Identity { credentials, trust }))
+}
+
+/// Writes down what the server said: the server's part first, for with the credentials the identity is complete.
+fn keep(dir: &Path, key: &NodeKey, joined: &Joined) -> Result<Identity, AgentError> {
+    let credentials = Credentials::new(key, &joined.certificate_pem, &joined.ca_pem)?;
+    let trust = trust(&joined.task_keys, joined.issuer.clone())?;
+    let server = ServerFile { issuer: joined.issuer.clone(), task_keys: joined.task_keys.clone() };
+    let text = serde_json::to_vec_pretty(&server).map_err(|_| AgentError::Damaged { path: dir.join(SERVER_FILE) })?;
+    file::write_private(&dir.join(SERVER_FILE), &text)?;
+    credentials.save(dir)?;
+    Ok(Identity { credentials, trust })
+}
+
+fn trust(keys: &Value, issuer: String) -> Result<Trust, AgentError> {
+    Ok(Trust { verifier: TaskVerifier::from_jwks(keys)?, issuer })
+}
+
+/// Renews the certificate for as long as the agent lives.
+pub async fn renew(node: &Node, config: &AgentConfig, mut credentials: Credentials) {
+    loop {
+        wait_until(config, &credentials).await;
+        match renew_once(node, config, &credentials).await {
+            Ok(identity) => {
+                tracing::info!(node.id = %node.server.node(), until = %identity.credentials.expires_at(), "renewed the certificate");
+                credentials = identity.credentials;
+            }
+            Err(error) => {
+                let until = credentials.expires_at();
+                tracing::warn!(node.id = %node.server.node(), %error, %until, "the certificate cannot be renewed; trying again");
+                tokio::time::sleep(RENEW_AGAIN.mul_f64(0.5 + config.ids.unit())).await;
+            }
+        }
+    }
+}
+
+async fn wait_until(config: &AgentConfig, credentials: &Credentials) {
+    loop {
+        let left = credentials.renew_at().since(config.clock.now());
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(LOOK)).await;
+    }
+}
+
+async fn renew_once(node: &Node, config: &AgentConfig, old: &Credentials) -> Result<Identity, AgentError> {
+    let key = old.key()?;
+    let renew = Renew { csr_pem: key.csr(&config.name)? };
+    let joined = node.server.renew(&renew).await.map_err(AgentError::Renew)?;
+    let identity = keep(&folder(&config.data), &key, &joined)?;
+    node.server.swap(connect(config, Some(&identity.credentials))?);
+    *node.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(identity.trust.clone());
+    Ok(identity)
+}
+
+/// The node that these credentials are of.
+pub fn node_of(credentials: &Credentials) -> NodeId {
+    credentials.identity().node
+}

@@ -1,0 +1,193 @@
+//! The guest's side: a client of the QEMU guest agent, over the unix socket of its virtio port.
+//!
+//! ```text
+//! closed ──connect, guest-sync-delimited──► synchronised ──command, reply──► synchronised
+//!    ▲                                            │
+//!    └──────── an error, a timeout, a dropped caller: what is on its way belongs to nobody
+//! ```
+//!
+//! The agent serves one client at a time and one command at a time, so commands of one machine take turns; a long
+//! program holds no turn while it runs. The connection is kept between commands: without a client the agent in the
+//! guest looks for one ten times a second only. Nothing here knows the hypervisor, tasks or the server.
+
+mod exec;
+mod wire;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::de::DeserializeOwned;
+use tokio::{
+    io::AsyncWriteExt,
+    net::UnixStream,
+    sync::Mutex,
+    time::{Instant, timeout},
+};
+
+use self::wire::{Answer, Command, Nothing};
+use crate::host::line::Lines;
+
+pub use exec::{ExecError, exec};
+
+/// How long the guest may be silent within a command. A guest agent answers in milliseconds; ten seconds allow for a
+/// guest that swaps or whose host emulates its processor under load.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How long one attempt to reach a booting guest waits before it begins anew. The bytes of an attempt wait in the
+/// socket until the guest opens its port, so a long attempt loses no time; a new one repairs what a restarting agent
+/// swallowed.
+const ATTEMPT: Duration = Duration::from_secs(1);
+
+/// The longest answer: two streams of 16 MiB (where the guest agent itself cuts) in base64, and the JSON around them.
+const ANSWER_LIMIT: usize = 45 * 1024 * 1024;
+
+/// What went wrong between us and the guest agent.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// The socket cannot be reached, or broke.
+    #[error("the socket of the guest agent {path} cannot be used: {source}", path = path.display())]
+    Socket {
+        /// Which socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The other side closed the connection.
+    #[error(
+        "the connection to the guest agent was closed while it owed an answer; the guest may have been turned off or reset"
+    )]
+    Closed,
+    /// Nothing came for so long.
+    #[error("the guest agent did not answer within {}", seconds(*.0))]
+    Silent(Duration),
+    /// What came is not what the protocol says.
+    #[error("the guest agent's answer cannot be read: {0}")]
+    Malformed(String),
+    /// The agent said no.
+    #[error("the guest agent refused: {description}")]
+    Refused {
+        /// The class that the protocol gives, such as `CommandNotFound`.
+        class: String,
+        /// Its sentence.
+        description: String,
+    },
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{} s", duration.as_secs_f64())
+}
+
+/// The guest agent of one machine.
+#[derive(Debug)]
+pub struct Guest {
+    path: PathBuf,
+    link: Mutex<Option<Link>>,
+}
+
+type Link = Lines<UnixStream>;
+
+impl Guest {
+    /// The agent behind this socket. Nothing is connected before the first command.
+    pub fn new(path: &Path) -> Self {
+        Guest { path: path.to_owned(), link: Mutex::new(None) }
+    }
+
+    /// Whether it answers, within `patience`.
+    ///
+    /// # Errors
+    /// Why not.
+    pub async fn ping(&self, patience: Duration) -> Result<(), GuestError> {
+        let ping = async { self.call::<Nothing>(&Command::Ping).await.map(drop) };
+        timeout(patience, ping).await.unwrap_or(Err(GuestError::Silent(patience)))
+    }
+
+    /// Waits until it answers.
+    ///
+    /// # Errors
+    /// The last reason when it did not within `patience`.
+    pub async fn answered(&self, patience: Duration) -> Result<(), GuestError> {
+        let end = Instant::now() + patience;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let begun = Instant::now();
+            match self.ping(left.min(ATTEMPT)).await {
+                Ok(()) => return Ok(()),
+                Err(_) if left.is_zero() => return Err(GuestError::Silent(patience)),
+                // A refused connection fails at once: no attempt takes less than this, so that waiting costs nothing.
+                Err(_) => tokio::time::sleep_until(begun + Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    /// Connects, if that is yet to be done: an error means that the guest was asked for nothing.
+    async fn reach(&self) -> Result<(), GuestError> {
+        let mut link = self.link.lock().await;
+        if link.is_none() {
+            *link = Some(self.connect().await?);
+        }
+        Ok(())
+    }
+
+    /// One command, one answer.
+    async fn call<T: DeserializeOwned>(&self, command: &Command<'_>) -> Result<T, GuestError> {
+        let mut turn = self.link.lock().await;
+        // Taken out while in use: when this future is dropped halfway, the connection goes with it.
+        let mut link = match turn.take() {
+            Some(link) => link,
+            None => self.connect().await?,
+        };
+        let answer = self.ask(&mut link, command).await?;
+        *turn = Some(link);
+        answer.into_result()
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, link: &mut Link, command: &Command<'_>) -> Result<Answer<T>, GuestError> {
+        self.send(link, &command.line()).await?;
+        let line = self.line(link).await?;
+        serde_json::from_slice(&line).map_err(|error| GuestError::Malformed(error.to_string()))
+    }
+
+    /// A fresh connection, past all that was meant for an earlier one.
+    async fn connect(&self) -> Result<Link, GuestError> {
+        let stream = UnixStream::connect(&self.path).await.map_err(|source| self.broken(source))?;
+        let mut link = Lines::new(stream, ANSWER_LIMIT);
+        // The protocol's ids are signed 64-bit numbers.
+        let id = i64::from(rand::random::<u32>());
+        self.send(&mut link, &Command::Sync { id }.line_after_reset()).await?;
+        while !wire::is_sync(&self.line(&mut link).await?, id) {}
+        Ok(link)
+    }
+
+    async fn send(&self, link: &mut Link, bytes: &[u8]) -> Result<(), GuestError> {
+        match timeout(SILENCE, link.get_mut().write_all(bytes)).await {
+            Ok(written) => written.map_err(|source| self.broken(source)),
+            Err(_) => Err(GuestError::Silent(SILENCE)),
+        }
+    }
+
+    /// The next line. A long one may take its time as long as something comes.
+    async fn line(&self, link: &mut Link) -> Result<Vec<u8>, GuestError> {
+        loop {
+            match timeout(SILENCE, link.advance()).await {
+                Err(_) => return Err(GuestError::Silent(SILENCE)),
+                Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Err(GuestError::Malformed(error.to_string()));
+                }
+                Ok(Err(source)) => return Err(self.broken(source)),
+                Ok(Ok(None)) => return Err(GuestError::Closed),
+                Ok(Ok(Some(Some(line)))) => return Ok(line),
+                Ok(Ok(Some(None))) => {}
+            }
+        }
+    }
+
+    fn broken(&self, source: io::Error) -> GuestError {
+        GuestError::Socket { path: self.path.clone(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests;

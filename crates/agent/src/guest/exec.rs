@@ -1,0 +1,167 @@
+//! Running a program in a guest: `guest-exec`, then `guest-exec-status` until it has ended.
+//!
+//! ```text
+//! asked ──pid──► running ──exited──► output
+//!   │               │
+//!   └──the caller is gone, or the time is up──► ended in the guest, with all its children, as far as the guest can
+//! ```
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use hostler_model::kind::{OUTPUT_LIMIT, VmExecOutput, VmExecParams};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Guest, GuestError,
+    wire::{Command, Started, Status, text},
+};
+
+/// What a program gets when nothing is said: the default of `vm.exec`.
+const DEFAULT_TIMEOUT_SECONDS: u32 = 60;
+
+/// Between two looks: at first about as long as one look takes, so that a short program is not kept waiting; later as
+/// seldom as costs a long one nothing.
+const FIRST_LOOK: Duration = Duration::from_millis(2);
+const LONGEST_LOOK: Duration = Duration::from_millis(50);
+
+/// Looks after a program that was ended, so that the guest agent may forget it: 20 looks take about a second.
+const LAST_LOOKS: u32 = 20;
+
+/// Ends a process and all that descend from it; each is stopped first so that it cannot start another.
+const END_TREE: &str = "end() { kill -STOP \"$1\"; for c in $(cat /proc/$1/task/*/children); do (end \"$c\"); done; \
+                        kill -KILL \"$1\"; }; end \"$1\" 2>/dev/null";
+
+/// Why there is no output.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecError {
+    /// The program was not started.
+    #[error("{0}")]
+    NotStarted(#[source] GuestError),
+    /// The guest broke off after the program was asked for: whether it ran is not known.
+    #[error("what became of the program is not known: {0}")]
+    Lost(#[source] GuestError),
+    /// The program's time was used up; it was ended.
+    #[error("the program was ended because it had not finished after {0} s")]
+    TimedOut(u32),
+}
+
+/// Runs a program. Dropping the future ends the program.
+///
+/// # Errors
+/// When it could not be started, was lost, or ran out of time.
+pub async fn exec(guest: &Arc<Guest>, params: &VmExecParams) -> Result<VmExecOutput, ExecError> {
+    let seconds = params.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+    guest.reach().await.map_err(ExecError::NotStarted)?;
+    let mut running = start(guest, params).await?;
+    match timeout(Duration::from_secs(u64::from(seconds)), running.output()).await {
+        Ok(output) => output,
+        Err(_) => {
+            running.over = true;
+            end(guest, running.pid).await;
+            Err(ExecError::TimedOut(seconds))
+        }
+    }
+}
+
+/// Starts the program in a task of its own: if the caller goes away between the command and its answer, the pid still
+/// arrives somewhere, and the program is ended.
+async fn start(guest: &Arc<Guest>, params: &VmExecParams) -> Result<Running, ExecError> {
+    let (guest, params) = (Arc::clone(guest), params.clone());
+    let (told, tell) = oneshot::channel();
+    tokio::spawn(async move {
+        let started = guest.call::<Started>(&command(&params)).await;
+        let _ = told.send(started.map(|Started { pid }| Running { guest, pid, over: false }));
+    });
+    match tell.await.unwrap_or(Err(GuestError::Closed)) {
+        Ok(running) => Ok(running),
+        Err(error @ GuestError::Refused { .. }) => Err(ExecError::NotStarted(error)),
+        Err(error) => Err(ExecError::Lost(error)),
+    }
+}
+
+fn command(params: &VmExecParams) -> Command<'_> {
+    let (path, arg) = params.argv.split_first().map_or(("", &[][..]), |(path, arg)| (path.as_str(), arg));
+    Command::Exec { path, arg, input_data: Some(BASE64_STANDARD.encode(&params.stdin)), capture_output: true }
+}
+
+/// A program that runs in a guest. Dropped before its end, it is ended.
+struct Running {
+    guest: Arc<Guest>,
+    pid: i64,
+    over: bool,
+}
+
+impl Running {
+    /// Waits for the end.
+    async fn output(&mut self) -> Result<VmExecOutput, ExecError> {
+        let mut pause = FIRST_LOOK;
+        loop {
+            let status = look(&self.guest, self.pid).await.map_err(ExecError::Lost)?;
+            if status.exited {
+                self.over = true;
+                return output(status).map_err(ExecError::Lost);
+            }
+            sleep(pause).await;
+            pause = (pause * 3 / 2).min(LONGEST_LOOK);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let (guest, pid) = (Arc::clone(&self.guest), self.pid);
+            runtime.spawn(async move { end(&guest, pid).await });
+        }
+    }
+}
+
+async fn look(guest: &Guest, pid: i64) -> Result<Status, GuestError> {
+    guest.call(&Command::ExecStatus { pid }).await
+}
+
+fn output(status: Status) -> Result<VmExecOutput, GuestError> {
+    let (stdout, stdout_truncated) = text(&status.out_data, status.out_truncated, OUTPUT_LIMIT)?;
+    let (stderr, stderr_truncated) = text(&status.err_data, status.err_truncated, OUTPUT_LIMIT)?;
+    Ok(VmExecOutput {
+        exit_code: status.exitcode,
+        signal: status.signal,
+        stdout,
+        stderr,
+        stdout_truncated,
+        stderr_truncated,
+    })
+}
+
+/// Ends a program and what it started, and waits a moment for the end, so that the guest agent forgets it. Best effort:
+/// a guest without `sh` or `kill` lets it run on.
+async fn end(guest: &Guest, pid: i64) {
+    let tree = ["-c".to_owned(), END_TREE.to_owned(), "sh".to_owned(), pid.to_string()];
+    if send_end(guest, "sh", &tree).await.is_err() {
+        let _ = send_end(guest, "kill", &["-KILL".to_owned(), pid.to_string()]).await;
+    }
+    forget(guest, pid).await;
+}
+
+async fn send_end(guest: &Guest, path: &str, arg: &[String]) -> Result<(), GuestError> {
+    let Started { pid } = guest.call(&Command::Exec { path, arg, input_data: None, capture_output: false }).await?;
+    forget(guest, pid).await;
+    Ok(())
+}
+
+/// The guest agent keeps what it knows of a program until somebody has seen its end.
+async fn forget(guest: &Guest, pid: i64) {
+    for _ in 0..LAST_LOOKS {
+        match look(guest, pid).await {
+            Ok(status) if !status.exited => sleep(LONGEST_LOOK).await,
+            Ok(_) | Err(_) => return,
+        }
+    }
+}

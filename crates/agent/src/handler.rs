@@ -1,0 +1,282 @@
+//! Handlers: one for each kind of task, and what is common to all of them.
+//!
+//! ```text
+//! fresh ─────────────► run ──────────────────────────► succeeded
+//! uncertain ─┬ inspect ─► inspect ┘ │ a failure, a stop
+//!            ├ rerun ───► run       ▼
+//!            └ fail ────► OUTCOME_UNKNOWN      undo ──► failed | cancelled, with what is left
+//! ```
+//!
+//! A handler is a future: to stop it is to drop it, and then to undo what it did. A handler never reports, never looks
+//! at fences and never decides about retries. A kind without a handler does not compile: see [`carry_out`].
+
+mod diag_health_probe;
+mod echo;
+mod vm_create;
+mod vm_delete;
+mod vm_exec;
+
+use std::{future::Future, path::PathBuf, sync::Arc};
+
+use hostler_model::{
+    TaskId, VmId,
+    error::Code,
+    for_each_kind,
+    internal::Assignment,
+    kind::{self, Kind, KindName, OnUncertain},
+    task::{Effects, End, Target},
+};
+use serde::Deserialize;
+
+use crate::{
+    attempt::{Attempt, Cause},
+    hypervisor::{DriverError, Hypervisor},
+    image::Images,
+    journal::Start,
+    vm::{Vms, admit::Denial},
+};
+
+/// Why a handler gave up.
+#[derive(Clone, PartialEq, Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct Failure {
+    /// By code.
+    pub code: Code,
+    /// What happened, to what, why, and what to do next.
+    pub detail: String,
+    /// Whether another attempt may help.
+    pub retryable: bool,
+}
+
+impl From<DriverError> for Failure {
+    fn from(error: DriverError) -> Failure {
+        Failure { code: error.code, detail: error.detail, retryable: error.retryable }
+    }
+}
+
+impl From<Denial> for Failure {
+    fn from(denial: Denial) -> Failure {
+        Failure { code: denial.code(), detail: denial.to_string(), retryable: false }
+    }
+}
+
+/// What became of undoing.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Undo<Output> {
+    /// It is known that nothing is left.
+    Undone,
+    /// Something is left, or it cannot be known; why, where there is something to say.
+    Remains(Option<String>),
+    /// It could only be completed.
+    Done(Output),
+}
+
+/// Whether a handler may have acted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begun {
+    /// This attempt has not, and the journal knows of none before it.
+    No,
+    /// It may.
+    Yes,
+}
+
+/// What a kind of task does on a host.
+pub trait Handler: Kind + Sized {
+    /// Does it. Dropping the future stops it; [`Handler::undo`] follows.
+    fn run(job: &Job<Self>) -> impl Future<Output = Result<Self::Output, Failure>> + Send;
+
+    /// Looks at what an attempt left whose end is not known, and completes it. For kinds whose `ON_UNCERTAIN` is
+    /// [`OnUncertain::Inspect`]; the others never get here.
+    fn inspect(job: &Job<Self>) -> impl Future<Output = Result<Self::Output, Failure>> + Send {
+        Self::run(job)
+    }
+
+    /// Undoes what a failed or stopped attempt did. It may be called without one, when the server wants to be sure.
+    fn undo(job: &Job<Self>, begun: Begun) -> impl Future<Output = Undo<Self::Output>> + Send;
+}
+
+/// What handlers work with.
+#[derive(Clone)]
+pub struct Tools {
+    /// The machines.
+    pub vms: Vms,
+    /// The image cache.
+    pub images: Images,
+    /// The hypervisor, for what it says of itself. Machines are reached through `vms` only.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// The host's root directory, `/` outside tests.
+    pub root: PathBuf,
+    /// The agent's data folder.
+    pub data: PathBuf,
+}
+
+/// One attempt at a task, for its handler.
+pub struct Job<K: Kind> {
+    /// Which task.
+    pub task: TaskId,
+    /// With which parameters.
+    pub params: K::Params,
+    /// What to work with.
+    pub tools: Tools,
+    target: Target,
+    epoch: Option<u32>,
+    attempt: Arc<Attempt>,
+}
+
+impl<K: Kind> Job<K> {
+    fn read(assignment: &Assignment, attempt: &Arc<Attempt>, tools: &Tools) -> Result<Job<K>, Failure> {
+        let params = K::Params::deserialize(&assignment.params).map_err(|error| Failure {
+            code: Code::TaskRefused,
+            detail: format!("this agent cannot read the parameters of this {}: {error}", K::NAME),
+            retryable: false,
+        })?;
+        Ok(Job {
+            task: assignment.sub,
+            params,
+            tools: tools.clone(),
+            target: assignment.target.clone(),
+            epoch: assignment.epoch,
+            attempt: attempt.clone(),
+        })
+    }
+
+    /// The machine that it is about, and the epoch of its placement.
+    pub fn vm(&self) -> Result<(VmId, u32), Failure> {
+        self.target.vm.zip(self.epoch).ok_or_else(|| Failure {
+            code: Code::TaskRefused,
+            detail: format!("a {} must name a VM and the epoch of its placement, and this one does not", K::NAME),
+            retryable: false,
+        })
+    }
+
+    /// The next phase begins: the one before it is timed, and the server hears of it.
+    pub fn phase(&self, name: &str) {
+        self.attempt.phase(name);
+    }
+
+    /// How much of the phase is done, in percent.
+    pub fn percent(&self, percent: u8) {
+        self.attempt.percent(percent);
+    }
+}
+
+/// The kinds this agent can do: all there are, for a kind without a handler does not compile.
+pub fn capabilities() -> Vec<String> {
+    KindName::ALL.iter().map(|kind| kind.as_str().to_owned()).collect()
+}
+
+/// Runs an attempt to its end. `None` when the server has said that it is over: then nobody is to hear of it.
+pub async fn carry_out(assignment: &Assignment, start: Start, attempt: &Arc<Attempt>, tools: &Tools) -> Option<End> {
+    macro_rules! by_kind {
+        ($($kind:ident),*) => {
+            match assignment.kind {
+                $(KindName::$kind => match Job::<kind::$kind>::read(assignment, attempt, tools) {
+                    Ok(job) => Box::pin(perform(&job, start)).await,
+                    Err(failure) => Some(failed(failure, unread(start))),
+                },)*
+            }
+        };
+    }
+    for_each_kind!(by_kind)
+}
+
+/// What is left by an attempt whose parameters could not even be read.
+fn unread(start: Start) -> Effects {
+    match start {
+        Start::Fresh => Effects::Undone,
+        Start::Uncertain => Effects::Remain,
+    }
+}
+
+async fn perform<K: Handler>(job: &Job<K>, start: Start) -> Option<End> {
+    let begun = match (start, K::ON_UNCERTAIN) {
+        (Start::Fresh, _) => Begun::No,
+        (Start::Uncertain, OnUncertain::Inspect | OnUncertain::Rerun) => Begun::Yes,
+        (Start::Uncertain, OnUncertain::Fail) => return Some(unknown(K::NAME)),
+    };
+    if let Some(cause) = job.attempt.cause() {
+        return stopped(job, cause, begun).await;
+    }
+    let work = async {
+        match (start, K::ON_UNCERTAIN) {
+            (Start::Uncertain, OnUncertain::Inspect) => K::inspect(job).await,
+            (Start::Uncertain, OnUncertain::Rerun | OnUncertain::Fail) | (Start::Fresh, _) => K::run(job).await,
+        }
+    };
+    // A success that is there already outranks a stop.
+    let done = tokio::select! {
+        biased;
+        done = work => Ok(done),
+        cause = job.attempt.stopped() => Err(cause),
+    };
+    match done {
+        Ok(Ok(output)) => Some(succeeded::<K>(&output)),
+        Ok(Err(failure)) => Some(give_up(job, failure).await),
+        Err(cause) => stopped(job, cause, Begun::Yes).await,
+    }
+}
+
+async fn give_up<K: Handler>(job: &Job<K>, mut failure: Failure) -> End {
+    match K::undo(job, Begun::Yes).await {
+        Undo::Undone => failed(failure, Effects::Undone),
+        Undo::Done(output) => succeeded::<K>(&output),
+        Undo::Remains(why) => {
+            if let Some(why) = why {
+                failure.detail = format!("{}; what it left could not be removed: {why}", failure.detail);
+            }
+            failed(failure, Effects::Remain)
+        }
+    }
+}
+
+async fn stopped<K: Handler>(job: &Job<K>, cause: Cause, begun: Begun) -> Option<End> {
+    if cause == Cause::Over {
+        // Another attempt may be at work on the same thing: this one has no right to touch it.
+        return None;
+    }
+    let (effects, why) = match K::undo(job, begun).await {
+        Undo::Done(output) => return Some(succeeded::<K>(&output)),
+        Undo::Undone => (Effects::Undone, None),
+        Undo::Remains(why) => (Effects::Remain, why),
+    };
+    match (cause, why) {
+        (Cause::Abort, None) => Some(End::Cancelled { effects }),
+        (Cause::Abort, Some(why)) => {
+            let detail = format!("the task was stopped, but what it left could not be removed: {why}");
+            Some(failed(Failure { code: Code::Cancelled, detail, retryable: false }, effects))
+        }
+        (Cause::Deadline, why) => {
+            let why = why.map_or(String::new(), |why| format!("; what it left could not be removed: {why}"));
+            let detail = format!("the task's time was up before it was done{why}");
+            Some(failed(Failure { code: Code::DeadlineExceeded, detail, retryable: false }, effects))
+        }
+        (Cause::Over, _) => None,
+    }
+}
+
+fn succeeded<K: Kind>(output: &K::Output) -> End {
+    match serde_json::to_value(output) {
+        Ok(output) => End::Succeeded { output },
+        Err(error) => {
+            let detail = format!("the output of this {} cannot be written as JSON: {error}", K::NAME);
+            failed(Failure { code: Code::HandlerFailed, detail, retryable: false }, Effects::Remain)
+        }
+    }
+}
+
+fn failed(failure: Failure, effects: Effects) -> End {
+    let Failure { code, detail, retryable } = failure;
+    End::Failed { code, detail, retryable, effects }
+}
+
+/// The agent before this one died in the middle, and the kind may not be done twice.
+fn unknown(kind: &str) -> End {
+    let detail = format!("the agent ended while this {kind} was under way: whether it took effect is not known; look, then ask again");
+    failed(Failure { code: Code::OutcomeUnknown, detail, retryable: false }, Effects::Remain)
+}
+
+/// A handler that panicked: a fault of ours.
+pub fn panicked(kind: KindName) -> End {
+    let detail = format!("the handler of {kind} broke down; the agent's log says where");
+    failed(Failure { code: Code::HandlerFailed, detail, retryable: false }, Effects::Remain)
+}

@@ -1,0 +1,80 @@
+//! `vm.create`: phases `image`, `disk`, `start`, `boot`. What fails or is stopped is removed; only when the driver says
+//! that nothing is left does the attempt say so.
+
+use std::time::Duration;
+
+use hostler_model::{
+    error::Code,
+    kind::{VmCreate, VmCreateOutput},
+    vm::VmSpec,
+};
+use tokio::sync::mpsc;
+
+use super::{Begun, Failure, Handler, Job, Undo};
+use crate::{
+    hypervisor::MachinePlan,
+    vm::{Made, admit::Stage},
+};
+
+impl Handler for VmCreate {
+    async fn run(job: &Job<VmCreate>) -> Result<VmCreateOutput, Failure> {
+        let plan = plan(job).await?;
+        let ready = Duration::from_secs(u64::from(plan.spec.ready_timeout_seconds));
+        let Made { boot_ms } = make(job, &plan, ready).await?;
+        let acceleration = job.tools.hypervisor.acceleration().to_owned();
+        Ok(VmCreateOutput { charge: plan.spec.charge(), boot_ms, acceleration })
+    }
+
+    /// A machine that lives is completed; what is half made is removed and made again.
+    async fn inspect(job: &Job<VmCreate>) -> Result<VmCreateOutput, Failure> {
+        let (vm, epoch) = job.vm()?;
+        if let Some(glance) = job.tools.vms.glance(vm) {
+            match glance.stage {
+                Stage::Running => {}
+                Stage::Absent | Stage::Making | Stage::Partial | Stage::Removing if glance.alive => {}
+                Stage::Absent | Stage::Making | Stage::Partial | Stage::Removing | Stage::Ended => {
+                    job.tools.vms.remove(vm, epoch).await?;
+                }
+            }
+        }
+        Self::run(job).await
+    }
+
+    async fn undo(job: &Job<VmCreate>, _: Begun) -> Undo<VmCreateOutput> {
+        let removed = match job.vm() {
+            Ok((vm, epoch)) => job.tools.vms.remove(vm, epoch).await,
+            Err(failure) => Err(failure),
+        };
+        match removed {
+            Ok(_) => Undo::Undone,
+            Err(failure) => Undo::Remains(Some(failure.detail)),
+        }
+    }
+}
+
+async fn plan(job: &Job<VmCreate>) -> Result<MachinePlan, Failure> {
+    let (id, epoch) = job.vm()?;
+    let spec: VmSpec = job.params.spec().ok_or_else(|| Failure {
+        code: Code::TaskRefused,
+        detail: "the VM's size or image is not filled in".to_owned(),
+        retryable: false,
+    })?;
+    job.phase("image");
+    let image = job.tools.images.get(&spec.image_digest, |percent| job.percent(percent)).await?;
+    let name = job.params.name.as_ref().map_or_else(|| format!("vm-{}", id.short()), |name| name.to_string());
+    Ok(MachinePlan { id, epoch, name, spec, manifest: image.manifest, image_dir: image.dir })
+}
+
+/// Makes the machine, with the driver's phases as ours.
+async fn make(job: &Job<VmCreate>, plan: &MachinePlan, ready: Duration) -> Result<Made, Failure> {
+    let (phases, mut begun) = mpsc::unbounded_channel();
+    let making = job.tools.vms.create(plan, ready, &phases);
+    tokio::pin!(making);
+    loop {
+        tokio::select! {
+            biased;
+            Some(phase) = begun.recv() => job.phase(phase),
+            made = &mut making => return made,
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! `vm.exec`: runs a program in a guest, through the machine's driving task.
+//!
+//! What a program did in a guest cannot be taken back, so an exec that does not succeed always says that effects
+//! remain. It costs nobody anything: an exec has no allocation.
+
+use hostler_model::kind::{VmExec, VmExecOutput};
+
+use super::{Begun, Failure, Handler, Job, Undo};
+
+impl Handler for VmExec {
+    async fn run(job: &Job<VmExec>) -> Result<VmExecOutput, Failure> {
+        let (vm, epoch) = job.vm()?;
+        // Never retried by itself: whatever failed, the program may have run.
+        let once = |failure| Failure { retryable: false, ..failure };
+        job.tools.vms.exec(vm, epoch, &job.params).await.map_err(once)
+    }
+
+    async fn undo(_: &Job<VmExec>, begun: Begun) -> Undo<VmExecOutput> {
+        match begun {
+            Begun::No => Undo::Undone,
+            Begun::Yes => Undo::Remains(None),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Heartbeats: what the host is, which leases are worked on, which machines are here. One after another, each with
+//! what is there when it is sent; one more at once when a machine changes by itself.
+//!
+//! A heartbeat and a batch of results never cross (`node.turn`): an inventory from before a machine was made would
+//! otherwise arrive after the news that it was, and say that it is missing.
+
+use std::{collections::HashSet, time::Duration};
+
+use hostler_model::{
+    Ids, VmId,
+    internal::{Heartbeat, HeartbeatAnswer, HeldLease},
+};
+
+use crate::{agent::Node, backoff::Outage, facts};
+
+/// Between two of them, where the server does not say.
+const EVERY: Duration = Duration::from_secs(5);
+/// The server may not ask for more than this many, nor for fewer than keep a node fresh (60 s).
+const BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
+
+/// Sends heartbeats for as long as the agent lives.
+pub async fn beat(node: &Node, ids: Ids) {
+    let mut outage = Outage::none(ids, "heartbeat");
+    let mut orphans = HashSet::new();
+    loop {
+        match once(node).await {
+            Ok((held, answer)) => {
+                outage.over();
+                obey(node, &held, &answer);
+                report_orphans(&mut orphans, &answer.orphans);
+                let next = Duration::from_millis(answer.next_ms);
+                let next = if next.is_zero() { EVERY } else { next.clamp(BOUNDS.0, BOUNDS.1) };
+                tokio::select! {
+                    () = tokio::time::sleep(next) => {}
+                    () = node.tools.vms.stirred() => {}
+                }
+            }
+            Err(error) => outage.pause(&error).await,
+        }
+    }
+}
+
+async fn once(node: &Node) -> Result<(Vec<HeldLease>, HeartbeatAnswer), hostler_link::LinkError> {
+    let facts = facts::current(node).await;
+    let _turn = node.turn.lock().await;
+    let mut leases = node.works.leases();
+    leases.extend(node.outbox.leases());
+    let heartbeat = Heartbeat { facts, leases, inventory: node.tools.vms.inventory() };
+    let answer = node.server.heartbeat(&heartbeat).await?;
+    Ok((heartbeat.leases, answer))
+}
+
+fn obey(node: &Node, held: &[HeldLease], answer: &HeartbeatAnswer) {
+    for task in &answer.abort {
+        node.works.abort(*task);
+    }
+    // The answer names tasks; what is over is the attempt that was sent, not one adopted since.
+    for held in held.iter().filter(|held| answer.over.contains(&held.task)) {
+        node.works.over(*held);
+    }
+}
+
+/// Says once of each machine that the server does not know it. It is never deleted for that.
+fn report_orphans(known: &mut HashSet<VmId>, orphans: &[VmId]) {
+    for vm in orphans {
+        if known.insert(*vm) {
+            tracing::warn!(vm.id = %vm, "this machine is here, but the server does not know it, or knows it as deleted");
+        }
+    }
+    known.retain(|vm| orphans.contains(vm));
+}

@@ -1,0 +1,81 @@
+//! Command lines as they look.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use hostler_model::{
+    VmId,
+    image::{DiskFormat, ImageDefaults, ImageFile, Manifest, Readiness, Sha256Hex},
+    vm::VmSpec,
+};
+
+use super::*;
+use crate::{host::Kvm, hypervisor::qemu::accel::Accel};
+
+fn plan() -> MachinePlan {
+    let file = |format| ImageFile { sha256: Sha256Hex::of(b""), size: 0, format };
+    let parts = [(Part::Kernel, None), (Part::Initrd, None), (Part::Rootfs, Some(DiskFormat::Raw))];
+    let manifest = Manifest {
+        name: "tiny".into(),
+        arch: "x86_64".into(),
+        files: parts.map(|(part, format)| (part, file(format))).into(),
+        cmdline: "console=ttyS0 root=/dev/vda".into(),
+        defaults: ImageDefaults { vcpus: 1, memory_mib: 128, disk_gib: 1 },
+        ready: Readiness::GuestAgent,
+    };
+    let spec = VmSpec {
+        image: "tiny".into(),
+        image_digest: manifest.digest(),
+        vcpus: 2,
+        memory_mib: 256,
+        disk_gib: 1,
+        ready_timeout_seconds: 60,
+        labels: BTreeMap::new(),
+    };
+    let id: VmId = "01900000-0000-7000-8000-0123456789ab".parse().unwrap();
+    MachinePlan { id, epoch: 1, name: "a-rather-long-name".into(), spec, manifest, image_dir: "/images/tiny".into() }
+}
+
+fn line(plan: &MachinePlan, data: &str) -> Result<Vec<String>, DriverError> {
+    let folder = Folder::new(&PathBuf::from(data), &PathBuf::from("/run/h"), plan.id);
+    let arguments = arguments(plan, &folder, &Acceleration::decide(Accel::Tcg, &Kvm::default()))?;
+    Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
+}
+
+fn value<'a>(line: &'a [String], option: &str) -> &'a str {
+    &line[line.iter().position(|word| word == option).unwrap() + 1]
+}
+
+#[test]
+fn a_machine_is_what_its_plan_says() {
+    let line = line(&plan(), "/data").unwrap();
+    assert_eq!(value(&line, "-smp"), "cpus=2");
+    assert_eq!(value(&line, "-m"), "256M");
+    assert_eq!(value(&line, "-uuid"), "01900000-0000-7000-8000-0123456789ab");
+    assert_eq!(value(&line, "-kernel"), "/images/tiny/kernel");
+    assert_eq!(value(&line, "-initrd"), "/images/tiny/initrd");
+    assert_eq!(value(&line, "-append"), "console=ttyS0 root=/dev/vda hostname=a-rather-long-name");
+    assert_eq!(value(&line, "-name"), "guest=a-rather-long-name,process=vm-a-rather-lon");
+    assert_eq!(value(&line, "-pidfile"), "/data/vms/01900000-0000-7000-8000-0123456789ab/qemu.pid");
+    assert_eq!(value(&line, "-qmp"), "unix:/run/h/0123456789ab/qmp.sock,server=on,wait=off");
+    assert!(line.contains(&SANDBOX.to_owned()));
+}
+
+#[test]
+fn a_comma_in_a_path_is_not_an_option_of_its_own() {
+    let line = line(&plan(), "/da,server=off").unwrap();
+    assert!(line.iter().any(|word| word.starts_with("file,id=console,path=/da,,server=off/vms/")), "{line:?}");
+}
+
+#[test]
+fn names_that_would_be_options_are_refused() {
+    for name in ["", "a,b", "a b", "../x", "\"", "a=b"] {
+        assert!(line(&MachinePlan { name: name.into(), ..plan() }, "/data").is_err(), "{name:?}");
+    }
+}
+
+#[test]
+fn an_image_that_names_its_host_keeps_its_word() {
+    let mut plan = plan();
+    plan.manifest.cmdline = "hostname=mine quiet".into();
+    assert_eq!(value(&line(&plan, "/data").unwrap(), "-append"), "hostname=mine quiet");
+}

@@ -1,0 +1,106 @@
+//! Starts QEMU so that it outlives us: in a session of its own, with nothing of ours open.
+//!
+//! ```text
+//! spawned ──recorded──► answers QMP
+//!    └──ended──► an error with QEMU's own words
+//! ```
+//!
+//! `setsid` of util-linux gives it the session: doing so between fork and exec would need `unsafe`, and QEMU's own
+//! `-daemonize` cannot be had together with a sandbox that denies spawning. Ctrl-C, a hang-up and our own death do not
+//! reach it then. It stays our child, so we reap it and learn how it ended; when we die, init does.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+};
+
+use tokio::{
+    process::{Child, Command},
+    sync::watch,
+};
+
+use super::{
+    error::{failed, storage},
+    folder::{Folder, ProcessFile},
+};
+use crate::{
+    host::{Process, boot_id, process::uptime_ms},
+    hypervisor::DriverError,
+};
+
+/// How our child ended, once it has.
+pub(super) type Status = watch::Receiver<Option<ExitStatus>>;
+
+/// A QEMU that was just started.
+pub(super) struct Started {
+    pub(super) process: Process,
+    /// The host's uptime just before, in milliseconds.
+    pub(super) began_ms: f64,
+    pub(super) status: Status,
+}
+
+/// Starts QEMU. It may end again at once: whoever waits for it must watch the process too.
+pub(super) fn spawn(binary: &Path, arguments: &[std::ffi::OsString], folder: &Folder) -> Result<Started, DriverError> {
+    let began_ms = uptime_ms();
+    let child = command(binary, arguments, folder)
+        .map_err(|error| storage("QEMU's log cannot be opened", &error))?
+        .spawn()
+        .map_err(|error| not_started(binary, &error))?;
+    let pid = child.id().unwrap_or_default() as i32;
+    let status = reap(child);
+    // It is ours to reap and that needs the runtime, so its pid cannot be another's; but it may have ended already.
+    let process =
+        Process::of(pid).ok_or_else(|| failed(format!("QEMU ended as soon as it was started{}", words(folder))))?;
+    Ok(Started { process, began_ms, status })
+}
+
+fn command(binary: &Path, arguments: &[std::ffi::OsString], folder: &Folder) -> io::Result<Command> {
+    let log = OpenOptions::new().create(true).write(true).truncate(true).open(folder.log())?;
+    let mut command = Command::new("setsid");
+    command.arg(binary).args(arguments).current_dir("/");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(false);
+    Ok(command)
+}
+
+fn not_started(binary: &Path, error: &io::Error) -> DriverError {
+    failed(format!(
+        "`setsid {}` cannot be started: {error}; install util-linux and qemu-system-x86 on the node",
+        binary.display()
+    ))
+}
+
+fn reap(mut child: Child) -> Status {
+    let (tell, status) = watch::channel(None);
+    tokio::spawn(async move {
+        if let Ok(ended) = child.wait().await {
+            tell.send_replace(Some(ended));
+        }
+    });
+    status
+}
+
+/// Writes down which process is the machine's.
+pub(super) fn record(folder: &Folder, process: Process) -> io::Result<()> {
+    folder.write_process(&ProcessFile { boot_id: boot_id()?, process })
+}
+
+/// QEMU's own last words, for an error.
+pub(super) fn words(folder: &Folder) -> String {
+    match Folder::last_lines(&folder.log(), 5) {
+        lines if lines.is_empty() => "; it said nothing".to_owned(),
+        lines => format!("; it said:{lines}"),
+    }
+}
+
+/// The binary, as an absolute path.
+pub(super) fn binary(name: &Path) -> io::Result<PathBuf> {
+    let is_file = |path: &PathBuf| path.is_file();
+    if name.components().count() > 1 {
+        return std::path::absolute(name);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut candidates = std::env::split_paths(&path).map(|folder| folder.join(name)).filter(is_file);
+    candidates.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "it is in no folder of PATH"))
+}

@@ -1,0 +1,275 @@
+//! A machine whose QEMU lives: its process, its control socket, its guest.
+//!
+//! ```text
+//! started ──guest answers──► ready (the folder is marked complete)
+//!    └───────────┴──guest shuts down │ we end it │ a signal, an error──► ended, with the reason
+//! ```
+//!
+//! It is shared by all who have hold of the machine in this agent, because QMP and the guest agent serve one client
+//! each. Dropping it closes both sockets and leaves the machine running.
+
+use std::{
+    process::ExitStatus,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use hostler_model::{
+    error::Code,
+    kind::{VmExecOutput, VmExecParams},
+};
+use rustix::process::Signal;
+use tokio::time::timeout;
+
+use super::{
+    blocking,
+    error::{failed, storage},
+    folder::{CompleteFile, Folder},
+    launch::{Status, words},
+    qmp::{Qmp, Shutdown},
+};
+use crate::{
+    guest::{ExecError, Guest, GuestError, exec},
+    host::{Handle, process::uptime_ms},
+    hypervisor::{DriverError, Exit, Machine},
+};
+
+/// How long a process that has ended may take to be accounted for: its last event read, itself reaped.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// How long QEMU may take to end when asked by QMP, and again by SIGTERM: it flushes its disks first.
+const POLITELY: Duration = Duration::from_secs(5);
+
+/// How long the kernel may take to end a killed process: one that waits for a stuck disk ends when that wait does.
+const FORCIBLY: Duration = Duration::from_secs(20);
+
+/// How long a guest may take to show that it answers now.
+const ANSWERS: Duration = Duration::from_secs(2);
+
+/// How much of the console an error shows.
+const CONSOLE_LINES: usize = 15;
+
+/// What is held of a living machine.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) folder: Folder,
+    pub(super) handle: Handle,
+    /// `None` when it does not answer: another client has it, or QEMU hangs.
+    pub(super) qmp: Option<Qmp>,
+    pub(super) guest: Arc<Guest>,
+    /// Known only of a QEMU that this agent started.
+    pub(super) status: Option<Status>,
+    /// The host's uptime when the process began, in milliseconds.
+    pub(super) began_ms: f64,
+    pub(super) boot_ms: OnceLock<f64>,
+    pub(super) requested: AtomicBool,
+}
+
+impl Live {
+    /// Ends the process: by QMP, by SIGTERM, by SIGKILL; returns when it is gone.
+    pub(super) async fn end(&self) -> Result<(), DriverError> {
+        self.requested.store(true, Ordering::Relaxed);
+        if let Some(qmp) = &self.qmp {
+            let told = async { qmp.quit().await.is_ok() && self.gone(POLITELY).await };
+            if timeout(POLITELY, told).await.unwrap_or(false) {
+                return Ok(());
+            }
+        }
+        for (signal, patience) in [(Signal::TERM, POLITELY), (Signal::KILL, FORCIBLY)] {
+            self.handle
+                .signal(signal)
+                .map_err(|error| storage(format!("QEMU {} cannot be signalled", self.pid()), &error))?;
+            if self.gone(patience).await {
+                return Ok(());
+            }
+        }
+        Err(failed(format!(
+            "QEMU {} of machine {} was killed and is still there after {} s; it waits for a disk of the node that does \
+             not answer; look at the node's kernel log, then try again",
+            self.pid(),
+            self.folder.id(),
+            FORCIBLY.as_secs()
+        )))
+    }
+
+    async fn gone(&self, patience: Duration) -> bool {
+        timeout(patience, self.handle.ended()).await.is_ok()
+    }
+
+    fn pid(&self) -> i32 {
+        self.handle.process().pid
+    }
+
+    /// Waits for the end, and finds out why.
+    async fn exit(&self) -> Exit {
+        self.handle.ended().await;
+        let said = match &self.qmp {
+            Some(qmp) => timeout(LAST_WORD, qmp.shutdown()).await.ok().flatten(),
+            None => None,
+        };
+        if self.requested.load(Ordering::Relaxed) {
+            return Exit::Requested;
+        }
+        match explain(said) {
+            Some(exit) => exit,
+            None => Exit::Crashed(format!("{}{}", self.obituary().await, words(&self.folder))),
+        }
+    }
+
+    /// How the process ended, as far as its parent was told.
+    async fn obituary(&self) -> String {
+        let pid = self.pid();
+        let Some(mut status) = self.status.clone() else {
+            return format!(
+                "QEMU {pid} ended by itself or was killed; an earlier agent started it, so its exit code is not known"
+            );
+        };
+        match timeout(LAST_WORD, status.wait_for(Option::is_some)).await {
+            Ok(Ok(status)) => format!("QEMU {pid} ended with {}", status.map(describe).unwrap_or_default()),
+            Ok(Err(_)) | Err(_) => format!("QEMU {pid} ended by itself or was killed"),
+        }
+    }
+
+    async fn complete(&self) -> Result<(), DriverError> {
+        let boot_ms = *self.boot_ms.get_or_init(|| uptime_ms() - self.began_ms);
+        let folder = self.folder.clone();
+        blocking(move || {
+            if folder.complete()?.is_some() {
+                return Ok(());
+            }
+            folder.write_complete(&CompleteFile { boot_ms })
+        })
+        .await
+        .map_err(|error| storage("the machine's completion cannot be written down", &error))
+    }
+
+    async fn not_ready(&self, error: &GuestError, waited: Duration) -> DriverError {
+        let status = match &self.qmp {
+            Some(qmp) => qmp.status().await.unwrap_or_else(|error| error.to_string()),
+            None => "unknown".to_owned(),
+        };
+        let console = match Folder::last_lines(&self.folder.console(), CONSOLE_LINES) {
+            lines if lines.is_empty() => "; its console is empty".to_owned(),
+            lines => format!("; its console's last lines:{lines}"),
+        };
+        let detail = format!(
+            "the guest of machine {} did not answer within {} s ({error}; QEMU's status: {status}); it may need a longer \
+             ready_timeout_seconds, or its image has no qemu-guest-agent{console}",
+            self.folder.id(),
+            waited.as_secs_f64()
+        );
+        DriverError { code: Code::GuestNotReady, detail, retryable: true }
+    }
+
+    fn ended_early(&self, exit: &Exit) -> DriverError {
+        let reason = match exit {
+            Exit::GuestShutdown => "the guest turned itself off".to_owned(),
+            Exit::Requested => "it was told to end".to_owned(),
+            Exit::Crashed(reason) => reason.clone(),
+        };
+        let console = Folder::last_lines(&self.folder.console(), CONSOLE_LINES);
+        failed(format!(
+            "machine {} ended before its guest answered: {reason}; its console's last lines:{console}",
+            self.folder.id()
+        ))
+    }
+}
+
+/// What QEMU's last event means; `None` when it said nothing.
+fn explain(said: Option<Shutdown>) -> Option<Exit> {
+    Some(match said? {
+        Shutdown::Guest => Exit::GuestShutdown,
+        Shutdown::HostQmpQuit => Exit::Requested,
+        Shutdown::GuestPanic => Exit::Crashed("the guest's kernel panicked".to_owned()),
+        Shutdown::HostSignal => Exit::Crashed(
+            "QEMU was told to end by a signal that did not come from hostler (SIGTERM, SIGINT or SIGHUP)".to_owned(),
+        ),
+        Shutdown::Other(reason) => Exit::Crashed(format!("QEMU ended, and gave as the reason {reason:?}")),
+    })
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("signal {signal}"),
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+/// A share of a living machine.
+pub(super) struct QemuMachine(pub(super) Arc<Live>);
+
+#[async_trait]
+impl Machine for QemuMachine {
+    async fn ready(&self, timeout: Duration) -> Result<(), DriverError> {
+        let live = &*self.0;
+        let answered = tokio::select! {
+            biased;
+            answered = live.guest.answered(timeout) => answered,
+            exit = live.exit() => return Err(live.ended_early(&exit)),
+        };
+        match answered {
+            Ok(()) => live.complete().await,
+            Err(error) => Err(live.not_ready(&error, timeout).await),
+        }
+    }
+
+    async fn answers(&self) -> bool {
+        self.0.guest.ping(ANSWERS).await.is_ok()
+    }
+
+    async fn exec(&self, params: &VmExecParams) -> Result<VmExecOutput, DriverError> {
+        let live = &*self.0;
+        tokio::select! {
+            biased;
+            output = exec(&live.guest, params) => output.map_err(|error| exec_failed(live, params, &error)),
+            () = live.handle.ended() => Err(guest_failed(format!("machine {} ended while the program ran", live.folder.id()), false)),
+        }
+    }
+
+    async fn exited(&self) -> Exit {
+        self.0.exit().await
+    }
+
+    fn boot_ms(&self) -> f64 {
+        self.0.boot_ms.get().copied().unwrap_or_default()
+    }
+}
+
+fn guest_failed(detail: String, retryable: bool) -> DriverError {
+    DriverError { code: Code::GuestFailed, detail, retryable }
+}
+
+fn exec_failed(live: &Live, params: &VmExecParams, error: &ExecError) -> DriverError {
+    let (id, program) =
+        (live.folder.id(), hostler_model::error::excerpt(params.argv.first().map_or("", String::as_str)));
+    match error {
+        ExecError::NotStarted(GuestError::Refused { class, .. }) if class.starts_with("Command") => guest_failed(
+            format!(
+                "the guest agent of machine {id} does not allow programs to be run ({error}); its configuration must not block guest-exec"
+            ),
+            false,
+        ),
+        ExecError::NotStarted(GuestError::Refused { .. }) => guest_failed(
+            format!(
+                "{program:?} could not be started in machine {id}: {error}; the first of argv must be a program that is there and may be run"
+            ),
+            false,
+        ),
+        ExecError::NotStarted(_) => guest_failed(
+            format!("{program:?} was not started in machine {id}: {error}; try again when the guest answers"),
+            true,
+        ),
+        ExecError::Lost(_) => guest_failed(format!("{program:?} in machine {id}: {error}"), false),
+        ExecError::TimedOut(_) => DriverError {
+            code: Code::DeadlineExceeded,
+            detail: format!("{program:?} in machine {id}: {error}; give it a longer timeout_seconds"),
+            retryable: false,
+        },
+    }
+}

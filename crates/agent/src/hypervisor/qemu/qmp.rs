@@ -1,0 +1,268 @@
+//! A client of QMP, QEMU's control socket: a greeting, then one JSON object per line each way, and events in between.
+//!
+//! ```text
+//! connected ──greeting──► qmp_capabilities ──answered──► open: commands matched by id, events noted
+//!                                                          └──end of file, rubbish──► closed: whoever waits is told
+//! ```
+//!
+//! One task owns the connection; it ends when the client is dropped. QEMU serves one client at a time.
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::{
+    io::AsyncWriteExt,
+    net::UnixStream,
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep, timeout},
+};
+
+use crate::host::line::Lines;
+
+/// How long a command may take. QEMU answers within a millisecond, but its main loop stands still while the host's disk
+/// does.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Between two attempts to connect to a QEMU that is starting: a fraction of the 20 ms that it takes at best.
+const CONNECT_AGAIN: Duration = Duration::from_millis(2);
+
+/// The longest line that is read. QEMU's longest answers to our commands are a few hundred bytes.
+const LINE_LIMIT: usize = 1024 * 1024;
+
+/// What went wrong between us and QMP.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum QmpError {
+    #[error("QEMU's control socket {path} cannot be used: {source}", path = path.display())]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("QEMU closed its control socket")]
+    Closed,
+    #[error("QEMU did not answer its control socket within {} s", .0.as_secs_f64())]
+    Silent(Duration),
+    #[error("QEMU's answer cannot be read: {0}")]
+    Malformed(String),
+    #[error("QEMU refused {command}: {description}")]
+    Refused { command: &'static str, description: String },
+}
+
+/// The commands that are used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Command {
+    #[serde(rename = "qmp_capabilities")]
+    Capabilities,
+    QueryStatus,
+    Quit,
+}
+
+impl Command {
+    fn name(self) -> &'static str {
+        match self {
+            Command::Capabilities => "qmp_capabilities",
+            Command::QueryStatus => "query-status",
+            Command::Quit => "quit",
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Request {
+    execute: Command,
+    id: u64,
+}
+
+/// Everything that QEMU says.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+enum Message {
+    Greeting {
+        #[serde(rename = "QMP")]
+        _qmp: Value,
+    },
+    Event {
+        event: String,
+        #[serde(default)]
+        data: Value,
+    },
+    Return {
+        #[serde(rename = "return")]
+        value: Value,
+        id: u64,
+    },
+    Error {
+        error: Refusal,
+        id: Option<u64>,
+    },
+}
+
+#[derive(Debug, Deserialize)]
+struct Refusal {
+    desc: String,
+}
+
+/// Why QEMU is about to end: the reason in its SHUTDOWN event.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Shutdown {
+    /// The guest turned itself off.
+    #[serde(rename = "guest-shutdown")]
+    Guest,
+    /// The guest's kernel panicked and said so.
+    GuestPanic,
+    /// `quit` over this socket, or another client's.
+    HostQmpQuit,
+    /// SIGTERM, SIGINT or SIGHUP.
+    HostSignal,
+    /// Another.
+    #[serde(untagged)]
+    Other(String),
+}
+
+#[derive(Deserialize)]
+struct ShutdownData {
+    reason: Shutdown,
+}
+
+#[derive(Deserialize)]
+struct StatusAnswer {
+    status: String,
+}
+
+type Waiting = oneshot::Sender<Result<Value, String>>;
+
+/// A connection to one QEMU.
+#[derive(Debug)]
+pub(super) struct Qmp {
+    commands: mpsc::UnboundedSender<(Command, Waiting)>,
+    shutdown: watch::Receiver<Option<Shutdown>>,
+}
+
+impl Qmp {
+    /// Connects to a QEMU that may still be starting, and negotiates.
+    pub(super) async fn connect(path: &Path, patience: Duration) -> Result<Qmp, QmpError> {
+        let end = Instant::now() + patience;
+        let stream = loop {
+            match UnixStream::connect(path).await {
+                Ok(stream) => break stream,
+                Err(source) if Instant::now() >= end => return Err(QmpError::Socket { path: path.to_owned(), source }),
+                Err(_) => sleep(CONNECT_AGAIN).await,
+            }
+        };
+        let left = end.saturating_duration_since(Instant::now());
+        timeout(left, Qmp::negotiate(stream)).await.unwrap_or(Err(QmpError::Silent(patience)))
+    }
+
+    async fn negotiate(stream: UnixStream) -> Result<Qmp, QmpError> {
+        let mut lines = Lines::new(stream, LINE_LIMIT);
+        let greeting =
+            lines.next().await.map_err(|error| QmpError::Malformed(error.to_string()))?.ok_or(QmpError::Closed)?;
+        match serde_json::from_slice(&greeting) {
+            Ok(Message::Greeting { .. }) => {}
+            Ok(other) => return Err(QmpError::Malformed(format!("no greeting, but {other:?}"))),
+            Err(error) => return Err(QmpError::Malformed(error.to_string())),
+        }
+        let (commands, asked) = mpsc::unbounded_channel();
+        let (note, shutdown) = watch::channel(None);
+        tokio::spawn(Connection { lines, waiting: HashMap::new(), last_id: 0, note }.serve(asked));
+        let qmp = Qmp { commands, shutdown };
+        qmp.execute(Command::Capabilities).await?;
+        Ok(qmp)
+    }
+
+    /// `running`, `paused`, `shutdown` …
+    pub(super) async fn status(&self) -> Result<String, QmpError> {
+        let answer = self.execute(Command::QueryStatus).await?;
+        let status: StatusAnswer =
+            serde_json::from_value(answer).map_err(|error| QmpError::Malformed(error.to_string()))?;
+        Ok(status.status)
+    }
+
+    /// Tells QEMU to end at once.
+    pub(super) async fn quit(&self) -> Result<(), QmpError> {
+        match self.execute(Command::Quit).await {
+            // It may be gone before its answer has left.
+            Ok(_) | Err(QmpError::Closed) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn execute(&self, command: Command) -> Result<Value, QmpError> {
+        let (told, tell) = oneshot::channel();
+        self.commands.send((command, told)).map_err(|_| QmpError::Closed)?;
+        match timeout(ANSWER, tell).await {
+            Ok(Ok(answer)) => answer.map_err(|description| QmpError::Refused { command: command.name(), description }),
+            Ok(Err(_)) => Err(QmpError::Closed),
+            Err(_) => Err(QmpError::Silent(ANSWER)),
+        }
+    }
+
+    /// The reason for which QEMU ends, once it has said so; `None` when the connection ended without one.
+    pub(super) async fn shutdown(&self) -> Option<Shutdown> {
+        let mut note = self.shutdown.clone();
+        note.wait_for(Option::is_some).await.ok()?.clone()
+    }
+}
+
+/// The task's side of a connection.
+struct Connection {
+    lines: Lines<UnixStream>,
+    waiting: HashMap<u64, Waiting>,
+    last_id: u64,
+    note: watch::Sender<Option<Shutdown>>,
+}
+
+impl Connection {
+    /// Until either side has had enough. Dropping `waiting` tells those who wait.
+    async fn serve(mut self, mut asked: mpsc::UnboundedReceiver<(Command, Waiting)>) {
+        loop {
+            let goes_on = tokio::select! {
+                command = asked.recv() => match command {
+                    Some((command, told)) => self.send(command, told).await,
+                    None => false,
+                },
+                line = self.lines.next() => matches!(line, Ok(Some(line)) if self.hear(&line)),
+            };
+            if !goes_on {
+                return;
+            }
+        }
+    }
+
+    async fn send(&mut self, command: Command, told: Waiting) -> bool {
+        self.last_id += 1;
+        let mut line =
+            serde_json::to_vec(&Request { execute: command, id: self.last_id }).expect("a command is plain data");
+        line.push(b'\n');
+        self.waiting.insert(self.last_id, told);
+        matches!(timeout(ANSWER, self.lines.get_mut().write_all(&line)).await, Ok(Ok(())))
+    }
+
+    /// Says whether the connection can go on. What nobody waits for, and events that mean nothing to us, are passed over.
+    fn hear(&mut self, line: &[u8]) -> bool {
+        match serde_json::from_slice(line) {
+            Ok(Message::Return { value, id }) => self.tell(id, Ok(value)),
+            Ok(Message::Error { error, id }) => self.tell(id.unwrap_or_default(), Err(error.desc)),
+            Ok(Message::Event { event, data }) if event == "SHUTDOWN" => {
+                let reason = serde_json::from_value(data).map(|data: ShutdownData| data.reason);
+                self.note.send_replace(Some(reason.unwrap_or(Shutdown::Other("unknown".to_owned()))));
+            }
+            Ok(Message::Event { .. } | Message::Greeting { .. }) => {}
+            Err(_) => return false,
+        }
+        true
+    }
+
+    fn tell(&mut self, id: u64, answer: Result<Value, String>) {
+        if let Some(waiting) = self.waiting.remove(&id) {
+            let _ = waiting.send(answer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

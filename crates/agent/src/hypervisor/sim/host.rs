@@ -1,0 +1,251 @@
+//! The simulated host: what is on its disk, which processes live, and the counts that tests ask for.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use hostler_model::VmId;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
+
+use super::{
+    SimConfig,
+    dice::{Dice, Throw},
+};
+use crate::hypervisor::{Exit, Found, MachinePlan};
+
+/// A process's number; none is ever given twice.
+pub(super) type Number = u64;
+
+/// When a process began, and how long its guest takes to answer; `None`: it never does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Boot {
+    pub(super) began: Instant,
+    pub(super) takes: Option<Duration>,
+}
+
+impl Boot {
+    /// When the guest answers.
+    pub(super) fn done(&self) -> Option<Instant> {
+        Some(self.began + self.takes?)
+    }
+}
+
+/// A simulated host. It outlives the drivers over it; cloning shares it.
+#[derive(Clone, Default)]
+pub struct SimHost(Arc<Mutex<World>>);
+
+#[derive(Default)]
+struct World {
+    folders: BTreeMap<VmId, Folder>,
+    processes: BTreeMap<Number, Process>,
+    counts: BTreeMap<(VmId, Throw), u64>,
+    most: BTreeMap<VmId, usize>,
+    last: Number,
+}
+
+struct Folder {
+    epoch: u32,
+    name: String,
+    boot_ms: Option<f64>,
+}
+
+struct Process {
+    vm: VmId,
+    boot: Boot,
+    exit: watch::Sender<Option<Exit>>,
+}
+
+impl Process {
+    fn alive(&self) -> bool {
+        self.exit.borrow().is_none()
+    }
+}
+
+impl std::fmt::Debug for SimHost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SimHost").field("alive", &self.alive_in_all()).finish()
+    }
+}
+
+/// What tests ask and do.
+impl SimHost {
+    /// A host with nothing on it.
+    pub fn new() -> SimHost {
+        SimHost::default()
+    }
+
+    /// How many processes of this machine live now.
+    pub fn alive(&self, id: VmId) -> usize {
+        self.world().alive(id)
+    }
+
+    /// How many processes of this machine ever lived at the same time: more than one is a mistake.
+    pub fn most_alive(&self, id: VmId) -> usize {
+        self.world().most.get(&id).copied().unwrap_or_default()
+    }
+
+    /// How many processes live now.
+    pub fn alive_in_all(&self) -> usize {
+        self.world().processes.values().filter(|process| process.alive()).count()
+    }
+
+    /// How many processes there ever were.
+    pub fn started_in_all(&self) -> u64 {
+        self.world().last
+    }
+
+    /// The machines whose process lives but of which nothing else is left: each is a mistake.
+    pub fn orphans(&self) -> Vec<VmId> {
+        let world = self.world();
+        let mut vms: Vec<VmId> =
+            world.processes.values().filter(|process| process.alive()).map(|process| process.vm).collect();
+        vms.retain(|vm| !world.folders.contains_key(vm));
+        vms
+    }
+
+    /// Ends this machine's processes as a crash would; says whether one lived.
+    pub fn crash(&self, id: VmId, reason: &str) -> bool {
+        self.world().end(id, &Exit::Crashed(reason.to_owned()))
+    }
+
+    /// Turns the host off and on: every process is gone, what is on disk stays.
+    pub fn reboot(&self) {
+        let world = self.world();
+        for process in world.processes.values() {
+            process.exit.send_if_modified(|exit| set(exit, &Exit::Crashed("the host was restarted".to_owned())));
+        }
+    }
+}
+
+/// What the driver does.
+impl SimHost {
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How often this was asked before.
+    pub(super) fn count(&self, id: VmId, throw: Throw) -> u64 {
+        let mut world = self.world();
+        let count = world.counts.entry((id, throw)).or_default();
+        *count += 1;
+        *count - 1
+    }
+
+    pub(super) fn epoch(&self, id: VmId) -> Option<u32> {
+        self.world().folders.get(&id).map(|folder| folder.epoch)
+    }
+
+    pub(super) fn has(&self, id: VmId) -> bool {
+        let world = self.world();
+        world.folders.contains_key(&id) || world.alive(id) > 0
+    }
+
+    pub(super) fn make_folder(&self, plan: &MachinePlan) {
+        let folder = || Folder { epoch: plan.epoch, name: plan.name.clone(), boot_ms: None };
+        self.world().folders.entry(plan.id).or_insert_with(folder);
+    }
+
+    pub(super) fn start(&self, id: VmId, boot: Boot) -> Number {
+        let mut world = self.world();
+        world.last += 1;
+        let number = world.last;
+        // Those that ended are kept while somebody waits for them.
+        world.processes.retain(|_, process| process.alive() || process.exit.receiver_count() > 0);
+        world.processes.insert(number, Process { vm: id, boot, exit: watch::channel(None).0 });
+        let alive = world.alive(id);
+        let most = world.most.entry(id).or_default();
+        *most = (*most).max(alive);
+        number
+    }
+
+    /// Lets the dice decide whether and when this process crashes.
+    pub(super) fn fate(&self, number: Number, config: &SimConfig, dice: &mut Dice) {
+        let (crashes, after) = (dice.happens(config.crashes), dice.within(&config.crash_after));
+        if !crashes {
+            return;
+        }
+        let host = self.clone();
+        tokio::spawn(async move {
+            sleep(after).await;
+            let reason = format!(
+                "the process crashed {} ms after its start, as the simulation's seed has it",
+                after.as_millis()
+            );
+            if let Some(process) = host.world().processes.get(&number) {
+                process.exit.send_if_modified(|exit| set(exit, &Exit::Crashed(reason)));
+            }
+        });
+    }
+
+    pub(super) fn living(&self, id: VmId) -> Option<Number> {
+        let world = self.world();
+        world.processes.iter().find(|(_, process)| process.vm == id && process.alive()).map(|(number, _)| *number)
+    }
+
+    pub(super) fn boot(&self, number: Number) -> Option<Boot> {
+        self.world().processes.get(&number).map(|process| process.boot)
+    }
+
+    /// What tells of the process's end; `None` when that is long past.
+    pub(super) fn exit(&self, number: Number) -> Option<watch::Receiver<Option<Exit>>> {
+        self.world().processes.get(&number).map(|process| process.exit.subscribe())
+    }
+
+    pub(super) fn complete(&self, id: VmId, boot_ms: f64) {
+        if let Some(folder) = self.world().folders.get_mut(&id) {
+            folder.boot_ms.get_or_insert(boot_ms);
+        }
+    }
+
+    pub(super) fn boot_ms(&self, id: VmId) -> Option<f64> {
+        self.world().folders.get(&id)?.boot_ms
+    }
+
+    pub(super) fn name(&self, id: VmId) -> String {
+        self.world().folders.get(&id).map(|folder| folder.name.clone()).unwrap_or_default()
+    }
+
+    /// Ends the machine's process and removes its folder.
+    pub(super) fn clear(&self, id: VmId) {
+        let mut world = self.world();
+        world.end(id, &Exit::Requested);
+        world.folders.remove(&id);
+    }
+
+    pub(super) fn found(&self) -> Vec<Found> {
+        let world = self.world();
+        let found = |(id, folder): (&VmId, &Folder)| Found {
+            id: *id,
+            epoch: folder.epoch,
+            alive: world.alive(*id) > 0,
+            complete: folder.boot_ms.is_some(),
+        };
+        world.folders.iter().map(found).collect()
+    }
+}
+
+impl World {
+    fn alive(&self, id: VmId) -> usize {
+        self.processes.values().filter(|process| process.vm == id && process.alive()).count()
+    }
+
+    fn end(&self, id: VmId, exit: &Exit) -> bool {
+        let processes = self.processes.values().filter(|process| process.vm == id);
+        // Each is told, whether or not one before it was alive.
+        processes.fold(false, |ended, process| process.exit.send_if_modified(|now| set(now, exit)) | ended)
+    }
+}
+
+/// The first end of a process is its only one.
+fn set(now: &mut Option<Exit>, exit: &Exit) -> bool {
+    let lives = now.is_none();
+    if lives {
+        *now = Some(exit.clone());
+    }
+    lives
+}

@@ -1,0 +1,161 @@
+//! A simulated machine: a guest that answers after its boot, and programs whose output follows from their arguments.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hostler_model::{
+    VmId,
+    error::Code,
+    kind::{OUTPUT_LIMIT, VmExecOutput, VmExecParams},
+};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::{
+    SimConfig,
+    dice::{Dice, Throw},
+    host::{Boot, Number, SimHost},
+    injected,
+};
+use crate::hypervisor::{DriverError, Exit, Machine};
+
+/// What a program gets when nothing is said: the default of `vm.exec`.
+const DEFAULT_TIMEOUT_SECONDS: u32 = 60;
+
+/// A share of a simulated machine.
+pub(super) struct SimMachine {
+    config: SimConfig,
+    host: SimHost,
+    id: VmId,
+    process: Number,
+}
+
+impl SimMachine {
+    pub(super) fn new(config: &SimConfig, host: &SimHost, id: VmId, process: Number) -> SimMachine {
+        SimMachine { config: config.clone(), host: host.clone(), id, process }
+    }
+
+    /// Until the guest answers: for ever, when it never does.
+    async fn boot(&self) -> Option<Boot> {
+        let boot = self.host.boot(self.process)?;
+        match boot.done() {
+            Some(done) => sleep_until(done).await,
+            None => std::future::pending().await,
+        }
+        Some(boot)
+    }
+
+    fn not_ready(&self, waited: Duration) -> DriverError {
+        let detail = format!(
+            "the guest of simulated machine {} did not answer within {} s; its console is empty",
+            self.id,
+            waited.as_secs_f64()
+        );
+        DriverError { code: Code::GuestNotReady, detail, retryable: true }
+    }
+
+    async fn program(&self, params: &VmExecParams) -> Result<VmExecOutput, DriverError> {
+        let mut dice = Dice::new(self.config.seed, self.id, Throw::Exec, self.host.count(self.id, Throw::Exec));
+        sleep(dice.within(&self.config.exec) + naps(params)).await;
+        if dice.happens(self.config.exec_failures) {
+            return Err(DriverError {
+                retryable: false,
+                ..injected(format!("the program in machine {} was lost, as the seed has it", self.id))
+            });
+        }
+        Ok(output(&self.host.name(self.id), params))
+    }
+}
+
+#[async_trait]
+impl Machine for SimMachine {
+    async fn ready(&self, patience: Duration) -> Result<(), DriverError> {
+        let booted = tokio::select! {
+            biased;
+            exit = self.exited() => return Err(ended(self.id, &exit)),
+            booted = timeout(patience, self.boot()) => booted,
+        };
+        let boot = booted.ok().flatten().ok_or_else(|| self.not_ready(patience))?;
+        self.host.complete(self.id, boot.takes.unwrap_or_default().as_secs_f64() * 1e3);
+        Ok(())
+    }
+
+    async fn answers(&self) -> bool {
+        let done = self.host.boot(self.process).and_then(|boot| boot.done());
+        self.host.living(self.id) == Some(self.process) && done.is_some_and(|done| done <= Instant::now())
+    }
+
+    async fn exec(&self, params: &VmExecParams) -> Result<VmExecOutput, DriverError> {
+        if !self.answers().await {
+            let detail =
+                format!("the guest of simulated machine {} does not answer; try again when it is ready", self.id);
+            return Err(DriverError { code: Code::GuestFailed, detail, retryable: true });
+        }
+        let seconds = params.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+        tokio::select! {
+            biased;
+            exit = self.exited() => Err(ended(self.id, &exit)),
+            output = timeout(Duration::from_secs(seconds.into()), self.program(params)) => {
+                output.unwrap_or_else(|_| Err(timed_out(self.id, seconds)))
+            }
+        }
+    }
+
+    async fn exited(&self) -> Exit {
+        let gone = || Exit::Crashed("the process ended some time ago".to_owned());
+        let Some(mut exit) = self.host.exit(self.process) else { return gone() };
+        exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone()).unwrap_or_else(gone)
+    }
+
+    fn boot_ms(&self) -> f64 {
+        self.host.boot_ms(self.id).unwrap_or_default()
+    }
+}
+
+fn ended(id: VmId, exit: &Exit) -> DriverError {
+    let reason = match exit {
+        Exit::GuestShutdown => "its guest turned itself off".to_owned(),
+        Exit::Requested => "it was told to".to_owned(),
+        Exit::Crashed(reason) => reason.clone(),
+    };
+    DriverError {
+        code: Code::HypervisorFailed,
+        detail: format!("simulated machine {id} ended: {reason}"),
+        retryable: true,
+    }
+}
+
+fn timed_out(id: VmId, seconds: u32) -> DriverError {
+    let detail =
+        format!("the program in simulated machine {id} was ended because it had not finished after {seconds} s");
+    DriverError { code: Code::DeadlineExceeded, detail, retryable: false }
+}
+
+/// How long `sleep` sleeps.
+fn naps(params: &VmExecParams) -> Duration {
+    match params.argv.as_slice() {
+        [program, seconds] if program == "sleep" => Duration::from_secs(seconds.parse().unwrap_or_default()),
+        _ => Duration::ZERO,
+    }
+}
+
+/// `uname`, `cat`, `true`, `false`, `sleep` do as ever; every other program says its arguments.
+fn output(name: &str, params: &VmExecParams) -> VmExecOutput {
+    let words: Vec<&str> = params.argv.iter().map(String::as_str).collect();
+    let (exit_code, mut stdout) = match words.as_slice() {
+        ["uname", ..] => (0, format!("Linux {name} 6.1.0-simulated #1 SMP x86_64 GNU/Linux\n")),
+        ["cat"] => (0, params.stdin.clone()),
+        ["true" | "sleep", ..] => (0, String::new()),
+        ["false", ..] => (1, String::new()),
+        words => (0, format!("{}\n", words.join(" "))),
+    };
+    let stdout_truncated = stdout.len() > OUTPUT_LIMIT;
+    stdout.truncate(stdout.floor_char_boundary(OUTPUT_LIMIT));
+    VmExecOutput {
+        exit_code: Some(exit_code),
+        signal: None,
+        stdout,
+        stderr: String::new(),
+        stdout_truncated,
+        stderr_truncated: false,
+    }
+}

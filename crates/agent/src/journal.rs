@@ -1,0 +1,375 @@
+//! The journal: what this node took on, and how it ended, on disk before anything else happens.
+//!
+//! ```text
+//!            accept                finish               the server has it
+//! (nothing) ───────► accepted ───────────────► ended ───────────────────► settled ──► pruned
+//!                     │    ▲                     │  ▲                        ▲
+//!      the lease is over   │ a later fence       │  │ a later fence          │
+//!                     ▼    │                     ▼  │                        │
+//!                    abandoned ◄─┘              parked (stale when reported)─┘
+//! ```
+//!
+//! `accept` is committed before any effect, `finish` before the result is reported, and the report goes under the
+//! fence that the row has then: an adoption that came in between is not lost. Decisions are [`crate::fence`]'s; they
+//! are taken inside the transaction, so that they and a finish never cross. Never here: the network, a clock.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    time::Duration,
+};
+
+use hostler_model::{
+    Fence, TaskId, Timestamp, VmId,
+    error::Code,
+    internal::{Assignment, HeldLease, Receipt, Report},
+    task::{Effects, End, Intent},
+};
+use hostler_sqlite::{Error, Migrations, Mode, Result, Row, Sqlite, Tx};
+use serde_json::{Value, json};
+
+use crate::fence::{self, Decision, InWork, Known, Standing};
+
+const MIGRATIONS: Migrations = &[include_str!("../migrations/0001_init.sql")];
+
+/// How long a settled task's fence is kept to refuse older ones: far longer than any lease or envelope lives.
+const KEEP: Duration = Duration::from_secs(24 * 3600);
+/// At most this many of them, so that a busy node's journal stays small (about 15 MB).
+const KEEP_ROWS: i64 = 100_000;
+
+/// The journal of one agent. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Journal(Sqlite);
+
+/// How the work on an accepted assignment is to start.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// Nothing of it was done before.
+    Fresh,
+    /// An earlier attempt may have done something: as the kind says (`on_uncertain`).
+    Uncertain,
+}
+
+/// What became of one assignment.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Accepted {
+    /// Written down: to be worked on.
+    Begin(Box<Assignment>, Start),
+    /// Written down: the work under way goes on under this fence, or is stopped.
+    Adopt {
+        /// Which work.
+        task: TaskId,
+        /// Its fence now.
+        fence: Fence,
+        /// Whether to stop it.
+        intent: Intent,
+    },
+    /// It has ended: to be reported (again).
+    Answer(Box<Report>),
+    /// Refused, and the server is to know why.
+    Refused(Box<Report>),
+    /// Under way already.
+    Ignored,
+    /// Of a fence that has been passed.
+    Stale,
+}
+
+/// One row that a step writes.
+struct Entry {
+    task: TaskId,
+    fence: Fence,
+    state: &'static str,
+    assignment: Option<Value>,
+    report: Option<Report>,
+}
+
+impl Journal {
+    /// Opens or makes the file.
+    pub fn open(path: &Path, mode: Mode) -> Result<Journal> {
+        Ok(Journal(Sqlite::open(path, mode, MIGRATIONS)?))
+    }
+
+    /// Decides about assignments and writes down those that are taken, in one commit, before any effect. The answers
+    /// are in the order of the assignments. `in_work` are the tasks that this process works on.
+    pub async fn accept(
+        &self,
+        assignments: Vec<Assignment>,
+        in_work: HashSet<TaskId>,
+        now: Timestamp,
+    ) -> Result<Vec<Accepted>> {
+        if assignments.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.0.write("agent.accept", move |tx| accept(tx, &assignments, &in_work, now)).await
+    }
+
+    /// Writes down how an attempt ended, before that is reported. The answer is the report under the fence that is
+    /// current now; `None` when the attempt was abandoned and nobody is to hear of it.
+    pub async fn finish(&self, report: Report, now: Timestamp) -> Result<Option<Report>> {
+        self.0.write("agent.finish", move |tx| finish(tx, report, now)).await
+    }
+
+    /// The server says that this attempt is over: it is kept as one that may have done something.
+    pub async fn abandon(&self, held: HeldLease, now: Timestamp) -> Result<()> {
+        self.0.write("agent.abandon", move |tx| abandon(tx, held, now)).await
+    }
+
+    /// Notes what the server did with results: those it has need not be kept.
+    pub async fn forget(&self, receipts: Vec<(HeldLease, Receipt)>, now: Timestamp) -> Result<()> {
+        if receipts.is_empty() {
+            return Ok(());
+        }
+        self.0.write("agent.forget", move |tx| forget(tx, &receipts, now)).await
+    }
+
+    /// Everything begun and not ended.
+    pub async fn unfinished(&self) -> Result<Vec<Assignment>> {
+        self.0.read(|tx| tx.query(UNFINISHED, &Value::Null, |row| row.json(0))).await
+    }
+
+    /// Every result that the server has not acknowledged.
+    pub async fn unreported(&self) -> Result<Vec<Report>> {
+        self.0.read(|tx| tx.query(UNREPORTED, &Value::Null, |row| report_at(row, 0))).await
+    }
+
+    /// Every attempt that is unfinished or unreported: what a poll with `resync` says that the agent holds.
+    pub async fn held(&self) -> Result<Vec<HeldLease>> {
+        let read = |row: &Row<'_>| Ok(HeldLease { task: row.parse(0)?, fence: fence_at(row, 1)? });
+        self.0.read(move |tx| tx.query(HELD, &Value::Null, read)).await
+    }
+
+    /// Removes what is too old to matter.
+    pub async fn prune(&self, now: Timestamp) -> Result<usize> {
+        let keep = i64::try_from(KEEP.as_micros()).unwrap_or(i64::MAX);
+        let old = json!({ "before": now.as_micros().saturating_sub(keep), "rows": KEEP_ROWS });
+        self.0.write("agent.prune", move |tx| Ok(tx.execute(PRUNE_OLD, &old)? + tx.execute(PRUNE_MANY, &old)?)).await
+    }
+}
+
+const UNFINISHED: &str = "SELECT assignment FROM attempt WHERE state = 'accepted' ORDER BY task";
+
+const UNREPORTED: &str = "SELECT store_epoch, attempt, report FROM attempt WHERE state = 'ended' ORDER BY task";
+
+const HELD: &str =
+    "SELECT task, store_epoch, attempt FROM attempt WHERE state IN ('accepted', 'ended') ORDER BY task";
+
+const PRUNE_OLD: &str = "
+    DELETE FROM attempt
+    WHERE state IN ('abandoned', 'parked', 'settled') AND changed_at < ?1 ->> 'before'";
+
+const PRUNE_MANY: &str = "
+    DELETE FROM attempt WHERE task IN (
+        SELECT task FROM attempt WHERE state IN ('abandoned', 'parked', 'settled')
+        ORDER BY changed_at DESC LIMIT -1 OFFSET ?1 ->> 'rows')";
+
+fn accept(tx: &Tx<'_>, batch: &[Assignment], in_work: &HashSet<TaskId>, now: Timestamp) -> Result<Vec<Accepted>> {
+    let mut known = read_known(tx, batch)?;
+    let mut epochs = read_epochs(tx, batch)?;
+    let mut entries = Vec::new();
+    let mut answers = Vec::with_capacity(batch.len());
+    for assignment in batch {
+        let (answer, entry) = consider(assignment, known.get(&assignment.sub), in_work, &mut epochs, now)?;
+        if let Some(entry) = entry {
+            known.insert(entry.task, (entry.known(), entry.report.clone()));
+            entries.push(entry);
+        }
+        answers.push(answer);
+    }
+    write_entries(tx, &entries, now)?;
+    write_epochs(tx, &epochs)?;
+    Ok(answers)
+}
+
+impl Entry {
+    fn known(&self) -> Known {
+        let standing = match &self.report {
+            Some(report) => Standing::Ended(report.end.clone()),
+            None => Standing::Unfinished,
+        };
+        Known { fence: self.fence, standing }
+    }
+
+    fn accepted(assignment: &Assignment) -> Result<Entry> {
+        let json = serde_json::to_value(assignment).map_err(|error| Error::Aborted(error.to_string()))?;
+        let Assignment { sub: task, fence, .. } = *assignment;
+        Ok(Entry { task, fence, state: "accepted", assignment: Some(json), report: None })
+    }
+
+    fn ended(assignment: &Assignment, report: Report) -> Entry {
+        Entry { task: report.task, fence: assignment.fence, state: "ended", assignment: None, report: Some(report) }
+    }
+}
+
+type KnownRow = (Known, Option<Report>);
+
+fn consider(
+    assignment: &Assignment,
+    row: Option<&KnownRow>,
+    in_work: &HashSet<TaskId>,
+    epochs: &mut HashMap<VmId, u32>,
+    now: Timestamp,
+) -> Result<(Accepted, Option<Entry>)> {
+    let working = if in_work.contains(&assignment.sub) { InWork::Yes } else { InWork::No };
+    let decision = fence::decide(row.map(|(known, _)| known), working, assignment.fence, assignment.intent);
+    let report = row.and_then(|(_, report)| report.clone());
+    let written = || Entry::accepted(assignment).map(Some);
+    Ok(match decision {
+        Decision::Begin | Decision::Resume if !raise_epoch(assignment, epochs) => {
+            (Accepted::Refused(Box::new(old_epoch(assignment, now))), None)
+        }
+        Decision::Begin => (Accepted::Begin(Box::new(assignment.clone()), Start::Fresh), written()?),
+        Decision::Resume => (Accepted::Begin(Box::new(assignment.clone()), Start::Uncertain), written()?),
+        Decision::Adopt | Decision::Abort => {
+            let Assignment { sub, fence, intent, .. } = *assignment;
+            (Accepted::Adopt { task: sub, fence, intent }, written()?)
+        }
+        Decision::Answer | Decision::Carry => match report {
+            Some(report) => {
+                let report = Report { fence: assignment.fence, ..report };
+                (Accepted::Answer(Box::new(report.clone())), Some(Entry::ended(assignment, report)))
+            }
+            None => (Accepted::Ignored, None),
+        },
+        Decision::Ignore => (Accepted::Ignored, None),
+        Decision::Stale => (Accepted::Stale, None),
+    })
+}
+
+/// Whether the machine's epoch is not older than the highest seen, which it then becomes.
+fn raise_epoch(assignment: &Assignment, epochs: &mut HashMap<VmId, u32>) -> bool {
+    let (Some(vm), Some(epoch)) = (assignment.target.vm, assignment.epoch) else { return true };
+    let highest = epochs.entry(vm).or_insert(epoch);
+    *highest = epoch.max(*highest);
+    epoch == *highest
+}
+
+/// The machine has had a later life here: nothing that this task is about may be touched, and nothing is said about
+/// what is left of it.
+fn old_epoch(assignment: &Assignment, now: Timestamp) -> Report {
+    let detail = format!(
+        "the task is about an earlier placement of the VM (epoch {}); this node has taken work of a later one",
+        assignment.epoch.unwrap_or_default()
+    );
+    let end = End::Failed { code: Code::TaskRefused, detail, retryable: false, effects: Effects::Remain };
+    let Assignment { sub: task, fence, .. } = *assignment;
+    Report { task, fence, end, phases: Vec::new(), started_at: now, finished_at: now }
+}
+
+fn read_known(tx: &Tx<'_>, batch: &[Assignment]) -> Result<HashMap<TaskId, KnownRow>> {
+    const SQL: &str = "
+        SELECT task, store_epoch, attempt, state, report, clean FROM attempt
+        WHERE task IN (SELECT value FROM json_each(?1))";
+    let tasks: Vec<TaskId> = batch.iter().map(|assignment| assignment.sub).collect();
+    let rows = tx.query(SQL, &json!(tasks), |row| {
+        let (fence, report) = (fence_at(row, 1)?, row.json_opt::<Report>(4)?);
+        let standing = match (row.get::<String>(3)?.as_str(), &report) {
+            ("ended" | "parked", Some(report)) => Standing::Ended(report.end.clone()),
+            ("settled", _) if row.get(5)? => Standing::Settled(Effects::Undone),
+            ("settled", _) => Standing::Settled(Effects::Remain),
+            _ => Standing::Unfinished,
+        };
+        Ok((row.parse::<TaskId>(0)?, (Known { fence, standing }, report)))
+    })?;
+    Ok(rows.into_iter().collect())
+}
+
+fn read_epochs(tx: &Tx<'_>, batch: &[Assignment]) -> Result<HashMap<VmId, u32>> {
+    const SQL: &str = "SELECT vm, epoch FROM vm_epoch WHERE vm IN (SELECT value FROM json_each(?1))";
+    let vms: Vec<VmId> = batch.iter().filter_map(|assignment| assignment.target.vm).collect();
+    if vms.is_empty() {
+        return Ok(HashMap::new());
+    }
+    Ok(tx.query(SQL, &json!(vms), |row| Ok((row.parse(0)?, row.get(1)?)))?.into_iter().collect())
+}
+
+fn write_entries(tx: &Tx<'_>, entries: &[Entry], now: Timestamp) -> Result<()> {
+    const SQL: &str = "
+        INSERT INTO attempt (task, store_epoch, attempt, state, assignment, report, changed_at)
+        SELECT value ->> 'task', value ->> 'store_epoch', value ->> 'attempt', value ->> 'state',
+               value ->> 'assignment', value ->> 'report', value ->> 'at'
+        FROM json_each(?1) WHERE true
+        ON CONFLICT (task) DO UPDATE SET
+            store_epoch = excluded.store_epoch, attempt = excluded.attempt, state = excluded.state,
+            assignment = excluded.assignment, report = excluded.report, changed_at = excluded.changed_at";
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<Value> = entries
+        .iter()
+        .map(|entry| {
+            json!({
+                "task": entry.task, "store_epoch": entry.fence.store_epoch, "attempt": entry.fence.attempt,
+                "state": entry.state, "assignment": entry.assignment, "report": entry.report, "at": now.as_micros(),
+            })
+        })
+        .collect();
+    tx.execute(SQL, &rows).map(drop)
+}
+
+fn write_epochs(tx: &Tx<'_>, epochs: &HashMap<VmId, u32>) -> Result<()> {
+    const SQL: &str = "
+        INSERT INTO vm_epoch (vm, epoch) SELECT value ->> 0, value ->> 1 FROM json_each(?1) WHERE true
+        ON CONFLICT (vm) DO UPDATE SET epoch = max(epoch, excluded.epoch)";
+    if epochs.is_empty() {
+        return Ok(());
+    }
+    tx.execute(SQL, &json!(epochs.iter().collect::<Vec<_>>())).map(drop)
+}
+
+fn finish(tx: &Tx<'_>, report: Report, now: Timestamp) -> Result<Option<Report>> {
+    const SQL: &str = "
+        UPDATE attempt SET state = 'ended', report = ?1 ->> 'report', changed_at = ?1 ->> 'at'
+        WHERE task = ?1 ->> 'task' AND state = 'accepted'
+        RETURNING store_epoch, attempt";
+    let row = json!({ "task": report.task, "report": report, "at": now.as_micros() });
+    let fence = tx.query_one(SQL, &row, |row| fence_at(row, 0))?;
+    Ok(fence.map(|fence| Report { fence, ..report }))
+}
+
+fn abandon(tx: &Tx<'_>, held: HeldLease, now: Timestamp) -> Result<()> {
+    const SQL: &str = "
+        UPDATE attempt SET state = 'abandoned', changed_at = ?1 ->> 'at'
+        WHERE task = ?1 ->> 'task' AND state = 'accepted'
+          AND store_epoch = ?1 ->> 'store_epoch' AND attempt = ?1 ->> 'attempt'";
+    tx.execute(SQL, &held_row(&held, now)).map(drop)
+}
+
+fn forget(tx: &Tx<'_>, receipts: &[(HeldLease, Receipt)], now: Timestamp) -> Result<()> {
+    // A later fence that took the row over in the meantime is another delivery, and stays.
+    const SQL: &str = "
+        UPDATE attempt SET
+            state = item.value ->> 'state', changed_at = item.value ->> 'at', assignment = NULL,
+            clean = report ->> '$.end.effects' IS 'undone',
+            report = CASE item.value ->> 'state' WHEN 'parked' THEN report END
+        FROM json_each(?1) AS item
+        WHERE task = item.value ->> 'task' AND attempt.state = 'ended'
+          AND store_epoch = item.value ->> 'store_epoch' AND attempt.attempt = item.value ->> 'attempt'";
+    let row = |(held, receipt): &(HeldLease, Receipt)| {
+        let mut row = held_row(held, now);
+        row["state"] = match receipt {
+            Receipt::Settled | Receipt::Unknown => "settled".into(),
+            // The server may have leased the task again, to us, without having seen this result: it is kept for that.
+            Receipt::Stale => "parked".into(),
+        };
+        row
+    };
+    tx.execute(SQL, &receipts.iter().map(row).collect::<Vec<Value>>()).map(drop)
+}
+
+fn held_row(held: &HeldLease, now: Timestamp) -> Value {
+    json!({
+        "task": held.task, "store_epoch": held.fence.store_epoch, "attempt": held.fence.attempt, "at": now.as_micros(),
+    })
+}
+
+fn fence_at(row: &Row<'_>, column: usize) -> Result<Fence> {
+    Ok(Fence { store_epoch: row.get(column)?, attempt: row.get(column + 1)? })
+}
+
+/// A report under its row's fence, which may be later than the one it was written under.
+fn report_at(row: &Row<'_>, column: usize) -> Result<Report> {
+    Ok(Report { fence: fence_at(row, column)?, ..row.json(column + 2)? })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,60 @@
+//! What an agent counts of its deliveries.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
+        /// What is counted.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        pub enum Counter { $($(#[$doc])* $name,)* }
+
+        impl Counter {
+            /// Every counter.
+            pub const ALL: &'static [Counter] = &[$(Counter::$name),*];
+
+            /// Its name, for metrics.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Counter::$name => $text,)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Tasks begun.
+    Begun = "tasks_begun";
+    /// Later fences under which work under way went on.
+    Adopted = "tasks_adopted";
+    /// Deliveries answered with a stored result.
+    Answered = "tasks_answered";
+    /// Repeats of what was under way.
+    Ignored = "tasks_ignored";
+    /// Deliveries of a fence that had been passed.
+    Stale = "tasks_stale";
+    /// Deliveries refused: signature, issuer, audience, expiry, epoch.
+    Refused = "tasks_refused";
+    /// Results written down.
+    Ended = "tasks_ended";
+}
+
+/// The counters of one agent.
+#[derive(Debug)]
+pub struct Metrics([AtomicU64; Counter::ALL.len()]);
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Metrics {
+    /// One more.
+    pub fn add(&self, counter: Counter) {
+        self.0[counter as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn get(&self, counter: Counter) -> u64 {
+        self.0[counter as usize].load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,174 @@
+//! Results on their way to the server: gathered, sent in batches, repeated until each has a receipt.
+//!
+//! ```text
+//! journal.finish ──► pending ──POST results──► receipt ──► journal.forget
+//! ```
+//!
+//! A result is in the journal before it comes here, so nothing is lost with this process.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use hostler_link::LinkError;
+use hostler_model::{
+    Ids, TaskId,
+    internal::{HeldLease, Receipt, Report, Reports},
+    task::End,
+};
+use tokio::sync::Notify;
+
+use crate::{agent::Node, backoff::Outage};
+
+/// At most this many results in one call: about as many as the server settles in one commit.
+const BATCH: usize = 256;
+/// At most about this many bytes of them: well below the 64 MiB that the server reads, escaped as JSON may be.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// The results that the server does not have yet.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    pending: Mutex<BTreeMap<TaskId, Report>>,
+    more: Notify,
+    less: Notify,
+}
+
+impl Outbox {
+    /// Adds a result. A later fence of the same task takes the place of an earlier one.
+    pub fn push(&self, report: Report) {
+        self.lock().insert(report.task, report);
+        self.more.notify_one();
+    }
+
+    /// The leases of what is pending.
+    pub fn leases(&self) -> Vec<HeldLease> {
+        self.lock().values().map(|report| HeldLease { task: report.task, fence: report.fence }).collect()
+    }
+
+    /// Waits until everything has a receipt.
+    pub async fn empty(&self) {
+        loop {
+            let less = self.less.notified();
+            if self.lock().is_empty() {
+                return;
+            }
+            less.await;
+        }
+    }
+
+    async fn batch(&self) -> Vec<Report> {
+        loop {
+            let more = self.more.notified();
+            let batch = first(&self.lock());
+            if !batch.is_empty() {
+                return batch;
+            }
+            more.await;
+        }
+    }
+
+    /// Takes out what has a receipt, unless a later fence has taken its place.
+    fn remove(&self, held: &HeldLease) {
+        let mut pending = self.lock();
+        if pending.get(&held.task).is_some_and(|report| report.fence == held.fence) {
+            pending.remove(&held.task);
+        }
+        drop(pending);
+        self.less.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Report>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// As many as go into one call, at least one.
+fn first(pending: &BTreeMap<TaskId, Report>) -> Vec<Report> {
+    let mut bytes = 0usize;
+    let fits = |report: &&Report| {
+        let first = bytes == 0;
+        bytes += weight(report);
+        first || bytes <= BATCH_BYTES
+    };
+    pending.values().take(BATCH).take_while(fits).cloned().collect()
+}
+
+/// About how long a result is. Only texts can be long.
+fn weight(report: &Report) -> usize {
+    const REST: usize = 256;
+    match &report.end {
+        End::Succeeded { output: serde_json::Value::Object(fields) } => {
+            REST + fields.values().filter_map(|value| value.as_str()).map(str::len).sum::<usize>()
+        }
+        End::Failed { detail, .. } => REST + detail.len(),
+        End::Succeeded { .. } | End::Cancelled { .. } => REST,
+    }
+}
+
+/// Sends results for as long as the agent lives.
+pub async fn send(node: &Node, ids: Ids) {
+    let mut outage = Outage::none(ids, "results");
+    loop {
+        let batch = node.outbox.batch().await;
+        match post(node, &batch).await {
+            Ok(receipts) => {
+                outage.over();
+                settle(node, &batch, receipts).await;
+            }
+            // One result that the server cannot read must not hold up the others for ever.
+            Err(error) if is_refusal(&error) => one_by_one(node, batch).await,
+            Err(error) => outage.pause(&error).await,
+        }
+    }
+}
+
+async fn post(node: &Node, batch: &[Report]) -> Result<Vec<Receipt>, LinkError> {
+    fail::fail_point!("agent.report.before");
+    // An inventory that is under way may not know yet what these results say: see `heartbeat`.
+    let _turn = node.turn.lock().await;
+    let answer = node.server.results(&Reports { results: batch.to_vec() }).await;
+    fail::fail_point!("agent.report.after");
+    let receipts = answer?.receipts;
+    if receipts.len() != batch.len() {
+        return Err(LinkError::Unreadable(format!("{} receipts for {} results", receipts.len(), batch.len())));
+    }
+    Ok(receipts)
+}
+
+/// Whether the server cannot read what it was sent; other refusals (an identity that is over, too much at once) are
+/// not about the results.
+fn is_refusal(error: &LinkError) -> bool {
+    matches!(error.status().map(|status| status.as_u16()), Some(400 | 413 | 422))
+}
+
+async fn one_by_one(node: &Node, batch: Vec<Report>) {
+    for report in batch {
+        let report = [report];
+        match post(node, &report).await {
+            Ok(receipts) => settle(node, &report, receipts).await,
+            Err(error) if is_refusal(&error) => {
+                let [Report { task, fence, .. }] = report;
+                tracing::error!(task.id = %task, %fence, %error, "the server refuses a result; it stays in the journal until the next start");
+                node.outbox.remove(&HeldLease { task, fence });
+            }
+            // The next batch will hear the same.
+            Err(_) => return,
+        }
+    }
+}
+
+async fn settle(node: &Node, batch: &[Report], receipts: Vec<Receipt>) {
+    let held = batch.iter().map(|report| HeldLease { task: report.task, fence: report.fence });
+    let settled: Vec<(HeldLease, Receipt)> = held.zip(receipts).collect();
+    for (held, receipt) in &settled {
+        node.outbox.remove(held);
+        if *receipt != Receipt::Settled {
+            tracing::info!(task.id = %held.task, fence = %held.fence, ?receipt, "a result changed nothing");
+        }
+    }
+    if let Err(error) = node.journal.forget(settled, node.clock.now()).await {
+        // What is not forgotten is reported once more by the next start, and answered as before.
+        tracing::error!(%error, "the journal cannot note what the server has");
+    }
+}

@@ -1,0 +1,188 @@
+//! Machines: made, undone, crashed, deleted; images that are not what they should be.
+
+use hostler_agent::{hypervisor::Exit, metrics::Counter};
+use hostler_model::{
+    error::Code,
+    image::Sha256Hex,
+    task::{Effects, End},
+    vm::{VmReason, VmState},
+};
+
+use crate::{
+    server::{Server, folder, succeeded},
+    world::{Gate, World},
+};
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_is_made_with_its_phases_and_deleted_again() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let vm = server.vm();
+    server.give(&server.create(vm));
+    let report = server.result(1).await;
+    let output = succeeded(&report);
+    assert_eq!((&output["boot_ms"], &output["acceleration"]), (&12.5.into(), &"simulated".into()));
+    let phases: Vec<_> = report.phases.iter().map(|timing| timing.phase.as_str()).collect();
+    assert_eq!(phases, ["image", "disk", "start", "boot"]);
+    server.give(&server.exec(vm));
+    assert_eq!(succeeded(&server.result(2).await)["stdout"], "uname -a");
+    server.give(&server.delete(vm));
+    assert_eq!(succeeded(&server.result(3).await)["existed"], true);
+    server.give(&server.delete(vm));
+    assert_eq!(succeeded(&server.result(4).await)["existed"], false);
+    assert!(!world.has(vm));
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_create_leaves_nothing() {
+    for gate in [Gate::Create, Gate::Ready] {
+        let (server, data, world) = (Server::new(), folder(), World::new());
+        world.hold(gate);
+        let agent = server.agent(data.path(), world.clone()).await;
+        let vm = server.vm();
+        let task = server.create(vm);
+        server.give(&task);
+        world.until_begun(gate, 1).await;
+        server.with(|heard| heard.abort.push(task.sub));
+        assert_eq!(server.result(1).await.end, End::Cancelled { effects: Effects::Undone }, "{gate:?}");
+        assert!(!world.has(vm));
+        agent.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_create_that_fails_and_cannot_be_undone_says_so() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    world.hold(Gate::Ready);
+    world.change(|state| state.remove_fails = true);
+    let agent = server.agent(data.path(), world.clone()).await;
+    let vm = server.vm();
+    server.give(&server.create(vm));
+    let End::Failed { code, detail, effects, .. } = server.result(1).await.end else { panic!("it succeeded") };
+    assert_eq!((code, effects), (Code::GuestNotReady, Effects::Remain));
+    assert!(detail.contains("the disk does not let go"), "{detail}");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_time_is_up_is_stopped_and_undone() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    world.hold(Gate::Create);
+    let agent = server.agent(data.path(), world.clone()).await;
+    let vm = server.vm();
+    server.give(&server.create(vm));
+    let End::Failed { code, effects, .. } = server.result(1).await.end else { panic!("it succeeded") };
+    assert_eq!((code, effects), (Code::DeadlineExceeded, Effects::Undone));
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_is_reported_at_once_and_programs_in_it_end() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let vm = server.vm();
+    world.running(vm);
+    world.hold(Gate::Exec);
+    let agent = server.agent(data.path(), world.clone()).await;
+    server.give(&server.exec(vm));
+    world.until_begun(Gate::Exec, 1).await;
+    world.exit(vm, Exit::Crashed("signal 9".into()));
+    let seen = server
+        .until(|heard| {
+            heard.heartbeats.last()?.inventory.vms.iter().find(|seen| seen.state == VmState::Error).cloned()
+        })
+        .await;
+    assert_eq!((seen.vm, seen.reason, seen.detail.as_deref()), (vm, Some(VmReason::Crashed), Some("signal 9")));
+    let End::Failed { code, .. } = server.result(1).await.end else { panic!("it succeeded") };
+    assert_eq!(code, Code::GuestFailed);
+    server.give(&server.exec(vm));
+    let End::Failed { code, .. } = server.result(2).await.end else { panic!("it succeeded") };
+    assert_eq!(code, Code::VmStateConflict);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_turns_itself_off_is_stopped_not_broken() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let vm = server.vm();
+    world.running(vm);
+    let agent = server.agent(data.path(), world.clone()).await;
+    server.until(|heard| heard.heartbeats.last().cloned()).await;
+    world.exit(vm, Exit::GuestShutdown);
+    let seen = server
+        .until(|heard| heard.heartbeats.last()?.inventory.vms.iter().find(|seen| !seen.ready).cloned())
+        .await;
+    assert_eq!((seen.state, seen.reason), (VmState::Stopped, Some(VmReason::GuestShutdown)));
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_with_a_wrong_file_is_refused_and_nothing_of_it_stays() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let task = server.create(server.vm());
+    let rootfs = Sha256Hex::of(b"rootfs").to_string();
+    for wrong in [&b"rootfx"[..], b"root", b"rootfs and more"] {
+        server.with(|heard| heard.blobs.insert(rootfs.clone(), wrong.to_vec()));
+        let n = server.results().len();
+        let mut task = task.clone();
+        task.sub = server.ids.next(server.clock.now());
+        task.target.vm = Some(server.vm());
+        server.give(&task);
+        let End::Failed { code, effects, .. } = server.result(n + 1).await.end else { panic!("it succeeded") };
+        assert_eq!((code, effects), (Code::ImageFetchFailed, Effects::Undone));
+        assert_eq!(std::fs::read_dir(data.path().join("images")).unwrap().count(), 0);
+    }
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_under_a_wrong_digest_is_refused() {
+    let (server, data) = (Server::new(), folder());
+    let agent = server.agent(data.path(), World::new()).await;
+    let task = server.create(server.vm());
+    server.with(|heard| heard.manifests.values_mut().for_each(|manifest| manifest.cmdline = "evil".into()));
+    server.give(&task);
+    let End::Failed { code, .. } = server.result(1).await.end else { panic!("it succeeded") };
+    assert_eq!(code, Code::ImageFetchFailed);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn machines_made_at_once_fetch_their_image_once() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let first = server.create(server.vm());
+    for _ in 0..4 {
+        let mut task = first.clone();
+        task.sub = server.ids.next(server.clock.now());
+        task.target.vm = Some(server.vm());
+        server.give(&task);
+    }
+    for n in 1..=4 {
+        succeeded(&server.result(n).await);
+    }
+    assert_eq!(agent.count(Counter::Ended), 4);
+    let cached = std::fs::read_dir(data.path().join("images")).unwrap().count();
+    assert_eq!(cached, 1);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_is_over_is_left_alone_and_not_reported() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    world.hold(Gate::Create);
+    let agent = server.agent(data.path(), world.clone()).await;
+    let (vm, other) = (server.vm(), server.echo("after"));
+    let task = server.create(vm);
+    server.give(&task);
+    world.until_begun(Gate::Create, 1).await;
+    server.with(|heard| heard.over.push(task.sub));
+    let last = |heard: &crate::server::Heard| heard.heartbeats.last().cloned();
+    server.until(|heard| last(heard).filter(|beat| !beat.leases.is_empty())).await;
+    server.until(|heard| last(heard).filter(|beat| beat.leases.is_empty())).await;
+    server.give(&other);
+    assert_eq!(server.result(1).await.task, other.sub);
+    assert!(world.has(vm));
+    agent.stop().await;
+}

@@ -1,0 +1,8 @@
+//! Whole agents against a scripted server behind the link seam, on a host that survives them.
+
+mod delivery;
+mod machine;
+mod restart;
+mod server;
+mod trust;
+mod world;

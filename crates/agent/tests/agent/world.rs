@@ -1,0 +1,211 @@
+//! A hypervisor that does as it is told, on a host that outlives every agent: each step can be held at a gate.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use async_trait::async_trait;
+use hostler_agent::hypervisor::{DriverError, Exit, Found, Hypervisor, Machine, MachinePlan, Phases};
+use hostler_model::{
+    VmId,
+    error::Code,
+    kind::{VmExecOutput, VmExecParams},
+};
+use tokio::sync::watch;
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Gate {
+    Create,
+    Ready,
+    Exec,
+    Remove,
+}
+
+#[derive(Clone, Default, Debug)]
+pub struct State {
+    pub machines: BTreeMap<VmId, Box_>,
+    pub held: Vec<Gate>,
+    /// How often each step was begun.
+    pub begun: BTreeMap<Gate, usize>,
+    pub remove_fails: bool,
+}
+
+/// What is on the host of one machine.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Box_ {
+    pub epoch: u32,
+    pub complete: bool,
+    pub exit: Option<Exit>,
+    pub process: u64,
+}
+
+#[derive(Clone)]
+pub struct World(watch::Sender<State>);
+
+impl World {
+    pub fn new() -> World {
+        World(watch::Sender::new(State::default()))
+    }
+
+    pub fn change(&self, change: impl FnOnce(&mut State)) {
+        self.0.send_modify(change);
+    }
+
+    pub fn see(&self) -> State {
+        self.0.borrow().clone()
+    }
+
+    pub fn has(&self, vm: VmId) -> bool {
+        self.see().machines.contains_key(&vm)
+    }
+
+    pub fn begun(&self, gate: Gate) -> usize {
+        self.see().begun.get(&gate).copied().unwrap_or(0)
+    }
+
+    pub fn hold(&self, gate: Gate) {
+        self.change(|state| state.held.push(gate));
+    }
+
+    pub fn release(&self, gate: Gate) {
+        self.change(|state| state.held.retain(|held| *held != gate));
+    }
+
+    pub fn running(&self, vm: VmId) {
+        let machine = Box_ { epoch: 1, complete: true, exit: None, process: 1 };
+        self.change(|state| drop(state.machines.insert(vm, machine)));
+    }
+
+    pub async fn until(&self, mut so: impl FnMut(&State) -> bool) {
+        self.0.subscribe().wait_for(|state| so(state)).await.unwrap();
+    }
+
+    pub async fn until_begun(&self, gate: Gate, times: usize) {
+        self.until(|state| state.begun.get(&gate).copied().unwrap_or(0) >= times).await;
+    }
+
+    pub fn exit(&self, vm: VmId, exit: Exit) {
+        self.change(|state| state.machines.get_mut(&vm).unwrap().exit = Some(exit));
+    }
+
+    async fn pass(&self, gate: Gate) {
+        self.change(|state| *state.begun.entry(gate).or_default() += 1);
+        self.until(|state| !state.held.contains(&gate)).await;
+    }
+}
+
+#[async_trait]
+impl Hypervisor for World {
+    fn version(&self) -> String {
+        "scripted 1".to_owned()
+    }
+
+    fn acceleration(&self) -> &str {
+        "simulated"
+    }
+
+    fn acceleration_reason(&self) -> &str {
+        "a test"
+    }
+
+    async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
+        let _ = phases.send("disk");
+        let fresh = Box_ { epoch: plan.epoch, complete: false, exit: Some(Exit::Requested), process: 0 };
+        self.change(|state| drop(state.machines.entry(plan.id).or_insert(fresh)));
+        let _ = phases.send("start");
+        self.pass(Gate::Create).await;
+        let mut process = 0;
+        self.change(|state| {
+            let machine = state.machines.get_mut(&plan.id).unwrap();
+            if machine.exit.take().is_some() {
+                machine.process += 1;
+            }
+            process = machine.process;
+        });
+        Ok(Box::new(Handle { world: self.clone(), id: plan.id, process }))
+    }
+
+    async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError> {
+        let machine = self.see().machines.get(&id).cloned().filter(|machine| machine.exit.is_none());
+        Ok(machine.map(|machine| {
+            Box::new(Handle { world: self.clone(), id, process: machine.process }) as Box<dyn Machine>
+        }))
+    }
+
+    async fn remove(&self, id: VmId) -> Result<bool, DriverError> {
+        self.pass(Gate::Remove).await;
+        if self.see().remove_fails {
+            let detail = "the disk does not let go".to_owned();
+            return Err(DriverError { code: Code::HypervisorFailed, detail, retryable: false });
+        }
+        let mut existed = false;
+        self.change(|state| existed = state.machines.remove(&id).is_some());
+        Ok(existed)
+    }
+
+    async fn find(&self) -> Result<Vec<Found>, DriverError> {
+        let found = |(id, machine): (&VmId, &Box_)| Found {
+            id: *id,
+            epoch: machine.epoch,
+            alive: machine.exit.is_none(),
+            complete: machine.complete,
+        };
+        Ok(self.see().machines.iter().map(found).collect())
+    }
+}
+
+struct Handle {
+    world: World,
+    id: VmId,
+    process: u64,
+}
+
+#[async_trait]
+impl Machine for Handle {
+    async fn ready(&self, timeout: Duration) -> Result<(), DriverError> {
+        if tokio::time::timeout(timeout, self.world.pass(Gate::Ready)).await.is_err() {
+            let detail = "the guest did not answer".to_owned();
+            return Err(DriverError { code: Code::GuestNotReady, detail, retryable: false });
+        }
+        self.world.change(|state| {
+            if let Some(machine) = state.machines.get_mut(&self.id) {
+                machine.complete = true;
+            }
+        });
+        Ok(())
+    }
+
+    async fn answers(&self) -> bool {
+        true
+    }
+
+    async fn exec(&self, params: &VmExecParams) -> Result<VmExecOutput, DriverError> {
+        self.world.pass(Gate::Exec).await;
+        Ok(VmExecOutput {
+            exit_code: Some(0),
+            signal: None,
+            stdout: params.argv.join(" "),
+            stderr: String::new(),
+            stdout_truncated: false,
+            stderr_truncated: false,
+        })
+    }
+
+    async fn exited(&self) -> Exit {
+        let (id, process) = (self.id, self.process);
+        let mut exit = Exit::Requested;
+        let gone = |state: &State| match state.machines.get(&id) {
+            Some(machine) if machine.process == process => machine.exit.is_some(),
+            Some(_) | None => true,
+        };
+        self.world.until(gone).await;
+        if let Some(machine) = self.world.see().machines.get(&id)
+            && let Some(why) = &machine.exit
+        {
+            exit = why.clone();
+        }
+        exit
+    }
+
+    fn boot_ms(&self) -> f64 {
+        12.5
+    }
+}

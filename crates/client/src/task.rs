@@ -1,0 +1,62 @@
+//! Tasks: `/api/v1/tasks`.
+
+use hostler_model::{
+    TaskId,
+    api::{NewTask, Page, Submitted},
+    kind::KindName,
+    task::{Task, TaskState},
+};
+
+use crate::{Client, ClientError, Paging, Submit, call::Call};
+
+/// Which tasks to list. Everything left out does not matter.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct TaskQuery {
+    /// Only in this state.
+    pub state: Option<TaskState>,
+    /// Only of this kind.
+    pub kind: Option<KindName>,
+    /// Only about this VM, by id or name.
+    pub vm: Option<String>,
+}
+
+impl TaskQuery {
+    fn call(&self) -> Call {
+        Call::get("/api/v1/tasks")
+            .query("state", self.state)
+            .query("kind", self.kind)
+            .query("vm", self.vm.as_deref())
+    }
+}
+
+impl Client {
+    /// Submits a task of any kind.
+    pub async fn submit_task(&self, task: &NewTask, how: &Submit) -> Result<Submitted, ClientError> {
+        self.submit(Call::post("/api/v1/tasks").json(task)?, how).await
+    }
+
+    /// One task.
+    pub async fn task(&self, id: TaskId) -> Result<Task, ClientError> {
+        self.call(Call::get(format!("/api/v1/tasks/{id}"))).await
+    }
+
+    /// A page of tasks, newest first.
+    pub async fn tasks_page(&self, which: &TaskQuery, paging: &Paging) -> Result<Page<Task>, ClientError> {
+        self.page(which.call(), paging).await
+    }
+
+    /// The newest `most` tasks, or all of them.
+    pub async fn tasks(&self, which: &TaskQuery, most: Option<usize>) -> Result<Vec<Task>, ClientError> {
+        self.every(which.call(), most).await
+    }
+
+    /// Asks for a task to be stopped and undone. It ends when its node says so.
+    pub async fn cancel_task(&self, id: TaskId, how: &Submit) -> Result<Submitted, ClientError> {
+        self.submit(Call::post(format!("/api/v1/tasks/{id}/cancel")), how).await
+    }
+
+    /// Submits a new task that does what a failed or cancelled one should have done.
+    pub async fn retry_task(&self, id: TaskId, how: &Submit) -> Result<Submitted, ClientError> {
+        self.submit(Call::post(format!("/api/v1/tasks/{id}/retry")), how).await
+    }
+}

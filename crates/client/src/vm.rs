@@ -1,0 +1,63 @@
+//! Machines: `/api/v1/vms`.
+
+use hostler_model::{
+    Code,
+    api::{NewExec, NewVm, Page, Submitted},
+    vm::{Vm, VmState},
+};
+
+use crate::{
+    Client, ClientError, Paging, Submit,
+    call::{Call, segment},
+};
+
+/// Which machines to list. Everything left out does not matter; without a state, those that are not deleted.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct VmQuery {
+    /// Only in this state.
+    pub state: Option<VmState>,
+    /// Only on this node, by id or name.
+    pub node: Option<String>,
+}
+
+impl VmQuery {
+    fn call(&self) -> Call {
+        Call::get("/api/v1/vms").query("state", self.state).query("node", self.node.as_deref())
+    }
+}
+
+fn path(vm: &str) -> Result<String, ClientError> {
+    Ok(format!("/api/v1/vms/{}", segment(vm, Code::VmNotFound)?))
+}
+
+impl Client {
+    /// Makes a machine.
+    pub async fn create_vm(&self, vm: &NewVm, how: &Submit) -> Result<Submitted, ClientError> {
+        self.submit(Call::post("/api/v1/vms").json(vm)?, how).await
+    }
+
+    /// One machine, by id or name.
+    pub async fn vm(&self, vm: &str) -> Result<Vm, ClientError> {
+        self.call(Call::get(path(vm)?)).await
+    }
+
+    /// A page of machines, newest first.
+    pub async fn vms_page(&self, which: &VmQuery, paging: &Paging) -> Result<Page<Vm>, ClientError> {
+        self.page(which.call(), paging).await
+    }
+
+    /// The newest `most` machines, or all of them.
+    pub async fn vms(&self, which: &VmQuery, most: Option<usize>) -> Result<Vec<Vm>, ClientError> {
+        self.every(which.call(), most).await
+    }
+
+    /// Runs a program in a machine's guest.
+    pub async fn exec(&self, vm: &str, exec: &NewExec, how: &Submit) -> Result<Submitted, ClientError> {
+        self.submit(Call::post(format!("{}/exec", path(vm)?)).json(exec)?, how).await
+    }
+
+    /// Ends a machine and removes what it had.
+    pub async fn delete_vm(&self, vm: &str, how: &Submit) -> Result<Submitted, ClientError> {
+        self.submit(Call::delete(path(vm)?), how).await
+    }
+}

@@ -1,0 +1,105 @@
+//! What the server does, one file per noun: who may ask, what the pure functions of the model decide, and the calls of
+//! the store that write it down. Never here: HTTP, a route, a header, SQL.
+
+pub mod bell;
+pub mod blob;
+pub mod caller;
+pub mod event;
+pub mod health;
+pub mod image;
+pub mod node;
+pub mod submit;
+pub mod task;
+pub mod vm;
+
+use std::{io, sync::Arc};
+
+use hostler_model::{Clock, Code, Ids, Refusal};
+use hostler_store::{Answer, Store};
+use hostler_trust::{Authority, TaskSigner};
+use tokio_util::sync::CancellationToken;
+
+use self::{bell::Bell, blob::Blobs, caller::Known};
+use crate::{dispatch::Dispatch, metrics::Metrics};
+
+/// Everything a request or a loop works with. One per server; nothing in it that a restart would miss.
+#[derive(Debug)]
+pub struct App {
+    /// Every durable fact.
+    pub store: Store,
+    /// Where time comes from.
+    pub clock: Clock,
+    /// Where ids come from.
+    pub ids: Ids,
+    /// Signs the certificates of nodes.
+    pub authority: Authority,
+    /// Signs tasks.
+    pub signer: TaskSigner,
+    /// What this control plane calls itself: the `iss` of tasks.
+    pub issuer: String,
+    /// The bytes of images.
+    pub blobs: Blobs,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Rings when something changed.
+    pub bell: Bell,
+    /// Hands tasks to nodes.
+    pub dispatch: Dispatch,
+    /// Cancelled when the server goes away: whatever waits ends at once.
+    pub closing: CancellationToken,
+    pub(crate) known: Known,
+}
+
+/// Why a call was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller is told why.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] hostler_store::Error),
+    /// A file of ours failed.
+    #[error("could not {doing}")]
+    File {
+        /// What was tried.
+        doing: &'static str,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// A credential or a signature could not be made.
+    #[error("could not {doing}: {cause}")]
+    Trust {
+        /// What was tried.
+        doing: &'static str,
+        /// Why it failed.
+        cause: String,
+    },
+    /// Something that cannot be, was.
+    #[error("{0}")]
+    Fault(&'static str),
+}
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// For `map_err` on file operations.
+    pub(crate) fn file(doing: &'static str) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::File { doing, source }
+    }
+}
+
+/// The answer to the only item of a batch of one.
+pub(crate) fn only<T>(mut answers: Vec<Answer<T>>) -> Result<T> {
+    let answer = answers.pop().ok_or(Error::Fault("the store answered fewer items than it was asked"))?;
+    Ok(answer?)
+}
+
+/// A thing that is not there, or not for this caller: both sound the same.
+pub(crate) fn not_found(code: Code, noun: &str, text: &str) -> Refusal {
+    let text = hostler_model::error::excerpt(text);
+    Refusal::new(code, format!("there is no {noun} {text:?}; `hostler {noun} list` shows those there are"))
+        .with(noun, text)
+}

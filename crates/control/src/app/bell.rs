@@ -1,0 +1,140 @@
+//! Rings for whoever waits: a task's end, a new log entry. One task listens to the store for all of them. A ring is a
+//! hint; whoever waits also looks by itself every [`LOOK`]. Never here: an answer to the question that is waited for.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use hostler_model::TaskId;
+use hostler_store::Wakes;
+use tokio::sync::{
+    Notify,
+    broadcast::{Receiver, error::RecvError},
+    watch,
+};
+use tokio_util::sync::CancellationToken;
+
+/// How often a waiter looks without having been rung for: the truth behind the hints.
+pub const LOOK: Duration = Duration::from_secs(1);
+
+/// Rings. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Bell(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    tasks: Mutex<HashMap<TaskId, Vec<Arc<Notify>>>>,
+    seq: watch::Sender<i64>,
+}
+
+impl Bell {
+    /// Listens until `closing`.
+    pub fn start(wakes: Receiver<Wakes>, closing: CancellationToken) -> Bell {
+        let bell = Bell(Arc::new(Inner { tasks: Mutex::default(), seq: watch::Sender::new(0) }));
+        tokio::spawn(bell.clone().listen(wakes, closing));
+        bell
+    }
+
+    async fn listen(self, mut wakes: Receiver<Wakes>, closing: CancellationToken) {
+        loop {
+            let wake = tokio::select! {
+                () = closing.cancelled() => return,
+                wake = wakes.recv() => wake,
+            };
+            match wake {
+                Ok(wake) => self.ring(&wake),
+                // What was missed were hints: everybody looks.
+                Err(RecvError::Lagged(_)) => self.ring_all(),
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn ring(&self, wake: &Wakes) {
+        if !wake.ended.is_empty() {
+            let tasks = self.tasks();
+            for waiting in wake.ended.iter().filter_map(|task| tasks.get(task)) {
+                waiting.iter().for_each(|notify| notify.notify_one());
+            }
+        }
+        if wake.seq > 0 {
+            self.0.seq.send_replace(wake.seq);
+        }
+    }
+
+    fn ring_all(&self) {
+        self.tasks().values().flatten().for_each(|notify| notify.notify_one());
+        self.0.seq.send_modify(|_| {});
+    }
+
+    /// Rings when this task ends, also between this call and the wait: ask for the task after calling this.
+    pub fn on_end(&self, task: TaskId) -> OnEnd {
+        let notify = Arc::new(Notify::new());
+        self.tasks().entry(task).or_default().push(notify.clone());
+        OnEnd { bell: self.clone(), task, notify }
+    }
+
+    /// Changes with every commit that added to the log.
+    pub fn on_log(&self) -> watch::Receiver<i64> {
+        self.0.seq.subscribe()
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, HashMap<TaskId, Vec<Arc<Notify>>>> {
+        self.0.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Waits for one task's end. Dropped, it no longer does.
+#[derive(Debug)]
+pub struct OnEnd {
+    bell: Bell,
+    task: TaskId,
+    notify: Arc<Notify>,
+}
+
+impl OnEnd {
+    /// Until it rings, or it is time to look anyway.
+    pub async fn wait(&self) {
+        // Either way the caller looks.
+        let _ = tokio::time::timeout(LOOK, self.notify.notified()).await;
+    }
+}
+
+impl Drop for OnEnd {
+    fn drop(&mut self) {
+        let mut tasks = self.bell.tasks();
+        if let Some(waiting) = tasks.get_mut(&self.task) {
+            waiting.retain(|notify| !Arc::ptr_eq(notify, &self.notify));
+            if waiting.is_empty() {
+                tasks.remove(&self.task);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_model::{Ids, Timestamp};
+    use tokio::sync::broadcast;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ring_before_the_wait_is_not_lost_and_nothing_is_left_behind() {
+        let (sender, receiver) = broadcast::channel(4);
+        let bell = Bell::start(receiver, CancellationToken::new());
+        let task = Ids::seeded(1).next(Timestamp::from_micros(0));
+        let on_end = bell.on_end(task);
+        bell.ring(&Wakes { ended: vec![task], ..Wakes::default() });
+        let began = tokio::time::Instant::now();
+        on_end.wait().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        on_end.wait().await;
+        assert_eq!(began.elapsed(), LOOK);
+        drop(on_end);
+        assert!(bell.tasks().is_empty());
+        drop(sender);
+    }
+}

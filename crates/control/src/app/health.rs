@@ -1,0 +1,35 @@
+//! Whether the server can do its work, how much there is, and whether the books agree.
+
+use hostler_model::{
+    Code, Refusal,
+    api::{Diagnosis, Quota},
+};
+
+use super::{App, Result, caller::Call};
+
+impl App {
+    /// Refuses while the store cannot be asked or the server goes away.
+    pub async fn ready(&self) -> Result<()> {
+        if self.closing.is_cancelled() {
+            return Err(Refusal::new(Code::Unavailable, "the server is going away; ask another, or again").into());
+        }
+        self.store.log_head().await?;
+        Ok(())
+    }
+
+    /// What the caller's tenant may have and has.
+    pub async fn quota(&self, call: &Call) -> Result<Quota> {
+        Ok(self.store.quota(call.caller.tenant).await?)
+    }
+
+    /// Recomputes the books and the chain of the log and compares.
+    pub async fn doctor(&self) -> Result<Diagnosis> {
+        Ok(self.store.doctor().await?)
+    }
+
+    /// Everything that is measured, as Prometheus reads it.
+    pub async fn measurements(&self) -> Result<String> {
+        let gauges = self.store.gauges().await?;
+        self.metrics.encode(&gauges)
+    }
+}

@@ -1,0 +1,132 @@
+//! Nodes: how they join and renew, what an operator decides about them, and what their agents report.
+//!
+//! Whatever an agent says goes to the store with its certificate's identity; the store refuses an enrolment that is
+//! not the node's current one. Never here: which tasks a node gets (`dispatch.rs`).
+
+use hostler_model::{
+    Code, NodeId, Refusal, TaskId,
+    id::EnrolmentId,
+    internal::{Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Report},
+    name::Name,
+    node::{Node, NodeEvent},
+};
+use hostler_store::{Answer, Beat, JoinNode, Progressed, Settle};
+use hostler_trust::{CsrError, JoinToken, NodeIdentity, ca::NODE_VALIDITY};
+
+use super::{App, Error, Result, caller::Call, not_found, only};
+
+impl App {
+    /// A node by id or name.
+    pub async fn node(&self, text: &str) -> Result<Node> {
+        if let Ok(id) = text.parse::<NodeId>()
+            && let Some(node) = self.store.node(id).await?
+        {
+            return Ok(node);
+        }
+        if let Ok(name) = text.parse::<Name>()
+            && let Some(node) = self.store.node_by_name(name).await?
+        {
+            return Ok(node);
+        }
+        Err(not_found(Code::NodeNotFound, "node", text).into())
+    }
+
+    /// Every node.
+    pub async fn nodes(&self) -> Result<Vec<Node>> {
+        Ok(self.store.nodes().await?)
+    }
+
+    /// What an operator decided about a node.
+    pub async fn change_node(&self, call: &Call, text: &str, event: NodeEvent) -> Result<Node> {
+        let node = self.node(text).await?.id;
+        Ok(self.store.change_node(node, event, call.actor()).await??)
+    }
+
+    /// Takes a node in: its token is spent, its certificate signed.
+    pub async fn join(&self, join: Join) -> Result<Joined> {
+        let token: JoinToken = join.token.parse().map_err(|_| token_invalid())?;
+        let name: Name = join.name.parse()?;
+        let now = self.clock.now();
+        let (node, enrolment) = (self.ids.next(now), self.ids.next(now));
+        // A request that cannot be signed must not spend the token, so one is signed before the node's id is known.
+        self.certificate(&join.csr_pem, NodeIdentity { node, enrolment })?;
+        let joining = JoinNode { token_hash: token.hash().to_string(), node, name, enrolment, facts: join.facts };
+        let node = self.store.join(joining).await??;
+        self.joined(&join.csr_pem, NodeIdentity { node: node.id, enrolment })
+    }
+
+    /// A new certificate for a node that has one.
+    pub async fn renew(&self, identity: NodeIdentity, csr_pem: &str) -> Result<Joined> {
+        self.current(identity).await?;
+        self.joined(csr_pem, identity)
+    }
+
+    /// Refuses an enrolment that is not the node's current one.
+    pub async fn current(&self, identity: NodeIdentity) -> Result<Node> {
+        let node = self.store.node(identity.node).await?;
+        let is_current = |node: &Node| node.enrolment == Some(identity.enrolment);
+        node.filter(is_current).ok_or_else(|| enrolment_over(identity.enrolment).into())
+    }
+
+    fn joined(&self, csr_pem: &str, identity: NodeIdentity) -> Result<Joined> {
+        Ok(Joined {
+            node: identity.node,
+            enrolment: identity.enrolment,
+            certificate_pem: self.certificate(csr_pem, identity)?,
+            ca_pem: self.authority.ca_pem().to_owned(),
+            task_keys: self.signer.jwks(),
+            issuer: self.issuer.clone(),
+        })
+    }
+
+    fn certificate(&self, csr_pem: &str, identity: NodeIdentity) -> Result<String> {
+        let NodeIdentity { node, enrolment } = identity;
+        let signed = self.authority.sign_node(csr_pem, node, enrolment, self.clock.now(), NODE_VALIDITY);
+        signed.map_err(|error| match error {
+            CsrError::NotMade(cause) => Error::Trust { doing: "sign a certificate", cause },
+            CsrError::Malformed | CsrError::BadSignature | CsrError::UnsupportedKey => {
+                Refusal::new(Code::CsrInvalid, error.to_string()).into()
+            }
+        })
+    }
+
+    /// Facts, leases and inventory of a node.
+    pub async fn heartbeat(&self, from: NodeIdentity, heartbeat: Heartbeat) -> Result<HeartbeatAnswer> {
+        let beat = Beat { node: from.node, enrolment: from.enrolment, heartbeat };
+        only(self.store.heartbeat(vec![beat]).await?)
+    }
+
+    /// How far an attempt has come.
+    pub async fn progress(&self, from: NodeIdentity, task: TaskId, report: ProgressReport) -> Result<ProgressAnswer> {
+        let progressed = Progressed { node: from.node, enrolment: from.enrolment, task, report };
+        only(self.store.progress(vec![progressed]).await?)
+    }
+
+    /// How attempts ended, each answered by itself. What is refused for another reason than being over refuses all:
+    /// the agent sends them again, and what was settled stays settled.
+    pub async fn settle(&self, from: NodeIdentity, reports: Vec<Report>) -> Result<Vec<Receipt>> {
+        let NodeIdentity { node, enrolment } = from;
+        let batch = reports.into_iter().map(|report| Settle { node, enrolment, report }).collect();
+        let answers = self.store.settle(batch).await?;
+        answers.into_iter().map(receipt).collect()
+    }
+}
+
+fn receipt(answer: Answer<Receipt>) -> Result<Receipt> {
+    match answer {
+        Ok(receipt) => Ok(receipt),
+        Err(refusal) if refusal.code == Code::StaleFence => Ok(Receipt::Stale),
+        Err(refusal) if refusal.code == Code::TaskNotFound => Ok(Receipt::Unknown),
+        Err(refusal) => Err(refusal.into()),
+    }
+}
+
+fn token_invalid() -> Refusal {
+    let detail = "this is not a join token; make one with `hostler node token` and copy it whole";
+    Refusal::new(Code::JoinTokenInvalid, detail)
+}
+
+fn enrolment_over(enrolment: EnrolmentId) -> Refusal {
+    let detail = "this certificate's enrolment is not the node's current one: the node joined again, or is gone";
+    Refusal::new(Code::IdentityMismatch, detail).with("enrolment", enrolment.to_string())
+}

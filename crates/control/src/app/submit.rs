@@ -1,0 +1,170 @@
+//! How a task comes to be: the kind and the caller's role, what the target refers to, what the parameters leave out,
+//! and the one call that writes it all down or refuses. Never here: quota and placement (the store's step decides
+//! those under its locks).
+
+use hostler_model::{
+    Code, NodeId, Refusal, TaskId, TenantId,
+    api::{NewTask, TargetRef},
+    image::Image,
+    kind::{Aim, FillContext, KindName, Spec, VmCreateParams},
+    task::Target,
+    vm::Vm,
+};
+use hostler_store::{Accepted, Idempotency, NewMachine, Submission};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{App, Error, Result, caller::Call, only};
+
+/// On what terms a task is asked for.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// The caller's key, so that a repeat gets the first answer.
+    pub idempotency: Option<Idempotency>,
+    /// Answer as if, and write nothing.
+    pub dry_run: bool,
+}
+
+/// What a task is about, by id.
+struct Aimed {
+    tenant: TenantId,
+    vm: Option<Vm>,
+    node: Option<NodeId>,
+}
+
+impl App {
+    /// Writes a task down, or says why not.
+    pub async fn submit(
+        &self,
+        call: &Call,
+        new: NewTask,
+        retry_of: Option<TaskId>,
+        terms: Terms,
+    ) -> Result<Accepted> {
+        let kind: KindName = new.kind.parse()?;
+        let spec = kind.spec();
+        call.require(spec.role)?;
+        let image = self.image_for(call, spec, &new.params).await?;
+        let mut params = (spec.fill)(&new.params, &FillContext { image: image.as_ref() })?;
+        let aimed = match self.aim(call, spec, &new.target, &params).await {
+            Err(Error::Refused(gone)) if gone.code == Code::VmNotFound => {
+                return self.first_answer(call, kind, params, gone, terms).await;
+            }
+            aimed => aimed?,
+        };
+        let machine = match spec.aim {
+            Aim::NewVm => Some(self.machine(&mut params)?),
+            Aim::AnyNode | Aim::Vm => None,
+        };
+        let vm = machine.as_ref().map(|machine| machine.id).or(aimed.vm.map(|vm| vm.id));
+        let submission = Submission {
+            task: self.ids.next(self.clock.now()),
+            tenant: aimed.tenant,
+            actor: call.actor(),
+            kind,
+            params,
+            target: Target { vm, node: aimed.node },
+            vm: machine,
+            retry_of,
+            idempotency: terms.idempotency.filter(|_| !terms.dry_run),
+            dry_run: terms.dry_run,
+        };
+        only(self.store.submit(vec![submission]).await?)
+    }
+
+    /// The first answer under a key whose machine can no longer be found by the name that it was asked for; without
+    /// one, the machine is not there. A submission for a machine that never was asks for the one and can write nothing.
+    async fn first_answer(
+        &self,
+        call: &Call,
+        kind: KindName,
+        params: Value,
+        gone: Refusal,
+        terms: Terms,
+    ) -> Result<Accepted> {
+        if terms.idempotency.is_none() || terms.dry_run {
+            return Err(gone.into());
+        }
+        let now = self.clock.now();
+        let submission = Submission {
+            task: self.ids.next(now),
+            tenant: call.caller.tenant,
+            actor: call.actor(),
+            kind,
+            params,
+            target: Target { vm: Some(self.ids.next(now)), node: None },
+            vm: None,
+            retry_of: None,
+            idempotency: terms.idempotency,
+            dry_run: false,
+        };
+        match only(self.store.submit(vec![submission]).await?) {
+            Err(Error::Refused(refusal)) if refusal.code == Code::VmNotFound => Err(gone.into()),
+            answer => answer,
+        }
+    }
+
+    /// The image that the parameters name. `fill` refuses when there is none, and says so better.
+    async fn image_for(&self, call: &Call, spec: &Spec, params: &Value) -> Result<Option<Image>> {
+        if spec.aim != Aim::NewVm {
+            return Ok(None);
+        }
+        let Ok(params) = VmCreateParams::deserialize(params) else { return Ok(None) };
+        let name = params.image_name().to_owned();
+        Ok(self.store.image_by_name(call.caller.tenant, name).await?)
+    }
+
+    async fn aim(&self, call: &Call, spec: &Spec, target: &TargetRef, params: &Value) -> Result<Aimed> {
+        let tenant = call.caller.tenant;
+        match spec.aim {
+            Aim::AnyNode => {
+                refuse_given(&target.vm, "target.vm", spec)?;
+                let node = self.node_named(target.node.as_deref()).await?;
+                Ok(Aimed { tenant, vm: None, node })
+            }
+            Aim::NewVm => {
+                refuse_given(&target.vm, "target.vm", spec)?;
+                let wanted = params.get("node").and_then(Value::as_str).or(target.node.as_deref());
+                let node = self.node_named(wanted).await?;
+                Ok(Aimed { tenant, vm: None, node })
+            }
+            Aim::Vm => {
+                refuse_given(&target.node, "target.node", spec)?;
+                let Some(text) = &target.vm else {
+                    let detail = format!("{} works on a VM: name it, by id or name", spec.name);
+                    return Err(Refusal::field("target.vm", detail).into());
+                };
+                let vm = self.vm(call, text).await?;
+                Ok(Aimed { tenant: vm.tenant, vm: Some(vm), node: None })
+            }
+        }
+    }
+
+    async fn node_named(&self, text: Option<&str>) -> Result<Option<NodeId>> {
+        match text {
+            Some(text) => Ok(Some(self.node(text).await?.id)),
+            None => Ok(None),
+        }
+    }
+
+    /// The machine to be; its name goes into the parameters, so that the answer shows it.
+    fn machine(&self, params: &mut Value) -> Result<NewMachine> {
+        let unreadable = Error::Fault("filled parameters cannot be read");
+        let Ok(mut filled) = VmCreateParams::deserialize(&*params) else { return Err(unreadable) };
+        let Some(spec) = filled.spec() else { return Err(unreadable) };
+        let id: hostler_model::VmId = self.ids.next(self.clock.now());
+        let name = match filled.name.take() {
+            Some(name) => name,
+            None => format!("vm-{}", id.short()).parse()?,
+        };
+        params["name"] = Value::from(name.as_str());
+        Ok(NewMachine { id, name, spec })
+    }
+}
+
+fn refuse_given(given: &Option<String>, field: &str, spec: &Spec) -> Result<()> {
+    match given {
+        Some(_) => Err(Refusal::field(field, format!("{} takes none; leave it out", spec.name)).into()),
+        None => Ok(()),
+    }
+}

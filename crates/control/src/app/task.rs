@@ -1,0 +1,93 @@
+//! Tasks: read, listed, waited for, cancelled, retried. How one comes to be is in `submit.rs`.
+
+use std::time::Duration;
+
+use hostler_model::{
+    Code, Refusal, TaskId,
+    api::{NewTask, TargetRef},
+    kind::Aim,
+    task::{Task, TaskState},
+    vm::Vm,
+};
+use hostler_store::{Accepted, Cancel, TaskFilter};
+
+use super::{App, Result, caller::Call, only, submit::Terms};
+
+impl App {
+    /// A task that this caller may see.
+    pub async fn task(&self, call: &Call, id: TaskId) -> Result<Task> {
+        let task = self.store.task(id).await?.filter(|task| call.may_see(task.tenant));
+        task.ok_or_else(|| unknown(id).into())
+    }
+
+    /// The caller's tasks, newest first.
+    pub async fn tasks(
+        &self,
+        call: &Call,
+        filter: TaskFilter,
+        before: Option<TaskId>,
+        limit: usize,
+    ) -> Result<Vec<Task>> {
+        let filter = TaskFilter { tenant: Some(call.caller.tenant), ..filter };
+        Ok(self.store.tasks(filter, before, limit).await?)
+    }
+
+    /// A task once it has ended; `None` when the time is up before, or the server goes away.
+    pub async fn ended(&self, id: TaskId, up_to: Duration) -> Result<Option<Task>> {
+        let until = tokio::time::Instant::now() + up_to;
+        let on_end = self.bell.on_end(id);
+        loop {
+            let task = self.store.task(id).await?.ok_or_else(|| unknown(id))?;
+            if task.state.is_terminal() {
+                return Ok(Some(task));
+            }
+            tokio::select! {
+                () = on_end.wait() => {}
+                () = tokio::time::sleep_until(until) => return Ok(None),
+                () = self.closing.cancelled() => return Ok(None),
+            }
+        }
+    }
+
+    /// The machine that a task is about, as it is now.
+    pub async fn machine_of(&self, task: &Task) -> Result<Option<Vm>> {
+        match task.target.vm {
+            Some(id) => Ok(self.store.vm(id).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// Asks that a task be stopped. Asked again, or after its end, it is answered with the task as it is.
+    pub async fn cancel(&self, call: &Call, id: TaskId) -> Result<Task> {
+        let task = self.task(call, id).await?;
+        call.require(task.kind.spec().role)?;
+        let cancel = Cancel { task: id, tenant: task.tenant, actor: call.actor() };
+        only(self.store.cancel(vec![cancel]).await?)
+    }
+
+    /// A new task like one that ended without success, with its own placement and quota.
+    pub async fn retry(&self, call: &Call, id: TaskId, terms: Terms) -> Result<Accepted> {
+        let task = self.task(call, id).await?;
+        match task.state {
+            TaskState::Failed | TaskState::Cancelled => {}
+            TaskState::Queued | TaskState::Running | TaskState::Aborting | TaskState::Succeeded => {
+                return Err(not_retryable(&task).into());
+            }
+        }
+        let mut target: TargetRef = task.target.into();
+        if task.kind.spec().aim == Aim::NewVm {
+            target.vm = None;
+        }
+        let again = NewTask { kind: task.kind.to_string(), target, params: task.params };
+        self.submit(call, again, Some(id), terms).await
+    }
+}
+
+fn unknown(id: TaskId) -> Refusal {
+    super::not_found(Code::TaskNotFound, "task", &id.to_string())
+}
+
+fn not_retryable(task: &Task) -> Refusal {
+    let detail = format!("the task is {}; only a failed or cancelled one can be retried", task.state);
+    Refusal::new(Code::TaskStateConflict, detail).with("state", task.state.as_str())
+}

@@ -1,0 +1,30 @@
+//! Machines: found by id or name, listed. Every change of one is a task (`submit.rs`).
+
+use hostler_model::{Code, VmId, name::Name, vm::Vm};
+use hostler_store::VmFilter;
+
+use super::{App, Result, caller::Call, not_found};
+
+impl App {
+    /// A machine that this caller may see, by id or, among those that are not deleted, by name.
+    pub async fn vm(&self, call: &Call, text: &str) -> Result<Vm> {
+        // A name may look like an id, so an id that finds nothing is tried as a name.
+        if let Ok(id) = text.parse::<VmId>()
+            && let Some(vm) = self.store.vm(id).await?.filter(|vm| call.may_see(vm.tenant))
+        {
+            return Ok(vm);
+        }
+        if let Ok(name) = text.parse::<Name>()
+            && let Some(vm) = self.store.vm_by_name(call.caller.tenant, name).await?
+        {
+            return Ok(vm);
+        }
+        Err(not_found(Code::VmNotFound, "vm", text).into())
+    }
+
+    /// The caller's machines, newest first.
+    pub async fn vms(&self, call: &Call, filter: VmFilter, before: Option<VmId>, limit: usize) -> Result<Vec<Vm>> {
+        let filter = VmFilter { tenant: Some(call.caller.tenant), ..filter };
+        Ok(self.store.vms(filter, before, limit).await?)
+    }
+}

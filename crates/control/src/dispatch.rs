@@ -1,0 +1,184 @@
+//! The claim multiplexer: every node that waits for tasks waits here, and one step of the store serves all whose node
+//! was woken.
+//!
+//! ```text
+//! poll ──arrives──► claimed at once ──nothing──► waits ──its node woken, or a second passed──► claimed again
+//!                        └── leases, or a refusal ──► answered        └── its time is up ──► answered with nothing
+//! ```
+//!
+//! The wake-ups are listened to before the first claim, so none is lost; those that lag are made good by the look each
+//! second. A poll's time is up here, not with its caller, so that no lease is handed to a poll that has just given up.
+//! A caller that broke off loses what it was leased only until its next poll, which says what it holds. Never here:
+//! which task goes to which node (the store decides), and a queue that a restart would miss.
+
+mod assignment;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use hostler_model::NodeId;
+use hostler_store::{Answer, Claim, Leased, Store, Wakes};
+use tokio::{
+    sync::{
+        broadcast::{self, error::RecvError},
+        mpsc, oneshot,
+    },
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::{Result, bell::LOOK},
+    loops::Outage,
+    metrics::Metrics,
+};
+
+/// How many polls may arrive while a step runs before the next caller waits to hand its own in.
+const ARRIVING: usize = 1024;
+
+/// Where polls are handed in. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Dispatch(mpsc::Sender<Poll>);
+
+#[derive(Debug)]
+struct Poll {
+    claim: Claim,
+    until: Instant,
+    reply: oneshot::Sender<Answer<Vec<Leased>>>,
+}
+
+impl Dispatch {
+    /// Serves polls until `closing`.
+    pub fn start(store: Store, metrics: Arc<Metrics>, closing: CancellationToken) -> Dispatch {
+        let (sender, arriving) = mpsc::channel(ARRIVING);
+        let wakes = store.wakes();
+        let served = Served { store, metrics, waiting: HashMap::new(), outage: Outage::new("dispatch") };
+        tokio::spawn(served.run(arriving, wakes, closing));
+        Dispatch(sender)
+    }
+
+    /// Waits for tasks of a node, for at most this long. Nothing is an answer too.
+    pub async fn wait(&self, claim: Claim, up_to: Duration) -> Result<Vec<Leased>> {
+        let (reply, answer) = oneshot::channel();
+        let poll = Poll { claim, until: Instant::now() + up_to, reply };
+        if self.0.send(poll).await.is_err() {
+            return Ok(Vec::new());
+        }
+        match answer.await {
+            Ok(answer) => Ok(answer?),
+            // The server goes away; the agent asks another, or again.
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+}
+
+
+/// All polls that wait, by node.
+struct Served {
+    store: Store,
+    metrics: Arc<Metrics>,
+    waiting: HashMap<NodeId, Vec<Poll>>,
+    outage: Outage,
+}
+
+impl Served {
+    async fn run(
+        mut self,
+        mut arriving: mpsc::Receiver<Poll>,
+        mut wakes: broadcast::Receiver<Wakes>,
+        closing: CancellationToken,
+    ) {
+        let mut look = Instant::now() + LOOK;
+        loop {
+            let mut due = Vec::new();
+            tokio::select! {
+                () = closing.cancelled() => return,
+                poll = arriving.recv() => match poll {
+                    Some(poll) => due.push(poll),
+                    None => return,
+                },
+                wake = wakes.recv() => match wake {
+                    Ok(wake) => self.wake(&wake, &mut due),
+                    Err(RecvError::Lagged(_)) => self.take_all(&mut due),
+                    Err(RecvError::Closed) => return,
+                },
+                () = tokio::time::sleep_until(self.soonest().min(look)) => self.end_those_over(),
+            }
+            // What else came meanwhile goes into the same step.
+            while let Ok(poll) = arriving.try_recv() {
+                due.push(poll);
+            }
+            while let Ok(wake) = wakes.try_recv() {
+                self.wake(&wake, &mut due);
+            }
+            if Instant::now() >= look {
+                self.take_all(&mut due);
+                look = Instant::now() + LOOK;
+            }
+            self.claim(due).await;
+        }
+    }
+
+    fn wake(&mut self, wake: &Wakes, due: &mut Vec<Poll>) {
+        due.extend(wake.nodes.iter().filter_map(|node| self.waiting.remove(node)).flatten());
+    }
+
+    fn take_all(&mut self, due: &mut Vec<Poll>) {
+        due.extend(self.waiting.drain().flat_map(|(_, polls)| polls));
+    }
+
+    /// When the first poll's time is up.
+    fn soonest(&self) -> Instant {
+        let all = self.waiting.values().flatten().map(|poll| poll.until);
+        all.min().unwrap_or_else(|| Instant::now() + LOOK)
+    }
+
+    fn end_those_over(&mut self) {
+        let now = Instant::now();
+        for polls in self.waiting.values_mut() {
+            for over in polls.extract_if(.., |poll| poll.until <= now) {
+                let _ = over.reply.send(Ok(Vec::new()));
+            }
+        }
+        self.waiting.retain(|_, polls| !polls.is_empty());
+    }
+
+    async fn claim(&mut self, mut due: Vec<Poll>) {
+        due.retain(|poll| !poll.reply.is_closed());
+        if !due.is_empty() {
+            let claims = due.iter().map(|poll| poll.claim.clone()).collect();
+            let leased = self.store.lease(claims).await;
+            self.outage.note(&leased);
+            match leased {
+                Ok(answers) => self.answer(due, answers),
+                // The polls wait on: the store may be back before their time is up.
+                Err(_) => due.into_iter().for_each(|poll| self.keep(poll)),
+            }
+        }
+        self.metrics.waiting(self.waiting.values().map(Vec::len).sum());
+    }
+
+    fn answer(&mut self, due: Vec<Poll>, answers: Vec<Answer<Vec<Leased>>>) {
+        let (claims, mut leases) = (due.len(), 0);
+        for (mut poll, answer) in due.into_iter().zip(answers) {
+            match answer {
+                Ok(leased) if leased.is_empty() && poll.until > Instant::now() => {
+                    // What the node had not seen was sent again now; nothing of it can come later.
+                    poll.claim.resync = None;
+                    self.keep(poll);
+                }
+                answer => {
+                    leases += answer.as_ref().map_or(0, Vec::len);
+                    // A caller that broke off says in its next poll what it holds.
+                    let _ = poll.reply.send(answer);
+                }
+            }
+        }
+        if leases > 0 {
+            self.metrics.leased(claims, leases);
+        }
+    }
+
+    fn keep(&mut self, poll: Poll) {
+        self.waiting.entry(poll.claim.node).or_default().push(poll);
+    }
+}

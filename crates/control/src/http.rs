@@ -1,0 +1,30 @@
+//! HTTP: one file per noun, each a thin translation between a request and the app. `router.rs` lists every route,
+//! `access.rs` who may call it, `gate.rs` is what every request passes, `problem.rs` what every error becomes. Never
+//! here: a decision, a call of the store.
+
+mod access;
+mod asked;
+mod audit;
+mod blob;
+mod body;
+mod cursor;
+mod document;
+mod event;
+mod gate;
+mod health;
+mod image;
+mod internal;
+pub mod listen;
+mod node;
+mod path;
+mod peer;
+mod problem;
+mod query;
+mod quota;
+mod router;
+mod task;
+mod vm;
+
+pub use document::openapi;
+pub use peer::PeerIdentity;
+pub(crate) use router::{agents, people};

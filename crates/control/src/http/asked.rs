@@ -1,0 +1,165 @@
+//! How a task is asked for: the headers and the query that every submission understands, and the answer they lead to.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::FromRequestParts,
+    response::{IntoResponse, Response},
+};
+use hostler_model::{Refusal, api::Submitted};
+use hostler_store::{Accepted, Idempotency};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
+use serde::Deserialize;
+
+use super::{body::answer, query::InQuery};
+use crate::app::{App, Error, Result, submit::Terms};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// The longest key.
+const KEY_LIMIT: usize = 255;
+/// The longest wait: shorter than what proxies commonly cut off.
+const WAIT_LIMIT: Duration = Duration::from_secs(60);
+
+/// The query of a submission.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SubmitQuery {
+    /// Answer as if, and write nothing.
+    dry_run: bool,
+}
+
+/// The headers of a submission, for the document.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "the document's view of headers that are read by hand")]
+pub(super) struct SubmitHeaders {
+    /// A key of the caller's, 1 to 255 visible ASCII characters: a repeat under it gets the first answer.
+    #[param(rename = "Idempotency-Key", max_length = 255, min_length = 1, pattern = "^[!-~]+$")]
+    idempotency_key: Option<String>,
+    /// `wait=N`: answer when the task has ended, or after N seconds, at most 60.
+    #[param(rename = "Prefer", example = "wait=20")]
+    prefer: Option<String>,
+}
+
+/// What was asked for beside the task itself.
+#[derive(Debug)]
+pub(super) struct Asked {
+    key: Option<String>,
+    wait: Option<Duration>,
+    dry_run: bool,
+    route: String,
+}
+
+impl<S: Sync> FromRequestParts<S> for Asked {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
+        let InQuery(query) = InQuery::<SubmitQuery>::from_request_parts(parts, state).await?;
+        Ok(Asked {
+            key: key(&parts.headers)?,
+            wait: wait(&parts.headers),
+            dry_run: query.dry_run,
+            route: format!("{} {}", parts.method, parts.uri.path()),
+        })
+    }
+}
+
+impl Asked {
+    /// The terms of a submission with this body.
+    pub(super) fn terms(&self, body_sha256: &str) -> Terms {
+        let idempotency = self.key.clone().map(|key| Idempotency {
+            key,
+            route: self.route.clone(),
+            body: body_sha256.to_owned(),
+        });
+        Terms { idempotency, dry_run: self.dry_run }
+    }
+
+    /// The answer: the task as it was accepted, or as it ended if that was worth waiting for.
+    pub(super) async fn answer(self, app: &Arc<App>, accepted: Accepted) -> Result<Response> {
+        let Accepted { task, vm, replayed } = accepted;
+        let id = task.id;
+        if self.dry_run {
+            return Ok(answer(StatusCode::OK, &Submitted { task, vm }));
+        }
+        let ended = match self.wait {
+            Some(wait) => app.ended(id, wait).await?,
+            None => None,
+        };
+        let mut response = match ended {
+            Some(task) => {
+                let vm = app.machine_of(&task).await?;
+                answer(StatusCode::OK, &Submitted { task, vm })
+            }
+            None => answer(StatusCode::ACCEPTED, &Submitted { task, vm }),
+        };
+        let headers = response.headers_mut();
+        insert(headers, header::LOCATION, &format!("/api/v1/tasks/{id}"));
+        if let Some(wait) = self.wait {
+            insert(headers, PREFERENCE_APPLIED, &format!("wait={}", wait.as_secs()));
+        }
+        if replayed {
+            headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+        }
+        Ok(response.into_response())
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(name, value);
+    }
+}
+
+fn key(headers: &HeaderMap) -> Result<Option<String>> {
+    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let bytes = value.as_bytes();
+    if bytes.is_empty() || bytes.len() > KEY_LIMIT || !bytes.iter().all(u8::is_ascii_graphic) {
+        let detail = format!("a key is 1 to {KEY_LIMIT} visible ASCII characters");
+        return Err(Refusal::field("Idempotency-Key", detail).into());
+    }
+    Ok(Some(String::from_utf8_lossy(bytes).into_owned()))
+}
+
+/// RFC 7240: a preference that cannot be read is one that was not sent.
+fn wait(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
+    let seconds = values.flat_map(|value| value.split([',', ';'])).find_map(|preference| {
+        let (name, seconds) = preference.split_once('=')?;
+        if !name.trim().eq_ignore_ascii_case("wait") {
+            return None;
+        }
+        seconds.trim().trim_matches('"').parse::<u64>().ok()
+    })?;
+    Some(Duration::from_secs(seconds).min(WAIT_LIMIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: HeaderName, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        insert(&mut headers, name, value);
+        headers
+    }
+
+    #[test]
+    fn a_preference_is_read_where_it_can_be_and_never_refused() {
+        for (text, seconds) in [("wait=5", Some(5)), ("respond-async, wait=900", Some(60)), ("wait=x", None), ("", None)] {
+            assert_eq!(wait(&headers(PREFER, text)), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_kept_is_refused() {
+        assert_eq!(key(&headers(IDEMPOTENCY_KEY, "a-1")).unwrap().as_deref(), Some("a-1"));
+        for bad in ["", "a b", &"x".repeat(256)] {
+            assert!(key(&headers(IDEMPOTENCY_KEY, bad)).is_err(), "{bad}");
+        }
+    }
+}

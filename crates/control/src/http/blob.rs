@@ -1,0 +1,59 @@
+//! The bytes of images, streamed both ways: `PUT /api/v1/blobs/{sha256}` from people, `GET …/blobs/{sha256}` to nodes.
+
+use std::{io, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+};
+use futures_util::TryStreamExt;
+use hostler_model::image::Sha256Hex;
+use http::{HeaderValue, StatusCode, header};
+use serde::Serialize;
+use tokio_util::io::{ReaderStream, StreamReader};
+
+use super::{body::answer, document::Refusals, path::InPath};
+use crate::app::{App, Result};
+
+/// A piece that is read from the disk at once.
+const PIECE: usize = 256 << 10;
+
+/// A blob that is here.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(super) struct Blob {
+    /// Its digest.
+    sha256: Sha256Hex,
+    /// Its length in bytes.
+    size: u64,
+}
+
+/// Takes in the bytes of one file of an image. They must have the digest that the path names.
+#[utoipa::path(put, path = "/api/v1/blobs/{sha256}", tag = "images",
+    params(("sha256" = Sha256Hex, Path, description = "The digest")),
+    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    responses(
+        (status = 200, description = "It was here already", body = Blob),
+        (status = 201, description = "It is here now", body = Blob),
+        Refusals))]
+pub(super) async fn put_blob(State(app): State<Arc<App>>, path: InPath, request: Request) -> Result<Response> {
+    let sha256: Sha256Hex = path.get("sha256")?.parse()?;
+    if let Some(size) = app.blobs.size(&sha256).await? {
+        return Ok(answer(StatusCode::OK, &Blob { sha256, size }));
+    }
+    let pieces = request.into_body().into_data_stream().map_err(io::Error::other);
+    let name = app.ids.next(app.clock.now());
+    let size = app.blobs.put(&sha256, name, StreamReader::new(pieces)).await?;
+    Ok(answer(StatusCode::CREATED, &Blob { sha256, size }))
+}
+
+/// A blob as nodes fetch it.
+pub(super) async fn serve(app: &App, sha256: &str) -> Result<Response> {
+    let sha256: Sha256Hex = sha256.parse()?;
+    let (file, length) = app.blobs.open(&sha256).await?;
+    let mut response = Response::new(Body::from_stream(ReaderStream::with_capacity(file, PIECE)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    Ok(response)
+}

@@ -1,0 +1,142 @@
+//! Bodies: read up to a limit, JSON in UTF-8. People's are read strictly (an unknown field is refused and named),
+//! agents' leniently, so that versions can mix.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{FromRequest, FromRequestParts, Request},
+    response::{IntoResponse, Response},
+};
+use hostler_model::{Code, Refusal, api::strict};
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::{Serialize, de::DeserializeOwned};
+use sha2::{Digest, Sha256};
+
+use crate::app::{App, Error, Result, caller::Call};
+
+/// How much a person's body may have.
+pub(super) const PEOPLE: usize = 1 << 20;
+/// How long a body that was refused is thrown away unread, so that its sender gets to read the refusal.
+const DISCARD: Duration = Duration::from_secs(2);
+
+/// A body from a person, and its sha256 in hex.
+#[derive(Debug)]
+pub(super) struct Strict<T> {
+    pub(super) value: T,
+    pub(super) sha256: String,
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<App>> for Strict<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self> {
+        let bytes = read(request, PEOPLE).await?;
+        // Where nothing must be said, nothing need be sent.
+        let text = if bytes.is_empty() { "{}" } else { text(&bytes)? };
+        let value = serde_json::from_str(text).map_err(not_json)?;
+        Ok(Strict { value: strict(&value)?, sha256: hex::encode(Sha256::digest(&bytes)) })
+    }
+}
+
+/// A body that must be empty, or an empty object.
+#[derive(Debug, serde::Deserialize)]
+pub(super) struct Nothing {}
+
+/// A body from an agent, of at most `LIMIT` bytes.
+#[derive(Debug)]
+pub(super) struct Lenient<T, const LIMIT: usize>(pub(super) T);
+
+impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<Arc<App>> for Lenient<T, LIMIT> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self> {
+        let bytes = read(request, LIMIT).await?;
+        let value = serde_json::from_str(text(&bytes)?).map_err(|error| match error.is_data() {
+            true => Refusal::new(Code::ValidationError, error.to_string()),
+            false => not_json(error),
+        })?;
+        Ok(Lenient(value))
+    }
+}
+
+async fn read(request: Request, limit: usize) -> Result<Bytes> {
+    let (parts, body) = request.into_parts();
+    if announced(&parts.headers).is_some_and(|length| length > limit as u64) {
+        discard(body);
+        return Err(too_large(limit).into());
+    }
+    let bytes = match Limited::new(body, limit).collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => return Err(too_large(limit).into()),
+        Err(_) => return Err(Refusal::new(Code::MalformedBody, "the body broke off before its end").into()),
+    };
+    if !bytes.is_empty() && !is_json(&parts.headers) {
+        return Err(Refusal::new(Code::MalformedBody, "the body must be JSON: send `Content-Type: application/json`").into());
+    }
+    Ok(bytes)
+}
+
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// `application/json` or `application/<something>+json`, in UTF-8.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let media = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media == "application/json" || (media.starts_with("application/") && media.ends_with("+json"))
+}
+
+fn text(bytes: &[u8]) -> Result<&str> {
+    std::str::from_utf8(bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        Refusal::new(Code::MalformedBody, format!("the body is not UTF-8: byte {at} is wrong")).with("byte", at).into()
+    })
+}
+
+fn not_json(error: serde_json::Error) -> Refusal {
+    Refusal::new(Code::MalformedBody, format!("the body is not JSON: {error}"))
+        .with("line", error.line())
+        .with("column", error.column())
+}
+
+fn too_large(limit: usize) -> Refusal {
+    Refusal::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes")).with("limit_bytes", limit)
+}
+
+/// Takes the rest of a body and throws it away, for a while: a connection that is closed while its peer still sends is
+/// reset, and the peer may never see the answer.
+fn discard(mut body: Body) {
+    tokio::spawn(tokio::time::timeout(DISCARD, async move { while let Some(Ok(_)) = body.frame().await {} }));
+}
+
+/// A JSON answer.
+#[derive(Debug)]
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        answer(StatusCode::OK, &self.0)
+    }
+}
+
+/// A JSON answer with a status.
+pub(super) fn answer(status: StatusCode, value: &impl Serialize) -> Response {
+    let Ok(bytes) = serde_json::to_vec(value) else {
+        return Error::Fault("an answer could not be written as JSON").into_response();
+    };
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+impl<S: Sync> FromRequestParts<S> for Call {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        parts.extensions.get().cloned().ok_or(Error::Fault("a request without a caller passed the gate"))
+    }
+}

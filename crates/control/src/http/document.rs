@@ -1,0 +1,73 @@
+//! The API's document: OpenAPI 3.1, made of the same registrations as the routes. Never here: a route.
+
+use std::{collections::BTreeMap, sync::LazyLock};
+
+use hostler_model::api::Problem;
+use utoipa::{
+    IntoResponses, Modify, OpenApi,
+    openapi::{
+        self, ContentBuilder, Ref, RefOr, Response, ResponseBuilder,
+        security::{Http, HttpAuthScheme, SecurityScheme},
+    },
+};
+
+use super::problem::PROBLEM_JSON;
+
+/// What the document says beside its routes.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "hostler",
+        description = "A control plane for virtual machines. Work on a host answers 202 with a task; errors are problem documents (RFC 9457) with a stable code.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    components(schemas(Problem)),
+    security(("bearer" = [])),
+    modifiers(&Bearer),
+)]
+pub(super) struct Head;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut openapi::OpenApi) {
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme("bearer", scheme);
+    }
+}
+
+/// The answers that every route may give beside its own.
+pub(super) struct Refusals;
+
+impl IntoResponses for Refusals {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let both = [
+            ("4XX", "A refusal: what was asked, why not, and what to do next"),
+            ("5XX", "A fault of the server; repeat later, or ask the operator with the request id"),
+        ];
+        both.into_iter().map(|(status, description)| (status.to_owned(), problem(description).into())).collect()
+    }
+}
+
+fn problem(description: &str) -> Response {
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+    ResponseBuilder::new().description(description).content(PROBLEM_JSON, content).build()
+}
+
+/// The document, pretty and the same each time.
+pub fn openapi() -> String {
+    text().to_owned()
+}
+
+/// The document, made once.
+pub(super) fn text() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let (_, document) = super::router::routes().split_for_parts();
+        // A Value keeps its keys sorted, and what cannot be written is not the API's document but a fault of the build.
+        let value = serde_json::to_value(&document).unwrap_or_default();
+        let mut text = serde_json::to_string_pretty(&value).unwrap_or_default();
+        text.push('\n');
+        text
+    });
+    &TEXT
+}

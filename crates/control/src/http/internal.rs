@@ -1,0 +1,173 @@
+//! What agents call: `/internal/v1`, over mTLS. Bodies are read leniently. The gate has compared the certificate with
+//! the path already. Never here: a route for people.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{extract::State, response::Response};
+use hostler_model::{
+    Code, Fence, Refusal, TaskId,
+    image::Manifest,
+    internal::{
+        Assignments, Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Receipts, Renew,
+        Report, Reports,
+    },
+};
+use hostler_store::Claim;
+use serde::Deserialize;
+
+use super::{
+    PeerIdentity, blob,
+    body::{Json, Lenient, PEOPLE},
+    path::InPath,
+    query::InQuery,
+};
+use crate::app::{App, Error, Result};
+
+/// An inventory of some ten thousand machines fits.
+const HEARTBEAT: usize = 8 << 20;
+/// One result: an exec's stdout and stderr of 64 KiB each, escaped.
+const RESULT: usize = 2 << 20;
+/// A batch of results.
+const RESULTS: usize = 64 << 20;
+/// How many results a batch may have.
+const BATCH: usize = 1000;
+/// How many tasks one poll may get.
+const TASKS: usize = 1000;
+/// How long a poll waits where nothing is said, and at most: shorter than what is commonly cut off.
+const WAIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(60));
+
+pub(super) async fn join(State(app): State<Arc<App>>, Lenient(join): Lenient<Join, PEOPLE>) -> Result<Json<Joined>> {
+    Ok(Json(app.join(join).await?))
+}
+
+pub(super) async fn renew(
+    State(app): State<Arc<App>>,
+    PeerIdentity(identity): PeerIdentity,
+    Lenient(renew): Lenient<Renew, PEOPLE>,
+) -> Result<Json<Joined>> {
+    Ok(Json(app.renew(identity, &renew.csr_pem).await?))
+}
+
+pub(super) async fn heartbeat(
+    State(app): State<Arc<App>>,
+    PeerIdentity(identity): PeerIdentity,
+    Lenient(heartbeat): Lenient<Heartbeat, HEARTBEAT>,
+) -> Result<Json<HeartbeatAnswer>> {
+    Ok(Json(app.heartbeat(identity, heartbeat).await?))
+}
+
+/// What a poll asks for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct WaitQuery {
+    max: Option<usize>,
+    wait_ms: Option<u64>,
+    resync: bool,
+    held: String,
+}
+
+pub(super) async fn wait(
+    State(app): State<Arc<App>>,
+    PeerIdentity(identity): PeerIdentity,
+    InQuery(query): InQuery<WaitQuery>,
+) -> Result<Json<Assignments>> {
+    let up_to = query.wait_ms.map_or(WAIT.0, Duration::from_millis).min(WAIT.1);
+    let claim = Claim {
+        node: identity.node,
+        enrolment: identity.enrolment,
+        max: query.max.unwrap_or(1).min(TASKS),
+        resync: query.resync.then(|| held(&query.held)).transpose()?,
+    };
+    let leased = app.dispatch.wait(claim, up_to).await?;
+    Ok(Json(Assignments { tasks: app.assignments(identity.node, leased)? }))
+}
+
+/// `task:epoch.attempt,…`
+fn held(text: &str) -> Result<Vec<(TaskId, Fence)>> {
+    text.split(',').filter(|item| !item.is_empty()).map(held_one).collect()
+}
+
+fn held_one(text: &str) -> Result<(TaskId, Fence)> {
+    let read = || {
+        let (task, fence) = text.split_once(':')?;
+        let (store_epoch, attempt) = fence.split_once('.')?;
+        let fence = Fence { store_epoch: store_epoch.parse().ok()?, attempt: attempt.parse().ok()? };
+        Some((task.parse().ok()?, fence))
+    };
+    read().ok_or_else(|| Refusal::field("held", "each item is task:epoch.attempt").into())
+}
+
+pub(super) async fn progress(
+    State(app): State<Arc<App>>,
+    PeerIdentity(identity): PeerIdentity,
+    path: InPath,
+    Lenient(report): Lenient<ProgressReport, PEOPLE>,
+) -> Result<Json<ProgressAnswer>> {
+    Ok(Json(app.progress(identity, path.task()?, report).await?))
+}
+
+pub(super) async fn result(
+    State(app): State<Arc<App>>,
+    PeerIdentity(identity): PeerIdentity,
+    path: InPath,
+    Lenient(report): Lenient<Report, RESULT>,
+) -> Result<Json<Receipt>> {
+    let (task, fence) = (path.task()?, report.fence);
+    if report.task != task {
+        return Err(Refusal::field("task", "the path names another task than the result does").into());
+    }
+    let mut receipts = app.settle(identity, vec![report]).await?;
+    match receipts.pop().ok_or(Error::Fault("the store answered fewer items than it was asked"))? {
+        Receipt::Settled => Ok(Json(Receipt::Settled)),
+        Receipt::Stale => {
+            let detail = format!("the attempt {fence} is not the current one; its result changed nothing");
+            Err(Refusal::new(Code::StaleFence, detail).into())
+        }
+        Receipt::Unknown => Err(Refusal::new(Code::TaskNotFound, format!("there is no task {task}")).into()),
+    }
+}
+
+pub(super) async fn results(
+    State(app): State<Arc<App>>,
+    PeerIdentity(identity): PeerIdentity,
+    Lenient(reports): Lenient<Reports, RESULTS>,
+) -> Result<Json<Receipts>> {
+    if reports.results.len() > BATCH {
+        return Err(Refusal::field("results", format!("a batch has at most {BATCH}")).into());
+    }
+    Ok(Json(Receipts { receipts: app.settle(identity, reports.results).await? }))
+}
+
+pub(super) async fn manifest(
+    State(app): State<Arc<App>>,
+    PeerIdentity(identity): PeerIdentity,
+    path: InPath,
+) -> Result<Json<Manifest>> {
+    app.current(identity).await?;
+    Ok(Json(app.manifest(path.get("digest")?).await?))
+}
+
+pub(super) async fn bytes(
+    State(app): State<Arc<App>>,
+    PeerIdentity(identity): PeerIdentity,
+    path: InPath,
+) -> Result<Response> {
+    app.current(identity).await?;
+    blob::serve(&app, path.get("sha256")?).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_read_or_refused() {
+        let id = "01900000-0000-7000-8000-000000000042";
+        let read = held(&format!("{id}:1.3,")).unwrap();
+        assert_eq!(read, [(id.parse().unwrap(), Fence { store_epoch: 1, attempt: 3 })]);
+        assert_eq!(held("").unwrap(), []);
+        for bad in [id, "x:1.1", &format!("{id}:1")] {
+            assert!(held(bad).is_err(), "{bad}");
+        }
+    }
+}

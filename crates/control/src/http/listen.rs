@@ -1,0 +1,144 @@
+//! Listeners: connections accepted, TLS for agents, HTTP/1.1 and HTTP/2 on both, and an end that lets requests finish.
+//!
+//! axum-server does most of this; here the accept loop is our own (over hyper-util) because its graceful end can miss a
+//! connection that is just being accepted, and because a handshake must hand its certificate to every request. Never
+//! here: what a request means.
+
+use std::{convert::Infallible, io, sync::Arc, time::Duration};
+
+use axum::{Router, extract::Request};
+use hostler_trust::PeerCertificate;
+use http::Extensions;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+/// How long a client may take to shake hands.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a client may take to send a request's head; over HTTP/1.1 also how long a connection may idle.
+const HEAD_PATIENCE: Duration = Duration::from_secs(75);
+/// How often an HTTP/2 connection is asked whether its peer lives.
+const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// How large a request's head may be: a poll that lists a thousand leases has some 50 KiB.
+const HEAD_BYTES: usize = 128 << 10;
+/// How many connections there may be; beyond that, new ones wait in the kernel's queue.
+const CONNECTIONS: usize = 8192;
+/// How long requests may take to end once the server goes away.
+const GRACE: Duration = Duration::from_secs(10);
+/// After a failed accept (no file descriptors left, say): long enough not to spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a listener speaks before HTTP.
+#[derive(Clone)]
+pub(crate) enum Wire {
+    /// Nothing: loopback, or behind a proxy that does.
+    Plain,
+    /// TLS; a client's certificate is read.
+    Tls(Arc<rustls::ServerConfig>),
+}
+
+/// Serves until `closing`, then lets requests end.
+pub(crate) async fn serve(listener: TcpListener, wire: Wire, router: Router, closing: CancellationToken) {
+    let connections = TaskTracker::new();
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            () = closing.cancelled() => break,
+            accepted = accept(&listener, &room) => accepted,
+        };
+        let Some((stream, permit)) = accepted else { continue };
+        let one = connection(stream, wire.clone(), router.clone(), closing.clone());
+        connections.spawn(async move {
+            one.await;
+            drop(permit);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(GRACE, connections.wait()).await.is_err() {
+        tracing::warn!(left = connections.len(), "connections were cut off");
+    }
+}
+
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = room.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => {
+            // Answers are small and awaited; one that cannot be hurried is still an answer.
+            let _ = stream.set_nodelay(true);
+            Some((stream, permit))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            None
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, wire: Wire, router: Router, closing: CancellationToken) {
+    match wire {
+        Wire::Plain => speak(stream, None, router, closing).await,
+        Wire::Tls(config) => match shake(stream, config).await {
+            Ok((stream, peer)) => speak(stream, peer, router, closing).await,
+            Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+        },
+    }
+}
+
+async fn shake(
+    stream: TcpStream,
+    config: Arc<rustls::ServerConfig>,
+) -> io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Option<PeerCertificate>)> {
+    let shaken = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
+    let stream = shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let peer = certificate.map(PeerCertificate::parse).transpose().map_err(io::Error::other)?;
+    Ok((stream, peer))
+}
+
+async fn speak<S>(stream: S, peer: Option<PeerCertificate>, router: Router, closing: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut known = Extensions::new();
+    if let Some(peer) = peer {
+        known.insert(peer);
+    }
+    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let mut request: Request = request.map(axum::body::Body::new);
+        request.extensions_mut().extend(known.clone());
+        let router = router.clone();
+        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+    });
+    let builder = builder();
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    // An error here is a peer that went away or spoke no HTTP: nothing that anybody here could mend.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(HEAD_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(KEEP_ALIVE)
+        .max_header_list_size(HEAD_BYTES as u32);
+    builder
+}

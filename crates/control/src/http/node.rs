@@ -1,0 +1,74 @@
+//! Nodes, as people see them: `/api/v1/nodes`.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use hostler_model::{
+    api::Page,
+    node::{Node, NodeEvent},
+};
+
+use super::{
+    body::{Json, Nothing, Strict},
+    document::Refusals,
+    path::InPath,
+};
+use crate::app::{App, Result, caller::Call};
+
+/// Lists nodes.
+#[utoipa::path(get, path = "/api/v1/nodes", tag = "nodes",
+    responses((status = 200, description = "Every node, on one page", body = Page<Node>), Refusals))]
+pub(super) async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<Page<Node>>> {
+    Ok(Json(Page { items: app.nodes().await?, next_cursor: None }))
+}
+
+/// Shows a node.
+#[utoipa::path(get, path = "/api/v1/nodes/{node}", tag = "nodes",
+    params(("node" = String, Path, description = "Its id or name")),
+    responses((status = 200, description = "The node", body = Node), Refusals))]
+pub(super) async fn show_node(State(app): State<Arc<App>>, path: InPath) -> Result<Json<Node>> {
+    Ok(Json(app.node(path.get("node")?).await?))
+}
+
+/// Accepts a node that joined.
+#[utoipa::path(post, path = "/api/v1/nodes/{node}/approve", tag = "nodes",
+    params(("node" = String, Path, description = "Its id or name")),
+    responses((status = 200, description = "The node as it is now", body = Node), Refusals))]
+pub(super) async fn approve_node(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    _: Strict<Nothing>,
+) -> Result<Json<Node>> {
+    change(&app, &call, &path, NodeEvent::Approve).await
+}
+
+/// Places no new machines on a node.
+#[utoipa::path(post, path = "/api/v1/nodes/{node}/cordon", tag = "nodes",
+    params(("node" = String, Path, description = "Its id or name")),
+    responses((status = 200, description = "The node as it is now", body = Node), Refusals))]
+pub(super) async fn cordon_node(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    _: Strict<Nothing>,
+) -> Result<Json<Node>> {
+    change(&app, &call, &path, NodeEvent::Cordon).await
+}
+
+/// Places new machines on a node again.
+#[utoipa::path(post, path = "/api/v1/nodes/{node}/uncordon", tag = "nodes",
+    params(("node" = String, Path, description = "Its id or name")),
+    responses((status = 200, description = "The node as it is now", body = Node), Refusals))]
+pub(super) async fn uncordon_node(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    _: Strict<Nothing>,
+) -> Result<Json<Node>> {
+    change(&app, &call, &path, NodeEvent::Uncordon).await
+}
+
+async fn change(app: &App, call: &Call, path: &InPath, event: NodeEvent) -> Result<Json<Node>> {
+    Ok(Json(app.change_node(call, path.get("node")?, event).await?))
+}

@@ -1,0 +1,98 @@
+//! Errors as answers: the one place where an error becomes a status and a problem document (RFC 9457).
+//!
+//! Handlers and extractors answer with an empty response that carries the error; the gate, which knows the request's
+//! id, writes the document. What is our own fault is logged here, once, and only a stable sentence leaves the server.
+
+use std::{error::Error as _, sync::Arc};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use hostler_model::{Code, Refusal, api::Problem, id::RequestId};
+use http::{HeaderValue, StatusCode, header};
+
+use crate::app::Error;
+
+/// The media type of problems.
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// An error on its way to the gate.
+#[derive(Clone, Debug)]
+struct Failure(Arc<Error>);
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        response.extensions_mut().insert(Failure(Arc::new(self)));
+        response
+    }
+}
+
+/// Writes the problem document of a response that carries an error; others pass as they are.
+pub(super) fn write(mut response: Response, request: RequestId) -> Response {
+    let Some(Failure(error)) = response.extensions_mut().remove::<Failure>() else { return response };
+    let refusal = refusal(&error, request);
+    let code = refusal.code;
+    *response.status_mut() = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let problem = Problem::of(refusal, Some(request));
+    *response.body_mut() = Body::from(serde_json::to_vec(&problem).unwrap_or_default());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    if code == Code::Unauthenticated {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"hostler\""));
+    }
+    response
+}
+
+/// What the caller is told.
+fn refusal(error: &Error, request: RequestId) -> Refusal {
+    match error {
+        Error::Refused(refusal) => return refusal.clone(),
+        Error::Store(hostler_store::Error::Closing) => {
+            return Refusal::new(Code::Unavailable, "the server is going away; ask another, or again");
+        }
+        Error::Store(_) | Error::File { .. } | Error::Trust { .. } | Error::Fault(_) => {}
+    }
+    log(error, request);
+    if is_full(error) {
+        return Refusal::new(
+            Code::StorageFull,
+            "the server's disk is full, so nothing can be written down; reads still work. Free some space and repeat",
+        );
+    }
+    Refusal::new(Code::Internal, "the server failed; its log says why, under this request's id")
+}
+
+fn is_full(error: &Error) -> bool {
+    match error {
+        Error::Store(hostler_store::Error::Full(_)) => true,
+        Error::File { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+        Error::Store(_) | Error::Refused(_) | Error::Trust { .. } | Error::Fault(_) => false,
+    }
+}
+
+fn log(error: &Error, request: RequestId) {
+    let cause = error.source().map(ToString::to_string).unwrap_or_default();
+    tracing::error!(request.id = %request, %error, cause, "a request failed");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_our_own_faults_stays_here() {
+        let error = Error::Trust { doing: "sign", cause: "secret path".into() };
+        let refusal = refusal(&error, RequestId(uuid::Uuid::nil()));
+        assert_eq!(refusal.code, Code::Internal);
+        assert!(!refusal.detail.contains("secret"));
+    }
+
+    #[test]
+    fn a_full_disk_is_said_to_be_full() {
+        let source = std::io::ErrorKind::StorageFull.into();
+        let refusal = refusal(&Error::File { doing: "write a blob", source }, RequestId(uuid::Uuid::nil()));
+        assert_eq!(refusal.code, Code::StorageFull);
+    }
+}

@@ -1,0 +1,97 @@
+//! Every route, in one place. Those for people are registered together with their part of the document.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Request},
+    middleware::from_fn_with_state,
+    routing::{get, post},
+};
+use hostler_model::{Code, Refusal, error::excerpt};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{audit, blob, document::Head, event, gate, health, image, internal, node, quota, task, vm};
+use crate::app::{App, Error};
+
+/// Where a node joins: the only internal route that needs no certificate.
+pub(super) const JOIN: &str = "/internal/v1/nodes/join";
+/// Where a node renews its certificate, also one that has ended.
+pub(super) const RENEW: &str = "/internal/v1/nodes/{node}/renew";
+const HEARTBEAT: &str = "/internal/v1/nodes/{node}/heartbeat";
+const WAIT: &str = "/internal/v1/nodes/{node}/tasks/wait";
+const PROGRESS: &str = "/internal/v1/nodes/{node}/tasks/{task}/progress";
+const RESULT: &str = "/internal/v1/nodes/{node}/tasks/{task}/result";
+const RESULTS: &str = "/internal/v1/nodes/{node}/results";
+const IMAGE: &str = "/internal/v1/nodes/{node}/images/{digest}";
+const BLOB: &str = "/internal/v1/nodes/{node}/blobs/{sha256}";
+const INTERNAL: [&str; 9] = [JOIN, RENEW, HEARTBEAT, WAIT, PROGRESS, RESULT, RESULTS, IMAGE, BLOB];
+
+/// The routes of people.
+pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(Head::openapi())
+        .routes(routes!(health::show_health))
+        .routes(routes!(health::show_ready))
+        .routes(routes!(health::show_metrics))
+        .routes(routes!(health::show_document))
+        .routes(routes!(health::show_diagnosis))
+        .routes(routes!(task::list_tasks, task::submit_task))
+        .routes(routes!(task::show_task))
+        .routes(routes!(task::cancel_task))
+        .routes(routes!(task::retry_task))
+        .routes(routes!(vm::list_vms, vm::create_vm))
+        .routes(routes!(vm::show_vm, vm::delete_vm))
+        .routes(routes!(vm::exec_in_vm))
+        .routes(routes!(node::list_nodes))
+        .routes(routes!(node::show_node))
+        .routes(routes!(node::approve_node))
+        .routes(routes!(node::cordon_node))
+        .routes(routes!(node::uncordon_node))
+        .routes(routes!(image::list_images, image::put_image))
+        .routes(routes!(blob::put_blob))
+        .routes(routes!(event::follow_events))
+        .routes(routes!(audit::list_audit))
+        .routes(routes!(quota::show_quota))
+}
+
+/// The router of people.
+pub(crate) fn people(app: Arc<App>) -> Router {
+    let (router, _) = routes().split_for_parts();
+    finish(router).layer(from_fn_with_state(app.clone(), gate::people)).with_state(app)
+}
+
+/// The router of agents.
+pub(crate) fn agents(app: Arc<App>) -> Router {
+    let router = Router::new()
+        .route(JOIN, post(internal::join))
+        .route(RENEW, post(internal::renew))
+        .route(HEARTBEAT, post(internal::heartbeat))
+        .route(WAIT, get(internal::wait))
+        .route(PROGRESS, post(internal::progress))
+        .route(RESULT, post(internal::result))
+        .route(RESULTS, post(internal::results))
+        .route(IMAGE, get(internal::manifest))
+        .route(BLOB, get(internal::bytes));
+    finish(router).layer(from_fn_with_state(app.clone(), gate::agents)).with_state(app)
+}
+
+/// The internal route of this spelling.
+pub(super) fn internal_route(path: Option<&str>) -> Option<&'static str> {
+    INTERNAL.into_iter().find(|route| Some(*route) == path)
+}
+
+fn finish(router: Router<Arc<App>>) -> Router<Arc<App>> {
+    // Bodies are read with limits of their own (`body.rs`).
+    router.fallback(no_route).method_not_allowed_fallback(no_method).layer(DefaultBodyLimit::disable())
+}
+
+async fn no_route(request: Request) -> Error {
+    let path = excerpt(request.uri().path());
+    Refusal::new(Code::NotFound, format!("there is no route {path}; /openapi.json lists those there are")).into()
+}
+
+async fn no_method(request: Request) -> Error {
+    let detail = format!("{} does not apply to {}", excerpt(request.method().as_str()), excerpt(request.uri().path()));
+    Refusal::new(Code::MethodNotAllowed, detail).into()
+}

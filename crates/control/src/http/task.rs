@@ -1,0 +1,122 @@
+//! Tasks: `/api/v1/tasks`.
+
+use std::sync::Arc;
+
+use axum::{extract::State, response::Response};
+use hostler_model::{
+    Code, TaskId, VmId,
+    api::{NewTask, Page, Submitted},
+    kind::KindName,
+    task::{Task, TaskState},
+};
+use hostler_store::TaskFilter;
+use serde::Deserialize;
+
+use super::{
+    asked::{Asked, SubmitHeaders, SubmitQuery},
+    body::{Json, Nothing, Strict},
+    cursor::{self, List},
+    document::Refusals,
+    path::InPath,
+    query::{InQuery, before, limit},
+};
+use crate::app::{App, Result, caller::Call};
+
+/// Which tasks.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct TasksQuery {
+    /// How many at most.
+    #[param(minimum = 1, maximum = 500, default = 50)]
+    limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    cursor: Option<String>,
+    /// Only in this state.
+    state: Option<TaskState>,
+    /// Only of this kind.
+    #[param(value_type = Option<String>)]
+    kind: Option<KindName>,
+    /// Only about this VM, by id.
+    vm: Option<VmId>,
+    /// Only failed with this code.
+    code: Option<Code>,
+}
+
+/// Lists tasks, newest first.
+#[utoipa::path(get, path = "/api/v1/tasks", tag = "tasks", params(TasksQuery),
+    responses((status = 200, description = "A page of tasks", body = Page<Task>), Refusals))]
+pub(super) async fn list_tasks(
+    State(app): State<Arc<App>>,
+    call: Call,
+    InQuery(query): InQuery<TasksQuery>,
+) -> Result<Json<Page<Task>>> {
+    let limit = limit(query.limit)?;
+    let before = before(List::Tasks, query.cursor.as_deref())?;
+    let filter =
+        TaskFilter { tenant: None, state: query.state, kind: query.kind, vm: query.vm, code: query.code };
+    let tasks = app.tasks(&call, filter, before, limit + 1).await?;
+    Ok(Json(cursor::page(List::Tasks, tasks, limit, |task| task.id.0)))
+}
+
+/// Submits a task.
+#[utoipa::path(post, path = "/api/v1/tasks", tag = "tasks", params(SubmitQuery, SubmitHeaders), request_body = NewTask,
+    responses(
+        (status = 200, description = "It ended while the caller waited, or this is a dry run", body = Submitted),
+        (status = 202, description = "It is written down", body = Submitted,
+            headers(
+                ("Location" = String, description = "The task"),
+                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
+                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
+        Refusals))]
+pub(super) async fn submit_task(
+    State(app): State<Arc<App>>,
+    call: Call,
+    asked: Asked,
+    body: Strict<NewTask>,
+) -> Result<Response> {
+    let accepted = app.submit(&call, body.value, None, asked.terms(&body.sha256)).await?;
+    asked.answer(&app, accepted).await
+}
+
+/// Shows a task.
+#[utoipa::path(get, path = "/api/v1/tasks/{task}", tag = "tasks", params(("task" = TaskId, Path, description = "Its id")),
+    responses((status = 200, description = "The task", body = Task), Refusals))]
+pub(super) async fn show_task(State(app): State<Arc<App>>, call: Call, path: InPath) -> Result<Json<Task>> {
+    Ok(Json(app.task(&call, path.task()?).await?))
+}
+
+/// Asks that a task be stopped and undone. A task that has ended stays as it is.
+#[utoipa::path(post, path = "/api/v1/tasks/{task}/cancel", tag = "tasks",
+    params(("task" = TaskId, Path, description = "Its id")),
+    responses((status = 200, description = "The task as it is now", body = Task), Refusals))]
+pub(super) async fn cancel_task(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    _: Strict<Nothing>,
+) -> Result<Json<Task>> {
+    Ok(Json(app.cancel(&call, path.task()?).await?))
+}
+
+/// Submits a new task like one that failed or was cancelled.
+#[utoipa::path(post, path = "/api/v1/tasks/{task}/retry", tag = "tasks",
+    params(("task" = TaskId, Path, description = "Its id"), SubmitQuery, SubmitHeaders),
+    responses(
+        (status = 200, description = "It ended while the caller waited, or this is a dry run", body = Submitted),
+        (status = 202, description = "It is written down", body = Submitted,
+            headers(
+                ("Location" = String, description = "The new task"),
+                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
+                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
+        Refusals))]
+pub(super) async fn retry_task(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    asked: Asked,
+    body: Strict<Nothing>,
+) -> Result<Response> {
+    let accepted = app.retry(&call, path.task()?, asked.terms(&body.sha256)).await?;
+    asked.answer(&app, accepted).await
+}

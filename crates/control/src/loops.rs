@@ -1,0 +1,132 @@
+//! The loops: passes over the store that judge what time has done. Each runs on a timer, takes no input, is idempotent
+//! and bounded, and says what it did; a failure is counted and never ends it. Every replica runs all of them: the
+//! store's steps make that harmless. Never here: a decision (the store's steps ask the model for those).
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use hostler_store::{Store, Swept};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::app::App;
+
+/// How many passes may follow at once while there is more to do, before others get their turn.
+const AT_ONCE: usize = 64;
+/// How much an interval varies, so that replicas spread: a tenth to either side.
+const JITTER: f64 = 0.2;
+
+/// How often each loop runs.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Pace {
+    /// Leases that ran out; 1 s by default: a lease lasts 30.
+    pub lapse_leases: Duration,
+    /// Tasks that nobody leased in time; 1 s by default: deadlines are given in seconds.
+    pub expire_queued: Duration,
+    /// Tasks that run too long; 1 s by default.
+    pub expire_running: Duration,
+    /// Nodes that are silent; 2 s by default: a heartbeat comes every 5.
+    pub judge_nodes: Duration,
+    /// Idempotency keys that are over; 10 min by default: they last a day.
+    pub drop_idempotency_keys: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Pace {
+            lapse_leases: Duration::from_secs(1),
+            expire_queued: Duration::from_secs(1),
+            expire_running: Duration::from_secs(1),
+            judge_nodes: Duration::from_secs(2),
+            drop_idempotency_keys: Duration::from_secs(600),
+        }
+    }
+}
+
+type Pass = Pin<Box<dyn Future<Output = hostler_store::Result<Swept>> + Send>>;
+
+/// One loop.
+pub(crate) struct Loop {
+    name: &'static str,
+    every: Duration,
+    run_once: fn(Store) -> Pass,
+}
+
+/// Every loop there is.
+fn all(pace: &Pace) -> Vec<Loop> {
+    let of = |name, every, run_once| Loop { name, every, run_once };
+    vec![
+        of("lapse_leases", pace.lapse_leases, |store| Box::pin(async move { store.lapse_leases().await })),
+        of("expire_queued", pace.expire_queued, |store| Box::pin(async move { store.expire_queued().await })),
+        of("expire_running", pace.expire_running, |store| Box::pin(async move { store.expire_running().await })),
+        of("judge_nodes", pace.judge_nodes, |store| Box::pin(async move { store.judge_nodes().await })),
+        of("drop_idempotency_keys", pace.drop_idempotency_keys, |store| {
+            Box::pin(async move { store.drop_idempotency_keys().await })
+        }),
+    ]
+}
+
+/// Runs every loop until `closing`, and returns when each has ended its pass.
+pub(crate) async fn run(app: Arc<App>, pace: Pace, closing: CancellationToken) {
+    let running = TaskTracker::new();
+    for one in all(&pace) {
+        running.spawn(drive(app.clone(), one, closing.clone()));
+    }
+    running.close();
+    running.wait().await;
+}
+
+async fn drive(app: Arc<App>, one: Loop, closing: CancellationToken) {
+    let mut outage = Outage::new(one.name);
+    loop {
+        let pause = one.every.mul_f64(1.0 + JITTER * (app.ids.unit() - 0.5));
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = closing.cancelled() => return,
+        }
+        for _ in 0..AT_ONCE {
+            if !pass(&app, &one, &mut outage).await || closing.is_cancelled() {
+                break;
+            }
+        }
+    }
+}
+
+/// One pass; whether there is more to do at once.
+async fn pass(app: &App, one: &Loop, outage: &mut Outage) -> bool {
+    let swept = (one.run_once)(app.store.clone()).await;
+    outage.note(&swept);
+    app.metrics.passed(one.name, swept.as_ref().ok().map(|swept| swept.changed));
+    let Ok(swept) = swept else { return false };
+    if swept.changed > 0 {
+        tracing::info!(r#loop = one.name, changed = swept.changed, "a loop changed something");
+    }
+    swept.more
+}
+
+/// Logs the beginning and the end of a time in which the store fails somebody, not every failure in between.
+#[derive(Debug)]
+pub(crate) struct Outage {
+    whose: &'static str,
+    failures: u64,
+}
+
+impl Outage {
+    pub(crate) fn new(whose: &'static str) -> Outage {
+        Outage { whose, failures: 0 }
+    }
+
+    pub(crate) fn note<T>(&mut self, result: &hostler_store::Result<T>) {
+        match result {
+            Err(error) => {
+                if self.failures == 0 {
+                    tracing::error!(whose = self.whose, error = error as &dyn std::error::Error, "the store fails");
+                }
+                self.failures += 1;
+            }
+            Ok(_) if self.failures > 0 => {
+                tracing::info!(whose = self.whose, failures = self.failures, "the store works again");
+                self.failures = 0;
+            }
+            Ok(_) => {}
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What is counted, and how Prometheus reads it. Gauges come from the store at each scrape, so that no replica and no
+//! restart can make them drift. Never here: a label with unbounded values.
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use hostler_model::Resources;
+use hostler_store::Gauges;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+use crate::app::{Error, Result};
+
+/// Upper bounds in seconds, from a durable commit on a fast disk to a long poll.
+const LATENCY: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 20.0, 60.0];
+/// Upper bounds of how many went together.
+const BATCH: [f64; 8] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1024.0];
+
+/// A route and how it answered.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Answered {
+    route: &'static str,
+    method: &'static str,
+    status: u16,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Route {
+    route: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct LoopName {
+    name: &'static str,
+}
+
+type Latency = Family<Route, Histogram, fn() -> Histogram>;
+
+/// The server's own counters.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<Answered, Counter>,
+    latency: Latency,
+    polls: Gauge,
+    claims: Histogram,
+    leased: Counter,
+    passes: Family<LoopName, Counter>,
+    failures: Family<LoopName, Counter>,
+    changes: Family<LoopName, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("hostler");
+        let latency = Latency::new_with_constructor(|| Histogram::new(LATENCY));
+        let mut metrics = Metrics {
+            registry: Registry::default(),
+            requests: Family::default(),
+            latency,
+            polls: Gauge::default(),
+            claims: Histogram::new(BATCH),
+            leased: Counter::default(),
+            passes: Family::default(),
+            failures: Family::default(),
+            changes: Family::default(),
+        };
+        let m = &metrics;
+        registry.register("http_requests", "Requests by route and status", m.requests.clone());
+        registry.register("http_request_seconds", "Time to the answer's head", m.latency.clone());
+        registry.register("dispatch_waiting_polls", "Nodes waiting for tasks", m.polls.clone());
+        registry.register("dispatch_claims", "Polls that one lease step served", m.claims.clone());
+        registry.register("dispatch_leased", "Leases handed out", m.leased.clone());
+        registry.register("loop_passes", "Passes by loop", m.passes.clone());
+        registry.register("loop_failures", "Passes that failed, by loop", m.failures.clone());
+        registry.register("loop_changes", "Rows changed, by loop", m.changes.clone());
+        metrics.registry = registry;
+        metrics
+    }
+}
+
+impl Metrics {
+    /// A request was answered.
+    pub fn answered(&self, route: &'static str, method: &'static str, status: u16, took: Duration) {
+        self.requests.get_or_create(&Answered { route, method, status }).inc();
+        self.latency.get_or_create(&Route { route }).observe(took.as_secs_f64());
+    }
+
+    /// This many polls wait.
+    pub fn waiting(&self, polls: usize) {
+        self.polls.set(i64::try_from(polls).unwrap_or(i64::MAX));
+    }
+
+    /// One lease step served this many polls with this many leases.
+    pub fn leased(&self, claims: usize, leases: usize) {
+        self.claims.observe(claims as f64);
+        self.leased.inc_by(leases as u64);
+    }
+
+    /// A loop passed; `None` when it failed.
+    pub fn passed(&self, name: &'static str, changed: Option<usize>) {
+        let name = LoopName { name };
+        self.passes.get_or_create(&name).inc();
+        match changed {
+            Some(changed) => self.changes.get_or_create(&name).inc_by(changed as u64),
+            None => self.failures.get_or_create(&name).inc(),
+        };
+    }
+
+    /// Everything, with the store's gauges, in OpenMetrics text.
+    pub fn encode(&self, gauges: &Gauges) -> Result<String> {
+        let mut out = String::new();
+        let encoded = text::encode_registry(&mut out, &self.registry)
+            .and_then(|()| text::encode_registry(&mut out, &of_store(gauges)))
+            .and_then(|()| text::encode_eof(&mut out));
+        encoded.map_err(|_| Error::Fault("the metrics could not be written"))?;
+        Ok(out)
+    }
+}
+
+fn of_store(gauges: &Gauges) -> Registry {
+    let mut registry = Registry::with_prefix("hostler");
+    let tasks = gauges.tasks.iter().map(|(s, k, n)| (vec![("state", s.as_str()), ("kind", k.as_str())], *n));
+    family(&mut registry, "tasks", "Tasks that have not ended", tasks);
+    let vms = gauges.vms.iter().map(|(state, n)| (vec![("state", state.as_str())], *n));
+    family(&mut registry, "vms", "Machines", vms);
+    let nodes = gauges.nodes.iter().map(|(s, f, n)| (vec![("state", s.as_str()), ("freshness", f.as_str())], *n));
+    family(&mut registry, "nodes", "Nodes", nodes);
+    let sides = [("held", gauges.held), ("used", gauges.used)];
+    family(&mut registry, "resources", "What is promised and in use", sides.iter().flat_map(side));
+    let age: Gauge<f64, AtomicU64> = Gauge::default();
+    age.set(gauges.oldest_queued_seconds);
+    registry.register("oldest_queued_seconds", "Age of the oldest queued task that could run", age);
+    let seq: Gauge = Gauge::default();
+    seq.set(gauges.seq);
+    registry.register("log_seq", "The log's last number", seq);
+    registry
+}
+
+fn side((hold, amount): &(&'static str, Resources)) -> impl Iterator<Item = (Vec<(&'static str, &'static str)>, i64)> {
+    let hold = *hold;
+    amount.each().into_iter().map(move |(name, n)| (vec![("hold", hold), ("resource", name)], n))
+}
+
+fn family(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+    values: impl Iterator<Item = (Vec<(&'static str, &'static str)>, i64)>,
+) {
+    let family: Family<Vec<(&'static str, &'static str)>, Gauge> = Family::default();
+    for (labels, value) in values {
+        family.get_or_create(&labels).set(value);
+    }
+    registry.register(name, help, family);
+}

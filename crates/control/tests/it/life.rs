@@ -1,0 +1,199 @@
+//! Whole lives, driven by hand through the internal routes.
+
+use std::time::Duration;
+
+use hostler_model::task::{Intent, Task, TaskState};
+use http::{Method, StatusCode};
+use serde_json::json;
+
+use crate::harness::World;
+
+#[tokio::test]
+async fn an_echo_lives_from_the_call_to_its_result() {
+    let (world, agent) = World::ready().await;
+    let task = world.echo("hello").await;
+    assert_eq!(task.state, TaskState::Queued);
+    let assigned = agent.poll(&world, "max=8&wait_ms=5000").await;
+    let [one] = &assigned[..] else { panic!("{assigned:?}") };
+    assert_eq!((one.sub, one.intent, one.fence.attempt), (task.id, Intent::Run, 1));
+    assert_eq!(one.jti, format!("{}.1", task.id));
+    assert_eq!(one.params["message"], "hello");
+    let lease = one.lease_expires_at.as_micros() / 1_000_000;
+    assert!(one.exp >= lease && one.exp <= lease + 10, "a task is not to be begun long after its lease");
+    let answer = agent.finish(&world, one, json!({"message": "hello"})).await;
+    assert_eq!(answer.json(), "settled");
+    let again = agent.finish(&world, one, json!({"message": "other"})).await;
+    assert_eq!(again.json(), "settled", "a repeat is a 200");
+    let ended: Task = world.get(&format!("/api/v1/tasks/{}", task.id)).send().await.of();
+    assert_eq!((ended.state, ended.output), (TaskState::Succeeded, Some(json!({"message": "hello"}))));
+    assert_eq!(world.kinds_of_events(task.id.0).await.last().unwrap(), "task.succeeded");
+    let doctor = world.get("/api/v1/doctor").send().await.json();
+    assert!(doctor["checks"].as_array().unwrap().iter().all(|check| check["ok"] == true), "{doctor}");
+}
+
+#[tokio::test]
+async fn a_passed_fence_is_a_conflict_and_changes_nothing() {
+    let (world, agent) = World::ready().await;
+    let task = world.echo("x").await;
+    let mut one = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    one.fence.attempt += 1;
+    let answer = agent.finish(&world, &one, json!({"message": "x"})).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (409, "STALE_FENCE"));
+    let after: Task = world.get(&format!("/api/v1/tasks/{}", task.id)).send().await.of();
+    assert_eq!(after.state, TaskState::Running);
+    one.sub = world.ids.next(world.clock.now());
+    let answer = agent.finish(&world, &one, json!({})).await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (404, "TASK_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn a_batch_of_results_is_answered_one_by_one() {
+    let (world, agent) = World::ready().await;
+    let task = world.echo("x").await;
+    let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    let now = world.clock.now();
+    let report = |task: &str, attempt: u32| {
+        json!({"task": task, "fence": {"store_epoch": one.fence.store_epoch, "attempt": attempt},
+            "end": {"result": "succeeded", "output": {"message": "x"}}, "started_at": now, "finished_at": now})
+    };
+    let unknown = "01900000-0000-7000-8000-000000000042";
+    let id = task.id.to_string();
+    let body = json!({"results": [report(&id, 9), report(&id, 1), report(unknown, 1)]});
+    let answer = agent.call(&world, Method::POST, "results").json(&body).send().await;
+    assert_eq!(answer.json()["receipts"], json!(["stale", "settled", "unknown"]));
+    let many: Vec<_> = (0..1001).map(|_| report(unknown, 1)).collect();
+    let answer = agent.call(&world, Method::POST, "results").json(&json!({"results": many})).send().await;
+    assert_eq!(answer.code(), "VALIDATION_ERROR");
+}
+
+#[tokio::test]
+async fn progress_and_heartbeats_renew_and_tell_what_to_stop() {
+    let (world, agent) = World::ready().await;
+    let task = world.echo("x").await;
+    let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    world.pass(Duration::from_secs(10));
+    let progress = json!({"fence": one.fence, "started_at": world.clock.now(), "progress": {"phase": "work"}, "log": ["hi"]});
+    let path = format!("tasks/{}/progress", task.id);
+    let answer = agent.call(&world, Method::POST, &path).json(&progress).send().await.json();
+    assert_eq!(answer["abort"], false);
+    assert_ne!(answer["lease_expires_at"], json!(one.lease_expires_at));
+    let cancelled: Task = world.post(&format!("/api/v1/tasks/{}/cancel", task.id), json!({})).send().await.of();
+    assert_eq!(cancelled.state, TaskState::Aborting);
+    let beat = json!({"facts": crate::harness::Agent::facts(),
+        "leases": [{"task": task.id, "fence": one.fence}], "inventory": {"full": true, "vms": []}});
+    let answer = agent.call(&world, Method::POST, "heartbeat").json(&beat).send().await.json();
+    assert_eq!(answer["abort"], json!([task.id]));
+}
+
+#[tokio::test]
+async fn a_machine_is_made_shown_and_deleted() {
+    let (world, agent) = World::ready().await;
+    let made = world.post("/api/v1/vms", json!({})).send().await;
+    assert_eq!(made.status, StatusCode::ACCEPTED, "{}", made.text());
+    let body = made.json();
+    let (id, name) = (body["vm"]["id"].as_str().unwrap(), body["vm"]["name"].as_str().unwrap());
+    assert_eq!(made.header("location"), format!("/api/v1/tasks/{}", body["task"]["id"].as_str().unwrap()));
+    assert!(name.starts_with("vm-"), "{name}");
+    assert_eq!(body["task"]["params"]["memory_mib"], 128);
+    assert_eq!(body["vm"]["state"], "provisioning");
+    let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    assert_eq!(one.target.vm.unwrap().to_string(), id);
+    let charge = json!({"vcpus": 1, "memory_mib": 128, "disk_gib": 1, "vms": 1});
+    let output = json!({"charge": charge, "boot_ms": 5.0, "acceleration": "simulated"});
+    assert_eq!(agent.finish(&world, &one, output).await.status, StatusCode::OK);
+    let shown = world.get(&format!("/api/v1/vms/{name}")).send().await.json();
+    assert_eq!((&shown["state"], &shown["ready"]), (&json!("running"), &json!(true)));
+    let quota = world.get("/api/v1/quota").send().await.json();
+    assert_eq!(quota["book"]["used"], charge);
+
+    let deletion = world.call(Method::DELETE, &format!("/api/v1/vms/{name}")).send().await;
+    assert_eq!(deletion.status, StatusCode::ACCEPTED, "{}", deletion.text());
+    let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    assert_eq!(agent.finish(&world, &one, json!({"existed": true})).await.status, StatusCode::OK);
+    assert_eq!(world.get(&format!("/api/v1/vms/{name}")).send().await.code(), "VM_NOT_FOUND");
+    assert_eq!(world.get(&format!("/api/v1/vms/{id}")).send().await.json()["state"], "deleted");
+    let quota = world.get("/api/v1/quota").send().await.json();
+    assert_eq!(quota["book"]["used"]["vms"], 0);
+}
+
+#[tokio::test]
+async fn a_failed_creation_can_be_retried_under_its_name() {
+    let (world, agent) = World::ready().await;
+    let made = world.post("/api/v1/vms", json!({"name": "web"})).send().await.json();
+    let task = made["task"]["id"].as_str().unwrap();
+    let early = world.post(&format!("/api/v1/tasks/{task}/retry"), json!({})).send().await;
+    assert_eq!(early.code(), "TASK_STATE_CONFLICT");
+    let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    let end = json!({"result": "failed", "code": "HANDLER_FAILED", "detail": "no", "retryable": false, "effects": "undone"});
+    let now = world.clock.now();
+    let report = json!({"task": one.sub, "fence": one.fence, "end": end, "started_at": now, "finished_at": now});
+    let path = format!("tasks/{}/result", one.sub);
+    assert_eq!(agent.call(&world, Method::POST, &path).json(&report).send().await.status, StatusCode::OK);
+    let again = world.post(&format!("/api/v1/tasks/{task}/retry"), json!({})).send().await;
+    assert_eq!(again.status, StatusCode::ACCEPTED, "{}", again.text());
+    let again = again.json();
+    assert_eq!((&again["task"]["retry_of"], &again["vm"]["name"]), (&made["task"]["id"], &json!("web")));
+    assert_ne!(again["vm"]["id"], made["vm"]["id"]);
+}
+
+#[tokio::test]
+async fn nodes_fetch_manifests_and_blobs() {
+    let (world, agent) = World::ready().await;
+    let images = world.get("/api/v1/images").send().await.json();
+    let digest = images["items"][0]["digest"].as_str().unwrap();
+    let manifest = agent.call(&world, Method::GET, &format!("images/{digest}")).send().await.json();
+    let sha256 = manifest["files"]["kernel"]["sha256"].as_str().unwrap();
+    let blob = agent.call(&world, Method::GET, &format!("blobs/{sha256}")).send().await;
+    assert_eq!((blob.text().as_str(), blob.header("content-length")), ("a kernel", "8"));
+    assert_eq!(agent.call(&world, Method::GET, "images/x").send().await.code(), "IMAGE_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn an_image_comes_in_over_the_api() {
+    let world = World::new().await;
+    let image = world.import_tiny().await;
+    let mut manifest = serde_json::to_value(&image.manifest).unwrap();
+    manifest["name"] = json!("other");
+    let bytes = b"another root disk";
+    let sha256 = hostler_model::image::Sha256Hex::of(bytes);
+    manifest["files"]["rootfs"] = json!({"sha256": sha256, "size": bytes.len()});
+    let put = |body| world.call(Method::PUT, "/api/v1/images").json(body).send();
+    assert_eq!(put(&manifest).await.code(), "VALIDATION_ERROR");
+    let path = format!("/api/v1/blobs/{sha256}");
+    let upload = |bytes: &'static [u8]| world.call(Method::PUT, &path).body("application/octet-stream", bytes).send();
+    assert_eq!(upload(b"something else").await.code(), "VALIDATION_ERROR");
+    assert_eq!(upload(bytes).await.status, StatusCode::CREATED);
+    assert_eq!(upload(bytes).await.status, StatusCode::OK);
+    let registered = put(&manifest).await;
+    assert_eq!(registered.status, StatusCode::OK, "{}", registered.text());
+    assert_eq!(std::fs::read_dir(world.folder().join("blobs")).unwrap().count(), 3);
+}
+
+#[tokio::test]
+async fn a_node_renews_its_certificate_and_is_changed_by_operators() {
+    let (world, agent) = World::ready().await;
+    let body = json!({"csr_pem": agent.key.csr("node-1").unwrap()});
+    let renewed = agent.call(&world, Method::POST, "renew").json(&body).send().await.json();
+    assert_eq!(renewed["enrolment"], json!(agent.identity.enrolment));
+    let cordoned = world.post("/api/v1/nodes/node-1/cordon", json!({})).send().await.json();
+    assert_eq!(cordoned["state"], "cordoned");
+    assert_eq!(world.post("/api/v1/vms", json!({})).send().await.code(), "NO_CAPACITY");
+    assert_eq!(world.post("/api/v1/nodes/node-1/uncordon", json!({})).send().await.json()["state"], "ready");
+    assert_eq!(world.post("/api/v1/nodes/node-1/approve", json!({})).send().await.status.as_u16(), 409);
+}
+
+#[tokio::test]
+async fn metrics_say_what_happened() {
+    let (world, agent) = World::ready().await;
+    world.echo("x").await;
+    agent.poll(&world, "wait_ms=5000").await;
+    let text = world.get("/metrics").send().await.text();
+    for line in [
+        "hostler_http_requests_total{route=\"/api/v1/tasks\",method=\"POST\",status=\"202\"} 1",
+        "hostler_tasks{state=\"running\",kind=\"echo\"} 1",
+        "hostler_dispatch_leased_total 1",
+        "# EOF",
+    ] {
+        assert!(text.contains(line), "{line} in\n{text}");
+    }
+}

@@ -1,0 +1,110 @@
+//! Over real sockets: TLS with the certificate's identity, large bodies, a graceful end.
+
+use std::time::Duration;
+
+use hostler_model::{
+    Clock,
+    internal::{Assignments, Join, Joined},
+};
+use hostler_trust::{
+    Credentials, NodeKey,
+    tls::{self, ServerTrust},
+};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::harness::{Agent, World};
+
+struct Served {
+    api: String,
+    internal: String,
+    shutdown: CancellationToken,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+async fn serve(world: &World) -> Served {
+    let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let internal = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (at, internally) = (api.local_addr().unwrap(), internal.local_addr().unwrap());
+    let shutdown = CancellationToken::new();
+    let (server, token) = (world.server.clone(), shutdown.clone());
+    let serving = tokio::spawn(async move { server.serve(api, internal, token).await.unwrap() });
+    Served { api: at.to_string(), internal: format!("https://localhost:{}", internally.port()), shutdown, serving }
+}
+
+fn client(clock: &Clock, trust: ServerTrust<'_>, credentials: Option<&Credentials>) -> reqwest::Client {
+    tls::http_client(tls::client_config(trust, credentials, clock).unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_joins_polls_and_is_known_by_its_certificate() {
+    let world = World::new().await;
+    let served = serve(&world).await;
+    let token = Agent::join_token(&world).await;
+    let key = NodeKey::generate().unwrap();
+    let join =
+        Join { token: token.reveal(), name: "node-1".into(), csr_pem: key.csr("node-1").unwrap(), facts: Agent::facts() };
+    let stranger = client(&world.clock, ServerTrust::Fingerprint(token.authority()), None);
+    let url = |rest: &str| format!("{}/internal/v1/nodes/{rest}", served.internal);
+    let joined: Joined = stranger.post(url("join")).json(&join).send().await.unwrap().json().await.unwrap();
+    let credentials = Credentials::new(&key, &joined.certificate_pem, &joined.ca_pem).unwrap();
+    let node = client(&world.clock, ServerTrust::Authority(&joined.ca_pem), Some(&credentials));
+    let path = url(&format!("{}/tasks/wait?wait_ms=20", joined.node));
+    let polled: Assignments = node.get(&path).send().await.unwrap().json().await.unwrap();
+    assert_eq!(polled.tasks.len(), 0);
+    assert_eq!(stranger.get(&path).send().await.unwrap().status(), 401);
+    let other = url("01900000-0000-7000-8000-000000000042/tasks/wait?wait_ms=20");
+    assert_eq!(node.get(other).send().await.unwrap().status(), 403);
+    // A day later the certificate has ended: it renews, and does nothing else.
+    world.pass(Duration::from_secs(25 * 3600));
+    assert_eq!(node.get(&path).send().await.unwrap().status(), 401);
+    let renew = json!({"csr_pem": key.csr("node-1").unwrap()});
+    let renewed = node.post(url(&format!("{}/renew", joined.node))).json(&renew).send().await.unwrap();
+    assert_eq!(renewed.status(), 200);
+    served.shutdown.cancel();
+    served.serving.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_sends_too_much_reads_the_refusal() {
+    let world = World::new().await;
+    let served = serve(&world).await;
+    let mut stream = TcpStream::connect(&served.api).await.unwrap();
+    let token = world.token(hostler_model::kind::Role::PlatformAdmin);
+    let head = format!(
+        "POST /api/v1/tasks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 104857600\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let piece = vec![b' '; 1 << 20];
+    for _ in 0..16 {
+        stream.write_all(&piece).await.unwrap();
+    }
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 413");
+    served.shutdown.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_answers_long_polls_and_ends_streams() {
+    let (world, agent) = World::ready().await;
+    let served = serve(&world).await;
+    let credentials = Credentials::new(&agent.key, &agent.joined.certificate_pem, &agent.joined.ca_pem).unwrap();
+    let node = client(&world.clock, ServerTrust::Authority(&agent.joined.ca_pem), Some(&credentials));
+    let url = format!("{}/internal/v1/nodes/{}/tasks/wait?wait_ms=60000", served.internal, agent.identity.node);
+    let poll = tokio::spawn(node.get(url).send());
+    let people = tls::plain_http_client().unwrap();
+    let token = world.token(hostler_model::kind::Role::PlatformAdmin);
+    let events = people.get(format!("http://{}/api/v1/events", served.api)).bearer_auth(token).send().await.unwrap();
+    let began = std::time::Instant::now();
+    served.shutdown.cancel();
+    served.serving.await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    events.bytes().await.unwrap();
+    // Answered, or not yet accepted when the listener closed.
+    let _ = poll.await.unwrap();
+}

@@ -1,0 +1,11 @@
+//! The server as it is: its routers, a real store in a folder of its own, time and ids held still.
+
+mod access;
+mod bad_input;
+mod dispatch;
+mod events;
+mod harness;
+mod idempotency;
+mod life;
+mod listen;
+mod lists;

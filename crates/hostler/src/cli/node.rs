@@ -1,0 +1,122 @@
+//! `hostler node`: the hosts that run machines, and how much room they have.
+
+use clap::Subcommand;
+use hostler_model::{Timestamp, node::Node};
+
+use super::Globals;
+use crate::{
+    exit::{Exit, Failure},
+    output,
+};
+
+/// The verbs of nodes.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// List the nodes, with what is promised or in use of what may be
+    #[command(visible_alias = "ls", after_help = "Examples:\n  hostler node list\n  hostler node list -o json")]
+    List,
+    /// Show one node
+    #[command(after_help = "Examples:\n  hostler node show local")]
+    Show {
+        /// Its name or id
+        node: String,
+    },
+}
+
+/// Runs a verb of nodes.
+pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+    let session = globals.session()?;
+    let now = session.now();
+    match args.verb {
+        Verb::List => {
+            let nodes = session.client.nodes().await?;
+            session.print(&nodes, || table(&nodes, now))?;
+        }
+        Verb::Show { node } => {
+            let node = session.client.node(&node).await?;
+            session.print(&node, || show(&node, now))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// What is promised or in use, and what may be.
+fn room(node: &Node) -> [String; 4] {
+    let (taken, all) = (node.book.total(), node.schedulable);
+    [
+        format!("{}/{}", taken.vcpus, all.vcpus),
+        format!("{}/{} MiB", taken.memory_mib, all.memory_mib),
+        format!("{}/{} GiB", taken.disk_gib, all.disk_gib),
+        format!("{}/{}", taken.vms, all.vms),
+    ]
+}
+
+fn seen(node: &Node, now: Timestamp) -> String {
+    output::or_dash(node.last_seen.map(|seen| output::ago(seen, now)))
+}
+
+fn table(nodes: &[Node], now: Timestamp) -> String {
+    let rows = nodes.iter().map(|node| {
+        let [vcpus, memory, disk, vms] = room(node);
+        let (state, heard) = (node.state.to_string(), node.freshness.as_str().to_owned());
+        [
+            node.name.to_string(),
+            state,
+            heard,
+            node.facts.acceleration.clone(),
+            vcpus,
+            memory,
+            disk,
+            vms,
+            seen(node, now),
+        ]
+    });
+    output::table(["NAME", "STATE", "AGENT", "ACCELERATION", "VCPUS", "MEMORY", "DISK", "VMS", "SEEN"], rows)
+}
+
+fn show(node: &Node, now: Timestamp) -> String {
+    let facts = &node.facts;
+    let [vcpus, memory, disk, vms] = room(node);
+    let labels: Vec<String> = facts.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let why =
+        if facts.acceleration_reason.is_empty() { String::new() } else { format!(": {}", facts.acceleration_reason) };
+    output::fields([
+        ("name", node.name.to_string()),
+        ("id", node.id.to_string()),
+        ("state", node.state.to_string()),
+        ("agent", format!("{}, seen {}, version {}", node.freshness.as_str(), seen(node, now), facts.agent_version)),
+        ("hypervisor", facts.hypervisor.clone()),
+        ("acceleration", format!("{}{why}", facts.acceleration)),
+        ("kernel", facts.kernel.clone()),
+        ("vcpus", vcpus),
+        ("memory", memory),
+        ("disk", disk),
+        ("vms", vms),
+        ("can", facts.capabilities.join(", ")),
+        ("images", facts.images.len().to_string()),
+        ("labels", labels.join(", ")),
+        ("joined", output::ago(node.created_at, now)),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::fixture;
+
+    #[test]
+    fn a_list_of_nodes() {
+        insta::assert_snapshot!(table(&[fixture::node()], fixture::NOW), @"");
+    }
+
+    #[test]
+    fn a_node() {
+        insta::assert_snapshot!(show(&fixture::node(), fixture::NOW), @"");
+    }
+}

@@ -1,0 +1,125 @@
+//! `hostler run`: a machine, a command, gone. Progress goes to stderr, what the program writes to stdout.
+//!
+//! ```text
+//! create ──► exec ──► delete (with --rm) ──► the program's exit code
+//!    │         │         ▲
+//!    └─ failed, Ctrl-C ──┘
+//! ```
+//!
+//! With `--rm` whatever was made is deleted on every way out; a second Ctrl-C leaves without waiting for that.
+
+use hostler_client::Submit;
+use hostler_model::{
+    Code,
+    api::NewExec,
+    name::Name,
+    task::{Task, TaskState},
+    vm::Vm,
+};
+
+use super::{
+    Globals, Session, exec,
+    exec::ProgramArgs,
+    read, succeeded,
+    vm::{DELETION, Shape},
+};
+use crate::{
+    exit::{Exit, Failure},
+    interrupt::Interrupt,
+    output::note,
+    watch::{Tell, Watched, watch},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  hostler run --rm -- uname -a
+  hostler run --rm --memory 512M -- sh -c 'free -m; exit 3'
+  hostler run --name web-1 -- hostname          the machine stays";
+
+/// What to run, in what.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// Delete the machine afterwards, whatever happened
+    #[arg(long)]
+    rm: bool,
+
+    /// The machine's name; made from its id where there is none
+    #[arg(long, value_parser = read::model::<Name>)]
+    name: Option<Name>,
+
+    #[command(flatten)]
+    shape: Shape,
+
+    #[command(flatten)]
+    program: ProgramArgs,
+}
+
+/// Makes a machine, runs a program in it, and with `--rm` deletes it.
+pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+    let session = globals.session()?;
+    // Read first: what is wrong with it needs no machine to be said.
+    let exec = args.program.exec()?;
+    let mut interrupt = Interrupt::listen()?;
+    // From here on Ctrl-C is heard only between calls: the answer says which machine there is to delete.
+    let made = session.client.create_vm(&args.shape.vm(args.name), &Submit::default()).await?;
+    let Some(vm) = made.vm else {
+        return Err(Failure::new(
+            Exit::Unreachable,
+            format!("the server made task {} without a machine", made.task.id),
+        ));
+    };
+    let ended = used(&session, &vm, made.task, &exec, &mut interrupt).await;
+    if !args.rm {
+        note(format_args!("{0} stays; `hostler vm delete {0}` ends it", vm.name));
+        return ended;
+    }
+    let gone = delete(&session, &vm, &mut interrupt).await;
+    match (ended, gone) {
+        (Ok(Exit::Guest(0)) | Ok(Exit::Done), Err(failure)) => Err(failure),
+        (ended, Err(failure)) => {
+            failure.tell();
+            ended
+        }
+        (ended, Ok(())) => ended,
+    }
+}
+
+async fn used(
+    session: &Session,
+    vm: &Vm,
+    made: Task,
+    exec: &NewExec,
+    interrupt: &mut Interrupt,
+) -> Result<Exit, Failure> {
+    note(&vm.name);
+    succeeded(wait(session, made, interrupt, Tell::Phases).await?)?;
+    let submitted = session.client.exec(&vm.id.to_string(), exec, &Submit::default()).await?;
+    let task = succeeded(wait(session, submitted.task, interrupt, Tell::Nothing).await?)?;
+    exec::finish(session, task)
+}
+
+async fn wait(session: &Session, task: Task, interrupt: &mut Interrupt, tell: Tell) -> Result<Task, Failure> {
+    match watch(&session.client, task, None, interrupt, tell).await? {
+        Watched::Ended(task) | Watched::TimedOut(task) => Ok(task),
+        Watched::Signalled(task, signal) => {
+            Err(Failure::new(Exit::Signalled(signal), format!("interrupted while {} was {}", task.kind, task.state)))
+        }
+    }
+}
+
+async fn delete(session: &Session, vm: &Vm, interrupt: &mut Interrupt) -> Result<(), Failure> {
+    let stays = |failure: Failure| failure.help(format!("`hostler vm delete {}` ends the machine", vm.name));
+    let submitted = match session.client.delete_vm(&vm.id.to_string(), &Submit::default()).await {
+        Ok(submitted) => submitted,
+        // A machine that could not be made and was undone is gone already.
+        Err(error) if error.problem().is_some_and(|problem| problem.code == Code::VmNotFound) => return Ok(()),
+        Err(error) => return Err(stays(error.into())),
+    };
+    match watch(&session.client, submitted.task, Some(DELETION), interrupt, Tell::Phases).await? {
+        Watched::Ended(task) if task.state == TaskState::Succeeded => Ok(()),
+        Watched::Ended(task) => Err(stays(Failure::of_task(&task))),
+        Watched::TimedOut(task) => Err(stays(super::goes_on(&task, Exit::TimedOut, "time is over"))),
+        Watched::Signalled(task, signal) => Err(super::goes_on(&task, Exit::Signalled(signal), "interrupted")),
+    }
+}

@@ -1,0 +1,309 @@
+//! `hostler task`: everything that is done on a host.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+use hostler_client::{Submit, TaskQuery};
+use hostler_model::{
+    Code, Refusal, TaskId, Timestamp,
+    api::{NewTask, Submitted, TargetRef},
+    error::excerpt,
+    kind::KindName,
+    task::{Task, TaskState},
+};
+use serde_json::{Map, Value};
+
+use super::{Globals, NodeNames, Session, WaitArgs, read, succeeded};
+use crate::{
+    exit::{Exit, Failure},
+    output,
+    watch::Tell,
+};
+
+/// How many tasks are looked at to find one by the beginning or the end of its id.
+const REACH: usize = 500;
+
+const LIST: &str = "\
+Examples:
+  hostler task list
+  hostler task list --state failed --kind vm.create
+  hostler task list --vm web-1 -o json";
+
+const SUBMIT: &str = "\
+Examples:
+  hostler task submit echo --param message=hi
+  hostler task submit echo --params '{\"message\": \"hi\", \"delay_ms\": 500}' --no-wait
+  hostler task submit diag.health_probe --node local
+  hostler task submit vm.exec --vm web-1 --param 'argv=[\"uname\", \"-a\"]'";
+
+/// The verbs of tasks.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// List tasks, newest first
+    #[command(visible_alias = "ls", after_help = LIST)]
+    List(List),
+    /// Show one task
+    #[command(after_help = "Examples:\n  hostler task show 0190f1f0-0000-7000-8000-000000000001")]
+    Show(Which),
+    /// Show a task's phases until it ends; exit 0 if it succeeded, 1 if not
+    #[command(after_help = "Examples:\n  hostler task watch 0190f1f0-0000-7000-8000-000000000001")]
+    Watch {
+        #[command(flatten)]
+        which: Which,
+        /// Watch no longer than this
+        #[arg(long, value_name = "TIME", value_parser = read::duration)]
+        timeout: Option<Duration>,
+    },
+    /// Stop a task and undo what it did
+    #[command(after_help = "Examples:\n  hostler task cancel 0190f1f0-0000-7000-8000-000000000001")]
+    Cancel(Act),
+    /// Do again what a failed or cancelled task should have done
+    #[command(after_help = "Examples:\n  hostler task retry 0190f1f0-0000-7000-8000-000000000001")]
+    Retry(Act),
+    /// Submit a task of any kind
+    #[command(after_help = SUBMIT)]
+    Submit(NewArgs),
+}
+
+#[derive(clap::Args, Debug)]
+struct Which {
+    /// Its id, or enough of the beginning or the end of it
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+#[derive(clap::Args, Debug)]
+struct Act {
+    #[command(flatten)]
+    which: Which,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct List {
+    /// Only those in this state
+    #[arg(long, value_parser = read::task_state)]
+    state: Option<TaskState>,
+    /// Only those of this kind
+    #[arg(long, value_parser = read::model::<KindName>)]
+    kind: Option<KindName>,
+    /// Only those about this machine, by name or id
+    #[arg(long)]
+    vm: Option<String>,
+    /// At most this many, the newest
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    limit: usize,
+}
+
+#[derive(clap::Args, Debug)]
+struct NewArgs {
+    /// The kind, such as echo
+    #[arg(value_parser = read::model::<KindName>)]
+    kind: KindName,
+    /// A parameter; a value that reads as JSON is sent as JSON. May be given more than once
+    #[arg(long, value_name = "KEY=VALUE", value_parser = read::param)]
+    param: Vec<(String, Value)>,
+    /// All parameters, as a JSON object
+    #[arg(long, value_name = "JSON", value_parser = read::object, conflicts_with = "param")]
+    params: Option<Value>,
+    /// The machine it works on, by name or id
+    #[arg(long)]
+    vm: Option<String>,
+    /// The node it works on, by name or id
+    #[arg(long)]
+    node: Option<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Runs a verb of tasks.
+pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+    let session = globals.session()?;
+    match args.verb {
+        Verb::List(args) => list(args, &session).await,
+        Verb::Show(which) => {
+            let task = find(&session, &which.id).await?;
+            print(&session, &task).await?;
+            Ok(Exit::Done)
+        }
+        Verb::Watch { which, timeout } => {
+            let task = find(&session, &which.id).await?;
+            end(&session, task, timeout).await
+        }
+        Verb::Cancel(args) => cancel(args, &session).await,
+        Verb::Retry(args) => {
+            let id = find(&session, &args.which.id).await?.id;
+            let submitted = session.client.retry_task(id, &Submit::default()).await?;
+            follow(&session, submitted, &args.wait).await
+        }
+        Verb::Submit(args) => submit(args, &session).await,
+    }
+}
+
+async fn list(args: List, session: &Session) -> Result<Exit, Failure> {
+    let which = TaskQuery { state: args.state, kind: args.kind, vm: args.vm };
+    let tasks = session.client.tasks(&which, Some(args.limit)).await?;
+    let nodes = if tasks.is_empty() { NodeNames::default() } else { session.node_names().await };
+    session.print(&tasks, || table(&tasks, &nodes, session.now()))?;
+    Ok(Exit::Done)
+}
+
+async fn submit(args: NewArgs, session: &Session) -> Result<Exit, Failure> {
+    let params = args.params.unwrap_or_else(|| Value::Object(Map::from_iter(args.param)));
+    let target = TargetRef { vm: args.vm, node: args.node };
+    let task = NewTask { kind: args.kind.to_string(), target, params };
+    let submitted = session.client.submit_task(&task, &Submit::default()).await?;
+    follow(session, submitted, &args.wait).await
+}
+
+/// A cancelled task has done what it should.
+async fn cancel(args: Act, session: &Session) -> Result<Exit, Failure> {
+    let id = find(session, &args.which.id).await?.id;
+    let mut task = session.client.cancel_task(id, &Submit::default()).await?.task;
+    if !args.wait.no_wait {
+        task = session.ended(task, Some(args.wait.timeout), Tell::Phases).await?;
+    }
+    print(session, &task).await?;
+    match task.state {
+        TaskState::Cancelled | TaskState::Queued | TaskState::Running | TaskState::Aborting => Ok(Exit::Done),
+        // It was done, or had failed, before it could be stopped.
+        TaskState::Succeeded | TaskState::Failed => {
+            Err(Failure::new(Exit::Failed, format!("{} {id} {} before it could be cancelled", task.kind, task.state)))
+        }
+    }
+}
+
+async fn follow(session: &Session, submitted: Submitted, wait: &WaitArgs) -> Result<Exit, Failure> {
+    if wait.no_wait {
+        print(session, &submitted.task).await?;
+        return Ok(Exit::Done);
+    }
+    end(session, submitted.task, Some(wait.timeout)).await
+}
+
+async fn end(session: &Session, task: Task, limit: Option<Duration>) -> Result<Exit, Failure> {
+    let task = session.ended(task, limit, Tell::Phases).await?;
+    print(session, &task).await?;
+    succeeded(task).map(|_| Exit::Done)
+}
+
+async fn print(session: &Session, task: &Task) -> Result<(), Failure> {
+    let nodes =
+        if task.node.is_some() && !session.is_json() { session.node_names().await } else { NodeNames::default() };
+    session.print(task, || show(task, &nodes, session.now()))
+}
+
+/// A task by its id, or by enough of the beginning or the end of it.
+async fn find(session: &Session, text: &str) -> Result<Task, Failure> {
+    if let Ok(id) = text.parse::<TaskId>() {
+        return Ok(session.client.task(id).await?);
+    }
+    let plausible = text.len() >= 4 && text.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    let tasks = if plausible { session.client.tasks(&TaskQuery::default(), Some(REACH)).await? } else { Vec::new() };
+    only(tasks, text).map_err(Failure::from)
+}
+
+fn only(tasks: Vec<Task>, text: &str) -> Result<Task, Refusal> {
+    let text = text.to_ascii_lowercase();
+    let fits = |task: &Task| {
+        let id = task.id.to_string();
+        id.starts_with(&text) || id.ends_with(&text)
+    };
+    let mut found = tasks.into_iter().filter(fits);
+    match (found.next(), found.next()) {
+        (Some(task), None) => Ok(task),
+        (None, _) => Err(Refusal::new(
+            Code::TaskNotFound,
+            format!("no task has the id {:?}; `hostler task list` shows those there are", excerpt(&text)),
+        )),
+        (Some(_), Some(_)) => Err(Refusal::new(
+            Code::TaskNotFound,
+            format!("{:?} could be more than one task; write more of the id", excerpt(&text)),
+        )),
+    }
+}
+
+/// How long it took, from its first handler to its end.
+fn time(task: &Task) -> Option<String> {
+    Some(output::took(task.finished_at?.since(task.started_at.unwrap_or(task.created_at))))
+}
+
+fn table(tasks: &[Task], nodes: &NodeNames, now: Timestamp) -> String {
+    let rows = tasks.iter().map(|task| {
+        let why = task.error.as_ref().map(|error| error.code.to_string());
+        [
+            task.id.to_string(),
+            task.kind.to_string(),
+            task.state.to_string(),
+            nodes.of(task.node),
+            output::ago(task.created_at, now),
+            output::or_dash(time(task)),
+            why.unwrap_or_default(),
+        ]
+    });
+    output::table(["ID", "KIND", "STATE", "NODE", "CREATED", "TOOK", "ERROR"], rows)
+}
+
+fn show(task: &Task, nodes: &NodeNames, now: Timestamp) -> String {
+    let attempt = task.fence.attempt;
+    let phases: Vec<String> = task
+        .phases
+        .iter()
+        .map(|timing| format!("{} {}", timing.phase, output::took(output::millis(timing.ms))))
+        .collect();
+    let progress = task.progress.as_ref().filter(|_| !task.state.is_terminal());
+    output::fields([
+        ("id", task.id.to_string()),
+        ("kind", task.kind.to_string()),
+        ("state", task.state.to_string()),
+        ("waits for", task.waiting_for.map(|what| format!("{what:?}").to_lowercase()).unwrap_or_default()),
+        ("phase", progress.map(|progress| progress.phase.clone()).unwrap_or_default()),
+        ("error", task.error.as_ref().map(|error| format!("{} [{}]", error.detail, error.code)).unwrap_or_default()),
+        ("output", output::or_nothing(task.output.as_ref())),
+        ("params", task.params.to_string()),
+        ("vm", output::or_nothing(task.target.vm)),
+        ("node", task.node.map(|node| nodes.of(Some(node))).unwrap_or_default()),
+        ("attempt", if attempt > 0 { format!("{attempt} of {}", task.max_attempts) } else { String::new() }),
+        ("phases", phases.join(", ")),
+        ("took", time(task).unwrap_or_default()),
+        ("retry of", output::or_nothing(task.retry_of)),
+        ("created", output::ago(task.created_at, now)),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::fixture;
+
+    fn names() -> NodeNames {
+        NodeNames([(fixture::node().id, "local".to_owned())].into())
+    }
+
+    #[test]
+    fn a_list_of_tasks() {
+        insta::assert_snapshot!(table(&[fixture::task("queued"), fixture::failed_task()], &names(), fixture::NOW), @"");
+    }
+
+    #[test]
+    fn a_task() {
+        insta::assert_snapshot!(show(&fixture::failed_task(), &names(), fixture::NOW), @"");
+    }
+
+    #[test]
+    fn an_id_may_be_shortened_as_far_as_it_is_the_only_one() {
+        let mut other = fixture::task("queued");
+        other.id = "0190f1f0-0000-7000-8000-0000000000ff".parse().unwrap();
+        let tasks = || vec![fixture::task("queued"), other.clone()];
+        assert_eq!(only(tasks(), "00FF").unwrap().id, other.id);
+        assert!(only(tasks(), "0190f1f0").unwrap_err().detail.contains("more than one"));
+        assert!(only(tasks(), "beef").unwrap_err().detail.contains("hostler task list"));
+    }
+}

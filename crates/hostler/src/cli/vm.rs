@@ -1,0 +1,371 @@
+//! `hostler vm`: machines.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use clap::Subcommand;
+use hostler_client::{Submit, VmQuery};
+use hostler_model::{
+    Timestamp,
+    api::{NewVm, Submitted},
+    kind::VmCreateOutput,
+    name::Name,
+    task::Task,
+    vm::{Vm, VmReason, VmState},
+};
+use serde::Deserialize;
+
+use super::{Globals, NodeNames, Session, WaitArgs, exec, read, succeeded};
+use crate::{
+    exit::{Exit, Failure},
+    output,
+    watch::Tell,
+};
+
+/// The verbs of machines.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const CREATE: &str = "\
+Examples:
+  hostler vm create
+  hostler vm create web-1 --vcpus 2 --memory 1G --label tier=web
+  hostler vm create web-1 --dry-run     what would happen, quota and room included
+  hostler vm create web-1 --no-wait     come back at once";
+
+const LIST: &str = "\
+Examples:
+  hostler vm list
+  hostler vm list --state error
+  hostler vm list -o json";
+
+const DELETE: &str = "\
+Examples:
+  hostler vm delete web-1
+  hostler vm delete web-1 web-2 --no-wait";
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Make a machine and wait until its guest answers
+    #[command(after_help = CREATE)]
+    Create(Create),
+    /// List the machines
+    #[command(visible_alias = "ls", after_help = LIST)]
+    List(List),
+    /// Show one machine
+    #[command(after_help = "Examples:\n  hostler vm show web-1\n  hostler vm show web-1 -o json")]
+    Show {
+        /// Its name or id
+        vm: String,
+    },
+    /// Run a program in a machine; end as it does
+    #[command(after_help = exec::EXAMPLES)]
+    Exec(exec::Args),
+    /// End machines and remove what they had
+    #[command(visible_alias = "rm", after_help = DELETE)]
+    Delete(Delete),
+}
+
+/// What a machine is to be.
+#[derive(clap::Args, Debug, Default)]
+pub struct Shape {
+    /// The image; `hostler image list` shows those there are
+    #[arg(long, value_name = "IMAGE", default_value = "tiny")]
+    pub image: Option<String>,
+
+    /// Virtual processors; the image says how many by default
+    #[arg(long, value_name = "N")]
+    pub vcpus: Option<i64>,
+
+    /// Memory, such as 256M or 2GiB
+    #[arg(long, value_name = "SIZE", value_parser = read::memory)]
+    pub memory: Option<i64>,
+
+    /// The root disk, such as 10G
+    #[arg(long, value_name = "SIZE", value_parser = read::disk)]
+    pub disk: Option<i64>,
+
+    /// A label; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE", value_parser = read::pair)]
+    pub label: Vec<(String, String)>,
+
+    /// The only node that will do, by name or id
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+}
+
+impl Shape {
+    /// As the API takes it.
+    pub fn vm(self, name: Option<Name>) -> NewVm {
+        NewVm {
+            name,
+            image: self.image,
+            vcpus: self.vcpus,
+            memory_mib: self.memory,
+            disk_gib: self.disk,
+            node: self.node,
+            labels: BTreeMap::from_iter(self.label),
+            ..NewVm::default()
+        }
+    }
+}
+
+#[derive(clap::Args, Debug)]
+struct Create {
+    /// Its name; made from its id where there is none
+    #[arg(value_parser = read::model::<Name>)]
+    name: Option<Name>,
+
+    #[command(flatten)]
+    shape: Shape,
+
+    #[command(flatten)]
+    wait: WaitArgs,
+
+    /// Only say what would happen
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(clap::Args, Debug)]
+struct List {
+    /// Only those in this state; without it all that are not deleted
+    #[arg(long, value_parser = read::vm_state)]
+    state: Option<VmState>,
+
+    /// Only those on this node, by name or id
+    #[arg(long)]
+    node: Option<String>,
+
+    /// At most this many, the newest
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+}
+
+#[derive(clap::Args, Debug)]
+struct Delete {
+    /// Their names or ids
+    #[arg(required = true)]
+    vm: Vec<String>,
+
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// Runs a verb of machines.
+pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+    let session = globals.session()?;
+    match args.verb {
+        Verb::Create(args) => create(args, &session).await,
+        Verb::List(args) => list(args, &session).await,
+        Verb::Show { vm } => {
+            let vm = session.client.vm(&vm).await?;
+            let nodes = session.node_names().await;
+            session.print(&vm, || show(&vm, &nodes, session.now()))?;
+            Ok(Exit::Done)
+        }
+        Verb::Exec(args) => exec::run(args, &session).await,
+        Verb::Delete(args) => delete(args, &session).await,
+    }
+}
+
+async fn create(args: Create, session: &Session) -> Result<Exit, Failure> {
+    let how = if args.dry_run { Submit::dry() } else { Submit::default() };
+    let mut submitted = session.client.create_vm(&args.shape.vm(args.name), &how).await?;
+    if args.dry_run || args.wait.no_wait {
+        session.print(&submitted, || planned(&submitted, args.dry_run))?;
+        return Ok(Exit::Done);
+    }
+    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), Tell::Phases).await?;
+    if let Some(vm) = &mut submitted.vm
+        && let Ok(now) = session.client.vm(&vm.id.to_string()).await
+    {
+        *vm = now;
+    }
+    if session.is_json() {
+        output::json(&submitted)?;
+    }
+    let task = succeeded(submitted.task)?;
+    if !session.is_json() {
+        output::text(&created(submitted.vm.as_ref(), &task))?;
+    }
+    Ok(Exit::Done)
+}
+
+/// A machine that is to be made, or would be.
+fn planned(submitted: &Submitted, dry_run: bool) -> String {
+    let task = &submitted.task;
+    let Some(vm) = &submitted.vm else { return output::fields([("task", task.id.to_string())]) };
+    let wanted = format!(
+        "{}, {} vcpus, {}, {} GiB",
+        vm.spec.image,
+        vm.spec.vcpus,
+        output::mib(vm.spec.memory_mib),
+        vm.spec.disk_gib
+    );
+    output::fields([
+        ("name", if dry_run { format!("{} (not made: dry run)", vm.name) } else { vm.name.to_string() }),
+        ("id", if dry_run { String::new() } else { vm.id.to_string() }),
+        ("wanted", wanted),
+        ("task", if dry_run { String::new() } else { format!("{} {}", task.id, task.state) }),
+    ])
+}
+
+fn created(vm: Option<&Vm>, task: &Task) -> String {
+    let boot = task.output.as_ref().and_then(|output| VmCreateOutput::deserialize(output).ok());
+    let Some(vm) = vm else { return output::fields([("task", task.id.to_string())]) };
+    output::fields([
+        ("name", vm.name.to_string()),
+        ("id", vm.id.to_string()),
+        ("state", vm.state.to_string()),
+        (
+            "boot",
+            boot.map(|boot| format!("{} ({})", output::took(output::millis(boot.boot_ms)), boot.acceleration))
+                .unwrap_or_default(),
+        ),
+    ])
+}
+
+async fn list(args: List, session: &Session) -> Result<Exit, Failure> {
+    let which = VmQuery { state: args.state, node: args.node };
+    let vms = session.client.vms(&which, args.limit).await?;
+    let nodes = if vms.is_empty() { NodeNames::default() } else { session.node_names().await };
+    session.print(&vms, || table(&vms, &nodes, session.now()))?;
+    Ok(Exit::Done)
+}
+
+/// Each machine by itself: one that cannot be deleted does not save the others.
+async fn delete(args: Delete, session: &Session) -> Result<Exit, Failure> {
+    let (mut tasks, mut failures) = (Vec::new(), Vec::new());
+    for vm in &args.vm {
+        match session.client.delete_vm(vm, &Submit::default()).await {
+            Ok(submitted) => tasks.push((vm, submitted.task)),
+            Err(error) => failures.push(Failure::from(error)),
+        }
+    }
+    let mut ended = Vec::new();
+    for (vm, task) in tasks {
+        match deleted(session, vm, task, &args.wait).await {
+            Ok(task) => ended.push(task),
+            Err(failure @ Failure { exit: Exit::Signalled(_), .. }) => return Err(failure),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    if session.is_json() {
+        output::json(&ended)?;
+    }
+    let last = failures.pop();
+    failures.iter().for_each(Failure::tell);
+    last.map_or(Ok(Exit::Done), Err)
+}
+
+async fn deleted(session: &Session, vm: &str, task: Task, wait: &WaitArgs) -> Result<Task, Failure> {
+    if wait.no_wait {
+        if !session.is_json() {
+            output::text(&format!("{vm} is being deleted: task {}", task.id))?;
+        }
+        return Ok(task);
+    }
+    let task = succeeded(session.ended(task, Some(wait.timeout), Tell::Phases).await?)?;
+    if !session.is_json() {
+        output::text(&format!("{vm} is deleted"))?;
+    }
+    Ok(task)
+}
+
+/// As the API spells it, with spaces.
+fn spelled(reason: VmReason) -> String {
+    let json = serde_json::to_value(reason).unwrap_or_default();
+    json.as_str().unwrap_or_default().replace('_', " ")
+}
+
+/// The state, and why.
+fn state(vm: &Vm) -> String {
+    match vm.reason {
+        Some(reason) => format!("{} ({})", vm.state, spelled(reason)),
+        None if vm.state == VmState::Running && !vm.ready => "running (not ready)".to_owned(),
+        None => vm.state.to_string(),
+    }
+}
+
+fn table(vms: &[Vm], nodes: &NodeNames, now: Timestamp) -> String {
+    let rows = vms.iter().map(|vm| {
+        [
+            vm.name.to_string(),
+            state(vm),
+            vm.spec.image.clone(),
+            vm.spec.vcpus.to_string(),
+            output::mib(vm.spec.memory_mib),
+            format!("{} GiB", vm.spec.disk_gib),
+            nodes.of(vm.node),
+            output::ago(vm.created_at, now),
+        ]
+    });
+    output::table(["NAME", "STATE", "IMAGE", "VCPUS", "MEMORY", "DISK", "NODE", "CREATED"], rows)
+}
+
+fn show(vm: &Vm, nodes: &NodeNames, now: Timestamp) -> String {
+    let labels: Vec<String> = vm.spec.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let digest: String = vm.spec.image_digest.0.chars().take(12).collect();
+    output::fields([
+        ("name", vm.name.to_string()),
+        ("id", vm.id.to_string()),
+        ("state", state(vm)),
+        ("detail", output::or_nothing(vm.detail.as_ref())),
+        ("was", output::or_nothing(vm.last_state)),
+        ("task", output::or_nothing(vm.task)),
+        ("node", nodes.of(vm.node)),
+        ("image", format!("{} ({digest})", vm.spec.image)),
+        ("vcpus", vm.spec.vcpus.to_string()),
+        ("memory", output::mib(vm.spec.memory_mib)),
+        ("disk", format!("{} GiB", vm.spec.disk_gib)),
+        ("labels", labels.join(", ")),
+        ("created", output::ago(vm.created_at, now)),
+        ("changed", output::ago(vm.updated_at, now)),
+    ])
+}
+
+/// How long a deletion may take before `run --rm` says that it goes on.
+pub const DELETION: Duration = Duration::from_secs(180);
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::fixture;
+
+    fn names() -> NodeNames {
+        NodeNames([(fixture::node().id, "local".to_owned())].into())
+    }
+
+    #[test]
+    fn a_list_of_machines() {
+        let mut broken = fixture::vm("db", "error");
+        broken.reason = Some(VmReason::NodeLost);
+        broken.node = Some("0190f1f0-0000-7000-8000-00000000000c".parse().unwrap());
+        let vms = [fixture::vm("web-1", "running"), broken, Vm { node: None, ..fixture::vm("new", "provisioning") }];
+        insta::assert_snapshot!(table(&vms, &names(), fixture::NOW), @"");
+        assert_eq!(table(&[], &names(), fixture::NOW), "NAME  STATE  IMAGE  VCPUS  MEMORY  DISK  NODE  CREATED\n");
+    }
+
+    #[test]
+    fn a_machine() {
+        insta::assert_snapshot!(show(&fixture::vm("web-1", "running"), &names(), fixture::NOW), @"");
+    }
+
+    #[test]
+    fn a_machine_that_was_made() {
+        let mut task = fixture::task("succeeded");
+        task.output = Some(json!({"charge": {"vms": 1}, "boot_ms": 3012.4, "acceleration": "tcg"}));
+        insta::assert_snapshot!(created(Some(&fixture::vm("web-1", "running")), &task), @"");
+    }
+
+    #[test]
+    fn a_machine_that_would_be_made() {
+        let submitted = Submitted { task: fixture::task("queued"), vm: Some(fixture::vm("web-1", "provisioning")) };
+        insta::assert_snapshot!(planned(&submitted, true), @"");
+    }
+}

@@ -1,0 +1,255 @@
+//! Where the server is, and with which token it is asked.
+//!
+//! ```text
+//! address   --url | HOSTLER_URL            else  client.json in the data folder   else  http://127.0.0.1:9090
+//! token     --token-file | HOSTLER_TOKEN_FILE | HOSTLER_TOKEN   else  client.json, if it is for this address
+//! folder    --data | HOSTLER_DATA          else  $XDG_DATA_HOME/hostler           else  ~/.local/share/hostler
+//! ```
+//!
+//! `hostler dev` writes `client.json`, so that the other verbs need no flags. A token never stands in a flag, where
+//! other users of the machine could read it, and never goes to another address than the one it was written for.
+
+use std::{
+    env, fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use hostler_client::{Client, Token};
+use hostler_link::Link;
+use hostler_trust::file::{FileError, read_private, write_private};
+use serde::{Deserialize, Serialize};
+
+use crate::exit::{Exit, Failure};
+
+/// Where a server listens that was told nothing else.
+const DEFAULT_URL: &str = "http://127.0.0.1:9090";
+/// The file in the data folder that says where its server is.
+const CLIENT_FILE: &str = "client.json";
+
+/// The flags that say where the server is.
+#[derive(Clone, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Server")]
+pub struct ServerArgs {
+    /// The server's address, such as http://127.0.0.1:9090
+    #[arg(long, global = true, env = "HOSTLER_URL", value_name = "URL")]
+    pub url: Option<String>,
+
+    /// A file with the token; HOSTLER_TOKEN may hold the token itself
+    #[arg(long, global = true, env = "HOSTLER_TOKEN_FILE", value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// The data folder [default: $XDG_DATA_HOME/hostler or ~/.local/share/hostler]
+    #[arg(long, global = true, env = "HOSTLER_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+}
+
+/// What `client.json` holds: `{"url": "http://127.0.0.1:9090", "token": "…"}`, mode 0600.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClientFile {
+    /// The server's address.
+    pub url: String,
+    /// The token of the user who may read the file.
+    pub token: String,
+}
+
+impl fmt::Debug for ClientFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientFile").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+impl ClientFile {
+    /// Its place.
+    pub fn path(data: &Path) -> PathBuf {
+        data.join(CLIENT_FILE)
+    }
+
+    /// Reads it; `None` when there is none. Refuses one that others can open.
+    pub fn load(data: &Path) -> Result<Option<ClientFile>, Failure> {
+        let path = Self::path(data);
+        let Some(text) = read_private(&path).map_err(unreadable)? else { return Ok(None) };
+        serde_json::from_str(&text).map(Some).map_err(|error| {
+            // serde's message may quote what it read, and that may be the token.
+            let place = format!("line {} column {}", error.line(), error.column());
+            Failure::usage(format!("{}: this is no {{url, token}} document ({place})", path.display()))
+                .help("start `hostler dev` again, which writes it anew")
+        })
+    }
+
+    /// Writes it, whole or not at all, readable by its owner only.
+    pub fn save(&self, data: &Path) -> anyhow::Result<()> {
+        Ok(write_private(&Self::path(data), &serde_json::to_vec(self)?)?)
+    }
+
+    /// Takes it away: the server it names is gone.
+    pub fn remove(data: &Path) {
+        // Without it there is nothing to take away; what else may go wrong leaves a file that names a dead address.
+        let _ = fs::remove_file(Self::path(data));
+    }
+}
+
+fn unreadable(error: FileError) -> Failure {
+    let failure = Failure::new(Exit::Refused, &error);
+    match error {
+        FileError::Exposed { .. } => failure.help("then make a new token: others may have read this one"),
+        FileError::NotAFile(_) | FileError::Io { .. } | FileError::NotText(_) => {
+            failure.help("--data, or --url and --token-file, name another place")
+        }
+    }
+}
+
+/// Where the server is, and how to be let in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Context {
+    /// Its address.
+    pub url: String,
+    /// The token; empty when there is none.
+    pub token: Token,
+    /// The token's file, for who wants to look at its mode.
+    pub token_file: Option<PathBuf>,
+}
+
+impl ServerArgs {
+    /// The data folder.
+    pub fn data(&self) -> Result<PathBuf, Failure> {
+        let xdg = || env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+        let home =
+            || env::var_os("HOME").filter(|home| !home.is_empty()).map(|home| Path::new(&home).join(".local/share"));
+        let found = self.data.clone().or_else(|| Some(xdg().or_else(home)?.join("hostler")));
+        found.ok_or_else(|| Failure::usage("there is no data folder: HOME is not set").help("name one with --data DIR"))
+    }
+
+    /// Where the server is.
+    pub fn context(&self) -> Result<Context, Failure> {
+        let token = env::var("HOSTLER_TOKEN").ok().filter(|token| !token.trim().is_empty());
+        self.context_with(token)
+    }
+
+    fn context_with(&self, token: Option<String>) -> Result<Context, Failure> {
+        let given = match (&self.token_file, token) {
+            (Some(file), _) => Some((read_token(file)?, Some(file.clone()))),
+            (None, Some(token)) => Some((Token::from(token), None)),
+            (None, None) => None,
+        };
+        if let (Some(url), Some((token, token_file))) = (&self.url, &given) {
+            return Ok(Context { url: url.clone(), token: token.clone(), token_file: token_file.clone() });
+        }
+        let data = self.data()?;
+        let local = ClientFile::load(&data)?;
+        let url =
+            self.url.clone().or_else(|| Some(local.as_ref()?.url.clone())).unwrap_or_else(|| DEFAULT_URL.to_owned());
+        let (token, token_file) = match (given, local) {
+            (Some(given), _) => given,
+            (None, Some(local)) if same_place(&local.url, &url) => {
+                (Token::from(local.token), Some(ClientFile::path(&data)))
+            }
+            (None, _) => return Err(no_token(&url, &data)),
+        };
+        Ok(Context { url, token, token_file })
+    }
+}
+
+fn same_place(a: &str, b: &str) -> bool {
+    a.trim_end_matches('/').eq_ignore_ascii_case(b.trim_end_matches('/'))
+}
+
+fn no_token(url: &str, data: &Path) -> Failure {
+    Failure::new(
+        Exit::Refused,
+        format!("there is no token for {url}: none was given, and none is in {}", data.display()),
+    )
+    .help("start `hostler dev`, which writes one there, or give --token-file FILE or HOSTLER_TOKEN")
+}
+
+fn read_token(file: &Path) -> Result<Token, Failure> {
+    let text = fs::read_to_string(file).map_err(|error| {
+        Failure::usage(format!("the token cannot be read from {}: {error}", file.display()))
+            .help("--token-file and HOSTLER_TOKEN_FILE name a file with nothing but the token in it")
+    })?;
+    let token = Token::from(text);
+    if token.is_empty() { Err(Failure::usage(format!("{} is empty", file.display()))) } else { Ok(token) }
+}
+
+impl Context {
+    /// A client of this server.
+    pub fn client(&self) -> Result<Client, Failure> {
+        // A proxy of the environment is for what is outside.
+        let builder = reqwest::Client::builder();
+        let builder = if self.is_local() { builder.no_proxy() } else { builder };
+        let http = builder.build().map_err(|error| {
+            Failure::new(Exit::Failed, format!("HTTP does not work here: {error}"))
+                .help("see that the system's certificates (ca-certificates) are installed")
+        })?;
+        let link = Link::http(http, &self.url).map_err(|error| {
+            Failure::usage(error).help("an address looks like http://127.0.0.1:9090; see --url and HOSTLER_URL")
+        })?;
+        Ok(Client::new(link, self.token.clone()))
+    }
+
+    /// Whether the server is on this machine.
+    pub fn is_local(&self) -> bool {
+        let rest = self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest);
+        let host = rest.split('/').next().unwrap_or_default();
+        ["127.", "localhost", "[::1]"].iter().any(|local| host.starts_with(local))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, ServerArgs) {
+        let dir = tempfile::tempdir().unwrap();
+        let args = ServerArgs { data: Some(dir.path().to_owned()), ..ServerArgs::default() };
+        (dir, args)
+    }
+
+    fn local(dir: &Path) {
+        ClientFile { url: "http://127.0.0.1:9191".into(), token: "local".into() }.save(dir).unwrap();
+    }
+
+    #[test]
+    fn the_file_of_the_local_server_is_enough() {
+        let (dir, args) = folder();
+        local(dir.path());
+        let context = args.context_with(None).unwrap();
+        assert_eq!((context.url.as_str(), context.token.clone()), ("http://127.0.0.1:9191", Token::from("local")));
+        assert!(context.is_local());
+    }
+
+    #[test]
+    fn a_file_that_others_can_read_is_refused() {
+        let (dir, args) = folder();
+        local(dir.path());
+        fs::set_permissions(ClientFile::path(dir.path()), fs::Permissions::from_mode(0o644)).unwrap();
+        let failure = args.context_with(None).unwrap_err();
+        assert!(failure.lines()[0].1.contains("others can open it"), "{failure:?}");
+    }
+
+    #[test]
+    fn the_local_token_does_not_go_to_another_address() {
+        let (dir, mut args) = folder();
+        local(dir.path());
+        args.url = Some("http://example.com:9090".into());
+        assert_eq!(args.context_with(None).unwrap_err().exit, Exit::Refused);
+        assert_eq!(args.context_with(Some("mine".into())).unwrap().token, Token::from("mine"));
+        args.url = Some("http://127.0.0.1:9191/".into());
+        assert_eq!(args.context_with(None).unwrap().token, Token::from("local"));
+    }
+
+    #[test]
+    fn a_token_alone_asks_the_default_address() {
+        let (_dir, args) = folder();
+        assert_eq!(args.context_with(Some("mine".into())).unwrap().url, DEFAULT_URL);
+    }
+
+    #[test]
+    fn a_broken_file_does_not_show_its_token() {
+        let (dir, args) = folder();
+        write_private(&ClientFile::path(dir.path()), br#"{"url": 5, "token": "hst_secret"}"#).unwrap();
+        let failure = args.context_with(None).unwrap_err();
+        assert!(!format!("{failure:?}").contains("secret"), "{failure:?}");
+    }
+}

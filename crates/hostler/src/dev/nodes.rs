@@ -1,0 +1,173 @@
+//! The agents of `hostler dev`: one that runs real machines, or several that pretend to.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use hostler_agent::{
+    Agent, AgentConfig, AgentError, Connect, Slots,
+    hypervisor::{
+        Hypervisor,
+        qemu::{Accel, Qemu, QemuConfig},
+        sim::{Sim, SimConfig, SimHost},
+    },
+};
+use hostler_control::Server;
+use hostler_link::Link;
+use hostler_model::{Resources, event::Actor, name::Name};
+use hostler_store::NewJoinToken;
+use hostler_trust::{
+    Credentials, JoinToken,
+    tls::{self, ServerTrust},
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Acceleration, Args, Driver, folder::Folder};
+use crate::exit::{Exit, Failure};
+
+/// How long a join token of our own is good: the agent uses it at once.
+const JOIN: Duration = Duration::from_secs(15 * 60);
+
+/// What a simulated node says it has: enough that load, not room, is what is tried.
+const SIMULATED: Resources = Resources { vcpus: 1 << 20, memory_mib: 1 << 30, disk_gib: 1 << 20, vms: 1 << 20 };
+
+/// One node to be.
+struct Node {
+    name: Name,
+    data: PathBuf,
+    hypervisor: Arc<dyn Hypervisor>,
+    simulated: bool,
+}
+
+/// The nodes to be.
+pub struct Nodes(Vec<Node>);
+
+/// The agents at work.
+pub struct Running {
+    agents: JoinSet<Result<(), AgentError>>,
+    stop: CancellationToken,
+}
+
+impl Nodes {
+    /// Sets the drivers up; nothing runs yet.
+    pub async fn new(args: &Args, folder: &Folder) -> Result<Nodes, Failure> {
+        match args.driver {
+            Driver::Qemu => {
+                let hypervisor: Arc<dyn Hypervisor> = Arc::new(qemu(args, folder).await?);
+                Ok(Nodes(vec![Node { name: host_name(), data: folder.data.clone(), hypervisor, simulated: false }]))
+            }
+            Driver::Sim => {
+                (1..=args.nodes).map(|number| simulated(number, folder)).collect::<Result<_, _>>().map(Nodes)
+            }
+        }
+    }
+
+    /// What runs machines here, in words.
+    pub fn describe(&self) -> String {
+        let Some(node) = self.0.first() else { return String::new() };
+        let driver = &node.hypervisor;
+        let many = if self.0.len() > 1 { format!("{} nodes, ", self.0.len()) } else { String::new() };
+        format!("{many}{}, {} ({})", driver.version(), driver.acceleration(), driver.acceleration_reason())
+    }
+
+    /// Starts every agent, and returns when each has joined.
+    pub async fn start(&self, server: &Server, port: u16, stop: CancellationToken) -> Result<Running, Failure> {
+        let mut running = Running { agents: JoinSet::new(), stop };
+        for node in &self.0 {
+            let mut config =
+                AgentConfig::new(&node.data, node.name.as_str(), connect(server, port), node.hypervisor.clone());
+            config.join = Some(join_token(server, node).await?);
+            if node.simulated {
+                config.capacity = Some(SIMULATED);
+                config.slots = Slots { boot: 64, disk: 64, quick: 256 };
+            }
+            let agent = Agent::start(config).await.map_err(|error| Failure::new(Exit::Failed, error))?;
+            let mut joined = agent.node();
+            running.agents.spawn(agent.run(running.stop.clone()));
+            tokio::select! {
+                _ = joined.wait_for(Option::is_some) => {}
+                failed = running.failed() => return Err(Failure::new(Exit::Failed, failed)),
+            }
+        }
+        Ok(running)
+    }
+
+    /// Ends every machine there is anything of.
+    pub async fn remove_machines(&self) {
+        for node in &self.0 {
+            for found in node.hypervisor.find().await.unwrap_or_default() {
+                if let Err(error) = node.hypervisor.remove(found.id).await {
+                    tracing::error!(vm.id = %found.id, %error, "a machine cannot be removed");
+                }
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Waits until an agent has ended by itself, and says why.
+    pub async fn failed(&mut self) -> String {
+        match self.agents.join_next().await {
+            Some(Ok(Err(error))) => format!("the agent failed: {error}"),
+            Some(Err(error)) => format!("the agent failed: {error}"),
+            Some(Ok(Ok(()))) | None => "the agent ended".to_owned(),
+        }
+    }
+
+    /// Ends them all; their machines go on.
+    pub async fn end(&mut self) {
+        self.stop.cancel();
+        while self.agents.join_next().await.is_some() {}
+    }
+}
+
+async fn qemu(args: &Args, folder: &Folder) -> Result<Qemu, Failure> {
+    let mut config = QemuConfig::new(&folder.data, &folder.run);
+    config.acceleration = match args.acceleration {
+        Acceleration::Auto => Accel::Auto,
+        Acceleration::Kvm => Accel::Kvm,
+        Acceleration::Tcg => Accel::Tcg,
+    };
+    let made = tokio::task::spawn_blocking(|| Qemu::new(config)).await;
+    let made = made.map_err(|error| Failure::new(Exit::Failed, error))?;
+    made.map_err(|error| Failure::new(Exit::Failed, error).help("`hostler doctor` says what this host lacks"))
+}
+
+fn simulated(number: u16, folder: &Folder) -> Result<Node, Failure> {
+    let name = format!("sim-{number}").parse().map_err(|error| Failure::new(Exit::Failed, error))?;
+    let driver = Sim::new(SimConfig::steady(u64::from(number)), SimHost::new());
+    let data = folder.data.join("nodes").join(number.to_string());
+    Ok(Node { name, data, hypervisor: Arc::new(driver), simulated: true })
+}
+
+/// This host's name as far as it makes a name of ours; `local` where nothing is left of it.
+fn host_name() -> Name {
+    let host = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
+    let first = host.split('.').next().unwrap_or_default();
+    let clean: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
+    let fallback = || "local".parse().expect("`local` is a name");
+    clean.trim_matches('-').parse().unwrap_or_else(|_| fallback())
+}
+
+/// A token for a node that has no identity yet; one that has does not use it.
+async fn join_token(server: &Server, node: &Node) -> Result<JoinToken, Failure> {
+    let app = server.app();
+    let token = JoinToken::generate(&app.ids, app.authority.fingerprint());
+    let new = NewJoinToken {
+        token_hash: token.hash().to_string(),
+        node_name: Some(node.name.clone()),
+        expires_at: app.clock.now().plus(JOIN),
+        approve: true,
+        actor: Actor::system(),
+    };
+    app.store.create_join_token(new).await.map_err(|error| Failure::new(Exit::Failed, error))?;
+    Ok(token)
+}
+
+/// The way to the server of this process: over TLS, known by its authority's fingerprint.
+fn connect(server: &Server, port: u16) -> Connect {
+    let (fingerprint, clock) = (server.app().authority.fingerprint(), server.app().clock.clone());
+    Arc::new(move |credentials: Option<&Credentials>| {
+        let config = tls::client_config(ServerTrust::Fingerprint(fingerprint), credentials, &clock)?;
+        Ok(Link::http(tls::http_client(config)?, &format!("https://127.0.0.1:{port}"))?)
+    })
+}

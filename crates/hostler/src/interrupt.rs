@@ -1,0 +1,30 @@
+//! Ctrl-C, while something is waited for: the waiting ends, and who waited says what becomes of the rest.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::exit::{Exit, Failure};
+
+/// Ctrl-C and the polite request to end. From its making on they no longer end the program by themselves.
+#[derive(Debug)]
+pub struct Interrupt {
+    int: Signal,
+    term: Signal,
+}
+
+impl Interrupt {
+    /// Listens from now on.
+    pub fn listen() -> Result<Interrupt, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| Failure::new(Exit::Failed, format!("signals cannot be heard: {error}")))
+        };
+        Ok(Interrupt { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
+    }
+
+    /// The next signal's number. Dropping the future loses none.
+    pub async fn caught(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.int.recv() => SignalKind::interrupt().as_raw_value(),
+            _ = self.term.recv() => SignalKind::terminate().as_raw_value(),
+        }
+    }
+}

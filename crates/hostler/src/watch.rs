@@ -1,0 +1,311 @@
+//! Watching a task until it ends, with its phases as they happen.
+//!
+//! Events are hints: each makes us look at the task itself, and so does a pulse that slows down, so that nothing depends
+//! on a hint. The server may be away for a while (a restart): the watch goes on.
+//!
+//! On a terminal there is one line with what is under way, and the phases that are over stand above it. Elsewhere there
+//! are only those. All of it goes to stderr.
+
+use std::{
+    collections::BTreeSet,
+    io::{IsTerminal as _, stderr},
+    time::Duration,
+};
+
+use hostler_client::{Client, ClientError, EventQuery};
+use hostler_model::{
+    TaskId,
+    event::Entry,
+    task::{Progress, Task, TaskState, WaitingFor},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::{
+    interrupt::Interrupt,
+    output::{millis, note, took},
+};
+
+/// The first look comes soon: an exec takes 40 ms.
+const FIRST_PULSE: Duration = Duration::from_millis(25);
+/// Without hints a change is seen this late at most.
+const LAST_PULSE: Duration = Duration::from_secs(1);
+/// How long a server may be away while we watch: a restart takes a few seconds.
+const AWAY: Duration = Duration::from_secs(30);
+
+/// How a watch ended.
+#[derive(Debug)]
+pub enum Watched {
+    /// With the task.
+    Ended(Task),
+    /// The task goes on, but our time is over.
+    TimedOut(Task),
+    /// The task goes on, but this signal came.
+    Signalled(Task, i32),
+}
+
+/// What is told while we watch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tell {
+    /// Each phase.
+    Phases,
+    /// Nothing: a program's output is what counts.
+    Nothing,
+}
+
+/// Watches a task until it ends, time is over, or a signal comes.
+pub async fn watch(
+    client: &Client,
+    mut task: Task,
+    limit: Option<Duration>,
+    interrupt: &mut Interrupt,
+    tell: Tell,
+) -> Result<Watched, ClientError> {
+    let mut view = View::new(tell);
+    let mut wakes = Wakes::about(client, task.id);
+    let end = limit.map(|limit| Instant::now() + limit);
+    let mut last_answer = Instant::now();
+    loop {
+        view.show(&task);
+        if task.state.is_terminal() {
+            return Ok(Watched::Ended(task));
+        }
+        let looked = tokio::select! {
+            biased;
+            signal = interrupt.caught() => return Ok(Watched::Signalled(task, signal)),
+            () = over(end) => return Ok(Watched::TimedOut(task)),
+            looked = wakes.look(client, &task) => looked,
+        };
+        match looked {
+            Ok(seen) => (task, last_answer) = (seen, Instant::now()),
+            Err(error) if error.is_unreachable() && last_answer.elapsed() < AWAY => view.say("the server is away"),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn over(end: Option<Instant>) {
+    match end {
+        Some(end) => sleep_until(end).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What makes us look: events, and a pulse.
+struct Wakes {
+    hints: mpsc::Receiver<Option<Progress>>,
+    stream: JoinHandle<()>,
+    pulse: Duration,
+}
+
+impl Wakes {
+    fn about(client: &Client, task: TaskId) -> Wakes {
+        let mut events = client.events(EventQuery { after: None, subject: Some(task.0) });
+        let (send, hints) = mpsc::channel(16);
+        // A task of its own, because a connection that is being made must not be dropped with each pulse.
+        let stream = tokio::spawn(async move {
+            let mut hint = events.connect().await.map(|()| None);
+            while let Ok(told) = hint {
+                if send.send(told).await.is_err() {
+                    return;
+                }
+                hint = events.next().await.map(|entry| progress(&entry));
+            }
+        });
+        Wakes { hints, stream, pulse: FIRST_PULSE }
+    }
+
+    /// The task as it is after the next wake.
+    async fn look(&mut self, client: &Client, task: &Task) -> Result<Task, ClientError> {
+        let hint = tokio::select! {
+            Some(hint) = self.hints.recv() => hint,
+            () = sleep(self.pulse) => {
+                self.pulse = (self.pulse * 2).min(LAST_PULSE);
+                None
+            }
+        };
+        match hint {
+            Some(progress) => Ok(Task { progress: Some(progress), ..task.clone() }),
+            None => client.task(task.id).await,
+        }
+    }
+}
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.stream.abort();
+    }
+}
+
+/// What an event says about how far the task is, where it says it.
+fn progress(entry: &Entry) -> Option<Progress> {
+    let named = entry.kind == "task.progress";
+    let data = entry.data.get("progress").unwrap_or(&entry.data);
+    named.then(|| serde_json::from_value(data.clone()).ok()).flatten()
+}
+
+/// Where it is shown.
+struct View {
+    tell: Tell,
+    phases: Phases,
+    line: Option<ProgressBar>,
+}
+
+impl View {
+    fn new(tell: Tell) -> View {
+        let line = (tell == Tell::Phases && stderr().is_terminal()).then(|| {
+            let style = ProgressStyle::with_template("{spinner:.cyan} {msg} {elapsed:.dim}");
+            let line =
+                ProgressBar::new_spinner().with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+            line.enable_steady_tick(Duration::from_millis(100));
+            line
+        });
+        View { tell, phases: Phases::default(), line }
+    }
+
+    fn show(&mut self, task: &Task) {
+        if self.tell == Tell::Nothing {
+            return;
+        }
+        for step in self.phases.observe(task, Instant::now()) {
+            match &self.line {
+                Some(line) => line.println(step),
+                None => note(step),
+            }
+        }
+        self.say(&status(task));
+    }
+
+    fn say(&self, words: &str) {
+        if let Some(line) = &self.line
+            && line.message() != words
+        {
+            line.set_message(words.to_owned());
+            line.reset_elapsed();
+        }
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        if let Some(line) = &self.line {
+            line.finish_and_clear();
+        }
+    }
+}
+
+/// What is under way, in a few words.
+fn status(task: &Task) -> String {
+    match (task.state, task.waiting_for, &task.progress) {
+        (TaskState::Queued, Some(WaitingFor::Time), _) => "queued: waits for its next attempt".to_owned(),
+        (TaskState::Queued, Some(WaitingFor::Turn), _) => "queued: waits for another task on this machine".to_owned(),
+        (TaskState::Queued, Some(WaitingFor::Node), _) => "queued: waits for its node".to_owned(),
+        (TaskState::Running, _, Some(Progress { phase, percent: Some(percent) })) => format!("{phase} {percent} %"),
+        (TaskState::Running, _, Some(Progress { phase, percent: None })) if !phase.is_empty() => phase.clone(),
+        (TaskState::Aborting, ..) => "is being stopped and undone".to_owned(),
+        (state, ..) => state.to_string(),
+    }
+}
+
+/// Which phases were told. While the task runs, a phase's length is what was seen of it; phases too short to be seen are
+/// told at the end, as the node measured them.
+#[derive(Default)]
+struct Phases {
+    attempt: u32,
+    under_way: Option<(String, Instant)>,
+    told: BTreeSet<String>,
+}
+
+impl Phases {
+    /// Lines about what ended since the last look.
+    fn observe(&mut self, task: &Task, now: Instant) -> Vec<String> {
+        let mut lines = Vec::new();
+        let attempt = task.fence.attempt;
+        if attempt > self.attempt {
+            if self.attempt > 0 {
+                lines.push(format!("  attempt {attempt} of {}", task.max_attempts));
+                *self = Phases::default();
+            }
+            self.attempt = attempt;
+        }
+        if task.state.is_terminal() {
+            let unseen = task.phases.iter().filter(|timing| !self.told.contains(&timing.phase));
+            lines.extend(unseen.map(|timing| phase_line(&timing.phase, millis(timing.ms))));
+        } else if let Some(progress) = &task.progress {
+            lines.extend(self.enter(&progress.phase, now));
+        }
+        lines
+    }
+
+    fn enter(&mut self, phase: &str, now: Instant) -> Option<String> {
+        if phase.is_empty() || self.under_way.as_ref().is_some_and(|(current, _)| current == phase) {
+            return None;
+        }
+        let (ended, begun) = self.under_way.replace((phase.to_owned(), now))?;
+        let line = phase_line(&ended, now - begun);
+        self.told.insert(ended);
+        Some(line)
+    }
+}
+
+fn phase_line(phase: &str, time: Duration) -> String {
+    format!("  {phase:<12} {:>9}", took(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_model::task::PhaseTiming;
+
+    use super::*;
+    use crate::cli::fixture;
+
+    fn in_phase(phase: &str, attempt: u32) -> Task {
+        let mut task = fixture::task("running");
+        task.fence.attempt = attempt;
+        task.progress = Some(Progress { phase: phase.to_owned(), percent: None });
+        task
+    }
+
+    fn ended(phases: &[(&str, f64)]) -> Task {
+        let mut task = fixture::task("succeeded");
+        task.fence.attempt = 1;
+        task.phases = phases.iter().map(|(phase, ms)| PhaseTiming { phase: (*phase).to_owned(), ms: *ms }).collect();
+        task
+    }
+
+    #[test]
+    fn a_phase_is_told_when_it_is_over_and_only_once() {
+        let (mut phases, t) = (Phases::default(), Instant::now());
+        assert!(phases.observe(&fixture::task("queued"), t).is_empty());
+        assert!(phases.observe(&in_phase("image", 1), t).is_empty());
+        assert!(phases.observe(&in_phase("image", 1), t).is_empty());
+        let lines = phases.observe(&in_phase("boot", 1), t + Duration::from_millis(12));
+        assert_eq!(lines, ["  image            12 ms"]);
+        let lines = phases.observe(&ended(&[("image", 11.0), ("disk", 3.2), ("boot", 3012.0)]), t);
+        assert_eq!(lines, ["  disk              3 ms", "  boot             3.0 s"]);
+    }
+
+    #[test]
+    fn another_attempt_is_said_and_begins_anew() {
+        let (mut phases, t) = (Phases::default(), Instant::now());
+        phases.observe(&in_phase("image", 1), t);
+        phases.observe(&in_phase("boot", 1), t);
+        assert_eq!(phases.observe(&in_phase("image", 2), t), ["  attempt 2 of 3"]);
+        assert_eq!(phases.observe(&in_phase("boot", 2), t).len(), 1);
+    }
+
+    #[test]
+    fn what_a_queued_task_waits_for_is_said() {
+        let mut task = fixture::task("queued");
+        assert_eq!(status(&task), "queued");
+        task.waiting_for = Some(WaitingFor::Node);
+        assert_eq!(status(&task), "queued: waits for its node");
+        let mut task = in_phase("image", 1);
+        task.progress = Some(Progress { phase: "image".into(), percent: Some(40) });
+        assert_eq!(status(&task), "image 40 %");
+    }
+}

@@ -1,0 +1,115 @@
+//! Allocations: the rows of which both books are sums.
+
+use hostler_model::{
+    NodeId, Resources, TaskId, TenantId, VmId,
+    alloc::{Allocation, Hold, Owner},
+};
+use hostler_sqlite::{Error, Result, Row, Tx};
+use serde::Serialize;
+
+const BY_OWNERS: &str = "
+SELECT a.noun, a.id, a.tenant, a.node, a.vcpus, a.memory_mib, a.disk_gib, a.vms, a.hold
+  FROM jsonb_each(?1) wanted
+  JOIN allocations a ON a.noun = wanted.value->>'noun' AND a.id = wanted.value->>'id'";
+
+/// Those that exist among the wanted.
+pub(crate) fn by_owners(tx: &Tx<'_>, owners: &[Owner]) -> Result<Vec<Allocation>> {
+    tx.query(BY_OWNERS, &owners, read)
+}
+
+const ALL: &str = "
+SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold
+  FROM allocations";
+
+/// Every allocation: for `doctor`.
+pub(crate) fn all(tx: &Tx<'_>) -> Result<Vec<Allocation>> {
+    tx.query(ALL, &(), read)
+}
+
+const UPSERT: &str = "
+INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold)
+SELECT value->>'noun', value->>'id', value->>'tenant', value->>'node', CAST(value->>'vcpus' AS BIGINT),
+       CAST(value->>'memory_mib' AS BIGINT), CAST(value->>'disk_gib' AS BIGINT), CAST(value->>'vms' AS BIGINT),
+       value->>'hold'
+  FROM jsonb_each(?1)
+ WHERE true
+    ON CONFLICT (noun, id) DO UPDATE
+   SET node = excluded.node, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
+       disk_gib = excluded.disk_gib, vms = excluded.vms, hold = excluded.hold";
+
+#[derive(Serialize)]
+struct Written {
+    #[serde(flatten)]
+    owner: Owner,
+    tenant: TenantId,
+    node: Option<NodeId>,
+    #[serde(flatten)]
+    amount: Resources,
+    hold: Hold,
+}
+
+/// Writes allocations as they are now.
+pub(crate) fn upsert(tx: &Tx<'_>, allocations: impl Iterator<Item = Allocation>) -> Result<()> {
+    let written = allocations.map(|Allocation { owner, tenant, node, amount, hold }| Written { owner, tenant, node, amount, hold });
+    let batch: Vec<Written> = written.collect();
+    if !batch.is_empty() {
+        tx.execute(UPSERT, &batch)?;
+    }
+    Ok(())
+}
+
+const DELETE: &str = "
+DELETE FROM allocations
+ WHERE (noun, id) IN (SELECT value->>'noun', value->>'id' FROM jsonb_each(?1))";
+
+/// Removes allocations that are gone.
+pub(crate) fn delete(tx: &Tx<'_>, owners: impl Iterator<Item = Owner>) -> Result<()> {
+    let batch: Vec<Owner> = owners.collect();
+    if !batch.is_empty() {
+        tx.execute(DELETE, &batch)?;
+    }
+    Ok(())
+}
+
+const ORPHANED: &str = "
+SELECT a.noun, a.id
+  FROM allocations a
+  LEFT JOIN tasks t ON a.noun = 'task' AND t.id = a.id
+  LEFT JOIN vms v ON a.noun = 'vm' AND v.id = a.id
+ WHERE CASE a.noun
+         WHEN 'task' THEN t.id IS NULL OR t.state = 'succeeded'
+         WHEN 'vm' THEN v.id IS NULL OR v.state = 'deleted'
+         ELSE true
+       END
+ LIMIT 20";
+
+/// Allocations whose owner does not exist, or is gone and left nothing: there must be none.
+pub(crate) fn orphaned(tx: &Tx<'_>) -> Result<Vec<(String, String)>> {
+    tx.query(ORPHANED, &(), |row| Ok((row.get(0)?, row.get(1)?)))
+}
+
+fn read(row: &Row<'_>) -> Result<Allocation> {
+    let noun: String = row.get(0)?;
+    let owner = match noun.as_str() {
+        "task" => Owner::Task(row.parse::<TaskId>(1)?),
+        "vm" => Owner::Vm(row.parse::<VmId>(1)?),
+        other => return Err(Error::Decode { column: 0, detail: format!("{other} owns no allocation") }),
+    };
+    Ok(Allocation {
+        owner,
+        tenant: row.parse(2)?,
+        node: row.parse_opt(3)?,
+        amount: resources(row, 4)?,
+        hold: row.word(8)?,
+    })
+}
+
+/// Four columns of amounts.
+pub(crate) fn resources(row: &Row<'_>, first: usize) -> Result<Resources> {
+    Ok(Resources {
+        vcpus: row.get(first)?,
+        memory_mib: row.get(first + 1)?,
+        disk_gib: row.get(first + 2)?,
+        vms: row.get(first + 3)?,
+    })
+}

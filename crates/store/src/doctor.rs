@@ -1,0 +1,177 @@
+//! The doctor: recomputes what is kept twice (the books, the chain) and looks for what must not be. It changes nothing.
+
+use std::collections::BTreeMap;
+
+use hostler_model::{
+    api::{Check, Diagnosis},
+    book::{Book, recompute},
+    chain,
+    event::Entry,
+};
+use hostler_sqlite::{Result, Tx};
+
+use crate::{LogFilter, allocation, log, node, tenant};
+
+/// Links, and entries, that are read at once.
+const PIECE: usize = 2000;
+
+/// Looks at everything, in one state of the store.
+pub(crate) fn examine(tx: &Tx<'_>) -> Result<Diagnosis> {
+    let sums = recompute(&allocation::all(tx)?);
+    Ok(Diagnosis {
+        checks: vec![
+            books("the tenants' books", &tenant::books(tx)?, &sums.tenants),
+            books("the nodes' books", &node::books(tx)?, &sums.nodes),
+            owners(tx)?,
+            log_chain(tx)?,
+            found(tx, "one change at a time on each VM", RIVALS, "VMs with two changes under way", "cancel one of them")?,
+            found(tx, "running tasks have leases", LEASELESS, "running without a lease", "restore from a backup")?,
+            found(tx, "VMs name the change under way", MISNAMED, "VMs that name a task that has ended", "report this fault")?,
+        ],
+    })
+}
+
+/// Counters against the sums of what exists.
+fn books<K: Ord + std::fmt::Display>(name: &str, kept: &BTreeMap<K, Book>, sums: &BTreeMap<K, Book>) -> Check {
+    let none = Book::default();
+    let keys = kept.keys().chain(sums.keys().filter(|key| !kept.contains_key(key)));
+    let wrong: Vec<String> = keys
+        .filter(|key| kept.get(key).unwrap_or(&none) != sums.get(key).unwrap_or(&none))
+        .map(ToString::to_string)
+        .collect();
+    if wrong.is_empty() {
+        return Check::new(name, true, format!("{} counters equal the sums of the allocations", kept.len()));
+    }
+    let advice = "compare with `hostler vm list` and restore the last backup whose doctor was well";
+    Check::new(name, false, format!("counters that differ from the sums of the allocations: {}; {advice}", wrong.join(", ")))
+}
+
+fn owners(tx: &Tx<'_>) -> Result<Check> {
+    let name = "allocations have owners";
+    let orphaned: Vec<String> =
+        allocation::orphaned(tx)?.into_iter().map(|(noun, id)| format!("{noun} {id}")).collect();
+    Ok(if orphaned.is_empty() {
+        Check::new(name, true, "every allocation belongs to something that exists")
+    } else {
+        Check::new(name, false, format!("charged for what does not exist: {}; report this fault", orphaned.join(", ")))
+    })
+}
+
+/// The log from its beginning: no number missing, every link as it must be.
+fn log_chain(tx: &Tx<'_>) -> Result<Check> {
+    let name = "the log's chain";
+    let head = log::head(tx)?;
+    Ok(match walk(tx, &head)? {
+        Ok(links) => Check::new(name, true, format!("{} entries in {links} links verify", head.seq)),
+        Err(wrong) => Check::new(
+            name,
+            false,
+            format!("{wrong}; the log was changed outside hostler: keep this file and compare it with a backup"),
+        ),
+    })
+}
+
+fn walk(tx: &Tx<'_>, head: &log::Head) -> Result<std::result::Result<usize, String>> {
+    let (mut last, mut hash, mut count) = (0, chain::GENESIS, 0);
+    let mut entries = Entries::new(tx);
+    loop {
+        let links = log::links(tx, last, PIECE)?;
+        if links.is_empty() {
+            break;
+        }
+        for link in links {
+            if link.first != last + 1 || link.last < link.first {
+                return Ok(Err(format!("a link is missing between entries {last} and {}", link.first)));
+            }
+            let Some(batch) = entries.range(link.first, link.last)? else {
+                return Ok(Err(format!("an entry is missing between {} and {}", link.first, link.last)));
+            };
+            hash = chain::link(&hash, &chain::digest(&batch));
+            if hash != link.hash {
+                return Ok(Err(format!("entries {} to {} are not what was written", link.first, link.last)));
+            }
+            (last, count) = (link.last, count + 1);
+        }
+    }
+    if (last, hash) != (head.seq, head.hash) {
+        return Ok(Err(format!("the head is at {}, the chain ends at {last}", head.seq)));
+    }
+    if entries.after(last)? {
+        return Ok(Err(format!("there are entries after {last} that no link covers")));
+    }
+    Ok(Ok(count))
+}
+
+/// The log's entries, read piece by piece.
+struct Entries<'a> {
+    tx: &'a Tx<'a>,
+    read: std::collections::VecDeque<Entry>,
+    last: i64,
+}
+
+impl<'a> Entries<'a> {
+    fn new(tx: &'a Tx<'a>) -> Self {
+        Entries { tx, read: std::collections::VecDeque::new(), last: 0 }
+    }
+
+    fn fill(&mut self) -> Result<bool> {
+        let piece = log::after(self.tx, &LogFilter::default(), self.last, PIECE)?;
+        self.last = piece.last().map_or(self.last, |entry| entry.seq);
+        let more = !piece.is_empty();
+        self.read.extend(piece);
+        Ok(more)
+    }
+
+    /// The entries of these numbers, which follow what was asked for before; `None` when one is missing.
+    fn range(&mut self, first: i64, last: i64) -> Result<Option<Vec<Entry>>> {
+        let mut out = Vec::new();
+        for seq in first..=last {
+            if self.read.is_empty() && !self.fill()? {
+                return Ok(None);
+            }
+            match self.read.pop_front() {
+                Some(entry) if entry.seq == seq => out.push(entry),
+                Some(_) | None => return Ok(None),
+            }
+        }
+        Ok(Some(out))
+    }
+
+    /// Whether there are entries above this number.
+    fn after(&mut self, last: i64) -> Result<bool> {
+        Ok(!self.read.is_empty() || self.fill()? || self.last > last)
+    }
+}
+
+const RIVALS: &str = "
+SELECT vm
+  FROM tasks
+ WHERE vm IS NOT NULL AND state IN ('queued', 'running', 'aborting') AND turn IN ('exclusive', 'final')
+   AND lease_until IS NOT NULL
+ GROUP BY vm
+HAVING COUNT(*) > 1
+ LIMIT 20";
+
+const LEASELESS: &str = "
+SELECT id
+  FROM tasks
+ WHERE (state = 'running' AND lease_until IS NULL)
+    OR (lease_until IS NOT NULL AND state NOT IN ('running', 'aborting'))
+ LIMIT 20";
+
+const MISNAMED: &str = "
+SELECT v.id
+  FROM vms v
+  LEFT JOIN tasks t ON t.id = v.task
+ WHERE v.task IS NOT NULL AND (t.id IS NULL OR t.state IN ('succeeded', 'failed', 'cancelled'))
+ LIMIT 20";
+
+/// Rows that must not be.
+fn found(tx: &Tx<'_>, name: &str, sql: &'static str, what: &str, advice: &str) -> Result<Check> {
+    let ids: Vec<String> = tx.query(sql, &(), |row| row.get(0))?;
+    Ok(if ids.is_empty() {
+        Check::new(name, true, "so it is")
+    } else {
+        Check::new(name, false, format!("{what}: {}; {advice}", ids.join(", ")))
+    })
+}

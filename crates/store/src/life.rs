@@ -1,0 +1,223 @@
+//! What happens to tasks and VMs within a step: transitions from the model, and everything that follows from them
+//! (the VM, its turn, allocations, events), so that one transaction tells the whole truth.
+
+use hostler_model::{
+    TaskId, VmId,
+    alloc::{Allocation, Hold, Owner, Settlement},
+    event::Actor,
+    task::{self, Denial, Event, Outcome, TaskState, Verdict},
+    vm::{VmChange, VmState},
+};
+use hostler_sqlite::Result;
+use serde_json::{Value, json};
+
+use crate::{
+    task::TaskRow,
+    work::Work,
+};
+
+impl Work<'_> {
+    /// Lets something happen to a task that was read, with all that follows from it.
+    pub(crate) fn apply(&mut self, id: TaskId, event: Event) -> Result<std::result::Result<Outcome, Denial>> {
+        let Some(row) = self.tasks.get(&id) else { return Ok(Err(Denial::WrongState)) };
+        let (before, spec) = (row.life(), row.task.kind.spec());
+        let mut life = before.clone();
+        let rules = spec.rules(&row.task.params);
+        let word = Word::of(&event);
+        let outcome = match task::apply(&mut life, event, &rules, self.now, self.context.ids.unit()) {
+            Ok(outcome) => outcome,
+            Err(denial) => return Ok(Err(denial)),
+        };
+        if life == before {
+            return Ok(Ok(outcome));
+        }
+        let Some(row) = self.tasks.change(&id) else { return Ok(Ok(outcome)) };
+        row.set_life(life);
+        if row.task.state == TaskState::Queued {
+            // Its time in the queue begins anew with each backoff.
+            row.task.queue_deadline = row.task.queue_deadline.max(row.task.not_before.plus(spec.queue_deadline));
+            row.task.progress = None;
+        }
+        match &outcome {
+            Outcome::Ended(verdict) => self.end(id, verdict)?,
+            Outcome::Alive => self.tell(id, word, before.state),
+        }
+        Ok(Ok(outcome))
+    }
+
+    /// Cancels a task on behalf of somebody; whether it was there to be cancelled.
+    pub(crate) fn cancel(&mut self, id: TaskId, actor: &Actor) -> Result<bool> {
+        let Some(row) = self.tasks.get(&id) else { return Ok(false) };
+        let (tenant, node) = (row.task.tenant, row.task.node);
+        if self.apply(id, Event::Cancel)?.is_err() {
+            return Ok(false);
+        }
+        self.audit(actor, Some(tenant), "task", "task.cancel", id.0, json!({}));
+        self.wake(node);
+        Ok(true)
+    }
+
+    /// The event of a change that did not end the task.
+    fn tell(&mut self, id: TaskId, word: Word, before: TaskState) {
+        let Some(row) = self.tasks.get(&id) else { return };
+        let kind = match (word, row.task.state) {
+            (Word::Leased, _) => "task.leased",
+            (Word::Renewed, _) => return,
+            (_, TaskState::Aborting) if before != TaskState::Aborting => "task.aborting",
+            (Word::Lapsed, _) => "task.lapsed",
+            (Word::Reported, _) => "task.retrying",
+            (Word::Stopped, _) => return,
+        };
+        let task = &row.task;
+        let mut data = json!({"kind": task.kind, "node": task.node, "fence": task.fence});
+        if let Some(vm) = task.target.vm {
+            data["vm"] = json!(vm);
+        }
+        match task.state {
+            TaskState::Queued => data["not_before"] = json!(task.not_before),
+            TaskState::Aborting => data["reason"] = json!(task.abort_reason),
+            TaskState::Running | TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => {}
+        }
+        let tenant = task.tenant;
+        self.event(Some(tenant), "task", kind, id.0, data);
+    }
+
+    /// All that follows from a task's end.
+    fn end(&mut self, id: TaskId, verdict: &Verdict) -> Result<()> {
+        let now = self.now;
+        let Some(row) = self.tasks.change(&id) else { return Ok(()) };
+        row.task.finished_at.get_or_insert(now);
+        row.task.progress = None;
+        match verdict {
+            Verdict::Succeeded { output } => row.task.output = Some(output.clone()),
+            Verdict::Unsuccessful { error, .. } => row.task.error = Some(error.clone()),
+        }
+        let row = row.clone();
+        self.event(Some(row.task.tenant), "task", ended_word(row.task.state), id.0, ended_data(&row));
+        self.ended(id);
+        self.settle_allocation(Owner::Task(id), Settlement::of_task(verdict))?;
+        match row.task.target.vm {
+            Some(vm) => self.end_on_vm(&row, vm, verdict),
+            None => Ok(()),
+        }
+    }
+
+    fn end_on_vm(&mut self, row: &TaskRow, id: VmId, verdict: &Verdict) -> Result<()> {
+        let queue = self.queue(id)?;
+        let Some(vm) = self.vms.get(&id) else { return Ok(()) };
+        let node = vm.vm.node;
+        let settled = (row.task.kind.spec().settle)(vm.vm.state, verdict);
+        if let Some(change) = settled.vm {
+            self.change_vm(id, &change, json!({"task": row.task.id}));
+        }
+        self.settle_allocation(Owner::Vm(id), settled.allocation)?;
+        if self.vms.get(&id).is_some_and(|vm| vm.vm.task == Some(row.task.id)) {
+            let next = self.first_change(&queue);
+            let now = self.now;
+            if let Some(vm) = self.vms.change(&id) {
+                vm.vm.task = next;
+                vm.vm.updated_at = now;
+            }
+        }
+        if self.any_queued(&queue) {
+            self.wake(node);
+        }
+        Ok(())
+    }
+
+    fn settle_allocation(&mut self, owner: Owner, settlement: Settlement) -> Result<()> {
+        match self.allocation(owner)? {
+            Some(before) => self.set_allocation(owner, settlement.apply(before)),
+            None => Ok(()),
+        }
+    }
+
+    /// Changes what is known of a VM, and says so.
+    pub(crate) fn change_vm(&mut self, id: VmId, change: &VmChange, why: Value) {
+        let now = self.now;
+        let Some(row) = self.vms.change(&id) else { return };
+        let vm = &mut row.vm;
+        vm.last_state = change.last_state(vm.state, vm.last_state);
+        (vm.state, vm.ready, vm.reason, vm.detail) = (change.state, change.ready, change.reason, change.detail.clone());
+        vm.updated_at = now;
+        let mut data = json!({"name": vm.name, "node": vm.node, "ready": vm.ready, "cause": why});
+        if let Some(reason) = vm.reason {
+            data["reason"] = json!(reason);
+        }
+        let (tenant, kind) = (vm.tenant, vm_word(vm.state));
+        self.event(Some(tenant), "vm", kind, id.0, data);
+    }
+
+    /// Charges for a machine that is there although nothing is booked for it any more.
+    pub(crate) fn charge_again(&mut self, id: VmId) -> Result<()> {
+        if self.allocation(Owner::Vm(id))?.is_some() {
+            return Ok(());
+        }
+        let Some(row) = self.vms.get(&id) else { return Ok(()) };
+        let (owner, vm) = (Owner::Vm(id), &row.vm);
+        let amount = vm.spec.charge();
+        let booked = Allocation { owner, tenant: vm.tenant, node: vm.node, amount, hold: Hold::Used };
+        self.set_allocation(owner, Some(booked))
+    }
+}
+
+/// What happened, without what came with it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Leased,
+    Renewed,
+    Reported,
+    Lapsed,
+    Stopped,
+}
+
+impl Word {
+    fn of(event: &Event) -> Word {
+        match event {
+            Event::Lease(_) => Word::Leased,
+            Event::Renew { .. } => Word::Renewed,
+            Event::Report { .. } => Word::Reported,
+            Event::Lapse => Word::Lapsed,
+            Event::Cancel
+            | Event::MissQueueDeadline
+            | Event::MissDeadline
+            | Event::Refuse { .. }
+            | Event::Moot { .. }
+            | Event::Force => Word::Stopped,
+        }
+    }
+}
+
+const fn ended_word(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Succeeded => "task.succeeded",
+        TaskState::Failed => "task.failed",
+        TaskState::Cancelled => "task.cancelled",
+        TaskState::Queued | TaskState::Running | TaskState::Aborting => "task.changed",
+    }
+}
+
+fn ended_data(row: &TaskRow) -> Value {
+    let task = &row.task;
+    let mut data = json!({"kind": task.kind, "node": task.node, "fence": task.fence});
+    if let Some(vm) = task.target.vm {
+        data["vm"] = json!(vm);
+    }
+    if let Some(error) = &task.error {
+        data["code"] = json!(error.code);
+    }
+    data
+}
+
+const fn vm_word(state: VmState) -> &'static str {
+    match state {
+        VmState::Provisioning => "vm.provisioning",
+        VmState::Running => "vm.running",
+        VmState::Paused => "vm.paused",
+        VmState::Stopped => "vm.stopped",
+        VmState::Sleeping => "vm.sleeping",
+        VmState::Error => "vm.error",
+        VmState::Unknown => "vm.unknown",
+        VmState::Deleted => "vm.deleted",
+    }
+}

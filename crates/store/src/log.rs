@@ -1,0 +1,161 @@
+//! The log: events and audit entries, numbered in the order of commits without gaps, chained by one link per batch.
+
+use hostler_model::{
+    TenantId, Timestamp,
+    chain::{self, Hash},
+    event::{Class, Entry, NewEntry},
+};
+use hostler_sqlite::{Error, Result, Row, Tx};
+use serde::Serialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::LogFilter;
+
+/// The head of the log: the one row that every writing step advances last.
+#[derive(Clone, Debug)]
+pub(crate) struct Head {
+    pub(crate) seq: i64,
+    pub(crate) hash: Hash,
+}
+
+const HEAD: &str = "SELECT seq, hash FROM log_head WHERE one = 1";
+
+/// The head as it is now.
+pub(crate) fn head(tx: &Tx<'_>) -> Result<Head> {
+    tx.query_one(HEAD, &(), |row| Ok(Head { seq: row.get(0)?, hash: hash(row, 1)? }))?
+        .ok_or_else(|| Error::Aborted("the head of the log is missing".to_owned()))
+}
+
+const EPOCH: &str = "SELECT store_epoch FROM log_head WHERE one = 1";
+
+/// The store's epoch: the first part of every new fence.
+pub(crate) fn store_epoch(tx: &Tx<'_>) -> Result<u32> {
+    Ok(tx.query_one(EPOCH, &(), |row| row.get(0))?.unwrap_or(1))
+}
+
+const ADVANCE: &str = "
+UPDATE log_head
+   SET seq = CAST(?1->>'seq' AS BIGINT), hash = ?1->>'hash'
+ WHERE one = 1";
+
+const INSERT: &str = "
+INSERT INTO log (seq, at, class, tenant, kind, noun, subject, data)
+SELECT CAST(value->>'seq' AS BIGINT), CAST(value->>'at' AS BIGINT), value->>'class', value->>'tenant',
+       value->>'kind', value->>'noun', value->>'subject', value->>'data'
+  FROM jsonb_each(?1)
+ WHERE true";
+
+const LINK: &str = "
+INSERT INTO links (last_seq, first_seq, hash)
+VALUES (CAST(?1->>'seq' AS BIGINT), CAST(?1->>'first' AS BIGINT), ?1->>'hash')";
+
+#[derive(Serialize)]
+struct Written<'a> {
+    seq: i64,
+    at: i64,
+    class: Class,
+    tenant: Option<TenantId>,
+    kind: &'a str,
+    noun: &'a str,
+    subject: Uuid,
+    data: &'a Value,
+}
+
+/// Appends a batch: its entries, its link, the new head.
+pub(crate) fn append(tx: &Tx<'_>, head: Head, now: Timestamp, entries: Vec<NewEntry>) -> Result<()> {
+    let numbered = entries.into_iter().zip(head.seq + 1..).map(|(new, seq)| {
+        let NewEntry { class, tenant, kind, noun, subject, data } = new;
+        Entry { seq, at: now, class, tenant, kind, noun, subject, data }
+    });
+    let entries: Vec<Entry> = numbered.collect();
+    let Some(last) = entries.last() else { return Ok(()) };
+    let hash = hex::encode(chain::link(&head.hash, &chain::digest(&entries)));
+    tx.execute(INSERT, &entries.iter().map(written).collect::<Vec<_>>())?;
+    let link = json!({"seq": last.seq, "first": head.seq + 1, "hash": hash});
+    tx.execute(LINK, &link)?;
+    tx.execute(ADVANCE, &link)?;
+    Ok(())
+}
+
+fn written(entry: &Entry) -> Written<'_> {
+    Written {
+        seq: entry.seq,
+        at: entry.at.as_micros(),
+        class: entry.class,
+        tenant: entry.tenant,
+        kind: &entry.kind,
+        noun: &entry.noun,
+        subject: entry.subject,
+        data: &entry.data,
+    }
+}
+
+const AFTER: &str = "
+SELECT seq, at, class, tenant, kind, noun, subject, data
+  FROM log
+ WHERE seq > CAST(?1->>'after' AS BIGINT)
+   AND (?1->>'tenant' IS NULL OR tenant = ?1->>'tenant')
+   AND (?1->>'class' IS NULL OR class = ?1->>'class')
+ ORDER BY seq
+ LIMIT CAST(?1->>'limit' AS BIGINT)";
+
+const AFTER_OF_SUBJECT: &str = "
+SELECT seq, at, class, tenant, kind, noun, subject, data
+  FROM log
+ WHERE seq > CAST(?1->>'after' AS BIGINT)
+   AND subject = ?1->>'subject'
+   AND (?1->>'tenant' IS NULL OR tenant = ?1->>'tenant')
+   AND (?1->>'class' IS NULL OR class = ?1->>'class')
+ ORDER BY seq
+ LIMIT CAST(?1->>'limit' AS BIGINT)";
+
+/// Entries with a number above `after`, oldest first.
+pub(crate) fn after(tx: &Tx<'_>, filter: &LogFilter, after: i64, limit: usize) -> Result<Vec<Entry>> {
+    let sql = if filter.subject.is_some() { AFTER_OF_SUBJECT } else { AFTER };
+    let wanted = json!({
+        "after": after, "limit": limit, "tenant": filter.tenant, "class": filter.class, "subject": filter.subject,
+    });
+    tx.query(sql, &wanted, entry)
+}
+
+fn entry(row: &Row<'_>) -> Result<Entry> {
+    Ok(Entry {
+        seq: row.get(0)?,
+        at: Timestamp::from_micros(row.get(1)?),
+        class: row.word(2)?,
+        tenant: row.parse_opt(3)?,
+        kind: row.get(4)?,
+        noun: row.get(5)?,
+        subject: row.parse(6)?,
+        data: row.json(7)?,
+    })
+}
+
+/// A link of the chain.
+#[derive(Clone, Debug)]
+pub(crate) struct Link {
+    pub(crate) first: i64,
+    pub(crate) last: i64,
+    pub(crate) hash: Hash,
+}
+
+const LINKS: &str = "
+SELECT first_seq, last_seq, hash
+  FROM links
+ WHERE last_seq > CAST(?1->>'after' AS BIGINT)
+ ORDER BY last_seq
+ LIMIT CAST(?1->>'limit' AS BIGINT)";
+
+/// Links that end above `after`, oldest first.
+pub(crate) fn links(tx: &Tx<'_>, after: i64, limit: usize) -> Result<Vec<Link>> {
+    let read = |row: &Row<'_>| Ok(Link { first: row.get(0)?, last: row.get(1)?, hash: hash(row, 2)? });
+    tx.query(LINKS, &json!({"after": after, "limit": limit}), read)
+}
+
+fn hash(row: &Row<'_>, column: usize) -> Result<Hash> {
+    let mut out = Hash::default();
+    let text: String = row.get(column)?;
+    hex::decode_to_slice(&text, &mut out).map_err(|e| Error::Decode { column, detail: e.to_string() })?;
+    Ok(out)
+}

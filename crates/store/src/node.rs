@@ -1,0 +1,219 @@
+//! Nodes: their rows, and the texts that read and write them.
+
+use std::collections::BTreeMap;
+
+use hostler_model::{
+    NodeId, Timestamp, VmId,
+    book::Book,
+    id::EnrolmentId,
+    name::Name,
+    node::{Freshness, Node, NodeFacts, NodeState, Overcommit},
+    placement::Candidate,
+};
+use hostler_sqlite::{Result, Row, Tx};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::tenant::{book, changed};
+
+/// A node with what only steps see.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeRow {
+    pub(crate) node: Node,
+    pub(crate) lost_at: Option<Timestamp>,
+    /// The log's head when the last heartbeat of this enrolment was received.
+    pub(crate) beat_seq: Option<i64>,
+    /// Machines reported there that are not ours.
+    pub(crate) orphans: Vec<VmId>,
+}
+
+/// The columns of a node in the order in which [`read`] expects them.
+macro_rules! columns {
+    () => {
+        "n.id, n.name, n.state, n.freshness, n.enrolment, n.facts, n.last_seen, n.lost_at, n.beat_seq, n.orphans,
+         n.created_at, COALESCE(b.held_vcpus, 0), COALESCE(b.held_memory_mib, 0), COALESCE(b.held_disk_gib, 0),
+         COALESCE(b.held_vms, 0), COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0),
+         COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0)"
+    };
+}
+
+const BY_IDS: &str = concat!("
+SELECT ", columns!(), "
+  FROM jsonb_each(?1) wanted
+  JOIN nodes n ON n.id = wanted.value
+  LEFT JOIN node_books b ON b.node = n.id");
+
+/// Those that exist among the wanted.
+pub(crate) fn by_ids(tx: &Tx<'_>, ids: &[NodeId]) -> Result<Vec<NodeRow>> {
+    tx.query(BY_IDS, &ids, read)
+}
+
+const BY_NAME: &str = concat!("
+SELECT ", columns!(), "
+  FROM nodes n
+  LEFT JOIN node_books b ON b.node = n.id
+ WHERE n.name = ?1->>'name'");
+
+/// The one of this name.
+pub(crate) fn by_name(tx: &Tx<'_>, name: &Name) -> Result<Option<NodeRow>> {
+    tx.query_one(BY_NAME, &json!({"name": name}), read)
+}
+
+const ALL: &str = concat!("
+SELECT ", columns!(), "
+  FROM nodes n
+  LEFT JOIN node_books b ON b.node = n.id
+ ORDER BY n.name");
+
+/// Every node, by name.
+pub(crate) fn all(tx: &Tx<'_>) -> Result<Vec<NodeRow>> {
+    tx.query(ALL, &(), read)
+}
+
+/// Every node as placement sees it.
+pub(crate) fn candidates(tx: &Tx<'_>) -> Result<Vec<Candidate>> {
+    let candidate = |NodeRow { node, .. }| {
+        let Node { id, name, state, freshness, facts, book, schedulable, .. } = node;
+        Candidate { id, name, state, freshness, facts, book, schedulable }
+    };
+    Ok(all(tx)?.into_iter().map(candidate).collect())
+}
+
+/// Who a node is, as far as a fetch or a report of it needs to know.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub(crate) enrolment: Option<EnrolmentId>,
+    pub(crate) state: NodeState,
+}
+
+const IDENTITIES: &str = "
+SELECT n.id, n.enrolment, n.state
+  FROM jsonb_each(?1) wanted
+  JOIN nodes n ON n.id = wanted.value";
+
+/// Who these nodes are.
+pub(crate) fn identities(tx: &Tx<'_>, ids: &[NodeId]) -> Result<BTreeMap<NodeId, Identity>> {
+    let read = |row: &Row<'_>| Ok((row.parse(0)?, Identity { enrolment: row.parse_opt(1)?, state: row.word(2)? }));
+    Ok(tx.query(IDENTITIES, &ids, read)?.into_iter().collect())
+}
+
+const ADD: &str = "
+INSERT INTO node_books (node, held_vcpus, held_memory_mib, held_disk_gib, held_vms,
+                        used_vcpus, used_memory_mib, used_disk_gib, used_vms)
+SELECT value->>'id', CAST(value->'held'->>'vcpus' AS BIGINT), CAST(value->'held'->>'memory_mib' AS BIGINT),
+       CAST(value->'held'->>'disk_gib' AS BIGINT), CAST(value->'held'->>'vms' AS BIGINT),
+       CAST(value->'used'->>'vcpus' AS BIGINT), CAST(value->'used'->>'memory_mib' AS BIGINT),
+       CAST(value->'used'->>'disk_gib' AS BIGINT), CAST(value->'used'->>'vms' AS BIGINT)
+  FROM jsonb_each(?1)
+ WHERE true
+    ON CONFLICT (node) DO UPDATE
+   SET held_vcpus = node_books.held_vcpus + excluded.held_vcpus,
+       held_memory_mib = node_books.held_memory_mib + excluded.held_memory_mib,
+       held_disk_gib = node_books.held_disk_gib + excluded.held_disk_gib,
+       held_vms = node_books.held_vms + excluded.held_vms,
+       used_vcpus = node_books.used_vcpus + excluded.used_vcpus,
+       used_memory_mib = node_books.used_memory_mib + excluded.used_memory_mib,
+       used_disk_gib = node_books.used_disk_gib + excluded.used_disk_gib,
+       used_vms = node_books.used_vms + excluded.used_vms";
+
+/// Adds a batch's changes to the books, one row for each node.
+pub(crate) fn write_books(tx: &Tx<'_>, changes: &BTreeMap<NodeId, Book>) -> Result<()> {
+    let batch = changed(changes);
+    if !batch.is_empty() {
+        tx.execute(ADD, &batch)?;
+    }
+    Ok(())
+}
+
+const BOOKS: &str = "
+SELECT node, held_vcpus, held_memory_mib, held_disk_gib, held_vms, used_vcpus, used_memory_mib, used_disk_gib, used_vms
+  FROM node_books";
+
+/// Every node's book.
+pub(crate) fn books(tx: &Tx<'_>) -> Result<BTreeMap<NodeId, Book>> {
+    Ok(tx.query(BOOKS, &(), |row| Ok((row.parse(0)?, book(row, 1)?)))?.into_iter().collect())
+}
+
+const PUT: &str = "
+INSERT INTO nodes (id, name, state, freshness, enrolment, facts, last_seen, lost_at, beat_seq, orphans, created_at)
+SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value->>'enrolment', value->>'facts',
+       CAST(value->>'last_seen' AS BIGINT), CAST(value->>'lost_at' AS BIGINT), CAST(value->>'beat_seq' AS BIGINT),
+       value->>'orphans', CAST(value->>'created_at' AS BIGINT)
+  FROM jsonb_each(?1)
+ WHERE true
+    ON CONFLICT (id) DO UPDATE
+   SET state = excluded.state, freshness = excluded.freshness, enrolment = excluded.enrolment,
+       facts = excluded.facts, last_seen = excluded.last_seen, lost_at = excluded.lost_at,
+       beat_seq = excluded.beat_seq, orphans = excluded.orphans";
+
+#[derive(Serialize)]
+struct Written<'a> {
+    id: NodeId,
+    name: &'a Name,
+    state: NodeState,
+    freshness: Freshness,
+    enrolment: Option<EnrolmentId>,
+    facts: &'a NodeFacts,
+    last_seen: Option<i64>,
+    lost_at: Option<i64>,
+    beat_seq: Option<i64>,
+    orphans: &'a [VmId],
+    created_at: i64,
+}
+
+/// Writes nodes whole: those that joined, or that changed in more than when they were heard.
+pub(crate) fn put(tx: &Tx<'_>, rows: &[&NodeRow]) -> Result<()> {
+    let batch: Vec<Written<'_>> = rows.iter().map(|row| written(row)).collect();
+    if !batch.is_empty() {
+        tx.execute(PUT, &batch)?;
+    }
+    Ok(())
+}
+
+fn written(row: &NodeRow) -> Written<'_> {
+    let node = &row.node;
+    Written {
+        id: node.id,
+        name: &node.name,
+        state: node.state,
+        freshness: node.freshness,
+        enrolment: node.enrolment,
+        facts: &node.facts,
+        last_seen: node.last_seen.map(Timestamp::as_micros),
+        lost_at: row.lost_at.map(Timestamp::as_micros),
+        beat_seq: row.beat_seq,
+        orphans: &row.orphans,
+        created_at: node.created_at.as_micros(),
+    }
+}
+
+const HEARD: &str = "
+UPDATE nodes
+   SET last_seen = CAST(?1->>'now' AS BIGINT), beat_seq = CAST(?1->>'seq' AS BIGINT)
+ WHERE id IN (SELECT value FROM jsonb_each(?1, '$.ids'))";
+
+/// Notes when nodes were heard.
+pub(crate) fn heard(tx: &Tx<'_>, ids: &[NodeId], now: Timestamp, seq: i64) -> Result<()> {
+    if !ids.is_empty() {
+        tx.execute(HEARD, &json!({"ids": ids, "now": now.as_micros(), "seq": seq}))?;
+    }
+    Ok(())
+}
+
+fn read(row: &Row<'_>) -> Result<NodeRow> {
+    let facts: NodeFacts = row.json(5)?;
+    let moment = |column: usize| Ok(row.get::<Option<i64>>(column)?.map(Timestamp::from_micros));
+    let node = Node {
+        id: row.parse(0)?,
+        name: row.parse(1)?,
+        state: row.word(2)?,
+        freshness: row.word(3)?,
+        enrolment: row.parse_opt(4)?,
+        schedulable: Overcommit::default().schedulable(&facts.capacity),
+        facts,
+        book: book(row, 11)?,
+        last_seen: moment(6)?,
+        created_at: Timestamp::from_micros(row.get(10)?),
+    };
+    Ok(NodeRow { node, lost_at: moment(7)?, beat_seq: row.get(8)?, orphans: row.json(9)? })
+}

@@ -1,0 +1,212 @@
+//! Heartbeats: a node is heard, its leases are renewed, and what it has is compared with what is known.
+//!
+//! An inventory is older than its arrival. Heartbeats of one agent follow one another, so an inventory was taken after
+//! the previous heartbeat was received: it may speak only of machines that did not change since that one. The order is
+//! that of the log's numbers, not of clocks.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hostler_model::{
+    NodeId, TaskId, VmId,
+    alloc::Owner,
+    internal::{HeartbeatAnswer, HeldLease},
+    node::Freshness,
+    task::TaskState,
+    vm::{self, Missing, Observation, VmChange, VmReason, VmState},
+};
+use hostler_sqlite::Result;
+use serde_json::json;
+
+use super::identify;
+use crate::{
+    Answer, Beat,
+    group::Step,
+    node::{self, Identity, NodeRow},
+    vm as vms,
+    work::Work,
+};
+
+/// The step.
+#[derive(Debug)]
+pub(crate) struct Hear;
+
+impl Step for Hear {
+    type Item = Beat;
+    type Output = HeartbeatAnswer;
+    const LABEL: &'static str = "store.heartbeat";
+    const MOST: usize = 256;
+
+    fn run(work: &mut Work<'_>, beats: &[Beat]) -> Result<Vec<Answer<HeartbeatAnswer>>> {
+        let known = read(work, beats)?;
+        let mut heard = BTreeSet::new();
+        beats
+            .iter()
+            .map(|beat| {
+                if let Err(refusal) = identify(&known, beat.node, beat.enrolment) {
+                    return Ok(Err(refusal));
+                }
+                // Of two heartbeats in one batch the second cannot tell what was seen between them.
+                let first = heard.insert(beat.node);
+                hear(work, beat, first).map(Ok)
+            })
+            .collect()
+    }
+}
+
+/// Reads the nodes, the machines that are on them or said to be, and the tasks they hold.
+fn read(work: &mut Work<'_>, beats: &[Beat]) -> Result<BTreeMap<NodeId, Identity>> {
+    let nodes: Vec<NodeId> = BTreeSet::from_iter(beats.iter().map(|beat| beat.node)).into_iter().collect();
+    for row in node::by_ids(work.tx, &nodes)? {
+        work.nodes.read(row.node.id, row);
+    }
+    for row in vms::on_nodes(work.tx, &nodes)? {
+        work.vms.read(row.vm.id, row);
+    }
+    let reported = beats.iter().flat_map(|beat| &beat.heartbeat.inventory.vms);
+    let elsewhere: BTreeSet<VmId> = reported.map(|seen| seen.vm).filter(|id| !work.vms.has(id)).collect();
+    if !elsewhere.is_empty() {
+        for row in vms::by_ids(work.tx, &Vec::from_iter(elsewhere))? {
+            work.vms.read(row.vm.id, row);
+        }
+    }
+    let tasks: Vec<TaskId> = beats.iter().flat_map(|beat| &beat.heartbeat.leases).map(|held| held.task).collect();
+    work.read_task_rows(&tasks)?;
+    let identity = |row: &NodeRow| (row.node.id, Identity { enrolment: row.node.enrolment, state: row.node.state });
+    Ok(work.nodes.all().map(identity).collect())
+}
+
+fn hear(work: &mut Work<'_>, beat: &Beat, compare: bool) -> Result<HeartbeatAnswer> {
+    let mut answer = HeartbeatAnswer {
+        next_ms: u64::try_from(work.context.timing.heartbeat.as_millis()).unwrap_or(u64::MAX),
+        ..HeartbeatAnswer::default()
+    };
+    freshen(work, beat);
+    for held in &beat.heartbeat.leases {
+        renew(work, beat, held, &mut answer);
+    }
+    if compare {
+        observe(work, beat)?;
+        answer.orphans = orphans(work, beat);
+    }
+    work.heard.push(beat.node);
+    Ok(answer)
+}
+
+/// The node is fresh; its facts are written when they differ.
+fn freshen(work: &mut Work<'_>, beat: &Beat) {
+    let now = work.now;
+    let Some(row) = work.nodes.get(&beat.node) else { return };
+    let (before, same) = (row.node.freshness, row.node.facts == beat.heartbeat.facts);
+    if before == Freshness::Fresh && same {
+        return;
+    }
+    let Some(row) = work.nodes.change(&beat.node) else { return };
+    row.node.facts = beat.heartbeat.facts.clone();
+    row.node.freshness = Freshness::Fresh;
+    row.lost_at = None;
+    row.node.last_seen = Some(now);
+    if before != Freshness::Fresh {
+        let data = json!({"name": row.node.name, "was": before});
+        work.event(None, "node", "node.fresh", beat.node.0, data);
+    }
+}
+
+fn renew(work: &mut Work<'_>, beat: &Beat, held: &HeldLease, answer: &mut HeartbeatAnswer) {
+    let Some(row) = work.tasks.get(&held.task).filter(|row| row.task.node == Some(beat.node)) else {
+        answer.over.push(held.task);
+        return;
+    };
+    if row.ended() || row.task.fence != held.fence {
+        answer.over.push(held.task);
+        return;
+    }
+    if row.task.state == TaskState::Aborting {
+        answer.abort.push(held.task);
+    }
+    // A lease that lapsed, or that an earlier enrolment had, is not renewed: the attempt may still report.
+    if row.lease.is_some_and(|lease| lease.enrolment == beat.enrolment) {
+        work.renewed.push(held.task);
+    }
+}
+
+/// Machines of this node that no task is changing become what was seen of them.
+fn observe(work: &mut Work<'_>, beat: &Beat) -> Result<()> {
+    let inventory = &beat.heartbeat.inventory;
+    let seen: BTreeMap<VmId, &Observation> = inventory.vms.iter().map(|seen| (seen.vm, seen)).collect();
+    let ours: Vec<VmId> = settled(work, beat.node)
+        .filter(|row| row.vm.node == Some(beat.node) && row.vm.task.is_none() && row.vm.state != VmState::Deleted)
+        .map(|row| row.vm.id)
+        .collect();
+    for id in ours {
+        match seen.get(&id) {
+            Some(seen) => observe_one(work, id, seen)?,
+            None if inventory.full => miss(work, id)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// VMs that did not change since the node's previous heartbeat was received.
+fn settled<'w>(work: &'w Work<'_>, node: NodeId) -> impl Iterator<Item = &'w vms::VmRow> {
+    let beat_seq = work.nodes.get(&node).and_then(|row| row.beat_seq);
+    work.vms.all().filter(move |row| beat_seq.is_some_and(|seq| row.seq <= seq))
+}
+
+fn observe_one(work: &mut Work<'_>, id: VmId, seen: &Observation) -> Result<()> {
+    let Some(row) = work.vms.get(&id) else { return Ok(()) };
+    let (state, ready, reason, epoch) = (row.vm.state, row.vm.ready, row.vm.reason, row.vm.epoch);
+    if let Some(change) = vm::observe(state, ready, reason, epoch, seen) {
+        work.change_vm(id, &change, json!("observed"));
+        if matches!(state, VmState::Error | VmState::Unknown) {
+            work.charge_again(id)?;
+        }
+    }
+    Ok(())
+}
+
+fn miss(work: &mut Work<'_>, id: VmId) -> Result<()> {
+    let Some(row) = work.vms.get(&id) else { return Ok(()) };
+    match vm::missing(row.vm.state) {
+        Missing::AsExpected => Ok(()),
+        Missing::Lost => {
+            let change = VmChange::because(VmState::Error, VmReason::Missing, "its node has nothing of it any more");
+            work.change_vm(id, &change, json!("missing"));
+            work.set_allocation(Owner::Vm(id), None)
+        }
+        Missing::Absent => release_absent(work, id),
+    }
+}
+
+/// A VM in error of which nothing is left is no longer charged; it stays in error until somebody deletes it.
+fn release_absent(work: &mut Work<'_>, id: VmId) -> Result<()> {
+    if work.allocation(Owner::Vm(id))?.is_none() {
+        return Ok(());
+    }
+    work.set_allocation(Owner::Vm(id), None)?;
+    let Some(row) = work.vms.change(&id) else { return Ok(()) };
+    let (tenant, data) = (row.vm.tenant, json!({"name": row.vm.name, "node": row.vm.node, "cause": "missing"}));
+    work.event(Some(tenant), "vm", "vm.released", id.0, data);
+    Ok(())
+}
+
+/// Machines that are not ours: answered each time, written to the log when one appears or goes.
+fn orphans(work: &mut Work<'_>, beat: &Beat) -> Vec<VmId> {
+    let beat_seq = work.nodes.get(&beat.node).and_then(|row| row.beat_seq);
+    let is_orphan = |id: &VmId| match work.vms.get(id) {
+        None => true,
+        Some(row) if row.vm.node != Some(beat.node) => true,
+        Some(row) => row.vm.state == VmState::Deleted && beat_seq.is_some_and(|seq| row.seq <= seq),
+    };
+    let now: BTreeSet<VmId> = beat.heartbeat.inventory.vms.iter().map(|seen| seen.vm).filter(is_orphan).collect();
+    let before: BTreeSet<VmId> = work.nodes.get(&beat.node).map(|row| row.orphans.iter().copied().collect()).unwrap_or_default();
+    if now != before && (beat.heartbeat.inventory.full || !now.is_subset(&before)) {
+        for id in now.difference(&before) {
+            work.event(None, "node", "node.orphan", beat.node.0, json!({"vm": id}));
+        }
+        if let Some(row) = work.nodes.change(&beat.node) {
+            row.orphans = now.iter().copied().collect();
+        }
+    }
+    Vec::from_iter(now)
+}

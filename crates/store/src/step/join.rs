@@ -1,0 +1,117 @@
+//! Nodes join, and operators change what they are for.
+
+use hostler_model::{
+    Code, NodeId, PrincipalId, Refusal, Resources,
+    book::Book,
+    event::Actor,
+    name::Name,
+    node::{Freshness, Node, NodeEvent, NodeState, Overcommit},
+};
+use hostler_sqlite::Result;
+use serde_json::json;
+
+use crate::{
+    Answer, JoinNode,
+    node::{self, NodeRow},
+    token::{self, JoinToken},
+    work::Work,
+};
+
+/// Spends a token; a node of a known name keeps its id and gets a new enrolment, and its old leases are left to lapse.
+pub(crate) fn join(work: &mut Work<'_>, join: &JoinNode) -> Result<Answer<Node>> {
+    let token = match good(work, join)? {
+        Ok(token) => token,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let known = node::by_name(work.tx, &join.name)?;
+    let again = known.is_some();
+    let mut row = known.unwrap_or_else(|| new_node(work, join));
+    row.node.facts = join.facts.clone();
+    row.node.schedulable = Overcommit::default().schedulable(&join.facts.capacity);
+    row.node.enrolment = Some(join.enrolment);
+    (row.node.freshness, row.node.last_seen) = (Freshness::Fresh, Some(work.now));
+    (row.lost_at, row.beat_seq) = (None, None);
+    if token.approve {
+        row.node.state = row.node.state.after(NodeEvent::Approve).unwrap_or(row.node.state);
+    }
+    let node = row.node.clone();
+    token::use_join(work.tx, &join.token_hash, node.id, work.now)?;
+    work.nodes.insert(node.id, row);
+    tell(work, &node, again);
+    work.wake(Some(node.id));
+    Ok(Ok(node))
+}
+
+fn good(work: &Work<'_>, join: &JoinNode) -> Result<Answer<JoinToken>> {
+    let refuse = |why: &str| {
+        let detail = format!("{why}; make another with `hostler node token`");
+        Ok(Err(Refusal::new(Code::JoinTokenInvalid, detail).with("name", join.name.as_str())))
+    };
+    match token::join(work.tx, &join.token_hash)? {
+        None => refuse("this join token is not known"),
+        Some(token) if token.used => refuse("this join token was used before"),
+        Some(token) if token.expires_at <= work.now => refuse("this join token has expired"),
+        Some(token) if token.node_name.as_ref().is_some_and(|name| *name != join.name) => {
+            refuse("this join token is for a node of another name")
+        }
+        Some(token) => Ok(Ok(token)),
+    }
+}
+
+fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {
+    let node = Node {
+        id: join.node,
+        name: join.name.clone(),
+        state: NodeState::Pending,
+        freshness: Freshness::Fresh,
+        enrolment: None,
+        facts: join.facts.clone(),
+        book: Book::default(),
+        schedulable: Resources::ZERO,
+        last_seen: None,
+        created_at: work.now,
+    };
+    NodeRow { node, lost_at: None, beat_seq: None, orphans: Vec::new() }
+}
+
+fn tell(work: &mut Work<'_>, node: &Node, again: bool) {
+    let data = json!({"name": node.name, "state": node.state, "again": again});
+    let actor = Actor { principal: PrincipalId(node.id.0), role: "node".into(), request: None };
+    work.event(None, "node", "node.joined", node.id.0, data.clone());
+    work.audit(&actor, None, "node", "node.join", node.id.0, data);
+}
+
+/// What an operator does to a node.
+pub(crate) fn change(work: &mut Work<'_>, id: NodeId, event: NodeEvent, actor: &Actor) -> Result<Answer<Node>> {
+    let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else {
+        let refusal = Refusal::new(Code::NodeNotFound, "there is no such node; `hostler node list` shows those there are");
+        return Ok(Err(refusal.with("node", id.to_string())));
+    };
+    let before = row.node.state;
+    let Some(after) = before.after(event) else { return Ok(Err(conflict(&row.node.name, before, event))) };
+    row.node.state = after;
+    let node = row.node.clone();
+    work.nodes.insert(id, row);
+    let data = json!({"name": node.name, "was": before, "state": after});
+    if before != after {
+        work.event(None, "node", &format!("node.{after}"), id.0, data.clone());
+    }
+    work.audit(actor, None, "node", &format!("node.{}", verb(event)), id.0, data);
+    work.wake(Some(id));
+    Ok(Ok(node))
+}
+
+const fn verb(event: NodeEvent) -> &'static str {
+    match event {
+        NodeEvent::Approve => "approve",
+        NodeEvent::Cordon => "cordon",
+        NodeEvent::Uncordon => "uncordon",
+        NodeEvent::Drain => "drain",
+        NodeEvent::Emptied => "emptied",
+    }
+}
+
+fn conflict(name: &Name, state: NodeState, event: NodeEvent) -> Refusal {
+    let detail = format!("the node {name} is {state}: {} does not apply", verb(event));
+    Refusal::new(Code::NodeStateConflict, detail).with("state", state.as_str())
+}

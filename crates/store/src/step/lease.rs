@@ -1,0 +1,166 @@
+//! Leasing: one step serves all the nodes that wait.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hostler_model::{
+    Fence, NodeId, TaskId,
+    kind::Admission,
+    task::{Event, Intent, Lease},
+};
+use hostler_sqlite::Result;
+
+use super::identify;
+use crate::{
+    Answer, Claim, Leased,
+    group::Step,
+    node,
+    task::{self, TaskRow},
+    work::Work,
+};
+
+/// The step.
+#[derive(Debug)]
+pub(crate) struct Take;
+
+impl Step for Take {
+    type Item = Claim;
+    type Output = Vec<Leased>;
+    const LABEL: &'static str = "store.lease";
+    const MOST: usize = 256;
+
+    fn run(work: &mut Work<'_>, claims: &[Claim]) -> Result<Vec<Answer<Vec<Leased>>>> {
+        let ids: BTreeSet<NodeId> = claims.iter().map(|claim| claim.node).collect();
+        let known = node::identities(work.tx, &Vec::from_iter(ids))?;
+        let served: Vec<&Claim> = claims
+            .iter()
+            .filter(|claim| identify(&known, claim.node, claim.enrolment).is_ok_and(|who| who.state.takes_tasks()))
+            .collect();
+        let mut offers = offers(work, &served)?;
+        claims
+            .iter()
+            .map(|claim| match identify(&known, claim.node, claim.enrolment) {
+                Ok(who) if who.state.takes_tasks() => serve(work, claim, &mut offers).map(Ok),
+                Ok(_) => Ok(Ok(Vec::new())),
+                Err(refusal) => Ok(Err(refusal)),
+            })
+            .collect()
+    }
+}
+
+/// What each node may fetch, in the order in which it was queued.
+type Offers = BTreeMap<NodeId, std::collections::VecDeque<TaskId>>;
+
+fn offers(work: &mut Work<'_>, claims: &[&Claim]) -> Result<Offers> {
+    let mut most: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for claim in claims {
+        *most.entry(claim.node).or_default() += claim.max;
+    }
+    most.retain(|_, max| *max > 0);
+    let Some(limit) = most.values().copied().max() else { return Ok(Offers::new()) };
+    let nodes: Vec<NodeId> = most.into_keys().collect();
+    let rows = task::leasable(work.tx, &nodes, limit, work.now)?;
+    let mut offers = Offers::new();
+    for row in &rows {
+        if let Some(node) = row.task.node {
+            offers.entry(node).or_default().push_back(row.task.id);
+        }
+    }
+    work.adopt_leasable(rows)?;
+    Ok(offers)
+}
+
+fn serve(work: &mut Work<'_>, claim: &Claim, offers: &mut Offers) -> Result<Vec<Leased>> {
+    let mut leased = match &claim.resync {
+        Some(held) => again(work, claim, held)?,
+        None => Vec::new(),
+    };
+    let mut settled = false;
+    while leased.len() < claim.max {
+        let Some(id) = offers.get_mut(&claim.node).and_then(|queue| queue.pop_front()) else { break };
+        match grant(work, claim, id)? {
+            Some(lease) => leased.push(lease),
+            None => settled = true,
+        }
+    }
+    if settled {
+        // What was settled instead made room, and may have given its turn to another.
+        work.wake(Some(claim.node));
+    }
+    Ok(leased)
+}
+
+/// Leases that the agent does not list: sent again under the same fence, to the enrolment that holds them only.
+fn again(work: &mut Work<'_>, claim: &Claim, held: &[(TaskId, Fence)]) -> Result<Vec<Leased>> {
+    let held: BTreeSet<(TaskId, Fence)> = held.iter().copied().collect();
+    let rows = task::held(work.tx, claim.node, claim.enrolment)?;
+    let unseen: Vec<TaskRow> =
+        rows.into_iter().filter(|row| !held.contains(&(row.task.id, row.task.fence))).collect();
+    let ids: Vec<(TaskId, Fence)> = unseen.iter().map(|row| (row.task.id, row.task.fence)).collect();
+    work.adopt_leasable(unseen)?;
+    let mut leased = Vec::with_capacity(ids.len());
+    for (id, fence) in ids {
+        let expires_at = work.now.plus(work.context.timing.lease);
+        if work.apply(id, Event::Renew { fence, expires_at })?.is_ok() {
+            leased.extend(delivery(work, id));
+        }
+    }
+    Ok(leased)
+}
+
+/// Leases one task, unless its VM's state says that there is nothing to do, or nothing that may be done.
+fn grant(work: &mut Work<'_>, claim: &Claim, id: TaskId) -> Result<Option<Leased>> {
+    if let Some(event) = verdict(work, id)
+        && work.apply(id, event)?.is_ok()
+    {
+        return Ok(None);
+    }
+    let lease = Lease { enrolment: claim.enrolment, expires_at: work.now.plus(work.context.timing.lease) };
+    if work.apply(id, Event::Lease(lease))?.is_err() {
+        return Ok(None);
+    }
+    let Some(row) = work.tasks.get(&id) else { return Ok(None) };
+    if let Some(vm) = row.task.target.vm.filter(|_| row.changes_vm())
+        && work.vms.get(&vm).is_some_and(|vm| vm.vm.task != Some(id))
+        && let Some(vm) = work.vms.change(&vm)
+    {
+        vm.vm.task = Some(id);
+    }
+    Ok(delivery(work, id))
+}
+
+/// What the VM's state says of a task that was never leased.
+fn verdict(work: &Work<'_>, id: TaskId) -> Option<Event> {
+    let row = work.tasks.get(&id)?;
+    let vm = work.vms.get(&row.task.target.vm?)?;
+    if row.life().intent() == Intent::Abort {
+        return None;
+    }
+    match (row.task.kind.spec().admit)(vm.vm.state) {
+        Admission::Go => None,
+        Admission::Moot(output) => Some(Event::Moot { output }),
+        Admission::Refuse(code, detail) => Some(Event::Refuse { code, detail }),
+    }
+}
+
+fn delivery(work: &Work<'_>, id: TaskId) -> Option<Leased> {
+    let row = work.tasks.get(&id)?;
+    let lease = row.lease?;
+    let (task, intent) = (&row.task, row.life().intent());
+    let timeout = (task.kind.spec().timeout)(&task.params);
+    let deadline = match (intent, task.deadline) {
+        (Intent::Run, Some(deadline)) => deadline,
+        // Stopping and undoing has its own time: the task's may be what ran out.
+        (Intent::Abort, _) | (Intent::Run, None) => work.now.plus(timeout),
+    };
+    Some(Leased {
+        task: task.id,
+        fence: task.fence,
+        epoch: task.target.vm.and_then(|vm| work.vms.get(&vm)).map(|vm| vm.vm.epoch),
+        intent,
+        kind: task.kind,
+        target: task.target.clone(),
+        params: task.params.clone(),
+        lease_expires_at: lease.expires_at,
+        deadline,
+    })
+}

@@ -1,0 +1,324 @@
+//! Submitting: a task, its VM, its allocation, its audit entry and its event are written together, or refused.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hostler_model::{
+    Code, Fence, NodeId, Refusal, Resources, TaskId, TenantId, VmId,
+    alloc::{Allocation, Hold, Owner},
+    kind::{Admission, Aim, Turn},
+    name::Name,
+    placement::{self, Wanted},
+    quota,
+    task::{Event, Life, Target, Task, TaskState},
+    vm::{Vm, VmState},
+};
+use hostler_sqlite::Result;
+use serde_json::json;
+
+use crate::{
+    Accepted, Answer, NewMachine, Submission,
+    group::Step,
+    idempotency::{self, FirstAnswer, Key, Stored},
+    log,
+    task::{TaskRow, waiting_for},
+    vm::{self, VmRow},
+    work::Work,
+};
+
+/// The step.
+#[derive(Debug)]
+pub(crate) struct Submit;
+
+impl Step for Submit {
+    type Item = Submission;
+    type Output = Accepted;
+    const LABEL: &'static str = "store.submit";
+    const MOST: usize = 256;
+
+    fn run(work: &mut Work<'_>, items: &[Submission]) -> Result<Vec<Answer<Accepted>>> {
+        let mut batch = Batch::read(work, items)?;
+        items.iter().map(|item| batch.answer(work, item)).collect()
+    }
+}
+
+/// What the whole batch needs.
+struct Batch {
+    answers: BTreeMap<Key, FirstAnswer>,
+    names: BTreeMap<(TenantId, Name), VmId>,
+    store_epoch: u32,
+}
+
+/// What an accepted item comes to, before anything is written.
+struct Plan {
+    row: TaskRow,
+    vm: Option<VmRow>,
+    allocation: Option<Allocation>,
+    /// Earlier tasks on the VM that it aborts.
+    aborts: Vec<TaskId>,
+}
+
+impl Batch {
+    fn read(work: &mut Work<'_>, items: &[Submission]) -> Result<Batch> {
+        let keys: Vec<Key> = items.iter().filter_map(Key::of).collect();
+        let names: Vec<(TenantId, Name)> =
+            items.iter().filter_map(|item| Some((item.tenant, item.vm.as_ref()?.name.clone()))).collect();
+        let vms: BTreeSet<VmId> = items.iter().filter_map(|item| item.target.vm).collect();
+        work.read_vms(&vms)?;
+        let answers = if keys.is_empty() { Vec::new() } else { idempotency::by_keys(work.tx, &keys)? };
+        let taken = if names.is_empty() { Vec::new() } else { vm::by_names(work.tx, &names)? };
+        Ok(Batch {
+            answers: answers.into_iter().map(|first| (first.key.clone(), first)).collect(),
+            names: taken.into_iter().map(|row| ((row.vm.tenant, row.vm.name), row.vm.id)).collect(),
+            store_epoch: log::store_epoch(work.tx)?,
+        })
+    }
+
+    fn answer(&mut self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Accepted>> {
+        let key = Key::of(item);
+        if let Some(first) = key.as_ref().and_then(|key| self.answers.get(key)) {
+            return Ok(replay(first, item));
+        }
+        let plan = match self.decide(work, item)? {
+            Ok(plan) => plan,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        if item.dry_run {
+            return Ok(Ok(Accepted { task: plan.row.task, vm: plan.vm.map(|row| row.vm), replayed: false }));
+        }
+        let accepted = self.accept(work, item, plan)?;
+        if let (Some(key), Some(sent)) = (key, &item.idempotency) {
+            let answer = Stored { task: accepted.task.clone(), vm: accepted.vm.clone() };
+            let first = FirstAnswer { key: key.clone(), body: sent.body.clone(), answer };
+            work.first_answers.push(first.clone());
+            self.answers.insert(key, first);
+        }
+        Ok(Ok(accepted))
+    }
+
+    fn decide(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
+        match item.kind.spec().aim {
+            Aim::NewVm => self.decide_new_vm(work, item),
+            Aim::Vm => self.decide_on_vm(work, item),
+            Aim::AnyNode => self.decide_any_node(work, item),
+        }
+    }
+
+    fn decide_new_vm(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
+        let Some(machine) = &item.vm else {
+            return Ok(Err(Refusal::field("vm", "this kind makes a machine, and the submission describes none")));
+        };
+        if let Some(id) = self.names.get(&(item.tenant, machine.name.clone())) {
+            return Ok(Err(name_taken(&machine.name, *id)));
+        }
+        let amount = machine.spec.charge();
+        let placed = place(work, item, amount, Some(machine))?;
+        Ok(placed.map(|node| {
+            let target = Target { vm: Some(machine.id), node: item.target.node };
+            let row = self.row(work, item, target, node);
+            let owner = Owner::Vm(machine.id);
+            let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
+            let vm = new_vm(work, item, machine, node);
+            Plan { row, vm: Some(vm), allocation: Some(allocation), aborts: Vec::new() }
+        }))
+    }
+
+    fn decide_any_node(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
+        let amount = (item.kind.spec().delta)(&item.params);
+        let placed = place(work, item, amount, None)?;
+        Ok(placed.map(|node| {
+            let target = Target { vm: None, node: item.target.node };
+            let row = self.row(work, item, target, node);
+            let owner = Owner::Task(item.task);
+            let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
+            Plan { row, vm: None, allocation: Some(allocation).filter(|_| !amount.is_zero()), aborts: Vec::new() }
+        }))
+    }
+
+    fn decide_on_vm(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
+        let Some(id) = item.target.vm else {
+            return Ok(Err(Refusal::field("target.vm", "this kind works on a VM, and the target names none")));
+        };
+        let queue = work.queue(id)?;
+        let vm = work.vms.get(&id).filter(|row| row.vm.tenant == item.tenant && row.vm.state != VmState::Deleted);
+        let Some(vm) = vm.cloned() else { return Ok(Err(vm_not_found(id))) };
+        let Some(node) = vm.vm.node else { return Ok(Err(vm_not_found(id))) };
+        let (spec, earlier) = (item.kind.spec(), work.first_change(&queue));
+        if earlier.is_none()
+            && let Admission::Refuse(code, detail) = (spec.admit)(vm.vm.state)
+        {
+            return Ok(Err(Refusal::new(code, detail).with("vm", id.to_string()).with("state", vm.vm.state.as_str())));
+        }
+        let aborts = match spec.turn {
+            Turn::Final => queue.iter().copied().filter(|id| may_be_aborted(work, *id)).collect(),
+            Turn::None | Turn::Shared | Turn::Exclusive => Vec::new(),
+        };
+        let target = Target { vm: Some(id), node: item.target.node };
+        let mut row = self.row(work, item, target, node);
+        row.task.waiting_for = waiting_for(&row.task, earlier.is_some(), work.now);
+        let amount = (spec.delta)(&item.params);
+        let owner = Owner::Task(item.task);
+        let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
+        Ok(Ok(Plan { row, vm: Some(vm), allocation: Some(allocation).filter(|_| !amount.is_zero()), aborts }))
+    }
+
+    /// The task as it is written down first.
+    fn row(&self, work: &Work<'_>, item: &Submission, target: Target, node: NodeId) -> TaskRow {
+        let (now, spec) = (work.now, item.kind.spec());
+        let mut task = Task {
+            id: item.task,
+            tenant: item.tenant,
+            kind: item.kind,
+            target,
+            params: item.params.clone(),
+            state: TaskState::Queued,
+            waiting_for: None,
+            node: Some(node),
+            fence: Fence { store_epoch: self.store_epoch, attempt: 0 },
+            max_attempts: spec.retry.attempts,
+            abort_reason: None,
+            progress: None,
+            phases: Vec::new(),
+            output: None,
+            error: None,
+            retry_of: item.retry_of,
+            created_by: item.actor.principal,
+            created_at: now,
+            not_before: now,
+            queue_deadline: now.plus(spec.queue_deadline),
+            deadline: None,
+            started_at: None,
+            finished_at: None,
+        };
+        task.waiting_for = waiting_for(&task, false, now);
+        let mut row = TaskRow { seq: 0, task, clean: true, lease: None };
+        row.set_life(Life::new(self.store_epoch, now));
+        row
+    }
+
+    /// Puts a plan into the working set, and answers with what it made.
+    fn accept(&mut self, work: &mut Work<'_>, item: &Submission, plan: Plan) -> Result<Accepted> {
+        let Plan { row, vm, allocation, aborts } = plan;
+        let task = row.task.clone();
+        let vm_id = task.target.vm;
+        work.insert_task(row);
+        tell(work, item, &task);
+        if let Some(allocation) = allocation {
+            work.set_allocation(allocation.owner, Some(allocation))?;
+        }
+        if let (Some(machine), Some(vm)) = (&item.vm, vm) {
+            self.names.insert((item.tenant, machine.name.clone()), machine.id);
+            let data = json!({"name": vm.vm.name, "node": vm.vm.node, "task": task.id});
+            work.event(Some(item.tenant), "vm", "vm.created", machine.id.0, data);
+            work.vms.insert(machine.id, vm);
+        }
+        for earlier in aborts {
+            work.cancel(earlier, &item.actor)?;
+        }
+        if let Some(vm) = vm_id {
+            self.take_turn(work, item, vm)?;
+        }
+        work.wake(task.node);
+        let waiting_for = task.waiting_for;
+        let mut task = work.tasks.get(&task.id).map_or(task, |row| row.task.clone());
+        task.waiting_for = waiting_for.filter(|_| task.state == TaskState::Queued);
+        Ok(Accepted { task, vm: vm_id.and_then(|id| work.vms.get(&id)).map(|row| row.vm.clone()), replayed: false })
+    }
+
+    /// Names the change under way on the VM, and ends a task at once for which nothing is left to do.
+    fn take_turn(&mut self, work: &mut Work<'_>, item: &Submission, vm: VmId) -> Result<()> {
+        let queue = work.queue(vm)?;
+        let first = work.first_change(&queue);
+        let Some(row) = work.vms.get(&vm) else { return Ok(()) };
+        let (state, named) = (row.vm.state, row.vm.task);
+        if state == VmState::Deleted {
+            self.names.retain(|_, id| *id != vm);
+        }
+        if first != Some(item.task) {
+            return Ok(());
+        }
+        if let Admission::Moot(output) = (item.kind.spec().admit)(state) {
+            // A denial would only mean that it waits for its node.
+            let _ = work.apply(item.task, Event::Moot { output })?;
+        } else if named.is_none()
+            && let Some(row) = work.vms.change(&vm)
+        {
+            row.vm.task = Some(item.task);
+        }
+        Ok(())
+    }
+}
+
+fn replay(first: &FirstAnswer, item: &Submission) -> Answer<Accepted> {
+    if item.idempotency.as_ref().is_some_and(|sent| sent.body == first.body) {
+        let Stored { task, vm } = first.answer.clone();
+        return Ok(Accepted { task, vm, replayed: true });
+    }
+    Err(Refusal::new(
+        Code::IdempotencyMismatch,
+        "this Idempotency-Key was used with another body; send the same body, or another key",
+    )
+    .with("task", first.answer.task.id.to_string()))
+}
+
+/// Quota, then room.
+fn place(work: &mut Work<'_>, item: &Submission, amount: Resources, machine: Option<&NewMachine>) -> Result<Answer<NodeId>> {
+    let Some((tenant, book)) = work.tenant(item.tenant)? else {
+        return Ok(Err(Refusal::new(Code::NotFound, "there is no such tenant").with("tenant", item.tenant.to_string())));
+    };
+    if let Err(refusal) = quota::check(&tenant.limits, &book, &amount) {
+        return Ok(Err(refusal));
+    }
+    let wanted = Wanted {
+        amount,
+        capability: item.kind.as_str(),
+        image: machine.map(|machine| &machine.spec.image_digest),
+        node: item.target.node,
+    };
+    Ok(placement::place(work.candidates()?, &wanted))
+}
+
+/// A deletion under way is not aborted by the next one, which then finds nothing left to do.
+fn may_be_aborted(work: &Work<'_>, id: TaskId) -> bool {
+    work.tasks.get(&id).is_some_and(|row| row.task.kind.spec().turn != Turn::Final)
+}
+
+fn new_vm(work: &Work<'_>, item: &Submission, machine: &NewMachine, node: NodeId) -> VmRow {
+    let vm = Vm {
+        id: machine.id,
+        tenant: item.tenant,
+        name: machine.name.clone(),
+        state: VmState::Provisioning,
+        ready: false,
+        reason: None,
+        detail: None,
+        last_state: None,
+        task: Some(item.task),
+        node: Some(node),
+        epoch: 1,
+        generation: 1,
+        spec: machine.spec.clone(),
+        created_at: work.now,
+        updated_at: work.now,
+    };
+    VmRow { seq: 0, vm }
+}
+
+/// The event and the audit entry of a task that was accepted. The event is the task's own number.
+fn tell(work: &mut Work<'_>, item: &Submission, task: &Task) {
+    let mut data = json!({"kind": task.kind, "node": task.node});
+    if let Some(vm) = task.target.vm {
+        data["vm"] = json!(vm);
+    }
+    work.event(Some(item.tenant), "task", "task.queued", task.id.0, data.clone());
+    work.audit(&item.actor, Some(item.tenant), "task", "task.submit", task.id.0, data);
+}
+
+fn name_taken(name: &Name, id: VmId) -> Refusal {
+    Refusal::new(Code::NameTaken, format!("a VM named {name} exists; choose another name, or delete that one first"))
+        .with("name", name.as_str())
+        .with("vm", id.to_string())
+}
+
+fn vm_not_found(id: VmId) -> Refusal {
+    Refusal::new(Code::VmNotFound, "there is no such VM; `hostler vm list` shows those there are").with("vm", id.to_string())
+}

@@ -1,0 +1,451 @@
+//! Tasks: their rows, and the texts that read and write them.
+
+use hostler_model::{
+    Fence, NodeId, PrincipalId, TaskId, TenantId, Timestamp, VmId,
+    id::EnrolmentId,
+    kind::{KindName, Turn},
+    task::{AbortReason, Lease, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState, WaitingFor},
+};
+use hostler_sqlite::{Result, Row, Tx};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::TaskFilter;
+
+/// A task with what only transitions see.
+#[derive(Clone, Debug)]
+pub(crate) struct TaskRow {
+    /// The number of the log entry that says it was queued: the order of turns.
+    pub(crate) seq: i64,
+    pub(crate) task: Task,
+    pub(crate) clean: bool,
+    pub(crate) lease: Option<Lease>,
+}
+
+impl TaskRow {
+    /// The part that transitions change.
+    pub(crate) fn life(&self) -> Life {
+        Life {
+            state: self.task.state,
+            fence: self.task.fence,
+            clean: self.clean,
+            lease: self.lease,
+            abort_reason: self.task.abort_reason,
+            not_before: self.task.not_before,
+            deadline: self.task.deadline,
+        }
+    }
+
+    /// Takes over what a transition changed.
+    pub(crate) fn set_life(&mut self, life: Life) {
+        let Life { state, fence, clean, lease, abort_reason, not_before, deadline } = life;
+        (self.clean, self.lease) = (clean, lease);
+        let task = &mut self.task;
+        (task.state, task.fence, task.abort_reason) = (state, fence, abort_reason);
+        (task.not_before, task.deadline) = (not_before, deadline);
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn ended(&self) -> bool {
+        self.task.state.is_terminal()
+    }
+
+    /// Whether it holds or wants a turn of its own on its VM.
+    pub(crate) fn changes_vm(&self) -> bool {
+        match self.task.kind.spec().turn {
+            Turn::Exclusive | Turn::Final => true,
+            Turn::None | Turn::Shared => false,
+        }
+    }
+}
+
+const fn turn_word(turn: Turn) -> &'static str {
+    match turn {
+        Turn::None => "none",
+        Turn::Shared => "shared",
+        Turn::Exclusive => "exclusive",
+        Turn::Final => "final",
+    }
+}
+
+/// The columns of a task in the order in which [`read`] expects them.
+macro_rules! columns {
+    () => {
+        "t.id, t.seq, t.tenant, t.kind, t.vm, t.target_node, t.params, t.state, t.node, t.store_epoch, t.attempt,
+         t.max_attempts, t.clean, t.enrolment, t.lease_until, t.abort_reason, t.progress, t.phases, t.output, t.error,
+         t.retry_of, t.created_by, t.created_at, t.not_before, t.queue_deadline, t.deadline, t.started_at,
+         t.finished_at"
+    };
+}
+
+/// Whether an earlier task that changes the VM has not ended.
+macro_rules! waits_for_turn {
+    () => {
+        "EXISTS (SELECT 1
+                   FROM tasks e
+                  WHERE e.vm = t.vm AND e.vm IS NOT NULL AND e.state IN ('queued', 'running', 'aborting')
+                    AND e.turn IN ('exclusive', 'final') AND e.seq < t.seq)"
+    };
+}
+
+const BY_IDS: &str = concat!("
+SELECT ", columns!(), "
+  FROM jsonb_each(?1) wanted
+  JOIN tasks t ON t.id = wanted.value");
+
+/// Those that exist among the wanted.
+pub(crate) fn by_ids(tx: &Tx<'_>, ids: &[TaskId]) -> Result<Vec<TaskRow>> {
+    tx.query(BY_IDS, &ids, read)
+}
+
+const LIVE_ON_VMS: &str = concat!("
+SELECT ", columns!(), "
+  FROM jsonb_each(?1) wanted
+  JOIN tasks t ON t.vm = wanted.value
+   AND t.vm IS NOT NULL AND t.state IN ('queued', 'running', 'aborting')
+ ORDER BY t.seq");
+
+/// Tasks on these VMs that have not ended, in the order of their turns.
+pub(crate) fn live_on_vms(tx: &Tx<'_>, vms: &[VmId]) -> Result<Vec<TaskRow>> {
+    tx.query(LIVE_ON_VMS, &vms, read)
+}
+
+const LEASABLE: &str = concat!("
+SELECT ", columns!(), "
+  FROM jsonb_each(?1, '$.nodes') wanted
+  JOIN tasks t ON t.id IN (
+       SELECT t.id
+         FROM tasks t
+        WHERE t.node = wanted.value
+          AND t.state IN ('queued', 'aborting') AND t.lease_until IS NULL
+          AND t.not_before <= CAST(?1->>'now' AS BIGINT)
+          AND (t.state = 'aborting' OR t.queue_deadline > CAST(?1->>'now' AS BIGINT))
+          AND (t.vm IS NULL OR NOT ", waits_for_turn!(), ")
+        ORDER BY t.seq
+        LIMIT CAST(?1->>'limit' AS BIGINT))
+ ORDER BY t.seq");
+
+/// What these nodes may fetch now, at most `limit` for each, in the order in which it was queued.
+pub(crate) fn leasable(tx: &Tx<'_>, nodes: &[NodeId], limit: usize, now: Timestamp) -> Result<Vec<TaskRow>> {
+    tx.query(LEASABLE, &json!({"nodes": nodes, "limit": limit, "now": now.as_micros()}), read)
+}
+
+const HELD: &str = concat!("
+SELECT ", columns!(), "
+  FROM tasks t
+ WHERE t.lease_until IS NOT NULL
+   AND t.node = ?1->>'node' AND t.enrolment = ?1->>'enrolment'
+ ORDER BY t.seq");
+
+/// What an enrolment of a node holds.
+pub(crate) fn held(tx: &Tx<'_>, node: NodeId, enrolment: EnrolmentId) -> Result<Vec<TaskRow>> {
+    tx.query(HELD, &json!({"node": node, "enrolment": enrolment}), read)
+}
+
+const LAPSED: &str = concat!("
+SELECT ", columns!(), "
+  FROM tasks t
+ WHERE t.lease_until IS NOT NULL AND t.lease_until <= CAST(?1->>'now' AS BIGINT)
+ ORDER BY t.lease_until
+ LIMIT CAST(?1->>'limit' AS BIGINT)");
+
+const PAST_QUEUE_DEADLINE: &str = concat!("
+SELECT ", columns!(), "
+  FROM tasks t
+ WHERE t.state = 'queued' AND t.queue_deadline <= CAST(?1->>'now' AS BIGINT)
+ ORDER BY t.queue_deadline
+ LIMIT CAST(?1->>'limit' AS BIGINT)");
+
+const PAST_DEADLINE: &str = concat!("
+SELECT ", columns!(), "
+  FROM tasks t
+ WHERE t.deadline IS NOT NULL AND t.state IN ('queued', 'running') AND t.deadline <= CAST(?1->>'now' AS BIGINT)
+ ORDER BY t.deadline
+ LIMIT CAST(?1->>'limit' AS BIGINT)");
+
+/// Which time has run out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Due {
+    /// The lease's.
+    Lease,
+    /// To be leased at all.
+    Queue,
+    /// To end.
+    End,
+}
+
+/// Tasks whose time has run out, the longest overdue first.
+pub(crate) fn due(tx: &Tx<'_>, due: Due, now: Timestamp, limit: usize) -> Result<Vec<TaskRow>> {
+    let sql = match due {
+        Due::Lease => LAPSED,
+        Due::Queue => PAST_QUEUE_DEADLINE,
+        Due::End => PAST_DEADLINE,
+    };
+    tx.query(sql, &json!({"now": now.as_micros(), "limit": limit}), read)
+}
+
+const INSERT: &str = "
+INSERT INTO tasks (id, seq, tenant, kind, turn, vm, target_node, params, state, node, store_epoch, attempt,
+                   max_attempts, clean, abort_reason, phases, output, error, code, retry_of, created_by, created_at,
+                   not_before, queue_deadline, deadline, finished_at)
+SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'kind', value->>'turn', value->>'vm',
+       value->>'target_node', value->>'params', value->>'state', value->>'node', CAST(value->>'store_epoch' AS BIGINT),
+       CAST(value->>'attempt' AS BIGINT), CAST(value->>'max_attempts' AS BIGINT), CAST(value->>'clean' AS BIGINT),
+       value->>'abort_reason', value->>'phases', value->>'output', value->>'error', value->>'code',
+       value->>'retry_of', value->>'created_by', CAST(value->>'created_at' AS BIGINT),
+       CAST(value->>'not_before' AS BIGINT), CAST(value->>'queue_deadline' AS BIGINT),
+       CAST(value->>'deadline' AS BIGINT), CAST(value->>'finished_at' AS BIGINT)
+  FROM jsonb_each(?1)
+ WHERE true";
+
+#[derive(Serialize)]
+struct Inserted<'a> {
+    seq: i64,
+    tenant: TenantId,
+    kind: KindName,
+    turn: &'static str,
+    vm: Option<VmId>,
+    target_node: Option<NodeId>,
+    params: &'a Value,
+    max_attempts: u32,
+    retry_of: Option<TaskId>,
+    created_by: PrincipalId,
+    created_at: i64,
+    #[serde(flatten)]
+    rest: Updated<'a>,
+}
+
+/// Writes new tasks.
+pub(crate) fn insert<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>) -> Result<()> {
+    let batch: Vec<Inserted<'_>> = rows.map(inserted).collect();
+    if !batch.is_empty() {
+        tx.execute(INSERT, &batch)?;
+    }
+    Ok(())
+}
+
+fn inserted(row: &TaskRow) -> Inserted<'_> {
+    let task = &row.task;
+    Inserted {
+        seq: row.seq,
+        tenant: task.tenant,
+        kind: task.kind,
+        turn: turn_word(task.kind.spec().turn),
+        vm: task.target.vm,
+        target_node: task.target.node,
+        params: &task.params,
+        max_attempts: task.max_attempts,
+        retry_of: task.retry_of,
+        created_by: task.created_by,
+        created_at: task.created_at.as_micros(),
+        rest: updated(row),
+    }
+}
+
+const UPDATE: &str = "
+UPDATE tasks
+   SET state = c.value->>'state', node = c.value->>'node', store_epoch = CAST(c.value->>'store_epoch' AS BIGINT),
+       attempt = CAST(c.value->>'attempt' AS BIGINT), clean = CAST(c.value->>'clean' AS BIGINT),
+       enrolment = c.value->>'enrolment', lease_until = CAST(c.value->>'lease_until' AS BIGINT),
+       abort_reason = c.value->>'abort_reason', progress = c.value->>'progress', phases = c.value->>'phases',
+       output = c.value->>'output', error = c.value->>'error', code = c.value->>'code',
+       not_before = CAST(c.value->>'not_before' AS BIGINT),
+       queue_deadline = CAST(c.value->>'queue_deadline' AS BIGINT),
+       deadline = CAST(c.value->>'deadline' AS BIGINT), started_at = CAST(c.value->>'started_at' AS BIGINT),
+       finished_at = CAST(c.value->>'finished_at' AS BIGINT)
+  FROM jsonb_each(?1) c
+ WHERE tasks.id = c.value->>'id'";
+
+#[derive(Serialize)]
+struct Updated<'a> {
+    id: TaskId,
+    state: TaskState,
+    node: Option<NodeId>,
+    store_epoch: u32,
+    attempt: u32,
+    clean: u8,
+    enrolment: Option<EnrolmentId>,
+    lease_until: Option<i64>,
+    abort_reason: Option<AbortReason>,
+    progress: Option<&'a Progress>,
+    phases: &'a [PhaseTiming],
+    output: Option<&'a Value>,
+    error: Option<&'a TaskError>,
+    code: Option<&'static str>,
+    not_before: i64,
+    queue_deadline: i64,
+    deadline: Option<i64>,
+    started_at: Option<i64>,
+    finished_at: Option<i64>,
+}
+
+/// Writes what may change of tasks.
+pub(crate) fn update<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>) -> Result<()> {
+    let batch: Vec<Updated<'_>> = rows.map(updated).collect();
+    if !batch.is_empty() {
+        tx.execute(UPDATE, &batch)?;
+    }
+    Ok(())
+}
+
+fn updated(row: &TaskRow) -> Updated<'_> {
+    let task = &row.task;
+    Updated {
+        id: task.id,
+        state: task.state,
+        node: task.node,
+        store_epoch: task.fence.store_epoch,
+        attempt: task.fence.attempt,
+        clean: u8::from(row.clean),
+        enrolment: row.lease.map(|lease| lease.enrolment),
+        lease_until: row.lease.map(|lease| lease.expires_at.as_micros()),
+        abort_reason: task.abort_reason,
+        progress: task.progress.as_ref(),
+        phases: &task.phases,
+        output: task.output.as_ref(),
+        error: task.error.as_ref(),
+        code: task.error.as_ref().map(|error| error.code.as_str()),
+        not_before: task.not_before.as_micros(),
+        queue_deadline: task.queue_deadline.as_micros(),
+        deadline: task.deadline.map(Timestamp::as_micros),
+        started_at: task.started_at.map(Timestamp::as_micros),
+        finished_at: task.finished_at.map(Timestamp::as_micros),
+    }
+}
+
+const RENEW: &str = "
+UPDATE tasks
+   SET lease_until = CAST(?1->>'until' AS BIGINT)
+ WHERE id IN (SELECT value FROM jsonb_each(?1, '$.ids')) AND lease_until < CAST(?1->>'until' AS BIGINT)";
+
+/// Makes leases last until then.
+pub(crate) fn renew(tx: &Tx<'_>, ids: &[TaskId], until: Timestamp) -> Result<()> {
+    if !ids.is_empty() {
+        tx.execute(RENEW, &json!({"ids": ids, "until": until.as_micros()}))?;
+    }
+    Ok(())
+}
+
+fn read(row: &Row<'_>) -> Result<TaskRow> {
+    let lease_until: Option<i64> = row.get(14)?;
+    let enrolment: Option<EnrolmentId> = row.parse_opt(13)?;
+    let lease = enrolment
+        .zip(lease_until)
+        .map(|(enrolment, until)| Lease { enrolment, expires_at: Timestamp::from_micros(until) });
+    let moment = |column: usize| Ok(row.get::<Option<i64>>(column)?.map(Timestamp::from_micros));
+    let task = Task {
+        id: row.parse(0)?,
+        tenant: row.parse(2)?,
+        kind: row.parse(3)?,
+        target: Target { vm: row.parse_opt(4)?, node: row.parse_opt(5)? },
+        params: row.json(6)?,
+        state: row.word(7)?,
+        waiting_for: None,
+        node: row.parse_opt(8)?,
+        fence: Fence { store_epoch: row.get(9)?, attempt: row.get(10)? },
+        max_attempts: row.get(11)?,
+        abort_reason: row.word_opt(15)?,
+        progress: row.json_opt(16)?,
+        phases: row.json(17)?,
+        output: row.json_opt(18)?,
+        error: row.json_opt(19)?,
+        retry_of: row.parse_opt(20)?,
+        created_by: row.parse(21)?,
+        created_at: Timestamp::from_micros(row.get(22)?),
+        not_before: Timestamp::from_micros(row.get(23)?),
+        queue_deadline: Timestamp::from_micros(row.get(24)?),
+        deadline: moment(25)?,
+        started_at: moment(26)?,
+        finished_at: moment(27)?,
+    };
+    Ok(TaskRow { seq: row.get(1)?, task, clean: row.get(12)?, lease })
+}
+
+const ONE: &str = concat!("
+SELECT ", columns!(), ", ", waits_for_turn!(), "
+  FROM tasks t
+ WHERE t.id = ?1->>'id'");
+
+/// One task as people see it.
+pub(crate) fn one(tx: &Tx<'_>, id: TaskId, now: Timestamp) -> Result<Option<Task>> {
+    tx.query_one(ONE, &json!({"id": id}), |row| shown(row, now))
+}
+
+/// What every list of tasks filters by beside its own index.
+macro_rules! filters {
+    () => {
+        "   AND (?1->>'before' IS NULL OR t.id < ?1->>'before')
+   AND (?1->>'tenant' IS NULL OR t.tenant = ?1->>'tenant')
+   AND (?1->>'state' IS NULL OR t.state = ?1->>'state')
+   AND (?1->>'kind' IS NULL OR t.kind = ?1->>'kind')
+   AND (?1->>'vm' IS NULL OR t.vm = ?1->>'vm')
+   AND (?1->>'code' IS NULL OR t.code = ?1->>'code')
+ ORDER BY t.id DESC
+ LIMIT CAST(?1->>'limit' AS BIGINT)"
+    };
+}
+
+const ALL: &str = concat!("
+SELECT ", columns!(), ", ", waits_for_turn!(), "
+  FROM tasks t
+ WHERE true
+", filters!());
+
+const OF_TENANT: &str = concat!("
+SELECT ", columns!(), ", ", waits_for_turn!(), "
+  FROM tasks t
+ WHERE t.tenant = ?1->>'tenant'
+", filters!());
+
+const OF_VM: &str = concat!("
+SELECT ", columns!(), ", ", waits_for_turn!(), "
+  FROM tasks t
+ WHERE t.vm = ?1->>'vm' AND t.vm IS NOT NULL
+", filters!());
+
+const WITH_CODE: &str = concat!("
+SELECT ", columns!(), ", ", waits_for_turn!(), "
+  FROM tasks t
+ WHERE t.code = ?1->>'code' AND t.code IS NOT NULL
+", filters!());
+
+const LIVE: &str = concat!("
+SELECT ", columns!(), ", ", waits_for_turn!(), "
+  FROM tasks t
+ WHERE t.id IN (SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL
+                UNION ALL
+                SELECT id FROM tasks WHERE lease_until IS NOT NULL)
+", filters!());
+
+/// A page of tasks, newest first.
+pub(crate) fn list(tx: &Tx<'_>, filter: &TaskFilter, before: Option<TaskId>, limit: usize, now: Timestamp) -> Result<Vec<Task>> {
+    let sql = match filter {
+        TaskFilter { vm: Some(_), .. } => OF_VM,
+        TaskFilter { code: Some(_), .. } => WITH_CODE,
+        TaskFilter { state: Some(state), .. } if !state.is_terminal() => LIVE,
+        TaskFilter { tenant: Some(_), .. } => OF_TENANT,
+        _ => ALL,
+    };
+    let wanted = json!({
+        "tenant": filter.tenant, "state": filter.state, "kind": filter.kind, "vm": filter.vm, "code": filter.code,
+        "before": before, "limit": limit,
+    });
+    tx.query(sql, &wanted, |row| shown(row, now))
+}
+
+fn shown(row: &Row<'_>, now: Timestamp) -> Result<Task> {
+    let waits_for_turn = row.get(28)?;
+    let mut task = read(row)?.task;
+    task.waiting_for = waiting_for(&task, waits_for_turn, now);
+    Ok(task)
+}
+
+/// What a queued task waits for.
+pub(crate) fn waiting_for(task: &Task, waits_for_turn: bool, now: Timestamp) -> Option<WaitingFor> {
+    match task.state {
+        TaskState::Queued if task.not_before > now => Some(WaitingFor::Time),
+        TaskState::Queued if waits_for_turn => Some(WaitingFor::Turn),
+        TaskState::Queued => Some(WaitingFor::Node),
+        TaskState::Running | TaskState::Aborting | TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => None,
+    }
+}

@@ -1,0 +1,104 @@
+//! Tokens: those by which nodes join, once, and those by which people and programs call. Only their hashes are kept.
+
+use hostler_model::{
+    NodeId, Timestamp,
+    kind::Role,
+    name::Name,
+};
+use hostler_sqlite::{Error, Result, Row, Tx};
+use serde_json::json;
+
+use crate::{Caller, NewApiToken, NewJoinToken};
+
+const INSERT_JOIN: &str = "
+INSERT INTO join_tokens (hash, node_name, approve, expires_at, created_by, created_at)
+VALUES (?1->>'hash', ?1->>'node_name', CAST(?1->>'approve' AS BIGINT), CAST(?1->>'expires_at' AS BIGINT),
+        ?1->>'created_by', CAST(?1->>'created_at' AS BIGINT))";
+
+/// Writes a join token down.
+pub(crate) fn insert_join(tx: &Tx<'_>, token: &NewJoinToken, now: Timestamp) -> Result<()> {
+    let row = json!({
+        "hash": token.token_hash, "node_name": token.node_name, "approve": u8::from(token.approve),
+        "expires_at": token.expires_at.as_micros(), "created_by": token.actor.principal, "created_at": now.as_micros(),
+    });
+    tx.execute(INSERT_JOIN, &row)?;
+    Ok(())
+}
+
+/// A join token.
+#[derive(Clone, Debug)]
+pub(crate) struct JoinToken {
+    pub(crate) node_name: Option<Name>,
+    pub(crate) approve: bool,
+    pub(crate) expires_at: Timestamp,
+    pub(crate) used: bool,
+}
+
+const JOIN: &str = "
+SELECT node_name, approve, expires_at, used_at IS NOT NULL
+  FROM join_tokens
+ WHERE hash = ?1->>'hash'";
+
+/// The join token of this hash.
+pub(crate) fn join(tx: &Tx<'_>, hash: &str) -> Result<Option<JoinToken>> {
+    tx.query_one(JOIN, &json!({"hash": hash}), |row| {
+        Ok(JoinToken {
+            node_name: row.parse_opt(0)?,
+            approve: row.get(1)?,
+            expires_at: Timestamp::from_micros(row.get(2)?),
+            used: row.get(3)?,
+        })
+    })
+}
+
+const USE_JOIN: &str = "
+UPDATE join_tokens
+   SET used_at = CAST(?1->>'now' AS BIGINT), used_by = ?1->>'node'
+ WHERE hash = ?1->>'hash'";
+
+/// Spends a join token.
+pub(crate) fn use_join(tx: &Tx<'_>, hash: &str, node: NodeId, now: Timestamp) -> Result<()> {
+    tx.execute(USE_JOIN, &json!({"hash": hash, "node": node, "now": now.as_micros()}))?;
+    Ok(())
+}
+
+const INSERT_API: &str = "
+INSERT INTO api_tokens (hash, principal, tenant, role, label, created_at)
+VALUES (?1->>'hash', ?1->>'principal', ?1->>'tenant', ?1->>'role', ?1->>'label', CAST(?1->>'created_at' AS BIGINT))";
+
+/// Writes an API token down.
+pub(crate) fn insert_api(tx: &Tx<'_>, token: &NewApiToken, now: Timestamp) -> Result<()> {
+    let row = json!({
+        "hash": token.token_hash, "principal": token.caller.principal, "tenant": token.caller.tenant,
+        "role": role_word(token.caller.role), "label": token.label, "created_at": now.as_micros(),
+    });
+    tx.execute(INSERT_API, &row)?;
+    Ok(())
+}
+
+const CALLER: &str = "SELECT principal, tenant, role FROM api_tokens WHERE hash = ?1->>'hash'";
+
+/// Whom the API token of this hash stands for.
+pub(crate) fn caller(tx: &Tx<'_>, hash: &str) -> Result<Option<Caller>> {
+    tx.query_one(CALLER, &json!({"hash": hash}), |row| {
+        Ok(Caller { principal: row.parse(0)?, tenant: row.parse(1)?, role: role(row, 2)? })
+    })
+}
+
+/// A role as the store spells it.
+pub(crate) const fn role_word(role: Role) -> &'static str {
+    match role {
+        Role::Viewer => "viewer",
+        Role::Operator => "operator",
+        Role::TenantAdmin => "tenant-admin",
+        Role::PlatformAdmin => "platform-admin",
+    }
+}
+
+fn role(row: &Row<'_>, column: usize) -> Result<Role> {
+    let text: String = row.get(column)?;
+    [Role::Viewer, Role::Operator, Role::TenantAdmin, Role::PlatformAdmin]
+        .into_iter()
+        .find(|role| role_word(*role) == text)
+        .ok_or_else(|| Error::Decode { column, detail: format!("{text} is not a role") })
+}

@@ -1,0 +1,189 @@
+//! VMs: their rows, and the texts that read and write them.
+
+use hostler_model::{
+    NodeId, TaskId, TenantId, Timestamp, VmId,
+    name::Name,
+    vm::{Vm, VmReason, VmSpec, VmState},
+};
+use hostler_sqlite::{Result, Row, Tx};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::VmFilter;
+
+/// A VM with the number of the log entry with which it last changed.
+#[derive(Clone, Debug)]
+pub(crate) struct VmRow {
+    pub(crate) seq: i64,
+    pub(crate) vm: Vm,
+}
+
+/// The columns of a VM in the order in which [`read`] expects them.
+macro_rules! columns {
+    () => {
+        "v.id, v.seq, v.tenant, v.name, v.state, v.ready, v.reason, v.detail, v.last_state, v.task, v.node, v.epoch,
+         v.generation, v.spec, v.created_at, v.updated_at"
+    };
+}
+
+const BY_IDS: &str = concat!("
+SELECT ", columns!(), "
+  FROM jsonb_each(?1) wanted
+  JOIN vms v ON v.id = wanted.value");
+
+/// Those that exist among the wanted, deleted ones too.
+pub(crate) fn by_ids(tx: &Tx<'_>, ids: &[VmId]) -> Result<Vec<VmRow>> {
+    tx.query(BY_IDS, &ids, read)
+}
+
+const BY_NAMES: &str = concat!("
+SELECT ", columns!(), "
+  FROM jsonb_each(?1) wanted
+  JOIN vms v ON v.tenant = wanted.value->>'tenant' AND v.name = wanted.value->>'name' AND v.state <> 'deleted'");
+
+/// Those that bear one of these names and are not deleted.
+pub(crate) fn by_names(tx: &Tx<'_>, names: &[(TenantId, Name)]) -> Result<Vec<VmRow>> {
+    let wanted: Vec<_> = names.iter().map(|(tenant, name)| json!({"tenant": tenant, "name": name})).collect();
+    tx.query(BY_NAMES, &wanted, read)
+}
+
+const ON_NODES: &str = concat!("
+SELECT ", columns!(), "
+  FROM jsonb_each(?1) wanted
+  JOIN vms v ON v.node = wanted.value AND v.state <> 'deleted'");
+
+/// Those that are on these nodes and not deleted.
+pub(crate) fn on_nodes(tx: &Tx<'_>, nodes: &[NodeId]) -> Result<Vec<VmRow>> {
+    tx.query(ON_NODES, &nodes, read)
+}
+
+const LIST: &str = concat!("
+SELECT ", columns!(), "
+  FROM vms v
+ WHERE v.state <> 'deleted'
+   AND (?1->>'before' IS NULL OR v.id < ?1->>'before')
+   AND (?1->>'tenant' IS NULL OR v.tenant = ?1->>'tenant')
+   AND (?1->>'state' IS NULL OR v.state = ?1->>'state')
+   AND (?1->>'node' IS NULL OR v.node = ?1->>'node')
+ ORDER BY v.id DESC
+ LIMIT CAST(?1->>'limit' AS BIGINT)");
+
+const LIST_DELETED: &str = concat!("
+SELECT ", columns!(), "
+  FROM vms v
+ WHERE v.state = 'deleted'
+   AND (?1->>'before' IS NULL OR v.id < ?1->>'before')
+   AND (?1->>'tenant' IS NULL OR v.tenant = ?1->>'tenant')
+   AND (?1->>'node' IS NULL OR v.node = ?1->>'node')
+ ORDER BY v.id DESC
+ LIMIT CAST(?1->>'limit' AS BIGINT)");
+
+/// A page of VMs, newest first.
+pub(crate) fn list(tx: &Tx<'_>, filter: &VmFilter, before: Option<VmId>, limit: usize) -> Result<Vec<Vm>> {
+    let sql = if filter.state == Some(VmState::Deleted) { LIST_DELETED } else { LIST };
+    let wanted = json!({
+        "tenant": filter.tenant, "state": filter.state, "node": filter.node, "before": before, "limit": limit,
+    });
+    tx.query(sql, &wanted, |row| Ok(read(row)?.vm))
+}
+
+const INSERT: &str = "
+INSERT INTO vms (id, seq, tenant, name, state, ready, reason, detail, last_state, task, node, epoch, generation, spec,
+                 created_at, updated_at)
+SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'name', value->>'state',
+       CAST(value->>'ready' AS BIGINT), value->>'reason', value->>'detail', value->>'last_state', value->>'task',
+       value->>'node', CAST(value->>'epoch' AS BIGINT), CAST(value->>'generation' AS BIGINT), value->>'spec',
+       CAST(value->>'created_at' AS BIGINT), CAST(value->>'updated_at' AS BIGINT)
+  FROM jsonb_each(?1)
+ WHERE true";
+
+const UPDATE: &str = "
+UPDATE vms
+   SET seq = CAST(c.value->>'seq' AS BIGINT), state = c.value->>'state', ready = CAST(c.value->>'ready' AS BIGINT),
+       reason = c.value->>'reason', detail = c.value->>'detail', last_state = c.value->>'last_state',
+       task = c.value->>'task', node = c.value->>'node', epoch = CAST(c.value->>'epoch' AS BIGINT),
+       generation = CAST(c.value->>'generation' AS BIGINT), spec = c.value->>'spec',
+       updated_at = CAST(c.value->>'updated_at' AS BIGINT)
+  FROM jsonb_each(?1) c
+ WHERE vms.id = c.value->>'id'";
+
+#[derive(Serialize)]
+struct Written<'a> {
+    id: VmId,
+    seq: i64,
+    tenant: TenantId,
+    name: &'a Name,
+    state: VmState,
+    ready: u8,
+    reason: Option<VmReason>,
+    detail: Option<&'a str>,
+    last_state: Option<VmState>,
+    task: Option<TaskId>,
+    node: Option<NodeId>,
+    epoch: u32,
+    generation: u32,
+    spec: &'a VmSpec,
+    created_at: i64,
+    updated_at: i64,
+}
+
+/// Writes new VMs.
+pub(crate) fn insert<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a VmRow>) -> Result<()> {
+    write(tx, INSERT, rows)
+}
+
+/// Writes what may change of VMs.
+pub(crate) fn update<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a VmRow>) -> Result<()> {
+    write(tx, UPDATE, rows)
+}
+
+fn write<'a>(tx: &Tx<'_>, sql: &'static str, rows: impl Iterator<Item = &'a VmRow>) -> Result<()> {
+    let batch: Vec<Written<'_>> = rows.map(written).collect();
+    if !batch.is_empty() {
+        tx.execute(sql, &batch)?;
+    }
+    Ok(())
+}
+
+fn written(row: &VmRow) -> Written<'_> {
+    let vm = &row.vm;
+    Written {
+        id: vm.id,
+        seq: row.seq,
+        tenant: vm.tenant,
+        name: &vm.name,
+        state: vm.state,
+        ready: u8::from(vm.ready),
+        reason: vm.reason,
+        detail: vm.detail.as_deref(),
+        last_state: vm.last_state,
+        task: vm.task,
+        node: vm.node,
+        epoch: vm.epoch,
+        generation: vm.generation,
+        spec: &vm.spec,
+        created_at: vm.created_at.as_micros(),
+        updated_at: vm.updated_at.as_micros(),
+    }
+}
+
+fn read(row: &Row<'_>) -> Result<VmRow> {
+    let vm = Vm {
+        id: row.parse(0)?,
+        tenant: row.parse(2)?,
+        name: row.parse(3)?,
+        state: row.word(4)?,
+        ready: row.get(5)?,
+        reason: row.word_opt(6)?,
+        detail: row.get(7)?,
+        last_state: row.word_opt(8)?,
+        task: row.parse_opt(9)?,
+        node: row.parse_opt(10)?,
+        epoch: row.get(11)?,
+        generation: row.get(12)?,
+        spec: row.json(13)?,
+        created_at: Timestamp::from_micros(row.get(14)?),
+        updated_at: Timestamp::from_micros(row.get(15)?),
+    };
+    Ok(VmRow { seq: row.get(1)?, vm })
+}

@@ -1,0 +1,352 @@
+//! The working set of one step: what it read, what it decided, and the one bulk write at its end.
+//!
+//! ```text
+//! read what the batch needs ──► decide per item, in memory ──► finish: rows, books, log, head
+//! ```
+//!
+//! Whatever a decision needs and nobody read beforehand is read when it is asked for, so reading ahead is only speed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hostler_model::{
+    Clock, Ids, NodeId, TaskId, TenantId, Timestamp, VmId,
+    alloc::{Allocation, Owner},
+    book::{Book, Changes},
+    event::{Actor, Class, NewEntry},
+    placement::Candidate,
+    task::TaskState,
+};
+use hostler_sqlite::{Result, Sqlite, Tx};
+use serde_json::{Value, json};
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+use crate::{
+    Timing, Wakes, allocation,
+    idempotency::FirstAnswer,
+    log,
+    node::{self, NodeRow}, rows::Rows, task::{self, TaskRow}, tenant::{self, TenantRow}, vm::{self, VmRow},
+};
+
+/// What every step is handed: the database, time, randomness, rules.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) db: Sqlite,
+    pub(crate) clock: Clock,
+    pub(crate) ids: Ids,
+    pub(crate) timing: Timing,
+    /// Since when this store is in service: silence and leases are not judged before there was time to be heard.
+    pub(crate) opened_at: Timestamp,
+    pub(crate) wakes: broadcast::Sender<Wakes>,
+}
+
+impl Context {
+    /// Runs one step in a transaction; once it is durable its wakes go out.
+    pub(crate) async fn step<T, F>(self: &std::sync::Arc<Self>, label: &'static str, step: F) -> crate::Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Work<'_>) -> Result<T> + Send + 'static,
+    {
+        let context = self.clone();
+        let (answer, wakes) = self
+            .db
+            .write(label, move |tx| {
+                let mut work = Work::begin(tx, &context);
+                let answer = step(&mut work)?;
+                Ok((answer, work.finish()?))
+            })
+            .await?;
+        if wakes != Wakes::default() {
+            // Nobody may be listening.
+            drop(self.wakes.send(wakes));
+        }
+        Ok(answer)
+    }
+}
+
+/// The working set.
+pub(crate) struct Work<'a> {
+    pub(crate) tx: &'a Tx<'a>,
+    pub(crate) context: &'a Context,
+    pub(crate) now: Timestamp,
+    pub(crate) tasks: Rows<TaskId, TaskRow>,
+    pub(crate) vms: Rows<VmId, VmRow>,
+    pub(crate) nodes: Rows<NodeId, NodeRow>,
+    /// Nodes whose heartbeat this step received.
+    pub(crate) heard: Vec<NodeId>,
+    /// Leases to be made longer, and nothing else of their tasks.
+    pub(crate) renewed: Vec<TaskId>,
+    /// Tasks that have not ended, by VM, in the order of their turns; for VMs that were asked about.
+    queues: BTreeMap<VmId, Vec<TaskId>>,
+    allocations: BTreeMap<Owner, Slot>,
+    tenants: BTreeMap<TenantId, Option<TenantRow>>,
+    pub(crate) candidates: Option<Vec<Candidate>>,
+    books: Changes,
+    entries: Vec<NewEntry>,
+    pub(crate) first_answers: Vec<FirstAnswer>,
+    wake_nodes: BTreeSet<NodeId>,
+    ended: Vec<TaskId>,
+}
+
+/// An allocation as it was read, and as it is now.
+struct Slot {
+    before: Option<Allocation>,
+    after: Option<Allocation>,
+}
+
+impl<'a> Work<'a> {
+    /// An empty working set; `now` is the step's only look at a clock.
+    pub(crate) fn begin(tx: &'a Tx<'a>, context: &'a Context) -> Work<'a> {
+        Work {
+            tx,
+            context,
+            now: context.clock.now(),
+            tasks: Rows::default(),
+            vms: Rows::default(),
+            nodes: Rows::default(),
+            heard: Vec::new(),
+            renewed: Vec::new(),
+            queues: BTreeMap::new(),
+            allocations: BTreeMap::new(),
+            tenants: BTreeMap::new(),
+            candidates: None,
+            books: Changes::default(),
+            entries: Vec::new(),
+            first_answers: Vec::new(),
+            wake_nodes: BTreeSet::new(),
+            ended: Vec::new(),
+        }
+    }
+
+    /// Reads tasks, and for those about a VM the VM, its queue and its allocation.
+    pub(crate) fn read_tasks(&mut self, ids: &[TaskId]) -> Result<()> {
+        let unread: Vec<TaskId> = ids.iter().copied().filter(|id| !self.tasks.has(id)).collect();
+        if !unread.is_empty() {
+            let rows = task::by_ids(self.tx, &unread)?;
+            self.adopt(rows)?;
+        }
+        Ok(())
+    }
+
+    /// Takes over tasks that a query of the step's own found, and reads what is around them.
+    pub(crate) fn adopt(&mut self, rows: Vec<TaskRow>) -> Result<()> {
+        let vms: BTreeSet<VmId> = rows.iter().filter_map(|row| row.task.target.vm).collect();
+        let owners: Vec<Owner> = rows.iter().map(|row| Owner::Task(row.task.id)).collect();
+        for row in rows {
+            self.tasks.read(row.task.id, row);
+        }
+        self.read_allocations(owners)?;
+        self.read_vms(&vms)
+    }
+
+    /// Reads tasks and nothing around them.
+    pub(crate) fn read_task_rows(&mut self, ids: &[TaskId]) -> Result<()> {
+        if !ids.is_empty() {
+            for row in task::by_ids(self.tx, ids)? {
+                self.tasks.read(row.task.id, row);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over tasks of which most will only be leased: allocations are left until somebody asks.
+    pub(crate) fn adopt_leasable(&mut self, rows: Vec<TaskRow>) -> Result<()> {
+        let vms: BTreeSet<VmId> = rows.iter().filter_map(|row| row.task.target.vm).collect();
+        for row in rows {
+            self.tasks.read(row.task.id, row);
+        }
+        self.read_vms(&vms)
+    }
+
+    /// Reads VMs, their queues and allocations.
+    pub(crate) fn read_vms(&mut self, ids: &BTreeSet<VmId>) -> Result<()> {
+        let unread: Vec<VmId> = ids.iter().copied().filter(|id| !self.queues.contains_key(id)).collect();
+        if unread.is_empty() {
+            return Ok(());
+        }
+        for row in vm::by_ids(self.tx, &unread)? {
+            self.vms.read(row.vm.id, row);
+        }
+        let mut owners: Vec<Owner> = unread.iter().copied().map(Owner::Vm).collect();
+        self.queues.extend(unread.iter().map(|id| (*id, Vec::new())));
+        for row in task::live_on_vms(self.tx, &unread)? {
+            let id = row.task.id;
+            owners.push(Owner::Task(id));
+            if let Some(queue) = row.task.target.vm.and_then(|vm| self.queues.get_mut(&vm)) {
+                queue.push(id);
+            }
+            self.tasks.read(id, row);
+        }
+        self.read_allocations(owners)
+    }
+
+    /// Reads allocations.
+    pub(crate) fn read_allocations(&mut self, owners: Vec<Owner>) -> Result<()> {
+        let unread: Vec<Owner> = owners.into_iter().filter(|owner| !self.allocations.contains_key(owner)).collect();
+        if unread.is_empty() {
+            return Ok(());
+        }
+        for found in allocation::by_owners(self.tx, &unread)? {
+            self.allocations.insert(found.owner, Slot { before: Some(found), after: Some(found) });
+        }
+        for owner in unread {
+            self.allocations.entry(owner).or_insert(Slot { before: None, after: None });
+        }
+        Ok(())
+    }
+
+    /// A tenant with its book as it is now, this step's changes included.
+    pub(crate) fn tenant(&mut self, id: TenantId) -> Result<Option<(TenantRow, Book)>> {
+        if !self.tenants.contains_key(&id) {
+            for (id, row) in tenant::by_ids(self.tx, &[id])? {
+                self.tenants.insert(id, Some(row));
+            }
+            self.tenants.entry(id).or_insert(None);
+        }
+        let Some(Some(row)) = self.tenants.get(&id) else { return Ok(None) };
+        let change = self.books.tenants.get(&id).copied().unwrap_or_default();
+        Ok(Some((*row, Book { held: row.book.held + change.held, used: row.book.used + change.used })))
+    }
+
+    /// Every node as placement sees it, this step's changes of the books included.
+    pub(crate) fn candidates(&mut self) -> Result<&[Candidate]> {
+        if self.candidates.is_none() {
+            let mut candidates = node::candidates(self.tx)?;
+            for candidate in &mut candidates {
+                let change = self.books.nodes.get(&candidate.id).copied().unwrap_or_default();
+                candidate.book.held += change.held;
+                candidate.book.used += change.used;
+            }
+            self.candidates = Some(candidates);
+        }
+        Ok(self.candidates.as_deref().unwrap_or_default())
+    }
+
+    /// An allocation as it is now.
+    pub(crate) fn allocation(&mut self, owner: Owner) -> Result<Option<Allocation>> {
+        self.read_allocations(vec![owner])?;
+        Ok(self.allocations.get(&owner).and_then(|slot| slot.after))
+    }
+
+    /// Puts an allocation in place of what is there, and the difference into the books.
+    pub(crate) fn set_allocation(&mut self, owner: Owner, after: Option<Allocation>) -> Result<()> {
+        let before = self.allocation(owner)?;
+        if before == after {
+            return Ok(());
+        }
+        self.books.note(before.as_ref(), after.as_ref());
+        if let Some(candidates) = &mut self.candidates {
+            reflect(candidates, before.as_ref(), after.as_ref());
+        }
+        if let Some(slot) = self.allocations.get_mut(&owner) {
+            slot.after = after;
+        }
+        Ok(())
+    }
+
+    /// The tasks on a VM that have not ended, in the order of their turns.
+    pub(crate) fn queue(&mut self, vm: VmId) -> Result<Vec<TaskId>> {
+        self.read_vms(&BTreeSet::from([vm]))?;
+        let queue = self.queues.get(&vm).map(Vec::as_slice).unwrap_or_default();
+        Ok(queue.iter().copied().filter(|id| self.tasks.get(id).is_some_and(|row| !row.ended())).collect())
+    }
+
+    /// Writes a new task down, at the end of its VM's queue. Its event must be the next entry.
+    pub(crate) fn insert_task(&mut self, mut row: TaskRow) {
+        row.seq = i64::try_from(self.entries.len()).unwrap_or(i64::MAX);
+        if let Some(vm) = row.task.target.vm {
+            self.queues.entry(vm).or_default().push(row.task.id);
+        }
+        self.tasks.insert(row.task.id, row);
+    }
+
+    /// Adds an event.
+    pub(crate) fn event(&mut self, tenant: Option<TenantId>, noun: &str, kind: &str, subject: Uuid, data: Value) {
+        let (kind, noun) = (kind.to_owned(), noun.to_owned());
+        self.entries.push(NewEntry { class: Class::Event, tenant, kind, noun, subject, data });
+    }
+
+    /// Adds an audit entry: who did what.
+    pub(crate) fn audit(&mut self, actor: &Actor, tenant: Option<TenantId>, noun: &str, kind: &str, subject: Uuid, data: Value) {
+        let data = json!({"actor": actor, "what": data});
+        let (kind, noun) = (kind.to_owned(), noun.to_owned());
+        self.entries.push(NewEntry { class: Class::Audit, tenant, kind, noun, subject, data });
+    }
+
+    /// Says after the commit that a node has something to fetch.
+    pub(crate) fn wake(&mut self, node: Option<NodeId>) {
+        self.wake_nodes.extend(node);
+    }
+
+    /// Says after the commit that a task ended.
+    pub(crate) fn ended(&mut self, task: TaskId) {
+        self.ended.push(task);
+    }
+
+    /// Writes everything that changed, each hot row once, and advances the head of the log.
+    pub(crate) fn finish(mut self) -> Result<Wakes> {
+        let (nodes, ended) = (self.wake_nodes.iter().copied().collect(), std::mem::take(&mut self.ended));
+        let entries = std::mem::take(&mut self.entries);
+        if entries.is_empty() && self.heard.is_empty() {
+            self.write_rows()?;
+            return Ok(Wakes { nodes, ended, seq: 0 });
+        }
+        let head = log::head(self.tx)?;
+        let after = head.seq + i64::try_from(entries.len()).unwrap_or(i64::MAX);
+        self.number(head.seq, after);
+        self.write_rows()?;
+        node::heard(self.tx, &self.heard, self.now, after)?;
+        let seq = if entries.is_empty() { 0 } else { after };
+        log::append(self.tx, head, self.now, entries)?;
+        Ok(Wakes { nodes, ended, seq })
+    }
+
+    /// Gives new tasks and changed VMs the numbers of the log entries with which they are written.
+    fn number(&mut self, before: i64, after: i64) {
+        for (made, row) in self.tasks.dirty_mut() {
+            if made {
+                row.seq += before + 1;
+            }
+        }
+        for (_, row) in self.vms.dirty_mut() {
+            row.seq = after;
+        }
+    }
+
+    fn write_rows(&self) -> Result<()> {
+        tenant::write_books(self.tx, &self.books.tenants)?;
+        node::write_books(self.tx, &self.books.nodes)?;
+        node::put(self.tx, &self.nodes.made().chain(self.nodes.changed()).collect::<Vec<_>>())?;
+        vm::insert(self.tx, self.vms.made())?;
+        vm::update(self.tx, self.vms.changed())?;
+        task::insert(self.tx, self.tasks.made())?;
+        task::update(self.tx, self.tasks.changed())?;
+        task::renew(self.tx, &self.renewed, self.now.plus(self.context.timing.lease))?;
+        let differ = || self.allocations.iter().filter(|(_, slot)| slot.before != slot.after);
+        allocation::upsert(self.tx, differ().filter_map(|(_, slot)| slot.after))?;
+        allocation::delete(self.tx, differ().filter(|(_, slot)| slot.after.is_none()).map(|(owner, _)| *owner))?;
+        crate::idempotency::insert(self.tx, &self.first_answers, self.now)
+    }
+
+    /// Whether a VM has a task of this id that must end before another may change it.
+    pub(crate) fn first_change(&self, queue: &[TaskId]) -> Option<TaskId> {
+        queue.iter().copied().find(|id| self.tasks.get(id).is_some_and(|row| row.changes_vm()))
+    }
+
+    /// Tasks on a VM's queue that wait to be leased.
+    pub(crate) fn any_queued(&self, queue: &[TaskId]) -> bool {
+        queue.iter().any(|id| self.tasks.get(id).is_some_and(|row| row.task.state == TaskState::Queued))
+    }
+}
+
+/// The candidates' books after a change.
+fn reflect(candidates: &mut [Candidate], before: Option<&Allocation>, after: Option<&Allocation>) {
+    let mut change = Changes::default();
+    change.note(before, after);
+    for (node, book) in change.nodes {
+        if let Some(candidate) = candidates.iter_mut().find(|candidate| candidate.id == node) {
+            candidate.book.held += book.held;
+            candidate.book.used += book.used;
+        }
+    }
+}
