@@ -26,7 +26,8 @@ use crate::{
     attempt::Works,
     config::AgentConfig,
     enrol::{self, Identity, TrustCell},
-    facts, handler::Tools,
+    facts,
+    handler::Tools,
     heartbeat,
     image::Images,
     inbox,
@@ -66,7 +67,9 @@ pub enum AgentError {
     #[error("this node has no identity and no join token; `hostler node token` on the server makes one")]
     NoIdentity,
     /// The server refused the join.
-    #[error("the server refused the join: {0}; a token works once and not for long, `hostler node token` makes another")]
+    #[error(
+        "the server refused the join: {0}; a token works once and not for long, `hostler node token` makes another"
+    )]
     JoinRefused(#[source] LinkError),
     /// The certificate could not be renewed.
     #[error("the renewal failed: {0}")]
@@ -151,13 +154,10 @@ struct Lock {
 impl Lock {
     fn take(dir: &Path) -> Result<Lock, AgentError> {
         let failed = |source| AgentError::Data { path: dir.to_owned(), source };
-        fs::create_dir_all(dir).map_err(failed)?;
-        let file = fs::File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(dir.join("lock"))
-            .map_err(failed)?;
+        // The journal holds what users asked for: it is nobody else's to read.
+        hostler_trust::file::create_private_dir(dir)?;
+        let file =
+            fs::File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => Ok(Lock { _file: file }),
             Err(fs::TryLockError::WouldBlock) => Err(AgentError::Locked { path: dir.to_owned() }),
@@ -284,8 +284,8 @@ impl Agent {
 }
 
 async fn read_facts(config: &AgentConfig) -> NodeFacts {
-    let (for_thread, fallback) = (config.clone(), NodeFacts::default);
-    tokio::task::spawn_blocking(move || facts::read(&for_thread)).await.unwrap_or_else(|_| fallback())
+    let config = config.clone();
+    tokio::task::spawn_blocking(move || facts::read(&config)).await.unwrap_or_default()
 }
 
 /// Goes on with what an agent before this one left: reports what ended, and takes up what did not as its kind says.

@@ -195,14 +195,9 @@ impl Works {
     }
 
     /// How many more tasks can be taken. The server does not know classes when it hands out tasks: what a class has
-    /// too many of waits here, and takes nothing away from the other classes.
+    /// too many of waits here for a slot of its class, and counts against the whole, so that the wait stays short.
     pub fn free(&self) -> usize {
-        let attempts = lock(&self.attempts);
-        let free = |class, slots: usize| {
-            let held = attempts.values().filter(|attempt| attempt.kind.spec().class == class).count();
-            slots.saturating_sub(held)
-        };
-        free(Class::Boot, self.slots.boot) + free(Class::Disk, self.slots.disk) + free(Class::Quick, self.slots.quick)
+        self.slots.total().saturating_sub(self.len())
     }
 
     /// Waits until a task can be taken, and says how many.

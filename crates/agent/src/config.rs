@@ -10,7 +10,8 @@ use hostler_trust::{Credentials, JoinToken};
 use crate::hypervisor::Hypervisor;
 
 /// A way to the server with these credentials; without any for the join, which needs no certificate.
-pub type Connect = Arc<dyn Fn(Option<&Credentials>) -> Result<Link, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
+pub type Connect =
+    Arc<dyn Fn(Option<&Credentials>) -> Result<Link, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
 
 /// How many tasks of each class an agent works on at once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +29,11 @@ impl Slots {
     /// jobs (more only make each other slow), 64 short ones.
     pub fn for_cpus(cpus: usize) -> Slots {
         Slots { boot: 2 * cpus.max(1), disk: 2, quick: 64 }
+    }
+
+    /// Of all classes.
+    pub fn total(&self) -> usize {
+        self.boot.saturating_add(self.disk).saturating_add(self.quick)
     }
 }
 

@@ -23,7 +23,12 @@ use hostler_trust::{Credentials, NodeKey, TaskVerifier, file};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{agent::{AgentError, Node}, backoff::Outage, config::AgentConfig, server};
+use crate::{
+    agent::{AgentError, Node},
+    backoff::Outage,
+    config::AgentConfig,
+    server,
+};
 
 /// Beside the credentials: how the server's tasks are known.
 const SERVER_FILE: &str = "server.json";

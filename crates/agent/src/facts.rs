@@ -2,11 +2,7 @@
 
 use hostler_model::{Resources, node::NodeFacts};
 
-use crate::{
-    agent::Node,
-    config::AgentConfig,
-    handler, host,
-};
+use crate::{agent::Node, config::AgentConfig, handler, host};
 
 /// Machines that one agent looks after at the most: each has a few file descriptors and a task here.
 const MOST_VMS: i64 = 1000;

@@ -16,7 +16,7 @@ mod vm_create;
 mod vm_delete;
 mod vm_exec;
 
-use std::{future::Future, path::PathBuf, sync::Arc};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use hostler_model::{
     TaskId, VmId,
@@ -160,6 +160,22 @@ impl<K: Kind> Job<K> {
     }
 }
 
+/// Pauses between the tries of a removal that may work the next time. A machine that is not removed stays charged and
+/// needs a person, so a short wait is worth it.
+const REMOVE_AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
+
+/// Removes a machine, trying again where that may help.
+async fn remove<K: Kind>(job: &Job<K>) -> Result<bool, Failure> {
+    let (vm, epoch) = job.vm()?;
+    for pause in REMOVE_AGAIN {
+        match job.tools.vms.remove(vm, epoch).await {
+            Err(failure) if failure.retryable => tokio::time::sleep(pause).await,
+            done => return done,
+        }
+    }
+    job.tools.vms.remove(vm, epoch).await
+}
+
 /// The kinds this agent can do: all there are, for a kind without a handler does not compile.
 pub fn capabilities() -> Vec<String> {
     KindName::ALL.iter().map(|kind| kind.as_str().to_owned()).collect()
@@ -271,7 +287,9 @@ fn failed(failure: Failure, effects: Effects) -> End {
 
 /// The agent before this one died in the middle, and the kind may not be done twice.
 fn unknown(kind: &str) -> End {
-    let detail = format!("the agent ended while this {kind} was under way: whether it took effect is not known; look, then ask again");
+    let detail = format!(
+        "the agent ended while this {kind} was under way: whether it took effect is not known; look, then ask again"
+    );
     failed(Failure { code: Code::OutcomeUnknown, detail, retryable: false }, Effects::Remain)
 }
 

@@ -114,7 +114,8 @@ impl Images {
     }
 
     async fn fetch(&self, digest: &ImageDigest, dir: &Path, tell: impl Fn(u8) + Send) -> Result<CachedImage, Failure> {
-        let server = self.0.server.get().ok_or_else(|| failed(true, digest, "this agent has not joined a server yet"))?;
+        let server =
+            self.0.server.get().ok_or_else(|| failed(true, digest, "this agent has not joined a server yet"))?;
         let manifest = server.manifest(digest).await.map_err(|error| unreachable(digest, &error))?;
         if manifest.digest() != *digest {
             return Err(failed(false, digest, "the server sent the manifest of another image"));
@@ -222,5 +223,9 @@ fn unreachable(image: &ImageDigest, error: &LinkError) -> Failure {
 fn disk(image: &ImageDigest, error: &io::Error) -> Failure {
     let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     let code = if full { Code::NodeStorageFull } else { Code::ImageFetchFailed };
-    Failure { code, detail: format!("the image {image} cannot be written to this node's disk: {error}"), retryable: true }
+    Failure {
+        code,
+        detail: format!("the image {image} cannot be written to this node's disk: {error}"),
+        retryable: true,
+    }
 }

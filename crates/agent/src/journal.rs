@@ -100,7 +100,7 @@ impl Journal {
         if assignments.is_empty() {
             return Ok(Vec::new());
         }
-        self.0.write("agent.accept", move |tx| accept(tx, &assignments, &in_work, now)).await
+        self.0.write("agent.accept", move |tx| accept(tx, &assignments, in_work, now)).await
     }
 
     /// Writes down how an attempt ended, before that is reported. The answer is the report under the fence that is
@@ -150,8 +150,7 @@ const UNFINISHED: &str = "SELECT assignment FROM attempt WHERE state = 'accepted
 
 const UNREPORTED: &str = "SELECT store_epoch, attempt, report FROM attempt WHERE state = 'ended' ORDER BY task";
 
-const HELD: &str =
-    "SELECT task, store_epoch, attempt FROM attempt WHERE state IN ('accepted', 'ended') ORDER BY task";
+const HELD: &str = "SELECT task, store_epoch, attempt FROM attempt WHERE state IN ('accepted', 'ended') ORDER BY task";
 
 const PRUNE_OLD: &str = "
     DELETE FROM attempt
@@ -162,16 +161,19 @@ const PRUNE_MANY: &str = "
         SELECT task FROM attempt WHERE state IN ('abandoned', 'parked', 'settled')
         ORDER BY changed_at DESC LIMIT -1 OFFSET ?1 ->> 'rows')";
 
-fn accept(tx: &Tx<'_>, batch: &[Assignment], in_work: &HashSet<TaskId>, now: Timestamp) -> Result<Vec<Accepted>> {
+fn accept(tx: &Tx<'_>, batch: &[Assignment], mut in_work: HashSet<TaskId>, now: Timestamp) -> Result<Vec<Accepted>> {
     let mut known = read_known(tx, batch)?;
     let mut epochs = read_epochs(tx, batch)?;
     let mut entries = Vec::new();
     let mut answers = Vec::with_capacity(batch.len());
     for assignment in batch {
-        let (answer, entry) = consider(assignment, known.get(&assignment.sub), in_work, &mut epochs, now)?;
+        let (answer, entry) = consider(assignment, known.get(&assignment.sub), &in_work, &mut epochs, now)?;
         if let Some(entry) = entry {
             known.insert(entry.task, (entry.known(), entry.report.clone()));
             entries.push(entry);
+        }
+        if let Accepted::Begin(..) = answer {
+            in_work.insert(assignment.sub);
         }
         answers.push(answer);
     }

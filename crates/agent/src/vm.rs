@@ -118,7 +118,8 @@ impl Vms {
     ///
     /// Dropping the future gives the making up; what was made stays for [`Vms::remove`].
     pub async fn create(&self, plan: &MachinePlan, ready: Duration, phases: &Phases) -> Result<Made, Failure> {
-        self.ask(plan.id, |reply| Request::Create { plan: plan.clone(), ready, phases: phases.clone(), reply }).await
+        let request = |reply| Request::Create { plan: Box::new(plan.clone()), ready, phases: phases.clone(), reply };
+        self.ask(plan.id, request).await
     }
 
     /// Runs a program in a machine. Dropping the future stops waiting for it.

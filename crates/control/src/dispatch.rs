@@ -71,7 +71,6 @@ impl Dispatch {
     }
 }
 
-
 /// All polls that wait, by node.
 struct Served {
     store: Store,

@@ -19,6 +19,10 @@ use crate::{
 /// Reads a document from outside: every field must be known. Stored and agent-bound documents are read leniently
 /// instead, so that versions can mix.
 pub fn strict<T: DeserializeOwned>(value: &Value) -> Result<T, Refusal> {
+    // serde would also read a struct from a list of its fields' values.
+    if !value.is_object() {
+        return Err(Refusal::new(Code::ValidationError, "a JSON object is needed here, with its fields by name"));
+    }
     let mut unknown = BTreeSet::new();
     let mut path_track = serde_path_to_error::Track::new();
     let deserializer = serde_path_to_error::Deserializer::new(value, &mut path_track);
@@ -206,6 +210,13 @@ mod tests {
     fn an_unknown_field_is_named() {
         let refusal = strict::<EchoParams>(&json!({"message": "hi", "mesage": 1})).unwrap_err();
         assert_eq!(refusal.facts["unknown"], json!(["mesage"]));
+    }
+
+    #[test]
+    fn fields_come_by_name_only() {
+        for value in [json!([]), json!(["hi"]), json!("hi"), json!(null)] {
+            assert_eq!(strict::<EchoParams>(&value).unwrap_err().code, Code::ValidationError, "{value}");
+        }
     }
 
     #[test]

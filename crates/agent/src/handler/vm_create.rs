@@ -41,11 +41,7 @@ impl Handler for VmCreate {
     }
 
     async fn undo(job: &Job<VmCreate>, _: Begun) -> Undo<VmCreateOutput> {
-        let removed = match job.vm() {
-            Ok((vm, epoch)) => job.tools.vms.remove(vm, epoch).await,
-            Err(failure) => Err(failure),
-        };
-        match removed {
+        match super::remove(job).await {
             Ok(_) => Undo::Undone,
             Err(failure) => Undo::Remains(Some(failure.detail)),
         }

@@ -8,9 +8,7 @@ use super::{Begun, Failure, Handler, Job, Undo};
 
 impl Handler for VmDelete {
     async fn run(job: &Job<VmDelete>) -> Result<VmDeleteOutput, Failure> {
-        let (vm, epoch) = job.vm()?;
-        let existed = job.tools.vms.remove(vm, epoch).await?;
-        Ok(VmDeleteOutput { existed })
+        Ok(VmDeleteOutput { existed: super::remove(job).await? })
     }
 
     async fn undo(job: &Job<VmDelete>, begun: Begun) -> Undo<VmDeleteOutput> {

@@ -1,1 +1,167 @@
-//! tests
+//! The journal's promises.
+
+use hostler_model::{
+    NodeId,
+    kind::KindName,
+    task::{PhaseTiming, Target},
+};
+
+use super::*;
+
+const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
+
+fn open(dir: &tempfile::TempDir) -> Journal {
+    Journal::open(&dir.path().join("journal.db"), Mode::Inline).unwrap()
+}
+
+fn task(n: u128, attempt: u32) -> Assignment {
+    let sub = TaskId(uuid::Uuid::from_u128(n));
+    Assignment {
+        iss: "test".into(),
+        aud: NodeId(uuid::Uuid::nil()),
+        sub,
+        jti: format!("{sub}.{attempt}"),
+        iat: 0,
+        exp: 1,
+        fence: Fence { store_epoch: 1, attempt },
+        epoch: Some(1),
+        intent: Intent::Run,
+        kind: KindName::VmExec,
+        target: Target { vm: Some(VmId(uuid::Uuid::from_u128(77))), node: None },
+        params: json!({ "argv": ["it's", "\"quoted\"", "ünïcode"] }),
+        lease_expires_at: NOW,
+        deadline: NOW,
+    }
+}
+
+fn report(assignment: &Assignment, end: End) -> Report {
+    let phases = vec![PhaseTiming { phase: "one".into(), ms: 1.5 }];
+    Report { task: assignment.sub, fence: assignment.fence, end, phases, started_at: NOW, finished_at: NOW }
+}
+
+fn success() -> End {
+    End::Succeeded { output: json!({ "stdout": "a\nb" }) }
+}
+
+async fn accept_one(journal: &Journal, assignment: &Assignment, in_work: &[TaskId]) -> Accepted {
+    let in_work = in_work.iter().copied().collect();
+    journal.accept(vec![assignment.clone()], in_work, NOW).await.unwrap().pop().unwrap()
+}
+
+fn begun(assignment: &Assignment, start: Start) -> Accepted {
+    Accepted::Begin(Box::new(assignment.clone()), start)
+}
+
+#[tokio::test]
+async fn what_was_accepted_is_there_for_the_next_agent_word_for_word() {
+    let dir = tempfile::tempdir().unwrap();
+    let assignment = task(1, 1);
+    assert_eq!(accept_one(&open(&dir), &assignment, &[]).await, begun(&assignment, Start::Fresh));
+    let next = open(&dir);
+    assert_eq!(next.unfinished().await.unwrap(), std::slice::from_ref(&assignment));
+    assert_eq!(next.held().await.unwrap(), [HeldLease { task: assignment.sub, fence: assignment.fence }]);
+}
+
+#[tokio::test]
+async fn a_result_is_kept_until_the_server_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, assignment) = (open(&dir), task(1, 1));
+    accept_one(&journal, &assignment, &[]).await;
+    let result = report(&assignment, success());
+    assert_eq!(journal.finish(result.clone(), NOW).await.unwrap(), Some(result.clone()));
+    let next = open(&dir);
+    assert_eq!(next.unreported().await.unwrap(), std::slice::from_ref(&result));
+    assert_eq!(accept_one(&next, &assignment, &[]).await, Accepted::Answer(Box::new(result)));
+    let held = HeldLease { task: assignment.sub, fence: assignment.fence };
+    next.forget(vec![(held, Receipt::Settled)], NOW).await.unwrap();
+    assert!(next.unreported().await.unwrap().is_empty());
+    assert!(next.held().await.unwrap().is_empty());
+    assert_eq!(accept_one(&next, &assignment, &[]).await, Accepted::Stale);
+}
+
+#[tokio::test]
+async fn a_later_fence_that_comes_before_the_end_is_the_one_that_is_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, first, second) = (open(&dir), task(1, 1), task(1, 2));
+    accept_one(&journal, &first, &[]).await;
+    let adopted = Accepted::Adopt { task: first.sub, fence: second.fence, intent: Intent::Run };
+    assert_eq!(accept_one(&journal, &second, &[first.sub]).await, adopted);
+    let reported = journal.finish(report(&first, success()), NOW).await.unwrap().unwrap();
+    assert_eq!(reported.fence, second.fence);
+    assert_eq!(open(&dir).unreported().await.unwrap(), [reported]);
+}
+
+#[tokio::test]
+async fn a_later_fence_that_comes_after_the_end_carries_the_result_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, first, second) = (open(&dir), task(1, 1), task(1, 2));
+    accept_one(&journal, &first, &[]).await;
+    journal.finish(report(&first, success()), NOW).await.unwrap();
+    // The work is still counted as under way: its end in the journal outranks that.
+    let carried = Accepted::Answer(Box::new(report(&second, success())));
+    assert_eq!(accept_one(&journal, &second, &[first.sub]).await, carried);
+    let late = HeldLease { task: first.sub, fence: first.fence };
+    journal.forget(vec![(late, Receipt::Stale)], NOW).await.unwrap();
+    assert_eq!(journal.unreported().await.unwrap().len(), 1, "a receipt for the first fence is none for the second");
+}
+
+#[tokio::test]
+async fn after_a_failure_that_left_nothing_a_later_fence_begins_afresh() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(&dir);
+    for (n, effects, start) in [(1, Effects::Undone, Start::Fresh), (2, Effects::Remain, Start::Uncertain)] {
+        let first = task(n, 1);
+        accept_one(&journal, &first, &[]).await;
+        let end = End::Failed { code: Code::HandlerFailed, detail: "no".into(), retryable: true, effects };
+        journal.finish(report(&first, end), NOW).await.unwrap();
+        let held = HeldLease { task: first.sub, fence: first.fence };
+        journal.forget(vec![(held, Receipt::Settled)], NOW).await.unwrap();
+        let second = task(n, 2);
+        assert_eq!(accept_one(&journal, &second, &[]).await, begun(&second, start), "{effects:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_abandoned_attempt_is_neither_resumed_nor_reported_but_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, first, second) = (open(&dir), task(1, 1), task(1, 2));
+    accept_one(&journal, &first, &[]).await;
+    journal.abandon(HeldLease { task: first.sub, fence: first.fence }, NOW).await.unwrap();
+    assert_eq!(journal.finish(report(&first, success()), NOW).await.unwrap(), None);
+    assert!(journal.unfinished().await.unwrap().is_empty());
+    assert_eq!(accept_one(&journal, &second, &[]).await, begun(&second, Start::Uncertain));
+}
+
+#[tokio::test]
+async fn one_batch_decides_each_item_after_those_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(&dir);
+    let mut newer = task(3, 1);
+    newer.epoch = Some(5);
+    let batch = vec![task(1, 1), task(1, 1), newer.clone(), task(4, 1)];
+    let answers = journal.accept(batch.clone(), HashSet::new(), NOW).await.unwrap();
+    assert_eq!(answers[0], begun(&batch[0], Start::Fresh));
+    assert_eq!(answers[2], begun(&newer, Start::Fresh));
+    let Accepted::Refused(refusal) = &answers[3] else { panic!("an older epoch was taken: {:?}", answers[3]) };
+    assert!(matches!(refusal.end, End::Failed { code: Code::TaskRefused, effects: Effects::Remain, .. }));
+    let held = journal.held().await.unwrap();
+    assert_eq!(held.len(), 2);
+    // The repeat within the batch is not a second beginning.
+    assert_eq!(answers[1], Accepted::Ignored);
+}
+
+#[tokio::test]
+async fn what_is_old_goes_and_what_is_open_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = open(&dir);
+    for n in 1..=3 {
+        accept_one(&journal, &task(n, 1), &[]).await;
+    }
+    let ended = task(1, 1);
+    journal.finish(report(&ended, success()), NOW).await.unwrap();
+    let held = HeldLease { task: ended.sub, fence: ended.fence };
+    journal.forget(vec![(held, Receipt::Settled)], NOW).await.unwrap();
+    assert_eq!(journal.prune(NOW.plus(KEEP)).await.unwrap(), 0);
+    assert_eq!(journal.prune(NOW.plus(KEEP * 2)).await.unwrap(), 1);
+    assert_eq!(journal.held().await.unwrap().len(), 2);
+}

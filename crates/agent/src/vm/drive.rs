@@ -30,7 +30,7 @@ type Reply<T> = oneshot::Sender<Result<T, Failure>>;
 
 /// What is asked of a machine. Dropping the receiver gives a create or an exec up; a removal goes on.
 pub(super) enum Request {
-    Create { plan: MachinePlan, ready: Duration, phases: Phases, reply: Reply<Made> },
+    Create { plan: Box<MachinePlan>, ready: Duration, phases: Phases, reply: Reply<Made> },
     Exec { epoch: u32, params: VmExecParams, reply: Reply<VmExecOutput> },
     Remove { epoch: u32, reply: Reply<bool> },
 }
@@ -155,7 +155,7 @@ impl Drive {
         }
     }
 
-    fn make(&mut self, plan: MachinePlan, ready: Duration, phases: Phases, mut reply: Reply<Made>) {
+    fn make(&mut self, plan: Box<MachinePlan>, ready: Duration, phases: Phases, mut reply: Reply<Made>) {
         self.epoch = plan.epoch;
         self.machine = None;
         self.enter(Stage::Making, None);

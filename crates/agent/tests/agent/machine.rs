@@ -88,9 +88,7 @@ async fn a_crash_is_reported_at_once_and_programs_in_it_end() {
     world.until_begun(Gate::Exec, 1).await;
     world.exit(vm, Exit::Crashed("signal 9".into()));
     let seen = server
-        .until(|heard| {
-            heard.heartbeats.last()?.inventory.vms.iter().find(|seen| seen.state == VmState::Error).cloned()
-        })
+        .until(|heard| heard.heartbeats.last()?.inventory.vms.iter().find(|seen| seen.state == VmState::Error).cloned())
         .await;
     assert_eq!((seen.vm, seen.reason, seen.detail.as_deref()), (vm, Some(VmReason::Crashed), Some("signal 9")));
     let End::Failed { code, .. } = server.result(1).await.end else { panic!("it succeeded") };
@@ -109,9 +107,8 @@ async fn a_guest_that_turns_itself_off_is_stopped_not_broken() {
     let agent = server.agent(data.path(), world.clone()).await;
     server.until(|heard| heard.heartbeats.last().cloned()).await;
     world.exit(vm, Exit::GuestShutdown);
-    let seen = server
-        .until(|heard| heard.heartbeats.last()?.inventory.vms.iter().find(|seen| !seen.ready).cloned())
-        .await;
+    let seen =
+        server.until(|heard| heard.heartbeats.last()?.inventory.vms.iter().find(|seen| !seen.ready).cloned()).await;
     assert_eq!((seen.state, seen.reason), (VmState::Stopped, Some(VmReason::GuestShutdown)));
     agent.stop().await;
 }

@@ -4,5 +4,6 @@ mod delivery;
 mod machine;
 mod restart;
 mod server;
+mod storm;
 mod trust;
 mod world;

@@ -1,7 +1,7 @@
 //! A server that does as it is told, behind the link seam: it signs what a test hands it, and keeps what it hears.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     convert::Infallible,
     path::Path,
     sync::{Arc, Mutex},
@@ -393,5 +393,3 @@ pub fn succeeded(report: &Report) -> &Value {
         other => panic!("not a success: {other:?}"),
     }
 }
-
-pub type Held = BTreeMap<TaskId, Fence>;

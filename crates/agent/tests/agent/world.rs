@@ -109,7 +109,9 @@ impl Hypervisor for World {
     async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
         let _ = phases.send("disk");
         let fresh = Box_ { epoch: plan.epoch, complete: false, exit: Some(Exit::Requested), process: 0 };
-        self.change(|state| drop(state.machines.entry(plan.id).or_insert(fresh)));
+        self.change(|state| {
+            state.machines.entry(plan.id).or_insert(fresh);
+        });
         let _ = phases.send("start");
         self.pass(Gate::Create).await;
         let mut process = 0;
@@ -125,9 +127,8 @@ impl Hypervisor for World {
 
     async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError> {
         let machine = self.see().machines.get(&id).cloned().filter(|machine| machine.exit.is_none());
-        Ok(machine.map(|machine| {
-            Box::new(Handle { world: self.clone(), id, process: machine.process }) as Box<dyn Machine>
-        }))
+        Ok(machine
+            .map(|machine| Box::new(Handle { world: self.clone(), id, process: machine.process }) as Box<dyn Machine>))
     }
 
     async fn remove(&self, id: VmId) -> Result<bool, DriverError> {

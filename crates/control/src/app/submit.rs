@@ -34,13 +34,7 @@ struct Aimed {
 
 impl App {
     /// Writes a task down, or says why not.
-    pub async fn submit(
-        &self,
-        call: &Call,
-        new: NewTask,
-        retry_of: Option<TaskId>,
-        terms: Terms,
-    ) -> Result<Accepted> {
+    pub async fn submit(&self, call: &Call, new: NewTask, retry_of: Option<TaskId>, terms: Terms) -> Result<Accepted> {
         let kind: KindName = new.kind.parse()?;
         let spec = kind.spec();
         call.require(spec.role)?;

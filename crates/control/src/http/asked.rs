@@ -71,11 +71,8 @@ impl<S: Sync> FromRequestParts<S> for Asked {
 impl Asked {
     /// The terms of a submission with this body.
     pub(super) fn terms(&self, body_sha256: &str) -> Terms {
-        let idempotency = self.key.clone().map(|key| Idempotency {
-            key,
-            route: self.route.clone(),
-            body: body_sha256.to_owned(),
-        });
+        let idempotency =
+            self.key.clone().map(|key| Idempotency { key, route: self.route.clone(), body: body_sha256.to_owned() });
         Terms { idempotency, dry_run: self.dry_run }
     }
 
@@ -150,7 +147,9 @@ mod tests {
 
     #[test]
     fn a_preference_is_read_where_it_can_be_and_never_refused() {
-        for (text, seconds) in [("wait=5", Some(5)), ("respond-async, wait=900", Some(60)), ("wait=x", None), ("", None)] {
+        for (text, seconds) in
+            [("wait=5", Some(5)), ("respond-async, wait=900", Some(60)), ("wait=x", None), ("", None)]
+        {
             assert_eq!(wait(&headers(PREFER, text)), seconds.map(Duration::from_secs), "{text}");
         }
     }

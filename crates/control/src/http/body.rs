@@ -73,7 +73,9 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
         Err(_) => return Err(Refusal::new(Code::MalformedBody, "the body broke off before its end").into()),
     };
     if !bytes.is_empty() && !is_json(&parts.headers) {
-        return Err(Refusal::new(Code::MalformedBody, "the body must be JSON: send `Content-Type: application/json`").into());
+        return Err(
+            Refusal::new(Code::MalformedBody, "the body must be JSON: send `Content-Type: application/json`").into()
+        );
     }
     Ok(bytes)
 }

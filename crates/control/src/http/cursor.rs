@@ -73,7 +73,9 @@ mod tests {
         let id = Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0042);
         let cursor = write(List::Tasks, id);
         assert_eq!(read(List::Tasks, &cursor), Ok(id));
-        for (list, text) in [(List::Vms, cursor.as_str()), (List::Tasks, &cursor[1..]), (List::Tasks, ""), (List::Tasks, "../é")] {
+        for (list, text) in
+            [(List::Vms, cursor.as_str()), (List::Tasks, &cursor[1..]), (List::Tasks, ""), (List::Tasks, "../é")]
+        {
             assert_eq!(read(list, text).unwrap_err().code, Code::CursorInvalid, "{text}");
         }
     }

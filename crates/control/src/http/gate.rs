@@ -71,7 +71,8 @@ async fn admit(app: &App, access: Option<Access>, headers: &HeaderMap) -> Result
 
 fn bearer(headers: &HeaderMap) -> std::result::Result<&str, Refusal> {
     let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = value.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let token =
+        value.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     token.map(|(_, token)| token.trim()).ok_or_else(|| {
         Refusal::new(Code::Unauthenticated, "a credential is needed: send `Authorization: Bearer <token>`")
     })

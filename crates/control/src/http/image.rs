@@ -24,10 +24,6 @@ pub(super) async fn list_images(State(app): State<Arc<App>>, call: Call) -> Resu
 /// Registers an image by its manifest, once its blobs are here. The name then stands for it.
 #[utoipa::path(put, path = "/api/v1/images", tag = "images", request_body = Manifest,
     responses((status = 200, description = "The image", body = Image), Refusals))]
-pub(super) async fn put_image(
-    State(app): State<Arc<App>>,
-    call: Call,
-    body: Strict<Manifest>,
-) -> Result<Json<Image>> {
+pub(super) async fn put_image(State(app): State<Arc<App>>, call: Call, body: Strict<Manifest>) -> Result<Json<Image>> {
     Ok(Json(app.put_image(call.caller.tenant, body.value, call.actor()).await?))
 }

@@ -8,8 +8,8 @@ use hostler_model::{
     Code, Fence, Refusal, TaskId,
     image::Manifest,
     internal::{
-        Assignments, Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Receipts, Renew,
-        Report, Reports,
+        Assignments, Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Receipts,
+        Renew, Report, Reports,
     },
 };
 use hostler_store::Claim;

@@ -1,7 +1,7 @@
 //! Which agent calls: the identity in its certificate, as the listener or an in-process caller hands it in. Never
 //! here: whether its enrolment is still the node's (the store says).
 
-use axum::{extract::{FromRequestParts, Request}};
+use axum::extract::{FromRequestParts, Request};
 use hostler_model::{Code, NodeId, Refusal};
 use hostler_trust::{NodeIdentity, PeerCertificate};
 use http::request::Parts;

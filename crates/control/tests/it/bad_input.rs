@@ -59,7 +59,9 @@ async fn a_program_without_arguments_is_refused() {
     let (world, _agent) = World::ready().await;
     world.post("/api/v1/vms", json!({"name": "web"})).send().await;
     let before = world.marks().await;
-    for body in [json!({}), json!({"argv": []}), json!({"argv": "uname -a"}), json!({"argv": ["x"], "timeout_seconds": 0})] {
+    for body in
+        [json!({}), json!({"argv": []}), json!({"argv": "uname -a"}), json!({"argv": ["x"], "timeout_seconds": 0})]
+    {
         let answer = post(&world, "/api/v1/vms/web/exec", body.clone()).await;
         assert_eq!(answer.code(), "VALIDATION_ERROR", "{body}");
     }
@@ -93,7 +95,10 @@ async fn a_body_of_100_mb_is_refused_before_it_is_read() {
     let world = World::new().await;
     let call = world.call(Method::POST, "/api/v1/tasks").header("content-length", "104857600");
     // Its bytes never come: whoever waited for them would wait for ever.
-    let answer = call.body("application/json", Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>())).send().await;
+    let answer = call
+        .body("application/json", Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>()))
+        .send()
+        .await;
     assert_eq!((answer.status.as_u16(), answer.code().as_str()), (413, "BODY_TOO_LARGE"));
 }
 
@@ -156,7 +161,12 @@ async fn paths_queries_and_headers_that_make_no_sense_are_refused() {
     ];
     for (method, path, status, code) in cases {
         let answer = world.call(method.clone(), path).send().await;
-        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (status, code), "{method} {path} {}", answer.text());
+        assert_eq!(
+            (answer.status.as_u16(), answer.code().as_str()),
+            (status, code),
+            "{method} {path} {}",
+            answer.text()
+        );
     }
     let answer = world.post("/api/v1/tasks", json!({"kind": "echo"})).header("idempotency-key", "a b").send().await;
     assert_eq!(answer.code(), "VALIDATION_ERROR");

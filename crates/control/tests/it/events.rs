@@ -45,7 +45,11 @@ async fn a_follower_that_comes_back_misses_nothing_and_gets_nothing_twice() {
     let half = all[all.len() / 2].0;
     world.echo("later").await;
     let last = half.to_string();
-    let rest = read(world.get("/api/v1/events?after=0").header("last-event-id", &last).stream().await, all.len() - all.len() / 2).await;
+    let rest = read(
+        world.get("/api/v1/events?after=0").header("last-event-id", &last).stream().await,
+        all.len() - all.len() / 2,
+    )
+    .await;
     let numbers: Vec<i64> = rest.iter().map(|event| event.0).collect();
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
     assert!(numbers[0] > half);

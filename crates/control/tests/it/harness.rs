@@ -294,13 +294,10 @@ impl Agent {
     pub async fn join(world: &World, name: &str) -> Agent {
         let token = Agent::join_token(world).await;
         let key = NodeKey::generate().unwrap();
-        let join = Join {
-            token: token.reveal(),
-            name: name.into(),
-            csr_pem: key.csr(name).unwrap(),
-            facts: Agent::facts(),
-        };
-        let answer = Call::new(world.server.internal(), Method::POST, "/internal/v1/nodes/join").json(&join).send().await;
+        let join =
+            Join { token: token.reveal(), name: name.into(), csr_pem: key.csr(name).unwrap(), facts: Agent::facts() };
+        let answer =
+            Call::new(world.server.internal(), Method::POST, "/internal/v1/nodes/join").json(&join).send().await;
         let joined: Joined = answer.of();
         let identity = NodeIdentity { node: joined.node, enrolment: joined.enrolment };
         let verifier = TaskVerifier::from_jwks(&joined.task_keys).unwrap();

@@ -33,7 +33,8 @@ async fn a_deletion_is_repeated_after_the_machine_is_gone() {
     let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
     let charge = json!({"vcpus": 1, "memory_mib": 128, "disk_gib": 1, "vms": 1});
     agent.finish(&world, &one, json!({"charge": charge, "boot_ms": 5.0, "acceleration": "simulated"})).await;
-    let delete = |key: &'static str| world.call(Method::DELETE, "/api/v1/vms/web").header("idempotency-key", key).send();
+    let delete =
+        |key: &'static str| world.call(Method::DELETE, "/api/v1/vms/web").header("idempotency-key", key).send();
     let first = delete("k-1").await;
     assert_eq!(first.status, StatusCode::ACCEPTED);
     let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
@@ -83,7 +84,9 @@ async fn a_server_that_goes_away_answers_who_waits() {
     let submit = world.post("/api/v1/tasks", json!({"kind": "diag.health_probe"})).header("prefer", "wait=60").send();
     let other = crate::harness::Agent::join(&world, "idle").await;
     let close = async {
-        while agent.poll(&world, "wait_ms=1000").await.is_empty() && other.poll(&world, "wait_ms=1000").await.is_empty() {}
+        while agent.poll(&world, "wait_ms=1000").await.is_empty() && other.poll(&world, "wait_ms=1000").await.is_empty()
+        {
+        }
         world.server.close();
     };
     let (answer, ()) = tokio::join!(submit, close);

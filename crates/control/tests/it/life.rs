@@ -72,7 +72,8 @@ async fn progress_and_heartbeats_renew_and_tell_what_to_stop() {
     let task = world.echo("x").await;
     let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
     world.pass(Duration::from_secs(10));
-    let progress = json!({"fence": one.fence, "started_at": world.clock.now(), "progress": {"phase": "work"}, "log": ["hi"]});
+    let progress =
+        json!({"fence": one.fence, "started_at": world.clock.now(), "progress": {"phase": "work"}, "log": ["hi"]});
     let path = format!("tasks/{}/progress", task.id);
     let answer = agent.call(&world, Method::POST, &path).json(&progress).send().await.json();
     assert_eq!(answer["abort"], false);
@@ -124,7 +125,8 @@ async fn a_failed_creation_can_be_retried_under_its_name() {
     let early = world.post(&format!("/api/v1/tasks/{task}/retry"), json!({})).send().await;
     assert_eq!(early.code(), "TASK_STATE_CONFLICT");
     let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
-    let end = json!({"result": "failed", "code": "HANDLER_FAILED", "detail": "no", "retryable": false, "effects": "undone"});
+    let end =
+        json!({"result": "failed", "code": "HANDLER_FAILED", "detail": "no", "retryable": false, "effects": "undone"});
     let now = world.clock.now();
     let report = json!({"task": one.sub, "fence": one.fence, "end": end, "started_at": now, "finished_at": now});
     let path = format!("tasks/{}/result", one.sub);

@@ -46,8 +46,12 @@ async fn a_node_joins_polls_and_is_known_by_its_certificate() {
     let served = serve(&world).await;
     let token = Agent::join_token(&world).await;
     let key = NodeKey::generate().unwrap();
-    let join =
-        Join { token: token.reveal(), name: "node-1".into(), csr_pem: key.csr("node-1").unwrap(), facts: Agent::facts() };
+    let join = Join {
+        token: token.reveal(),
+        name: "node-1".into(),
+        csr_pem: key.csr("node-1").unwrap(),
+        facts: Agent::facts(),
+    };
     let stranger = client(&world.clock, ServerTrust::Fingerprint(token.authority()), None);
     let url = |rest: &str| format!("{}/internal/v1/nodes/{rest}", served.internal);
     let joined: Joined = stranger.post(url("join")).json(&join).send().await.unwrap().json().await.unwrap();

@@ -130,27 +130,27 @@ fn renew(work: &mut Work<'_>, beat: &Beat, held: &HeldLease, answer: &mut Heartb
 }
 
 /// Machines of this node that no task is changing become what was seen of them.
+///
+/// What was seen, or not seen, of a machine that changed since the node's previous heartbeat may be older than that
+/// change. That a machine's process has ended is news all the same: the agent says so at once, and people wait for it.
 fn observe(work: &mut Work<'_>, beat: &Beat) -> Result<()> {
     let inventory = &beat.heartbeat.inventory;
     let seen: BTreeMap<VmId, &Observation> = inventory.vms.iter().map(|seen| (seen.vm, seen)).collect();
-    let ours: Vec<VmId> = settled(work, beat.node)
+    let beat_seq = work.nodes.get(&beat.node).and_then(|row| row.beat_seq);
+    let ours: Vec<(VmId, bool)> = work
+        .vms
+        .all()
         .filter(|row| row.vm.node == Some(beat.node) && row.vm.task.is_none() && row.vm.state != VmState::Deleted)
-        .map(|row| row.vm.id)
+        .map(|row| (row.vm.id, beat_seq.is_some_and(|seq| row.seq <= seq)))
         .collect();
-    for id in ours {
+    for (id, settled) in ours {
         match seen.get(&id) {
-            Some(seen) => observe_one(work, id, seen)?,
-            None if inventory.full => miss(work, id)?,
-            None => {}
+            Some(seen) if settled || seen.state == VmState::Error => observe_one(work, id, seen)?,
+            None if settled && inventory.full => miss(work, id)?,
+            Some(_) | None => {}
         }
     }
     Ok(())
-}
-
-/// VMs that did not change since the node's previous heartbeat was received.
-fn settled<'w>(work: &'w Work<'_>, node: NodeId) -> impl Iterator<Item = &'w vms::VmRow> {
-    let beat_seq = work.nodes.get(&node).and_then(|row| row.beat_seq);
-    work.vms.all().filter(move |row| beat_seq.is_some_and(|seq| row.seq <= seq))
 }
 
 fn observe_one(work: &mut Work<'_>, id: VmId, seen: &Observation) -> Result<()> {

@@ -149,7 +149,8 @@ fn output(name: &str, params: &VmExecParams) -> VmExecOutput {
         words => (0, format!("{}\n", words.join(" "))),
     };
     let stdout_truncated = stdout.len() > OUTPUT_LIMIT;
-    stdout.truncate(stdout.floor_char_boundary(OUTPUT_LIMIT));
+    let whole = (0..=OUTPUT_LIMIT.min(stdout.len())).rev().find(|at| stdout.is_char_boundary(*at));
+    stdout.truncate(whole.unwrap_or_default());
     VmExecOutput {
         exit_code: Some(exit_code),
         signal: None,
