@@ -21,12 +21,12 @@ const BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// Sends heartbeats for as long as the agent lives.
 pub async fn beat(node: &Node, ids: Ids) {
     let mut outage = Outage::none(ids, "heartbeat");
-    let mut orphans = HashSet::new();
+    let (mut orphans, mut doubtful) = (HashSet::new(), Vec::new());
     loop {
         match once(node).await {
             Ok((held, answer)) => {
                 outage.over();
-                obey(node, &held, &answer);
+                doubtful = obey(node, &held, &answer, &doubtful);
                 report_orphans(&mut orphans, &answer.orphans);
                 let next = Duration::from_millis(answer.next_ms);
                 let next = if next.is_zero() { EVERY } else { next.clamp(BOUNDS.0, BOUNDS.1) };
@@ -50,14 +50,18 @@ async fn once(node: &Node) -> Result<(Vec<HeldLease>, HeartbeatAnswer), hostler_
     Ok((heartbeat.leases, answer))
 }
 
-fn obey(node: &Node, held: &[HeldLease], answer: &HeartbeatAnswer) {
+/// Stops what the server wants stopped. An attempt is taken to be over when two heartbeats in a row say so: after the
+/// first, a later fence of the same task may be on its way here, under which the work goes on. The answer is what was
+/// said once.
+fn obey(node: &Node, held: &[HeldLease], answer: &HeartbeatAnswer, doubtful: &[HeldLease]) -> Vec<HeldLease> {
     for task in &answer.abort {
         node.works.abort(*task);
     }
     // The answer names tasks; what is over is the attempt that was sent, not one adopted since.
-    for held in held.iter().filter(|held| answer.over.contains(&held.task)) {
-        node.works.over(*held);
-    }
+    let (over, said_once): (Vec<HeldLease>, Vec<HeldLease>) =
+        held.iter().filter(|held| answer.over.contains(&held.task)).partition(|held| doubtful.contains(held));
+    over.into_iter().for_each(|held| node.works.over(held));
+    said_once
 }
 
 /// Says once of each machine that the server does not know it. It is never deleted for that.

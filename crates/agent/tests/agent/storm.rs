@@ -11,15 +11,26 @@ use hostler_model::{
     task::{Effects, End},
 };
 
-use crate::server::{Running, Server, folder};
+use crate::server::{Server, folder};
 
 const MACHINES: usize = 12;
 
 /// An agent is killed after each of these, in milliseconds; the last one lives on.
 const KILLS: [u64; 6] = [1, 30, 130, 400, 700, 2500];
 
-async fn start(server: &Server, data: &std::path::Path, host: &SimHost, seed: u64) -> Running {
-    server.agent(data, Sim::new(SimConfig { crashes: 0.0, ..SimConfig::stormy(seed) }, host.clone())).await
+/// What the host is and what runs it. The driver is shared by the agents that follow each other: its calls run to their
+/// end though who asked is gone, and take turns for each machine.
+struct Host {
+    host: SimHost,
+    sim: Sim,
+}
+
+impl Host {
+    fn new(seed: u64) -> Host {
+        let host = SimHost::new();
+        let sim = Sim::new(SimConfig { crashes: 0.0, ..SimConfig::stormy(seed) }, host.clone());
+        Host { host, sim }
+    }
 }
 
 /// What is not answered is sent again, as a server does after a poll with `resync`.
@@ -42,15 +53,15 @@ async fn all_end(server: &Server, tasks: &[Assignment]) -> HashMap<TaskId, End> 
     ends
 }
 
-async fn storm(seed: u64, data: &std::path::Path, server: &Server, host: &SimHost, tasks: &[Assignment]) {
+async fn storm(seed: u64, data: &std::path::Path, server: &Server, sim: &Sim, tasks: &[Assignment]) {
     for after in KILLS {
         send_again(server, tasks);
-        let agent = start(server, data, host, seed).await;
+        let agent = server.agent(data, sim.clone()).await;
         tokio::time::sleep(Duration::from_millis(after + seed * 7 % 50)).await;
         agent.kill().await;
     }
     send_again(server, tasks);
-    let agent = start(server, data, host, seed).await;
+    let agent = server.agent(data, sim.clone()).await;
     all_end(server, tasks).await;
     agent.stop().await;
 }
@@ -62,10 +73,10 @@ fn is_there(host: &SimHost, vm: VmId) -> bool {
 #[tokio::test(start_paused = true)]
 async fn whatever_happens_each_task_ends_once_and_its_end_is_true() {
     for seed in 0..12 {
-        let (server, data, host) = (Server::new(), folder(), SimHost::new());
+        let (server, data, Host { host, sim }) = (Server::new(), folder(), Host::new(seed));
         let vms: Vec<VmId> = (0..MACHINES).map(|_| server.vm()).collect();
         let creates: Vec<_> = vms.iter().map(|vm| server.create(*vm)).collect();
-        storm(seed, data.path(), &server, &host, &creates).await;
+        storm(seed, data.path(), &server, &sim, &creates).await;
         let ends = all_end(&server, &creates).await;
         for (vm, create) in vms.iter().zip(&creates) {
             match &ends[&create.sub] {
@@ -80,7 +91,7 @@ async fn whatever_happens_each_task_ends_once_and_its_end_is_true() {
         assert_eq!(host.orphans(), [], "seed {seed}");
 
         let deletes: Vec<_> = vms.iter().map(|vm| server.delete(*vm)).collect();
-        storm(seed, data.path(), &server, &host, &deletes).await;
+        storm(seed, data.path(), &server, &sim, &deletes).await;
         let ends = all_end(&server, &deletes).await;
         for (vm, delete) in vms.iter().zip(&deletes) {
             if let End::Succeeded { .. } = ends[&delete.sub] {

@@ -207,7 +207,14 @@ mod tests {
         let mut lost = fixture::node();
         lost.freshness = Freshness::Lost;
         let findings = [node(&fixture::node()), node(&lost), images(&[]), images(&[fixture::image()])];
-        insta::assert_snapshot!(table(&findings), @"");
+        insta::assert_snapshot!(table(&findings), @"
+        ok    node local  ready, fresh, tcg
+        FAIL  node local  ready, lost, tcg
+                          → its agent is not heard any more: is it running?
+        warn  images      tiny is missing, the image of machines that name none
+                          → `make image` builds it; `hostler dev --images target/images` takes it in. Until then name another with --image
+        ok    images      1, tiny among them
+        ");
     }
 
     #[test]

@@ -78,6 +78,8 @@ mod tests {
 
     #[test]
     fn an_event_is_a_line() {
-        insta::assert_snapshot!(line(&fixture::entry()), @"");
+        insta::assert_snapshot!(line(&fixture::entry()), @r#"
+            42  2026-01-01T00:00:00Z  task.queued       task 0190f1f0-0000-7000-8000-000000000001  {"kind":"echo"}
+        "#);
     }
 }

@@ -57,6 +57,9 @@ mod tests {
 
     #[test]
     fn a_list_of_images() {
-        insta::assert_snapshot!(table(&[fixture::image()], fixture::NOW), @"");
+        insta::assert_snapshot!(table(&[fixture::image()], fixture::NOW), @"
+        NAME  ARCH    SIZE      VCPUS  MEMORY   DISK   DIGEST        CREATED
+        tiny  x86_64  20.0 MiB  1      256 MiB  1 GiB  abababababab  60s ago
+        ");
     }
 }

@@ -112,11 +112,29 @@ mod tests {
 
     #[test]
     fn a_list_of_nodes() {
-        insta::assert_snapshot!(table(&[fixture::node()], fixture::NOW), @"");
+        insta::assert_snapshot!(table(&[fixture::node()], fixture::NOW), @"
+        NAME   STATE  AGENT  ACCELERATION  VCPUS  MEMORY        DISK      VMS    SEEN
+        local  ready  fresh  tcg           1/8    257/8192 MiB  1/50 GiB  1/100  60s ago
+        ");
     }
 
     #[test]
     fn a_node() {
-        insta::assert_snapshot!(show(&fixture::node(), fixture::NOW), @"");
+        insta::assert_snapshot!(show(&fixture::node(), fixture::NOW), @"
+        name          local
+        id            0190f1f0-0000-7000-8000-00000000000a
+        state         ready
+        agent         fresh, seen 60s ago, version 0.1.0
+        hypervisor    QEMU 10.0.2
+        acceleration  tcg: the processor reports neither vmx nor svm
+        kernel        6.12.0
+        vcpus         1/8
+        memory        257/8192 MiB
+        disk          1/50 GiB
+        vms           1/100
+        can           vm.*, echo
+        images        1
+        joined        60s ago
+        ");
     }
 }

@@ -289,12 +289,27 @@ mod tests {
 
     #[test]
     fn a_list_of_tasks() {
-        insta::assert_snapshot!(table(&[fixture::task("queued"), fixture::failed_task()], &names(), fixture::NOW), @"");
+        insta::assert_snapshot!(table(&[fixture::task("queued"), fixture::failed_task()], &names(), fixture::NOW), @"
+        ID                                    KIND       STATE   NODE   CREATED  TOOK   ERROR
+        0190f1f0-0000-7000-8000-000000000001  echo       queued  -      60s ago  -
+        0190f1f0-0000-7000-8000-000000000001  vm.create  failed  local  60s ago  3.5 s  GUEST_NOT_READY
+        ");
     }
 
     #[test]
     fn a_task() {
-        insta::assert_snapshot!(show(&fixture::failed_task(), &names(), fixture::NOW), @"");
+        insta::assert_snapshot!(show(&fixture::failed_task(), &names(), fixture::NOW), @r#"
+        id       0190f1f0-0000-7000-8000-000000000001
+        kind     vm.create
+        state    failed
+        error    the guest did not answer within 120 s [GUEST_NOT_READY]
+        params   {"delay_ms":0,"message":"hi"}
+        vm       0190f1f0-0000-7000-8000-00000000000b
+        node     local
+        phases   image 12 ms, boot 2 min 00 s
+        took     3.5 s
+        created  60s ago
+        "#);
     }
 
     #[test]

@@ -347,25 +347,50 @@ mod tests {
         broken.reason = Some(VmReason::NodeLost);
         broken.node = Some("0190f1f0-0000-7000-8000-00000000000c".parse().unwrap());
         let vms = [fixture::vm("web-1", "running"), broken, Vm { node: None, ..fixture::vm("new", "provisioning") }];
-        insta::assert_snapshot!(table(&vms, &names(), fixture::NOW), @"");
+        insta::assert_snapshot!(table(&vms, &names(), fixture::NOW), @"
+        NAME   STATE              IMAGE  VCPUS  MEMORY   DISK   NODE           CREATED
+        web-1  running            tiny   1      256 MiB  1 GiB  local          60s ago
+        db     error (node lost)  tiny   1      256 MiB  1 GiB  …00000000000c  60s ago
+        new    provisioning       tiny   1      256 MiB  1 GiB  -              60s ago
+        ");
         assert_eq!(table(&[], &names(), fixture::NOW), "NAME  STATE  IMAGE  VCPUS  MEMORY  DISK  NODE  CREATED\n");
     }
 
     #[test]
     fn a_machine() {
-        insta::assert_snapshot!(show(&fixture::vm("web-1", "running"), &names(), fixture::NOW), @"");
+        insta::assert_snapshot!(show(&fixture::vm("web-1", "running"), &names(), fixture::NOW), @"
+        name     web-1
+        id       0190f1f0-0000-7000-8000-00000000000b
+        state    running
+        node     local
+        image    tiny (abababababab)
+        vcpus    1
+        memory   256 MiB
+        disk     1 GiB
+        labels   app=shop, tier=web
+        created  60s ago
+        changed  60s ago
+        ");
     }
 
     #[test]
     fn a_machine_that_was_made() {
         let mut task = fixture::task("succeeded");
         task.output = Some(json!({"charge": {"vms": 1}, "boot_ms": 3012.4, "acceleration": "tcg"}));
-        insta::assert_snapshot!(created(Some(&fixture::vm("web-1", "running")), &task), @"");
+        insta::assert_snapshot!(created(Some(&fixture::vm("web-1", "running")), &task), @"
+        name   web-1
+        id     0190f1f0-0000-7000-8000-00000000000b
+        state  running
+        boot   3.0 s (tcg)
+        ");
     }
 
     #[test]
     fn a_machine_that_would_be_made() {
         let submitted = Submitted { task: fixture::task("queued"), vm: Some(fixture::vm("web-1", "provisioning")) };
-        insta::assert_snapshot!(planned(&submitted, true), @"");
+        insta::assert_snapshot!(planned(&submitted, true), @"
+        name    web-1 (not made: dry run)
+        wanted  tiny, 1 vcpus, 256 MiB, 1 GiB
+        ");
     }
 }

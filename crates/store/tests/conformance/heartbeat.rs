@@ -1,0 +1,228 @@
+//! Heartbeats: freshness, leases, and what inventories say.
+
+use hostler_model::{
+    Code,
+    internal::HeartbeatAnswer,
+    kind::KindName,
+    node::Freshness,
+    task::Effects,
+    vm::{Observation, VmReason, VmState},
+};
+
+use crate::world::{Agent, World, cancelled, failed, one_vm, seen};
+
+async fn beat_with(world: &World, agent: Agent, leases: &[&hostler_store::Leased]) -> HeartbeatAnswer {
+    let beat = world.heartbeat(agent, leases, false, Vec::new());
+    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap()
+}
+
+pub async fn a_heartbeat_renews_leases(world: &mut World) {
+    let agent = world.node("a").await;
+    world.ok(world.echo()).await;
+    let leased = world.lease_one(agent).await;
+    for _ in 0..3 {
+        world.advance(29);
+        let answer = beat_with(world, agent, &[&leased]).await;
+        assert_eq!((answer.abort, answer.over, answer.next_ms), (Vec::new(), Vec::new(), 5000));
+        assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0);
+    }
+    world.advance(30);
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1);
+}
+
+pub async fn a_heartbeat_learns_what_to_abort_and_what_is_over(world: &mut World) {
+    let agent = world.node("a").await;
+    for _ in 0..3 {
+        world.ok(world.echo()).await;
+    }
+    let leased = world.lease(agent, 3).await;
+    world.cancel(leased[0].task).await.unwrap();
+    world.succeed(agent, &leased[1]).await;
+    let answer = beat_with(world, agent, &[&leased[0], &leased[1], &leased[2]]).await;
+    assert_eq!((answer.abort, answer.over), (vec![leased[0].task], vec![leased[1].task]));
+    // Another attempt is current.
+    let stale = hostler_store::Leased { fence: leased[2].fence.next(), ..leased[2].clone() };
+    assert_eq!(beat_with(world, agent, &[&stale]).await.over, [leased[2].task]);
+    // Nobody else has it: the attempt may still report.
+    world.advance(31);
+    world.store.lapse_leases().await.unwrap();
+    assert_eq!(beat_with(world, agent, &[&leased[2]]).await.over, []);
+}
+
+pub async fn a_heartbeat_that_says_nothing_new_writes_no_entry(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let head = world.head().await;
+    for _ in 0..3 {
+        world.advance(5);
+        world.beat(agent, vec![seen(vm, VmState::Running)]).await;
+    }
+    assert_eq!(world.head().await, head);
+    assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().last_seen, Some(world.now()));
+}
+
+pub async fn facts_are_kept(world: &mut World) {
+    let agent = world.node("a").await;
+    let mut beat = world.heartbeat(agent, &[], true, Vec::new());
+    beat.heartbeat.facts.kernel = "7.0".into();
+    beat.heartbeat.facts.capacity.vcpus = 3;
+    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap();
+    let node = world.store.node(agent.node).await.unwrap().unwrap();
+    assert_eq!((node.facts.kernel.as_str(), node.schedulable.vcpus), ("7.0", 12));
+}
+
+pub async fn a_heartbeat_of_another_enrolment_is_refused(world: &mut World) {
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    let stranger = Agent { enrolment: b.enrolment, ..a };
+    let beats = [a, stranger, b].map(|agent| world.heartbeat(agent, &[], true, Vec::new()));
+    let answers = world.store.heartbeat(beats.to_vec()).await.unwrap();
+    assert!(answers[0].is_ok() && answers[2].is_ok());
+    assert_eq!(answers[1].as_ref().unwrap_err().code, Code::IdentityMismatch);
+}
+
+fn crashed(vm: hostler_model::VmId) -> Observation {
+    Observation { reason: Some(VmReason::Crashed), detail: Some("signal 9".into()), ..seen(vm, VmState::Error) }
+}
+
+pub async fn an_observed_crash_is_written_down(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    world.beat(agent, vec![crashed(vm)]).await;
+    let vm = world.vm(vm).await;
+    assert_eq!((vm.state, vm.reason, vm.last_state), (VmState::Error, Some(VmReason::Crashed), Some(VmState::Running)));
+    assert_eq!((vm.detail.as_deref(), vm.ready), (Some("signal 9"), false));
+    // It is still there, so it is still charged.
+    assert_eq!(world.book().await.used, one_vm());
+    assert!(world.kinds_after(0).await.contains(&"vm.error".to_owned()));
+}
+
+pub async fn an_inventory_older_than_a_change_does_not_undo_it(world: &mut World) {
+    let agent = world.node("a").await;
+    world.beat(agent, Vec::new()).await;
+    let id = world.ok(world.create("web")).await.target.vm.unwrap();
+    let leased = world.lease_one(agent).await;
+    world.succeed(agent, &leased).await;
+    // This one may have been taken before the machine was made.
+    world.beat(agent, Vec::new()).await;
+    assert_eq!(world.vm(id).await.state, VmState::Running);
+    // This one was taken after the one before it was received.
+    world.beat(agent, Vec::new()).await;
+    assert_eq!(world.vm(id).await.reason, Some(VmReason::Missing));
+}
+
+pub async fn a_vm_that_a_full_inventory_lacks_is_missing_and_no_longer_charged(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    world.beat(agent, Vec::new()).await;
+    let vm = world.vm(id).await;
+    assert_eq!((vm.state, vm.reason), (VmState::Error, Some(VmReason::Missing)));
+    assert!(world.book().await.total().is_zero());
+    assert!(world.store.node(agent.node).await.unwrap().unwrap().book.total().is_zero());
+    let head = world.head().await;
+    world.beat(agent, Vec::new()).await;
+    assert_eq!(world.head().await, head);
+}
+
+pub async fn a_light_inventory_misses_nothing(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    for _ in 0..2 {
+        beat_with(world, agent, &[]).await;
+    }
+    assert_eq!(world.vm(id).await.state, VmState::Running);
+}
+
+pub async fn a_missing_vm_that_is_seen_again_is_charged_again(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    world.beat(agent, Vec::new()).await;
+    world.beat(agent, vec![seen(id, VmState::Running)]).await;
+    let vm = world.vm(id).await;
+    assert_eq!((vm.state, vm.reason, vm.ready), (VmState::Running, None, true));
+    assert_eq!(world.book().await.used, one_vm());
+}
+
+pub async fn a_vm_in_error_that_is_gone_is_no_longer_charged(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.ok(world.create("web")).await.target.vm.unwrap();
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, failed(false, Effects::Remain)).await;
+    assert_eq!(world.book().await.held, one_vm());
+    world.beat(agent, Vec::new()).await;
+    world.beat(agent, Vec::new()).await;
+    let vm = world.vm(id).await;
+    assert_eq!((vm.state, vm.reason), (VmState::Error, Some(VmReason::CreateFailed)));
+    assert!(world.book().await.total().is_zero());
+}
+
+pub async fn a_vm_whose_task_is_under_way_is_left_alone(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    world.ok(world.on_vm(KindName::VmDelete, id)).await;
+    let delete = world.lease_one(agent).await;
+    world.beat(agent, Vec::new()).await;
+    world.beat(agent, Vec::new()).await;
+    assert_eq!(world.vm(id).await.state, VmState::Running);
+    world.end_with(agent, &delete, cancelled(Effects::Undone)).await;
+    world.beat(agent, vec![seen(id, VmState::Running)]).await;
+}
+
+pub async fn an_orphan_is_answered_each_time_and_logged_once(world: &mut World) {
+    let (a, b) = (world.node("a").await, world.node("b").await);
+    let mut submission = world.create("web");
+    submission.target.node = Some(a.node);
+    let elsewhere = world.ok(submission).await.target.vm.unwrap();
+    let stranger = world.id();
+    for _ in 0..3 {
+        let mut orphans = world.beat(b, vec![seen(stranger, VmState::Running), seen(elsewhere, VmState::Running)]).await.orphans;
+        orphans.sort_unstable();
+        let mut expected = vec![stranger, elsewhere];
+        expected.sort_unstable();
+        assert_eq!(orphans, expected);
+    }
+    let logged = |kinds: Vec<String>| kinds.iter().filter(|kind| *kind == "node.orphan").count();
+    assert_eq!(logged(world.kinds_after(0).await), 2);
+    assert_eq!(world.beat(b, Vec::new()).await.orphans, []);
+    world.beat(b, vec![seen(stranger, VmState::Running)]).await;
+    assert_eq!(logged(world.kinds_after(0).await), 3);
+    // A machine of ours elsewhere is not touched by it.
+    assert_eq!(world.vm(elsewhere).await.state, VmState::Provisioning);
+}
+
+async fn deleted(world: &World, agent: Agent) -> hostler_model::VmId {
+    let id = world.running(agent, "web").await;
+    world.ok(world.on_vm(KindName::VmDelete, id)).await;
+    let leased = world.lease_one(agent).await;
+    world.succeed(agent, &leased).await;
+    id
+}
+
+pub async fn a_vm_that_was_just_deleted_is_no_orphan(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = deleted(world, agent).await;
+    assert_eq!(world.beat(agent, vec![seen(id, VmState::Running)]).await.orphans, []);
+    assert_eq!(world.beat(agent, Vec::new()).await.orphans, []);
+}
+
+pub async fn a_deleted_vm_that_is_still_there_is_an_orphan(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = deleted(world, agent).await;
+    world.beat(agent, vec![seen(id, VmState::Running)]).await;
+    assert_eq!(world.beat(agent, vec![seen(id, VmState::Running)]).await.orphans, [id]);
+    assert_eq!(world.vm(id).await.state, VmState::Deleted);
+}
+
+pub async fn what_was_unknown_is_known_again_when_its_node_returns(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    world.advance(121);
+    world.store.judge_nodes().await.unwrap();
+    assert_eq!(world.vm(id).await.state, VmState::Unknown);
+    world.beat(agent, vec![seen(id, VmState::Running)]).await;
+    assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().freshness, Freshness::Fresh);
+    // That inventory may have been under way since before the loss; the next one was not.
+    world.beat(agent, vec![seen(id, VmState::Running)]).await;
+    let vm = world.vm(id).await;
+    assert_eq!((vm.state, vm.reason, vm.last_state, vm.ready), (VmState::Running, None, None, true));
+    assert_eq!(world.book().await.used, one_vm());
+}

@@ -1,0 +1,196 @@
+//! What every store must do, whatever engine is below: each claim is a function over an empty store, and each engine is
+//! one more caller of all of them. After every claim the doctor must find nothing.
+//!
+//! Time is a value that the tests hold and move; nothing here sleeps.
+
+mod cancel;
+mod doctor;
+mod heartbeat;
+mod history;
+mod idempotency;
+mod lease;
+mod log;
+mod node;
+mod progress;
+mod query;
+mod settle;
+mod submit;
+mod sweep;
+mod turn;
+mod world;
+
+/// Calls every claim for one engine.
+macro_rules! conformance {
+    ($engine:ident, $open:expr, $($module:ident: $($claim:ident)*;)*) => {
+        mod $engine {
+            $(mod $module {
+                $(
+                    #[tokio::test]
+                    async fn $claim() {
+                        let mut world = crate::world::World::open($open);
+                        crate::$module::$claim(&mut world).await;
+                        world.end().await;
+                    }
+                )*
+            })*
+        }
+    };
+}
+
+/// Every claim there is.
+macro_rules! every_claim {
+    ($engine:ident, $open:expr) => {
+        conformance! {
+            $engine, $open,
+            submit:
+                a_task_its_allocation_its_audit_entry_and_its_event_are_written_together
+                a_vm_is_charged_and_placed_with_its_task
+                a_name_that_is_taken_is_refused_also_within_one_batch
+                a_deleted_vm_gives_its_name_back
+                two_tenants_may_use_one_name
+                quota_counts_what_earlier_items_of_the_batch_took
+                an_unknown_tenant_is_not_found
+                room_that_an_earlier_item_took_is_gone
+                a_refusal_for_want_of_room_explains_every_node
+                a_named_node_is_the_only_one_that_will_do
+                a_refused_item_does_not_spoil_its_neighbours
+                a_dry_run_answers_the_same_and_writes_nothing
+                another_tenants_vm_is_not_found
+                a_program_cannot_run_in_a_vm_that_is_not_running
+                a_kind_that_makes_a_vm_needs_one_described
+                a_poisoned_item_fails_alone
+                many_callers_at_once_are_all_answered
+                a_call_that_is_dropped_leaves_all_or_nothing;
+            idempotency:
+                the_same_key_gets_the_first_answer
+                the_same_key_with_another_body_is_refused
+                the_same_key_twice_in_one_batch_is_one_task
+                a_key_belongs_to_its_caller_and_route
+                a_refusal_does_not_use_a_key_up
+                a_key_is_kept_for_a_day_and_until_its_task_ends;
+            lease:
+                tasks_are_leased_in_the_order_of_their_submission
+                a_node_gets_its_own_tasks_only
+                a_claim_gets_no_more_than_it_asks_for
+                two_claims_of_one_node_share_what_there_is
+                another_enrolment_is_refused
+                an_unknown_node_is_refused
+                a_node_that_is_not_approved_gets_nothing
+                what_is_leased_is_not_leased_twice
+                a_resync_sends_what_the_agent_never_saw_under_the_same_fence
+                a_resync_under_a_new_enrolment_gets_nothing_of_the_old_one
+                a_lease_says_the_vms_epoch_and_the_deadline
+                what_can_no_longer_be_done_is_refused_when_its_turn_comes;
+            progress:
+                the_first_report_says_when_it_began
+                progress_renews_the_lease
+                progress_under_a_stale_fence_is_refused
+                progress_of_another_node_is_refused
+                progress_of_a_task_that_ended_is_refused
+                progress_learns_of_a_cancel
+                lines_reach_the_log
+                a_report_that_says_nothing_new_writes_no_event;
+            heartbeat:
+                a_heartbeat_renews_leases
+                a_heartbeat_learns_what_to_abort_and_what_is_over
+                a_heartbeat_that_says_nothing_new_writes_no_entry
+                facts_are_kept
+                a_heartbeat_of_another_enrolment_is_refused
+                an_observed_crash_is_written_down
+                an_inventory_older_than_a_change_does_not_undo_it
+                a_vm_that_a_full_inventory_lacks_is_missing_and_no_longer_charged
+                a_light_inventory_misses_nothing
+                a_missing_vm_that_is_seen_again_is_charged_again
+                a_vm_in_error_that_is_gone_is_no_longer_charged
+                a_vm_whose_task_is_under_way_is_left_alone
+                an_orphan_is_answered_each_time_and_logged_once
+                a_vm_that_was_just_deleted_is_no_orphan
+                a_deleted_vm_that_is_still_there_is_an_orphan
+                what_was_unknown_is_known_again_when_its_node_returns;
+            settle:
+                a_success_is_written_down_with_all_that_follows
+                a_repeat_of_a_result_changes_nothing
+                a_repeat_within_one_batch_changes_nothing
+                a_repeat_of_a_failure_that_is_retried_changes_nothing
+                a_stale_fence_changes_nothing
+                a_result_for_an_unknown_task_is_unknown
+                a_result_of_another_enrolment_is_refused
+                a_result_of_another_node_is_stale
+                a_retryable_failure_comes_again_after_a_pause
+                the_last_attempt_fails_for_good
+                a_failure_that_left_something_keeps_its_allocation
+                a_create_that_was_undone_gives_everything_back
+                a_create_that_left_something_is_in_error_and_charged
+                a_vm_is_charged_what_its_node_says
+                a_deleted_vm_is_no_longer_charged
+                a_result_after_the_lapse_still_counts
+                results_of_mixed_kinds_are_answered_one_by_one
+                an_output_beyond_measure_is_cut
+                times_from_another_clock_are_held_within_reason;
+            turn:
+                a_change_waits_for_the_one_before_it
+                a_program_waits_for_the_create_and_then_runs
+                programs_run_beside_each_other
+                a_delete_ends_a_create_that_nobody_leased
+                a_delete_aborts_a_create_under_way
+                a_delete_aborts_programs
+                a_second_delete_finds_nothing_left_to_do
+                a_delete_whose_vm_vanished_meanwhile_is_moot
+                what_waits_says_for_what
+                a_turn_is_held_through_backoff;
+            cancel:
+                what_was_never_leased_ends_at_once
+                what_is_leased_waits_for_its_nodes_word
+                a_success_that_arrives_first_wins
+                an_ended_task_cannot_be_cancelled
+                another_tenants_task_is_not_found
+                cancelling_twice_is_cancelling_once
+                an_aborting_task_is_leased_to_be_undone
+                force_ends_only_what_is_aborting_and_keeps_the_allocation;
+            sweep:
+                a_lapsed_lease_comes_again_after_a_pause
+                leases_are_not_judged_before_a_full_lease_of_service
+                the_last_lapse_leads_to_aborting
+                what_nobody_leases_in_time_fails
+                what_runs_too_long_is_aborted
+                a_retry_has_its_own_time_in_the_queue
+                silence_makes_a_node_stale_and_then_lost
+                a_lost_node_makes_its_vms_unknown
+                at_most_one_of_few_nodes_is_lost_per_lease_period
+                silence_counts_from_the_stores_own_start
+                a_pass_says_when_there_is_more;
+            node:
+                a_token_is_good_once
+                a_token_expires
+                a_token_for_another_name_is_refused
+                a_node_that_joins_again_keeps_its_id
+                a_node_waits_for_approval
+                a_cordoned_node_gets_tasks_but_no_machines
+                an_event_that_does_not_apply_is_refused;
+            log:
+                entries_are_numbered_without_gaps
+                filters_select
+                every_step_wakes_those_who_wait
+                what_was_answered_is_there_after_reopening;
+            doctor:
+                an_entry_that_was_edited_is_found
+                an_entry_that_was_removed_is_found
+                an_entry_that_was_added_is_found
+                a_link_that_was_removed_is_found
+                a_head_that_was_moved_is_found
+                a_book_that_was_edited_is_found
+                an_allocation_without_an_owner_is_found
+                a_running_task_without_a_lease_is_found;
+            query:
+                tasks_are_listed_newest_first_by_every_filter
+                vms_are_listed_without_the_deleted
+                a_token_stands_for_its_caller
+                an_image_is_known_by_its_name_and_its_digest
+                limits_and_books_are_told
+                gauges_count;
+        }
+    };
+}
+
+every_claim!(sqlite_threads, crate::world::Sqlite::threads());
+every_claim!(sqlite_inline, crate::world::Sqlite::inline());

@@ -1,0 +1,83 @@
+//! Nodes: joining, and what operators do to them.
+
+use hostler_model::{
+    Code,
+    event::Actor,
+    kind::KindName,
+    node::{NodeEvent, NodeState},
+};
+
+use crate::world::World;
+
+pub async fn a_token_is_good_once(world: &mut World) {
+    let token = world.join_token(None, true).await;
+    world.store.join(world.join(&token, "a", world.id())).await.unwrap().unwrap();
+    let refusal = world.store.join(world.join(&token, "b", world.id())).await.unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::JoinTokenInvalid);
+    let refusal = world.store.join(world.join("unknown", "b", world.id())).await.unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::JoinTokenInvalid);
+    assert_eq!(world.store.nodes().await.unwrap().len(), 1);
+}
+
+pub async fn a_token_expires(world: &mut World) {
+    let token = world.join_token(None, true).await;
+    world.advance(600);
+    let refusal = world.store.join(world.join(&token, "a", world.id())).await.unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::JoinTokenInvalid);
+}
+
+pub async fn a_token_for_another_name_is_refused(world: &mut World) {
+    let token = world.join_token(Some("a"), true).await;
+    let refusal = world.store.join(world.join(&token, "b", world.id())).await.unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::JoinTokenInvalid);
+    // That did not spend it.
+    world.store.join(world.join(&token, "a", world.id())).await.unwrap().unwrap();
+}
+
+pub async fn a_node_that_joins_again_keeps_its_id(world: &mut World) {
+    let (old, first) = world.joined("a", true).await;
+    let vm = world.running(old, "web").await;
+    world.advance(10);
+    let (new, second) = world.joined("a", false).await;
+    assert_eq!((second.id, second.created_at), (first.id, first.created_at));
+    assert_ne!(old.enrolment, new.enrolment);
+    // What an operator decided stays, and so does what is there.
+    assert_eq!((second.state, world.vm(vm).await.node), (NodeState::Ready, Some(first.id)));
+    assert_eq!(second.book.used.vms, 1);
+    let joins = world.kinds_after(0).await.into_iter().filter(|kind| kind == "node.joined" || kind == "node.join").count();
+    assert_eq!(joins, 4);
+    // Its first inventory cannot be judged against heartbeats of the earlier enrolment.
+    world.beat(new, Vec::new()).await;
+    assert_eq!(world.vm(vm).await.reason, None);
+}
+
+pub async fn a_node_waits_for_approval(world: &mut World) {
+    let (_, node) = world.joined("a", false).await;
+    assert_eq!(node.state, NodeState::Pending);
+    world.refused(world.echo(), Code::NoCapacity).await;
+    let node = world.store.change_node(node.id, NodeEvent::Approve, Actor::system()).await.unwrap().unwrap();
+    assert_eq!(node.state, NodeState::Ready);
+    assert_eq!(world.store.node_by_name("a".parse().unwrap()).await.unwrap().unwrap().state, NodeState::Ready);
+    world.ok(world.echo()).await;
+}
+
+pub async fn a_cordoned_node_gets_tasks_but_no_machines(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    world.store.change_node(agent.node, NodeEvent::Cordon, Actor::system()).await.unwrap().unwrap();
+    world.refused(world.create("other"), Code::NoCapacity).await;
+    world.ok(world.on_vm(KindName::VmDelete, vm)).await;
+    world.lease_one(agent).await;
+    let head = world.head().await;
+    world.store.change_node(agent.node, NodeEvent::Uncordon, Actor::system()).await.unwrap().unwrap();
+    assert_eq!(world.kinds_after(head).await, ["node.ready", "node.uncordon"]);
+    world.ok(world.create("other")).await;
+}
+
+pub async fn an_event_that_does_not_apply_is_refused(world: &mut World) {
+    let (agent, _) = world.joined("a", false).await;
+    let refusal = world.store.change_node(agent.node, NodeEvent::Drain, Actor::system()).await.unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::NodeStateConflict);
+    let refusal = world.store.change_node(world.id(), NodeEvent::Drain, Actor::system()).await.unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::NodeNotFound);
+}

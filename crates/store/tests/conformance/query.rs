@@ -1,0 +1,128 @@
+//! Queries and records.
+
+use std::collections::BTreeMap;
+
+use hostler_model::{
+    Code, PrincipalId, Resources, TaskId,
+    event::Actor,
+    image::{ImageDefaults, ImageFile, Manifest, Part, Readiness, Sha256Hex},
+    kind::{KindName, Role},
+    node::{Freshness, NodeState},
+    task::{Effects, TaskState},
+    tenant::UNLIMITED,
+    vm::VmState,
+};
+use hostler_store::{Caller, NewApiToken, TaskFilter, VmFilter};
+
+use crate::world::{TENANT, World, failed, one_vm};
+
+pub async fn tasks_are_listed_newest_first_by_every_filter(world: &mut World) {
+    let agent = world.node("a").await;
+    let create = world.ok(world.create("web")).await;
+    let leased = world.lease_one(agent).await;
+    world.succeed(agent, &leased).await;
+    let bad = world.ok(world.echo()).await;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, failed(false, Effects::Undone)).await;
+    let running = world.ok(world.echo()).await;
+    world.lease_one(agent).await;
+    let queued = world.ok(world.echo()).await;
+    let list = async |filter: TaskFilter, before: Option<TaskId>, limit: usize| {
+        Vec::from_iter(world.store.tasks(filter, before, limit).await.unwrap().into_iter().map(|task| task.id))
+    };
+    let all = TaskFilter::default();
+    assert_eq!(list(all.clone(), None, 10).await, [queued.id, running.id, bad.id, create.id]);
+    assert_eq!(list(all.clone(), Some(running.id), 1).await, [bad.id]);
+    assert_eq!(list(TaskFilter { tenant: Some(TENANT), ..all.clone() }, None, 2).await, [queued.id, running.id]);
+    assert_eq!(list(TaskFilter { tenant: Some(world.id()), ..all.clone() }, None, 10).await, []);
+    assert_eq!(list(TaskFilter { kind: Some(KindName::VmCreate), ..all.clone() }, None, 10).await, [create.id]);
+    assert_eq!(list(TaskFilter { vm: create.target.vm, ..all.clone() }, None, 10).await, [create.id]);
+    assert_eq!(list(TaskFilter { code: Some(Code::HandlerFailed), ..all.clone() }, None, 10).await, [bad.id]);
+    assert_eq!(list(TaskFilter { code: Some(Code::Cancelled), ..all.clone() }, None, 10).await, []);
+    for (state, id) in [(TaskState::Succeeded, create.id), (TaskState::Failed, bad.id), (TaskState::Running, running.id), (TaskState::Queued, queued.id)] {
+        assert_eq!(list(TaskFilter { state: Some(state), ..all.clone() }, None, 10).await, [id]);
+    }
+}
+
+pub async fn vms_are_listed_without_the_deleted(world: &mut World) {
+    let agent = world.node("a").await;
+    let gone = world.running(agent, "gone").await;
+    world.ok(world.on_vm(KindName::VmDelete, gone)).await;
+    let leased = world.lease_one(agent).await;
+    world.succeed(agent, &leased).await;
+    let (first, second) = (world.running(agent, "first").await, world.running(agent, "second").await);
+    let list = async |filter: VmFilter, before, limit| {
+        Vec::from_iter(world.store.vms(filter, before, limit).await.unwrap().into_iter().map(|vm| vm.id))
+    };
+    let all = VmFilter::default();
+    assert_eq!(list(all.clone(), None, 10).await, [second, first]);
+    assert_eq!(list(all.clone(), Some(second), 10).await, [first]);
+    assert_eq!(list(VmFilter { tenant: Some(TENANT), node: Some(agent.node), ..all.clone() }, None, 1).await, [second]);
+    assert_eq!(list(VmFilter { state: Some(VmState::Paused), ..all.clone() }, None, 10).await, []);
+    assert_eq!(list(VmFilter { state: Some(VmState::Deleted), ..all }, None, 10).await, [gone]);
+}
+
+pub async fn a_token_stands_for_its_caller(world: &mut World) {
+    let caller = Caller { principal: PrincipalId(world.id::<PrincipalId>().0), tenant: TENANT, role: Role::PlatformAdmin };
+    let token = NewApiToken { token_hash: "h".into(), caller: caller.clone(), label: "for a test".into() };
+    world.store.create_api_token(token).await.unwrap();
+    assert_eq!(world.store.authenticate("h".into()).await.unwrap(), Some(caller));
+    assert_eq!(world.store.authenticate("g".into()).await.unwrap(), None);
+    // The log says that there is one, never what it is.
+    assert!(world.entries().await.iter().all(|entry| !entry.data.to_string().contains("\"h\"")));
+}
+
+fn manifest(cmdline: &str) -> Manifest {
+    let file = |bytes: &[u8]| ImageFile { sha256: Sha256Hex::of(bytes), size: 1, format: None };
+    Manifest {
+        name: "tiny".into(),
+        arch: "x86_64".into(),
+        files: BTreeMap::from([(Part::Kernel, file(b"k")), (Part::Rootfs, file(b"r"))]),
+        cmdline: cmdline.into(),
+        defaults: ImageDefaults { vcpus: 1, memory_mib: 128, disk_gib: 1 },
+        ready: Readiness::GuestAgent,
+    }
+}
+
+pub async fn an_image_is_known_by_its_name_and_its_digest(world: &mut World) {
+    let old = world.store.put_image(TENANT, manifest("quiet"), Actor::system()).await.unwrap();
+    world.advance(1);
+    let head = world.head().await;
+    assert_eq!(world.store.put_image(TENANT, manifest("quiet"), Actor::system()).await.unwrap(), old);
+    assert_eq!(world.head().await, head);
+    let new = world.store.put_image(TENANT, manifest("loud"), Actor::system()).await.unwrap();
+    assert_ne!(old.digest, new.digest);
+    assert_eq!(world.store.image_by_name(TENANT, "tiny".into()).await.unwrap(), Some(new.clone()));
+    assert_eq!(world.store.image_by_name(world.id(), "tiny".into()).await.unwrap(), None);
+    assert_eq!(world.store.image(old.digest.clone()).await.unwrap(), Some(old.clone()));
+    assert_eq!(world.store.images(TENANT).await.unwrap(), [new, old]);
+}
+
+pub async fn limits_and_books_are_told(world: &mut World) {
+    let agent = world.node("a").await;
+    world.running(agent, "web").await;
+    let limits = Resources { vms: 7, ..UNLIMITED };
+    let put = world.store.put_tenant(TENANT, "renamed".parse().unwrap(), limits, Actor::system()).await.unwrap().unwrap();
+    let told = world.store.quota(TENANT).await.unwrap();
+    assert_eq!((told.limits, told.book.used), (limits, one_vm()));
+    assert_eq!(put, told);
+    let taken = world.store.put_tenant(world.id(), "renamed".parse().unwrap(), limits, Actor::system()).await.unwrap();
+    assert_eq!(taken.unwrap_err().code, Code::NameTaken);
+}
+
+pub async fn gauges_count(world: &mut World) {
+    let agent = world.node("a").await;
+    world.running(agent, "web").await;
+    world.ok(world.echo()).await;
+    world.lease_one(agent).await;
+    world.ok(world.echo()).await;
+    world.advance(7);
+    let gauges = world.store.gauges().await.unwrap();
+    let mut tasks = gauges.tasks;
+    tasks.sort_by_key(|(state, _, _)| state.as_str());
+    assert_eq!(tasks, [(TaskState::Queued, KindName::Echo, 1), (TaskState::Running, KindName::Echo, 1)]);
+    assert_eq!(gauges.oldest_queued_seconds, 7.0);
+    assert_eq!(gauges.vms, [(VmState::Running, 1)]);
+    assert_eq!(gauges.nodes, [(NodeState::Ready, Freshness::Fresh, 1)]);
+    assert_eq!((gauges.used, gauges.held.memory_mib, gauges.seq), (one_vm(), 2, world.head().await));
+}

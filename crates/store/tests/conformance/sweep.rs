@@ -1,0 +1,179 @@
+//! Passes of the loops.
+
+use std::time::Duration;
+
+use hostler_model::{
+    Code,
+    node::Freshness,
+    task::{AbortReason, Effects, Intent, TaskState},
+    vm::{VmReason, VmState},
+};
+
+use crate::world::{World, cancelled, one_vm};
+
+pub async fn a_lapsed_lease_comes_again_after_a_pause(world: &mut World) {
+    let agent = world.node("a").await;
+    let task = world.ok(world.echo()).await;
+    let first = world.lease_one(agent).await;
+    world.advance(29);
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0);
+    world.advance(1);
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1);
+    let queued = world.task(task.id).await;
+    assert_eq!(queued.state, TaskState::Queued);
+    let pause = queued.not_before.since(world.now());
+    assert!(pause >= Duration::from_millis(500) && pause <= Duration::from_secs(1));
+    assert!(world.lease(agent, 1).await.is_empty());
+    world.advance(1);
+    assert_eq!(world.lease_one(agent).await.fence, first.fence.next());
+}
+
+pub async fn leases_are_not_judged_before_a_full_lease_of_service(world: &mut World) {
+    let agent = world.node("a").await;
+    world.ok(world.echo()).await;
+    let leased = world.lease_one(agent).await;
+    world.advance(1000);
+    world.reopen();
+    world.advance(29);
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0);
+    // The holder had its chance, and used it.
+    world.progress(agent, &leased, "boot", &[]).await.unwrap();
+    world.advance(1);
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0);
+    world.advance(30);
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1);
+}
+
+pub async fn the_last_lapse_leads_to_aborting(world: &mut World) {
+    let agent = world.node("a").await;
+    let task = world.ok(world.echo()).await;
+    for _ in 0..3 {
+        world.lease_one(agent).await;
+        world.advance(31);
+        world.store.lapse_leases().await.unwrap();
+        world.advance(10);
+    }
+    let aborting = world.task(task.id).await;
+    assert_eq!((aborting.state, aborting.abort_reason), (TaskState::Aborting, Some(AbortReason::Attempts)));
+    assert_eq!(world.book().await.held.memory_mib, 1);
+    let last = world.lease_one(agent).await;
+    assert_eq!(last.intent, Intent::Abort);
+    world.end_with(agent, &last, cancelled(Effects::Undone)).await;
+    let ended = world.task(task.id).await;
+    assert_eq!((ended.state, ended.error.unwrap().code), (TaskState::Failed, Code::AttemptsExhausted));
+    assert!(world.book().await.total().is_zero());
+}
+
+pub async fn what_nobody_leases_in_time_fails(world: &mut World) {
+    let agent = world.node("a").await;
+    let task = world.ok(world.create("web")).await;
+    world.advance(15 * 60);
+    // It is too late for a node to take it, even before the pass.
+    assert!(world.lease(agent, 5).await.is_empty());
+    assert_eq!(world.store.expire_queued().await.unwrap().changed, 1);
+    let task = world.task(task.id).await;
+    assert_eq!((task.state, task.error.unwrap().code), (TaskState::Failed, Code::DeadlineExceeded));
+    assert_eq!(world.vm(task.target.vm.unwrap()).await.state, VmState::Deleted);
+    assert!(world.book().await.total().is_zero());
+}
+
+pub async fn what_runs_too_long_is_aborted(world: &mut World) {
+    let agent = world.node("a").await;
+    let task = world.ok(world.echo()).await;
+    let leased = world.lease_one(agent).await;
+    world.advance(59);
+    assert_eq!(world.store.expire_running().await.unwrap().changed, 0);
+    world.advance(1);
+    assert_eq!(world.store.expire_running().await.unwrap().changed, 1);
+    assert_eq!(world.store.expire_running().await.unwrap().changed, 0);
+    assert_eq!(world.task(task.id).await.abort_reason, Some(AbortReason::Deadline));
+    assert!(world.progress(agent, &leased, "", &[]).await.unwrap().abort);
+    world.end_with(agent, &leased, cancelled(Effects::Undone)).await;
+    assert_eq!(world.task(task.id).await.error.unwrap().code, Code::DeadlineExceeded);
+}
+
+pub async fn a_retry_has_its_own_time_in_the_queue(world: &mut World) {
+    let agent = world.node("a").await;
+    let task = world.ok(world.create("web")).await;
+    let leased = world.lease_one(agent).await;
+    world.advance(600);
+    world.beat(agent, Vec::new()).await;
+    world.progress(agent, &leased, "boot", &[]).await.unwrap();
+    world.advance(310);
+    world.store.lapse_leases().await.unwrap();
+    // A quarter of an hour after the submission it is queued anew, not overdue.
+    assert_eq!(world.store.expire_queued().await.unwrap().changed, 0);
+    assert_eq!(world.task(task.id).await.state, TaskState::Queued);
+}
+
+pub async fn silence_makes_a_node_stale_and_then_lost(world: &mut World) {
+    let agent = world.node("a").await;
+    let mut freshness = Vec::new();
+    for seconds in [60, 1, 59, 1, 1000] {
+        world.advance(seconds);
+        world.store.judge_nodes().await.unwrap();
+        freshness.push(world.store.node(agent.node).await.unwrap().unwrap().freshness);
+    }
+    assert_eq!(freshness, [Freshness::Fresh, Freshness::Stale, Freshness::Stale, Freshness::Lost, Freshness::Lost]);
+    let told: Vec<_> = world.kinds_after(0).await.into_iter().filter(|k| k.starts_with("node.") && !k.contains("join")).collect();
+    assert_eq!(told, ["node.stale", "node.lost"]);
+    world.refused(world.echo(), Code::NoCapacity).await;
+    world.beat(agent, Vec::new()).await;
+    world.ok(world.echo()).await;
+}
+
+pub async fn a_lost_node_makes_its_vms_unknown(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    let making = world.ok(world.create("other")).await.target.vm.unwrap();
+    world.advance(121);
+    assert_eq!(world.store.judge_nodes().await.unwrap().changed, 1);
+    let vm = world.vm(id).await;
+    assert_eq!((vm.state, vm.reason, vm.last_state), (VmState::Unknown, Some(VmReason::NodeLost), Some(VmState::Running)));
+    // It may well run: it stays charged.
+    assert_eq!(world.book().await.used, one_vm());
+    assert_eq!(world.vm(making).await.state, VmState::Provisioning);
+}
+
+pub async fn at_most_one_of_few_nodes_is_lost_per_lease_period(world: &mut World) {
+    for name in ["a", "b", "c"] {
+        world.node(name).await;
+    }
+    world.advance(121);
+    let lost = async |world: &World| {
+        world.store.judge_nodes().await.unwrap();
+        let nodes = world.store.nodes().await.unwrap();
+        nodes.iter().filter(|node| node.freshness == Freshness::Lost).count()
+    };
+    assert_eq!(lost(world).await, 1);
+    assert_eq!(lost(world).await, 1);
+    world.advance(30);
+    assert_eq!(lost(world).await, 2);
+    world.advance(29);
+    assert_eq!(lost(world).await, 2);
+    world.advance(1);
+    assert_eq!(lost(world).await, 3);
+}
+
+pub async fn silence_counts_from_the_stores_own_start(world: &mut World) {
+    let agent = world.node("a").await;
+    world.advance(10_000);
+    world.reopen();
+    assert_eq!(world.store.judge_nodes().await.unwrap().changed, 0);
+    world.advance(61);
+    assert_eq!(world.store.judge_nodes().await.unwrap().changed, 1);
+    assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().freshness, Freshness::Stale);
+}
+
+pub async fn a_pass_says_when_there_is_more(world: &mut World) {
+    world.node("a").await;
+    for _ in 0..2 {
+        let batch = (0..255).map(|_| world.echo()).collect();
+        assert!(world.store.submit(batch).await.unwrap().iter().all(Result::is_ok));
+    }
+    world.advance(15 * 60);
+    let first = world.store.expire_queued().await.unwrap();
+    assert_eq!((first.changed, first.more), (500, true));
+    let second = world.store.expire_queued().await.unwrap();
+    assert_eq!((second.changed, second.more), (10, false));
+}
