@@ -13,7 +13,7 @@ const LONGEST: usize = 4096;
 /// What a probe answered. The probes answer anybody.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Health {
-    /// The server's version, where it says it: `version` in the body, or the `server` header.
+    /// The server's version, where the probe says it: `version` in the body, or the `server` header.
     pub version: Option<String>,
     /// What it said.
     pub said: String,
@@ -33,6 +33,12 @@ impl Client {
     /// Whether the server can do its work; refused or unreadable while it cannot.
     pub async fn ready(&self) -> Result<Health, ClientError> {
         self.probe("/readyz").await
+    }
+
+    /// The server's version, as its API's document says it.
+    pub async fn version(&self) -> Result<Option<String>, ClientError> {
+        let document: Value = self.call(Call::get("/openapi.json")).await?;
+        Ok(document["info"]["version"].as_str().map(str::to_owned))
     }
 
     async fn probe(&self, path: &str) -> Result<Health, ClientError> {

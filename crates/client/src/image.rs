@@ -2,16 +2,12 @@
 
 use hostler_model::{api::Page, image::Image};
 
-use crate::{Client, ClientError, Paging, call::Call};
+use crate::{Client, ClientError, call::Call};
 
 impl Client {
-    /// A page of images.
-    pub async fn images_page(&self, paging: &Paging) -> Result<Page<Image>, ClientError> {
-        self.page(Call::get("/api/v1/images"), paging).await
-    }
-
-    /// All images.
+    /// All images: the server gives them on one page.
     pub async fn images(&self) -> Result<Vec<Image>, ClientError> {
-        self.every(Call::get("/api/v1/images"), None).await
+        let page: Page<Image> = self.call(Call::get("/api/v1/images")).await?;
+        Ok(page.items)
     }
 }

@@ -1,13 +1,9 @@
 //! Nodes: `/api/v1/nodes`.
 
-use hostler_model::{
-    Code,
-    api::Page,
-    node::Node,
-};
+use hostler_model::{Code, api::Page, node::Node};
 
 use crate::{
-    Client, ClientError, Paging,
+    Client, ClientError,
     call::{Call, segment},
 };
 
@@ -17,13 +13,9 @@ impl Client {
         self.call(Call::get(format!("/api/v1/nodes/{}", segment(node, Code::NodeNotFound)?))).await
     }
 
-    /// A page of nodes.
-    pub async fn nodes_page(&self, paging: &Paging) -> Result<Page<Node>, ClientError> {
-        self.page(Call::get("/api/v1/nodes"), paging).await
-    }
-
-    /// All nodes.
+    /// All nodes: the server gives them on one page.
     pub async fn nodes(&self) -> Result<Vec<Node>, ClientError> {
-        self.every(Call::get("/api/v1/nodes"), None).await
+        let page: Page<Node> = self.call(Call::get("/api/v1/nodes")).await?;
+        Ok(page.items)
     }
 }

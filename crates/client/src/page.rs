@@ -31,7 +31,8 @@ impl Client {
                 return Ok(items);
             }
             let page: Page<T> = self.page(call.clone(), &Paging { limit: Some(missing), cursor }).await?;
-            items.extend(page.items.into_iter().take(missing));
+            items.extend(page.items);
+            items.truncate(most.unwrap_or(usize::MAX));
             cursor = page.next_cursor;
             if cursor.is_none() {
                 return Ok(items);

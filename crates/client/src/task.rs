@@ -1,7 +1,7 @@
 //! Tasks: `/api/v1/tasks`.
 
 use hostler_model::{
-    TaskId,
+    Code, TaskId, VmId,
     api::{NewTask, Page, Submitted},
     kind::KindName,
     task::{Task, TaskState},
@@ -16,8 +16,10 @@ pub struct TaskQuery {
     pub state: Option<TaskState>,
     /// Only of this kind.
     pub kind: Option<KindName>,
-    /// Only about this VM, by id or name.
-    pub vm: Option<String>,
+    /// Only about this VM.
+    pub vm: Option<VmId>,
+    /// Only failed with this code: `ATTEMPTS_EXHAUSTED` is the dead-letter list.
+    pub code: Option<Code>,
 }
 
 impl TaskQuery {
@@ -25,7 +27,8 @@ impl TaskQuery {
         Call::get("/api/v1/tasks")
             .query("state", self.state)
             .query("kind", self.kind)
-            .query("vm", self.vm.as_deref())
+            .query("vm", self.vm)
+            .query("code", self.code)
     }
 }
 
@@ -50,9 +53,10 @@ impl Client {
         self.every(which.call(), most).await
     }
 
-    /// Asks for a task to be stopped and undone. It ends when its node says so.
-    pub async fn cancel_task(&self, id: TaskId, how: &Submit) -> Result<Submitted, ClientError> {
-        self.submit(Call::post(format!("/api/v1/tasks/{id}/cancel")), how).await
+    /// Asks for a task to be stopped and undone, and answers how it is now: it ends when its node says so. Asking again
+    /// changes nothing.
+    pub async fn cancel_task(&self, id: TaskId) -> Result<Task, ClientError> {
+        self.call(Call::post(format!("/api/v1/tasks/{id}/cancel"))).await
     }
 
     /// Submits a new task that does what a failed or cancelled one should have done.

@@ -28,6 +28,8 @@ use hostler_model::{
     task::{Task, TaskState},
 };
 
+use crate::output::plain;
+
 /// How the program ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
@@ -145,8 +147,8 @@ impl Failure {
         let request = self.request.map(|id| format!("request {id}"));
         let marks: Vec<String> = self.code.clone().into_iter().chain(request).collect();
         let marks = if marks.is_empty() { String::new() } else { format!(" [{}]", marks.join(", ")) };
-        let mut lines = vec![("error", format!("{}{marks}", self.message))];
-        lines.extend(self.help.clone().map(|help| ("help", help)));
+        let mut lines = vec![("error", plain(&format!("{}{marks}", self.message)))];
+        lines.extend(self.help.as_deref().map(|help| ("help", plain(help))));
         lines
     }
 

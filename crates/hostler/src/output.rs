@@ -56,6 +56,12 @@ pub fn note(text: impl Display) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
+/// A text that came from elsewhere, such as the last lines of a guest's console, without what could move a terminal's
+/// cursor or change its colours.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// Rows under a header, in columns as wide as they need to be.
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut table = Table::new();
@@ -73,7 +79,7 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
 pub fn fields(fields: impl IntoIterator<Item = (&'static str, String)>) -> String {
     let fields: Vec<_> = fields.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    trimmed(fields.iter().map(|(name, value)| format!("{name:width$}  {value}")))
+    trimmed(fields.iter().map(|(name, value)| format!("{name:width$}  {}", plain(value))))
 }
 
 fn trimmed(lines: impl Iterator<Item = String>) -> String {
@@ -156,6 +162,11 @@ mod tests {
     fn an_amount_is_told_in_the_unit_that_fits() {
         assert_eq!([0, 256, 1024, 1536, 2048].map(mib), ["0 MiB", "256 MiB", "1 GiB", "1536 MiB", "2 GiB"]);
         assert_eq!([5, 2048, 5 << 20, 3 << 40].map(bytes), ["5 B", "2.0 KiB", "5.0 MiB", "3.0 TiB"]);
+    }
+
+    #[test]
+    fn a_guest_does_not_drive_our_terminal() {
+        assert_eq!(plain("a\x1b[2Jb\r\nc"), "a\u{fffd}[2Jb\u{fffd}\nc");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 
 use hostler_client::{Client, ClientError, EventQuery};
 use hostler_model::{
-    TaskId,
+    Fence, TaskId,
     event::Entry,
     task::{Progress, Task, TaskState, WaitingFor},
 };
@@ -27,7 +27,7 @@ use tokio::{
 
 use crate::{
     interrupt::Interrupt,
-    output::{millis, note, took},
+    output::{millis, note, plain, took},
 };
 
 /// The first look comes soon: an exec takes 40 ms.
@@ -81,7 +81,10 @@ pub async fn watch(
             looked = wakes.look(client, &task) => looked,
         };
         match looked {
-            Ok(seen) => (task, last_answer) = (seen, Instant::now()),
+            Ok((seen, log)) => {
+                view.log(&log);
+                (task, last_answer) = (seen, Instant::now());
+            }
             Err(error) if error.is_unreachable() && last_answer.elapsed() < AWAY => view.say("the server is away"),
             Err(error) => return Err(error),
         }
@@ -97,7 +100,7 @@ async fn over(end: Option<Instant>) {
 
 /// What makes us look: events, and a pulse.
 struct Wakes {
-    hints: mpsc::Receiver<Option<Progress>>,
+    hints: mpsc::Receiver<Option<Told>>,
     stream: JoinHandle<()>,
     pulse: Duration,
 }
@@ -109,18 +112,18 @@ impl Wakes {
         // A task of its own, because a connection that is being made must not be dropped with each pulse.
         let stream = tokio::spawn(async move {
             let mut hint = events.connect().await.map(|()| None);
-            while let Ok(told) = hint {
-                if send.send(told).await.is_err() {
+            while let Ok(what) = hint {
+                if send.send(what).await.is_err() {
                     return;
                 }
-                hint = events.next().await.map(|entry| progress(&entry));
+                hint = events.next().await.map(|entry| told(&entry));
             }
         });
         Wakes { hints, stream, pulse: FIRST_PULSE }
     }
 
-    /// The task as it is after the next wake.
-    async fn look(&mut self, client: &Client, task: &Task) -> Result<Task, ClientError> {
+    /// The task as it is after the next wake, and what was said meanwhile.
+    async fn look(&mut self, client: &Client, task: &Task) -> Result<(Task, Vec<String>), ClientError> {
         let hint = tokio::select! {
             Some(hint) = self.hints.recv() => hint,
             () = sleep(self.pulse) => {
@@ -129,8 +132,11 @@ impl Wakes {
             }
         };
         match hint {
-            Some(progress) => Ok(Task { progress: Some(progress), ..task.clone() }),
-            None => client.task(task.id).await,
+            Some(Told { fence, progress, log }) if fence >= task.fence => {
+                let state = if task.state == TaskState::Queued { TaskState::Running } else { task.state };
+                Ok((Task { state, waiting_for: None, fence, progress: Some(progress), ..task.clone() }, log))
+            }
+            Some(_) | None => Ok((client.task(task.id).await?, Vec::new())),
         }
     }
 }
@@ -141,11 +147,20 @@ impl Drop for Wakes {
     }
 }
 
-/// What an event says about how far the task is, where it says it.
-fn progress(entry: &Entry) -> Option<Progress> {
+/// What an event says about how far the task is: it spares a look at the task.
+#[derive(Debug, serde::Deserialize)]
+struct Told {
+    fence: Fence,
+    #[serde(flatten)]
+    progress: Progress,
+    #[serde(default)]
+    log: Vec<String>,
+}
+
+/// What an event says, if it is one of those.
+fn told(entry: &Entry) -> Option<Told> {
     let named = entry.kind == "task.progress";
-    let data = entry.data.get("progress").unwrap_or(&entry.data);
-    named.then(|| serde_json::from_value(data.clone()).ok()).flatten()
+    named.then(|| serde_json::from_value(entry.data.clone()).ok()).flatten()
 }
 
 /// Where it is shown.
@@ -172,12 +187,23 @@ impl View {
             return;
         }
         for step in self.phases.observe(task, Instant::now()) {
-            match &self.line {
-                Some(line) => line.println(step),
-                None => note(step),
-            }
+            self.line(&step);
         }
         self.say(&status(task));
+    }
+
+    /// Lines that the node wrote for people.
+    fn log(&self, lines: &[String]) {
+        if self.tell == Tell::Phases {
+            lines.iter().for_each(|line| self.line(&format!("  | {}", plain(line))));
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.line {
+            Some(line) => line.println(text),
+            None => note(text),
+        }
     }
 
     fn say(&self, words: &str) {
@@ -296,6 +322,18 @@ mod tests {
         phases.observe(&in_phase("boot", 1), t);
         assert_eq!(phases.observe(&in_phase("image", 2), t), ["  attempt 2 of 3"]);
         assert_eq!(phases.observe(&in_phase("boot", 2), t).len(), 1);
+    }
+
+    #[test]
+    fn an_event_about_progress_says_how_far_the_task_is() {
+        let mut entry = fixture::entry();
+        assert!(told(&entry).is_none());
+        entry.kind = "task.progress".into();
+        entry.data = serde_json::json!({
+            "fence": {"store_epoch": 1, "attempt": 2}, "phase": "boot", "percent": null, "log": ["started"],
+        });
+        let told = told(&entry).unwrap();
+        assert_eq!((told.fence.attempt, told.progress.phase.as_str(), told.log.len()), (2, "boot", 1));
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl App {
         }
     }
 
-    /// Asks that a task be stopped. Asked again, or after its end, it is answered with the task as it is.
+    /// Asks that a task be stopped. Asked again, the answer is the task as it is; one that has ended is refused.
     pub async fn cancel(&self, call: &Call, id: TaskId) -> Result<Task> {
         let task = self.task(call, id).await?;
         call.require(task.kind.spec().role)?;

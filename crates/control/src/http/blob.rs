@@ -13,7 +13,11 @@ use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use super::{body::answer, document::Refusals, path::InPath};
+use super::{
+    body::{self, answer},
+    document::Refusals,
+    path::InPath,
+};
 use crate::app::{App, Result};
 
 /// A piece that is read from the disk at once.
@@ -39,6 +43,8 @@ pub(super) struct Blob {
 pub(super) async fn put_blob(State(app): State<Arc<App>>, path: InPath, request: Request) -> Result<Response> {
     let sha256: Sha256Hex = path.get("sha256")?.parse()?;
     if let Some(size) = app.blobs.size(&sha256).await? {
+        // Its sender has not read the answer yet, and may not be able to before it has sent all.
+        body::drain(request.into_body()).await;
         return Ok(answer(StatusCode::OK, &Blob { sha256, size }));
     }
     let pieces = request.into_body().into_data_stream().map_err(io::Error::other);

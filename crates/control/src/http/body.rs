@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, Bytes},
+    body::{Body, Bytes, HttpBody},
     extract::{FromRequest, FromRequestParts, Request},
     response::{IntoResponse, Response},
 };
@@ -110,8 +110,15 @@ fn too_large(limit: usize) -> Refusal {
 
 /// Takes the rest of a body and throws it away, for a while: a connection that is closed while its peer still sends is
 /// reset, and the peer may never see the answer.
-fn discard(mut body: Body) {
-    tokio::spawn(tokio::time::timeout(DISCARD, async move { while let Some(Ok(_)) = body.frame().await {} }));
+pub(super) fn discard(body: Body) {
+    if !body.is_end_stream() {
+        tokio::spawn(tokio::time::timeout(DISCARD, drain(body)));
+    }
+}
+
+/// Takes the rest of a body and throws it away.
+pub(super) async fn drain(mut body: Body) {
+    while let Some(Ok(_)) = body.frame().await {}
 }
 
 /// A JSON answer.

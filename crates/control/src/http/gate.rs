@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::{
     access::{self, Access},
-    peer, problem,
+    body, peer, problem,
 };
 use crate::app::{
     App, Error, Result,
@@ -38,7 +38,7 @@ pub(super) async fn people(State(app): State<Arc<App>>, mut request: Request, ne
             run(next, request).await
         }
         Ok(None) => run(next, request).await,
-        Err(error) => error.into_response(),
+        Err(error) => refuse(request, error),
     };
     began.end(&app, route, response)
 }
@@ -51,7 +51,7 @@ pub(super) async fn agents(State(app): State<Arc<App>>, mut request: Request, ne
     let route = super::router::internal_route(path.as_ref().map(MatchedPath::as_str));
     let response = match peer::admit(&app, route, &mut request) {
         Ok(()) => run(next, request).await,
-        Err(error) => error.into_response(),
+        Err(error) => refuse(request, error),
     };
     began.end(&app, route.unwrap_or(NO_ROUTE), response)
 }
@@ -76,6 +76,11 @@ fn bearer(headers: &HeaderMap) -> std::result::Result<&str, Refusal> {
     token.map(|(_, token)| token.trim()).ok_or_else(|| {
         Refusal::new(Code::Unauthenticated, "a credential is needed: send `Authorization: Bearer <token>`")
     })
+}
+
+fn refuse(request: Request, error: Error) -> Response {
+    body::discard(request.into_body());
+    error.into_response()
 }
 
 async fn run(next: Next, request: Request) -> Response {

@@ -85,7 +85,7 @@ pub(super) async fn show_task(State(app): State<Arc<App>>, call: Call, path: InP
     Ok(Json(app.task(&call, path.task()?).await?))
 }
 
-/// Asks that a task be stopped and undone. A task that has ended stays as it is.
+/// Asks that a task be stopped and undone. One that has ended is refused with 409.
 #[utoipa::path(post, path = "/api/v1/tasks/{task}/cancel", tag = "tasks",
     params(("task" = TaskId, Path, description = "Its id")),
     responses((status = 200, description = "The task as it is now", body = Task), Refusals))]

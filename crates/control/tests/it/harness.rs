@@ -70,7 +70,7 @@ impl World {
             issuer: "hostler-test".into(),
             blobs: dir.path().join("blobs"),
             names: Vec::new(),
-            pace: Pace::default(),
+            pace: quick(),
             limits: Limits::default(),
         });
         let mut world = World { server, store, ids, clock, time, dir, tokens: Vec::new(), foreign: String::new() };
@@ -153,6 +153,18 @@ impl World {
         let answer = self.post("/api/v1/tasks", body).send().await;
         assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
         serde_json::from_value(answer.json()["task"].clone()).unwrap()
+    }
+}
+
+/// Loops that need not be waited for.
+fn quick() -> Pace {
+    let every = Duration::from_millis(5);
+    Pace {
+        lapse_leases: every,
+        expire_queued: every,
+        expire_running: every,
+        judge_nodes: every,
+        drop_idempotency_keys: every,
     }
 }
 

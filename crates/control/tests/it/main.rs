@@ -9,3 +9,4 @@ mod idempotency;
 mod life;
 mod listen;
 mod lists;
+mod loops;

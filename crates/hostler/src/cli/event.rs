@@ -68,7 +68,7 @@ fn line(entry: &Entry) -> String {
     // Microseconds help a program, not a person.
     let at = at.to_string();
     let at = at.split('.').next().unwrap_or_default();
-    format!("{seq:>6}  {at}Z  {kind:<16}  {noun} {subject}  {data}")
+    format!("{seq:<6}  {at}Z  {kind:<16}  {noun} {subject}  {data}")
 }
 
 #[cfg(test)]
@@ -78,8 +78,6 @@ mod tests {
 
     #[test]
     fn an_event_is_a_line() {
-        insta::assert_snapshot!(line(&fixture::entry()), @r#"
-            42  2026-01-01T00:00:00Z  task.queued       task 0190f1f0-0000-7000-8000-000000000001  {"kind":"echo"}
-        "#);
+        insta::assert_snapshot!(line(&fixture::entry()), @r#"42      2026-01-01T00:00:00Z  task.queued       task 0190f1f0-0000-7000-8000-000000000001  {"kind":"echo"}"#);
     }
 }

@@ -79,10 +79,11 @@ impl Session {
 
     /// Prints a result: as JSON, or as the text made for people.
     pub fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        Ok(match self.format {
+        match self.format {
             Format::Json => output::json(value)?,
             Format::Table => output::text(&text())?,
-        })
+        }
+        Ok(())
     }
 
     /// Whether results are for programs.

@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use hostler_model::{
-    Refusal,
+    Code, Refusal,
     task::TaskState,
     unit::{parse_gib, parse_mib},
     vm::VmState,
@@ -80,6 +80,14 @@ fn state<T: DeserializeOwned>(text: &str, all: &[&str]) -> Result<T, String> {
 /// A task's state.
 pub fn task_state(text: &str) -> Result<TaskState, String> {
     state(text, &TaskState::ALL.map(TaskState::as_str))
+}
+
+/// A refusal's or a failed task's code, in any case.
+pub fn code(text: &str) -> Result<Code, String> {
+    let spelled = text.to_ascii_uppercase().replace('-', "_");
+    Code::ALL.iter().copied().find(|code| code.as_str() == spelled).ok_or_else(|| {
+        "a code looks like GUEST_NOT_READY; `hostler task list` shows those of failed tasks".to_owned()
+    })
 }
 
 /// A machine's state.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use hostler_client::{Submit, TaskQuery};
 use hostler_model::{
-    Code, Refusal, TaskId, Timestamp,
+    Code, Refusal, TaskId, Timestamp, VmId,
     api::{NewTask, Submitted, TargetRef},
     error::excerpt,
     kind::KindName,
@@ -27,6 +27,7 @@ const LIST: &str = "\
 Examples:
   hostler task list
   hostler task list --state failed --kind vm.create
+  hostler task list --code ATTEMPTS_EXHAUSTED
   hostler task list --vm web-1 -o json";
 
 const SUBMIT: &str = "\
@@ -97,6 +98,9 @@ struct List {
     /// Only those about this machine, by name or id
     #[arg(long)]
     vm: Option<String>,
+    /// Only failed with this code; ATTEMPTS_EXHAUSTED lists those that were given up
+    #[arg(long, value_parser = read::code)]
+    code: Option<Code>,
     /// At most this many, the newest
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
@@ -148,11 +152,23 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
 }
 
 async fn list(args: List, session: &Session) -> Result<Exit, Failure> {
-    let which = TaskQuery { state: args.state, kind: args.kind, vm: args.vm };
+    let vm = match args.vm {
+        Some(vm) => Some(machine(session, &vm).await?),
+        None => None,
+    };
+    let which = TaskQuery { state: args.state, kind: args.kind, vm, code: args.code };
     let tasks = session.client.tasks(&which, Some(args.limit)).await?;
     let nodes = if tasks.is_empty() { NodeNames::default() } else { session.node_names().await };
     session.print(&tasks, || table(&tasks, &nodes, session.now()))?;
     Ok(Exit::Done)
+}
+
+/// A machine's id. A machine that is gone has no name any more, but its tasks are kept under its id.
+async fn machine(session: &Session, vm: &str) -> Result<VmId, Failure> {
+    match vm.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => Ok(session.client.vm(vm).await?.id),
+    }
 }
 
 async fn submit(args: NewArgs, session: &Session) -> Result<Exit, Failure> {
@@ -166,7 +182,7 @@ async fn submit(args: NewArgs, session: &Session) -> Result<Exit, Failure> {
 /// A cancelled task has done what it should.
 async fn cancel(args: Act, session: &Session) -> Result<Exit, Failure> {
     let id = find(session, &args.which.id).await?.id;
-    let mut task = session.client.cancel_task(id, &Submit::default()).await?.task;
+    let mut task = session.client.cancel_task(id).await?;
     if !args.wait.no_wait {
         task = session.ended(task, Some(args.wait.timeout), Tell::Phases).await?;
     }

@@ -67,7 +67,9 @@ pub async fn the_last_lapse_leads_to_aborting(world: &mut World) {
 pub async fn what_nobody_leases_in_time_fails(world: &mut World) {
     let agent = world.node("a").await;
     let task = world.ok(world.create("web")).await;
-    world.advance(15 * 60);
+    world.advance(30 * 60 - 1);
+    assert_eq!(world.store.expire_queued().await.unwrap().changed, 0);
+    world.advance(1);
     // It is too late for a node to take it, even before the pass.
     assert!(world.lease(agent, 5).await.is_empty());
     assert_eq!(world.store.expire_queued().await.unwrap().changed, 1);
@@ -96,12 +98,11 @@ pub async fn a_retry_has_its_own_time_in_the_queue(world: &mut World) {
     let agent = world.node("a").await;
     let task = world.ok(world.create("web")).await;
     let leased = world.lease_one(agent).await;
-    world.advance(600);
-    world.beat(agent, Vec::new()).await;
+    world.advance(30 * 60);
     world.progress(agent, &leased, "boot", &[]).await.unwrap();
-    world.advance(310);
-    world.store.lapse_leases().await.unwrap();
-    // A quarter of an hour after the submission it is queued anew, not overdue.
+    world.advance(31);
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1);
+    // More than half an hour after the submission it is queued anew, not overdue.
     assert_eq!(world.store.expire_queued().await.unwrap().changed, 0);
     assert_eq!(world.task(task.id).await.state, TaskState::Queued);
 }
