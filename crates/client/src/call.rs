@@ -169,11 +169,9 @@ impl Client {
     /// Sends a call until there is an answer, or patience ends.
     pub(crate) async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         let (address, headers) = (call.address(), self.headers(&call)?);
-        self.persist(&call, || {
-            self.link.call_json(call.method.clone(), &address, call.body.as_ref(), headers.clone())
-        })
-        .await
-        .map(|answer| answer.body)
+        self.persist(&call, || self.link.call_json(call.method.clone(), &address, call.body.as_ref(), headers.clone()))
+            .await
+            .map(|answer| answer.body)
     }
 
     /// Opens a stream, also with patience.
@@ -228,7 +226,10 @@ fn another_may_help(error: &LinkError) -> bool {
 pub(crate) fn segment(text: &str, absent: Code) -> Result<&str, ClientError> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if text.is_empty() || text.len() > 128 || !text.chars().all(plain) || text.chars().all(|c| c == '.') {
-        let refusal = Refusal::new(absent, format!("nothing is called {:?}: write an id or a name of a-z, 0-9 and -", excerpt(text)));
+        let refusal = Refusal::new(
+            absent,
+            format!("nothing is called {:?}: write an id or a name of a-z, 0-9 and -", excerpt(text)),
+        );
         return Err(refusal.with("value", excerpt(text)).into());
     }
     Ok(text)

@@ -20,13 +20,7 @@ pub struct Client {
 impl Client {
     /// Speaks through this link with this token. An empty token is not sent.
     pub fn new(link: Link, token: impl Into<Token>) -> Client {
-        Client {
-            link,
-            token: token.into(),
-            ids: Ids::system(),
-            clock: Clock::system(),
-            patience: Patience::default(),
-        }
+        Client { link, token: token.into(), ids: Ids::system(), clock: Clock::system(), patience: Patience::default() }
     }
 
     /// Takes idempotency keys from these values instead of the system's.

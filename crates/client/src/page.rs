@@ -23,7 +23,11 @@ impl Client {
     }
 
     /// The newest `most` of a list, or all of it.
-    pub(crate) async fn every<T: DeserializeOwned>(&self, call: Call, most: Option<usize>) -> Result<Vec<T>, ClientError> {
+    pub(crate) async fn every<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        most: Option<usize>,
+    ) -> Result<Vec<T>, ClientError> {
         let (mut items, mut cursor) = (Vec::new(), None);
         loop {
             let missing = most.map_or(PAGE, |most| most.saturating_sub(items.len()).min(PAGE));

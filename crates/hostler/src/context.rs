@@ -143,22 +143,21 @@ impl ServerArgs {
             (None, Some(local)) if same_place(&local.url, &url) => {
                 (Token::from(local.token), Some(ClientFile::path(&data)))
             }
-            (None, _) => return Err(no_token(&url, &data)),
+            (None, _) => return Err(self.no_token(&url, &data)),
         };
         Ok(Context { url, token, token_file })
+    }
+
+    /// Where no address was given either, there is no server.
+    fn no_token(&self, url: &str, data: &Path) -> Failure {
+        let exit = if self.url.is_some() { Exit::Refused } else { Exit::Unreachable };
+        Failure::new(exit, format!("there is no token for {url}: none was given, and none is in {}", data.display()))
+            .help("start `hostler dev`, which writes one there, or give --token-file FILE or HOSTLER_TOKEN")
     }
 }
 
 fn same_place(a: &str, b: &str) -> bool {
     a.trim_end_matches('/').eq_ignore_ascii_case(b.trim_end_matches('/'))
-}
-
-fn no_token(url: &str, data: &Path) -> Failure {
-    Failure::new(
-        Exit::Refused,
-        format!("there is no token for {url}: none was given, and none is in {}", data.display()),
-    )
-    .help("start `hostler dev`, which writes one there, or give --token-file FILE or HOSTLER_TOKEN")
 }
 
 fn read_token(file: &Path) -> Result<Token, Failure> {
@@ -237,6 +236,12 @@ mod tests {
         assert_eq!(args.context_with(Some("mine".into())).unwrap().token, Token::from("mine"));
         args.url = Some("http://127.0.0.1:9191/".into());
         assert_eq!(args.context_with(None).unwrap().token, Token::from("local"));
+    }
+
+    #[test]
+    fn without_a_file_or_a_flag_there_is_no_server() {
+        let (_dir, args) = folder();
+        assert_eq!(args.context_with(None).unwrap_err().exit, Exit::Unreachable);
     }
 
     #[test]

@@ -175,7 +175,6 @@ fn advice(problem: &Problem) -> Option<&'static str> {
         Code::TaskNotFound => Some("`hostler task list` shows those there are"),
         Code::NodeNotFound => Some("`hostler node list` shows those there are"),
         Code::ImageNotFound => Some("`hostler image list` shows those there are"),
-        Code::NameTaken => Some("choose another name, or delete the one that has it with `hostler vm delete NAME`"),
         Code::NoCapacity => Some("`hostler node list` shows how much room there is, and where"),
         Code::CursorExpired => Some("leave --after out to begin with what is kept"),
         Code::Overloaded | Code::Unavailable => Some("try again in a moment; `hostler doctor` tells more"),

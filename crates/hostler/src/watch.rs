@@ -3,11 +3,10 @@
 //! Events are hints: each makes us look at the task itself, and so does a pulse that slows down, so that nothing depends
 //! on a hint. The server may be away for a while (a restart): the watch goes on.
 //!
-//! On a terminal there is one line with what is under way, and the phases that are over stand above it. Elsewhere there
-//! are only those. All of it goes to stderr.
+//! On a terminal a line shows what is under way. Elsewhere a phase that takes long is named once. When the task has ended,
+//! each phase stands on a line with its time. All of it goes to stderr.
 
 use std::{
-    collections::BTreeSet,
     io::{IsTerminal as _, stderr},
     time::Duration,
 };
@@ -36,6 +35,9 @@ const FIRST_PULSE: Duration = Duration::from_millis(25);
 const LAST_PULSE: Duration = Duration::from_secs(1);
 /// How long a server may be away while we watch: a restart takes a few seconds.
 const AWAY: Duration = Duration::from_secs(30);
+
+/// How long a phase may take before it is named where there is no terminal.
+const SLOW: Duration = Duration::from_secs(5);
 
 /// How a watch ended.
 #[derive(Debug)]
@@ -186,10 +188,14 @@ impl View {
         if self.tell == Tell::Nothing {
             return;
         }
-        for step in self.phases.observe(task, Instant::now()) {
+        let now = Instant::now();
+        for step in self.phases.observe(task, now) {
             self.line(&step);
         }
-        self.say(&status(task));
+        match self.line {
+            Some(_) => self.say(&status(task)),
+            None => self.phases.slow(now).iter().for_each(note),
+        }
     }
 
     /// Lines that the node wrote for people.
@@ -225,7 +231,7 @@ impl Drop for View {
 }
 
 /// What is under way, in a few words.
-fn status(task: &Task) -> String {
+pub fn status(task: &Task) -> String {
     match (task.state, task.waiting_for, &task.progress) {
         (TaskState::Queued, Some(WaitingFor::Time), _) => "queued: waits for its next attempt".to_owned(),
         (TaskState::Queued, Some(WaitingFor::Turn), _) => "queued: waits for another task on this machine".to_owned(),
@@ -237,44 +243,45 @@ fn status(task: &Task) -> String {
     }
 }
 
-/// Which phases were told. While the task runs, a phase's length is what was seen of it; phases too short to be seen are
-/// told at the end, as the node measured them.
+/// What there is to say about phases. How long each took is known when the task has ended, as the node measured it: many
+/// are too short to be seen from here.
 #[derive(Default)]
 struct Phases {
     attempt: u32,
     under_way: Option<(String, Instant)>,
-    told: BTreeSet<String>,
+    slow: Option<String>,
 }
 
 impl Phases {
-    /// Lines about what ended since the last look.
+    /// Lines to say, once each.
     fn observe(&mut self, task: &Task, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
         let attempt = task.fence.attempt;
         if attempt > self.attempt {
             if self.attempt > 0 {
                 lines.push(format!("  attempt {attempt} of {}", task.max_attempts));
-                *self = Phases::default();
             }
             self.attempt = attempt;
         }
         if task.state.is_terminal() {
-            let unseen = task.phases.iter().filter(|timing| !self.told.contains(&timing.phase));
-            lines.extend(unseen.map(|timing| phase_line(&timing.phase, millis(timing.ms))));
-        } else if let Some(progress) = &task.progress {
-            lines.extend(self.enter(&progress.phase, now));
+            lines.extend(task.phases.iter().map(|timing| phase_line(&timing.phase, millis(timing.ms))));
+        }
+        if let Some(progress) = &task.progress
+            && self.under_way.as_ref().is_none_or(|(phase, _)| *phase != progress.phase)
+        {
+            self.under_way = Some((progress.phase.clone(), now));
         }
         lines
     }
 
-    fn enter(&mut self, phase: &str, now: Instant) -> Option<String> {
-        if phase.is_empty() || self.under_way.as_ref().is_some_and(|(current, _)| current == phase) {
+    /// The phase under way, once it has taken long: who sees only lines knows then that something happens.
+    fn slow(&mut self, now: Instant) -> Option<String> {
+        let (phase, begun) = self.under_way.as_ref()?;
+        if phase.is_empty() || now - *begun < SLOW || self.slow.as_ref() == Some(phase) {
             return None;
         }
-        let (ended, begun) = self.under_way.replace((phase.to_owned(), now))?;
-        let line = phase_line(&ended, now - begun);
-        self.told.insert(ended);
-        Some(line)
+        self.slow = Some(phase.clone());
+        Some(format!("  {phase} …"))
     }
 }
 
@@ -304,24 +311,30 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_is_told_when_it_is_over_and_only_once() {
+    fn phases_are_told_in_their_order_when_the_task_has_ended() {
         let (mut phases, t) = (Phases::default(), Instant::now());
         assert!(phases.observe(&fixture::task("queued"), t).is_empty());
-        assert!(phases.observe(&in_phase("image", 1), t).is_empty());
-        assert!(phases.observe(&in_phase("image", 1), t).is_empty());
-        let lines = phases.observe(&in_phase("boot", 1), t + Duration::from_millis(12));
-        assert_eq!(lines, ["  image            12 ms"]);
+        assert!(phases.observe(&in_phase("boot", 1), t).is_empty());
         let lines = phases.observe(&ended(&[("image", 11.0), ("disk", 3.2), ("boot", 3012.0)]), t);
-        assert_eq!(lines, ["  disk              3 ms", "  boot             3.0 s"]);
+        assert_eq!(lines, ["  image            11 ms", "  disk              3 ms", "  boot             3.0 s"]);
     }
 
     #[test]
-    fn another_attempt_is_said_and_begins_anew() {
+    fn a_phase_that_takes_long_is_told_while_it_does() {
         let (mut phases, t) = (Phases::default(), Instant::now());
         phases.observe(&in_phase("image", 1), t);
-        phases.observe(&in_phase("boot", 1), t);
+        assert_eq!(phases.slow(t + SLOW / 2), None);
+        assert_eq!(phases.slow(t + SLOW).as_deref(), Some("  image …"));
+        assert_eq!(phases.slow(t + SLOW * 2), None);
+        phases.observe(&in_phase("boot", 1), t + SLOW * 2);
+        assert_eq!(phases.slow(t + SLOW * 2), None);
+    }
+
+    #[test]
+    fn another_attempt_is_said() {
+        let (mut phases, t) = (Phases::default(), Instant::now());
+        assert!(phases.observe(&in_phase("image", 1), t).is_empty());
         assert_eq!(phases.observe(&in_phase("image", 2), t), ["  attempt 2 of 3"]);
-        assert_eq!(phases.observe(&in_phase("boot", 2), t).len(), 1);
     }
 
     #[test]

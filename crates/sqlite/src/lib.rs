@@ -111,8 +111,7 @@ impl Tx<'_> {
         read: impl Fn(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
         let mut statement = self.connection.prepare_cached(sql).map_err(|e| self.wrap(e))?;
-        let rows =
-            if statement.parameter_count() == 0 { statement.query([]) } else { statement.query([json(batch)?]) };
+        let rows = if statement.parameter_count() == 0 { statement.query([]) } else { statement.query([json(batch)?]) };
         let mut rows = rows.map_err(|e| self.wrap(e))?;
         let mut out = Vec::new();
         while let Some(row) = rows.next().map_err(|e| self.wrap(e))? {

@@ -50,7 +50,13 @@ struct Written {
 
 /// Writes allocations as they are now.
 pub(crate) fn upsert(tx: &Tx<'_>, allocations: impl Iterator<Item = Allocation>) -> Result<()> {
-    let written = allocations.map(|Allocation { owner, tenant, node, amount, hold }| Written { owner, tenant, node, amount, hold });
+    let written = allocations.map(|Allocation { owner, tenant, node, amount, hold }| Written {
+        owner,
+        tenant,
+        node,
+        amount,
+        hold,
+    });
     let batch: Vec<Written> = written.collect();
     if !batch.is_empty() {
         tx.execute(UPSERT, &batch)?;
@@ -113,3 +119,7 @@ pub(crate) fn resources(row: &Row<'_>, first: usize) -> Result<Resources> {
         vms: row.get(first + 3)?,
     })
 }
+
+/// Texts that run all the time: none may read a whole table.
+#[cfg(test)]
+pub(crate) const HOT: &[&str] = &[BY_OWNERS, DELETE];

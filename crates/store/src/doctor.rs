@@ -24,9 +24,21 @@ pub(crate) fn examine(tx: &Tx<'_>) -> Result<Diagnosis> {
             books("the nodes' books", &node::books(tx)?, &sums.nodes),
             owners(tx)?,
             log_chain(tx)?,
-            found(tx, "one change at a time on each VM", RIVALS, "VMs with two changes under way", "cancel one of them")?,
+            found(
+                tx,
+                "one change at a time on each VM",
+                RIVALS,
+                "VMs with two changes under way",
+                "cancel one of them",
+            )?,
             found(tx, "running tasks have leases", LEASELESS, "running without a lease", "restore from a backup")?,
-            found(tx, "VMs name the change under way", MISNAMED, "VMs that name a task that has ended", "report this fault")?,
+            found(
+                tx,
+                "VMs name the change under way",
+                MISNAMED,
+                "VMs that name a task that has ended",
+                "report this fault",
+            )?,
         ],
     })
 }
@@ -43,7 +55,11 @@ fn books<K: Ord + std::fmt::Display>(name: &str, kept: &BTreeMap<K, Book>, sums:
         return Check::new(name, true, format!("{} counters equal the sums of the allocations", kept.len()));
     }
     let advice = "compare with `hostler vm list` and restore the last backup whose doctor was well";
-    Check::new(name, false, format!("counters that differ from the sums of the allocations: {}; {advice}", wrong.join(", ")))
+    Check::new(
+        name,
+        false,
+        format!("counters that differ from the sums of the allocations: {}; {advice}", wrong.join(", ")),
+    )
 }
 
 fn owners(tx: &Tx<'_>) -> Result<Check> {

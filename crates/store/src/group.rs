@@ -105,6 +105,8 @@ async fn commit<S: Step>(context: Arc<Context>, mut calls: mpsc::Receiver<Call<S
                 None => return,
             },
         };
+        // Those whom the last step answered are about to come again: let them, or one of them gets a commit of its own.
+        tokio::task::yield_now().await;
         let mut gathered = vec![first];
         let mut count = gathered[0].items.len();
         while let Ok(call) = calls.try_recv() {
@@ -137,7 +139,8 @@ async fn serve<S: Step>(context: &Arc<Context>, gathered: Vec<Call<S>>) {
 async fn attempt<S: Step>(context: &Arc<Context>, items: Vec<S::Item>) -> Outcomes<S> {
     let items: Arc<[S::Item]> = items.into();
     let mut outcomes = Vec::with_capacity(items.len());
-    let mut pieces = vec![0..items.len()];
+    let whole = 0..items.len();
+    let mut pieces = vec![whole];
     while let Some(piece) = pieces.pop() {
         let (shared, range) = (items.clone(), piece.clone());
         match context.step(S::LABEL, move |work| S::run(work, &shared[range])).await {
@@ -176,3 +179,6 @@ fn together<T>(outcomes: Vec<Result<Answer<T>>>) -> Result<Vec<Answer<T>>> {
     };
     outcomes.into_iter().map(answer).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use hostler_model::{
-    PrincipalId, TaskId, TenantId, Timestamp,
-    task::Task,
-    vm::Vm,
-};
+use hostler_model::{PrincipalId, TaskId, TenantId, Timestamp, task::Task, vm::Vm};
 use hostler_sqlite::{Result, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -84,8 +80,12 @@ struct Written<'a> {
 pub(crate) fn insert(tx: &Tx<'_>, answers: &[FirstAnswer], now: Timestamp) -> Result<()> {
     let batch: Vec<Written<'_>> = answers
         .iter()
-        .map(|FirstAnswer { key, body, answer }| {
-            Written { key, body, task: answer.task.id, answer, created_at: now.as_micros() }
+        .map(|FirstAnswer { key, body, answer }| Written {
+            key,
+            body,
+            task: answer.task.id,
+            answer,
+            created_at: now.as_micros(),
         })
         .collect();
     if !batch.is_empty() {
@@ -110,3 +110,7 @@ pub(crate) fn drop_old(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<usiz
     let kept = i64::try_from(KEPT.as_micros()).unwrap_or(i64::MAX);
     tx.execute(DROP, &json!({"before": now.as_micros().saturating_sub(kept), "limit": limit}))
 }
+
+/// Texts that run all the time: none may read a whole table.
+#[cfg(test)]
+pub(crate) const HOT: &[&str] = &[BY_KEYS, DROP];

@@ -16,6 +16,8 @@ pub mod item;
 mod life;
 mod log;
 mod node;
+#[cfg(test)]
+mod plan;
 mod rows;
 mod step;
 mod store;

@@ -11,10 +11,7 @@ use hostler_model::{
 use hostler_sqlite::Result;
 use serde_json::{Value, json};
 
-use crate::{
-    task::TaskRow,
-    work::Work,
-};
+use crate::{task::TaskRow, work::Work};
 
 impl Work<'_> {
     /// Lets something happen to a task that was read, with all that follows from it.

@@ -159,3 +159,7 @@ fn hash(row: &Row<'_>, column: usize) -> Result<Hash> {
     hex::decode_to_slice(&text, &mut out).map_err(|e| Error::Decode { column, detail: e.to_string() })?;
     Ok(out)
 }
+
+/// Texts that run all the time: none may read a whole table.
+#[cfg(test)]
+pub(crate) const HOT: &[&str] = &[AFTER, AFTER_OF_SUBJECT, LINKS];

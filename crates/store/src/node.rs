@@ -37,33 +37,45 @@ macro_rules! columns {
     };
 }
 
-const BY_IDS: &str = concat!("
-SELECT ", columns!(), "
+const BY_IDS: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
   FROM jsonb_each(?1) wanted
   JOIN nodes n ON n.id = wanted.value
-  LEFT JOIN node_books b ON b.node = n.id");
+  LEFT JOIN node_books b ON b.node = n.id"
+);
 
 /// Those that exist among the wanted.
 pub(crate) fn by_ids(tx: &Tx<'_>, ids: &[NodeId]) -> Result<Vec<NodeRow>> {
     tx.query(BY_IDS, &ids, read)
 }
 
-const BY_NAME: &str = concat!("
-SELECT ", columns!(), "
+const BY_NAME: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
   FROM nodes n
   LEFT JOIN node_books b ON b.node = n.id
- WHERE n.name = ?1->>'name'");
+ WHERE n.name = ?1->>'name'"
+);
 
 /// The one of this name.
 pub(crate) fn by_name(tx: &Tx<'_>, name: &Name) -> Result<Option<NodeRow>> {
     tx.query_one(BY_NAME, &json!({"name": name}), read)
 }
 
-const ALL: &str = concat!("
-SELECT ", columns!(), "
+const ALL: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
   FROM nodes n
   LEFT JOIN node_books b ON b.node = n.id
- ORDER BY n.name");
+ ORDER BY n.name"
+);
 
 /// Every node, by name.
 pub(crate) fn all(tx: &Tx<'_>) -> Result<Vec<NodeRow>> {
@@ -217,3 +229,7 @@ fn read(row: &Row<'_>) -> Result<NodeRow> {
     };
     Ok(NodeRow { node, lost_at: moment(7)?, beat_seq: row.get(8)?, orphans: row.json(9)? })
 }
+
+/// Texts that run all the time: none may read a whole table.
+#[cfg(test)]
+pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, IDENTITIES, HEARD];

@@ -28,7 +28,8 @@ use crate::{
     work::{Context, Work},
 };
 
-const MIGRATIONS: Migrations = &[include_str!("../migrations/sqlite/0001_init.sql")];
+/// Each runs once, in order.
+pub(crate) const MIGRATIONS: Migrations = &[include_str!("../migrations/sqlite/0001_init.sql")];
 
 /// Hints that a slow listener may be behind by before it misses some: a second's worth at full speed.
 const WAKES: usize = 1024;
@@ -329,6 +330,6 @@ impl Store {
 
     /// Recomputes both books and the chain and compares.
     pub async fn doctor(&self) -> Result<Diagnosis> {
-        self.read(|tx| doctor::examine(tx)).await
+        self.read(doctor::examine).await
     }
 }

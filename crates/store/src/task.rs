@@ -1,16 +1,38 @@
 //! Tasks: their rows, and the texts that read and write them.
 
+/// The columns of a task in the order in which [`read`] expects them.
+macro_rules! columns {
+    () => {
+        "t.id, t.seq, t.tenant, t.kind, t.vm, t.target_node, t.params, t.state, t.node, t.store_epoch, t.attempt,
+         t.max_attempts, t.clean, t.enrolment, t.lease_until, t.abort_reason, t.progress, t.phases, t.output, t.error,
+         t.retry_of, t.created_by, t.created_at, t.not_before, t.queue_deadline, t.deadline, t.started_at,
+         t.finished_at"
+    };
+}
+
+/// Whether an earlier task that changes the VM has not ended.
+macro_rules! waits_for_turn {
+    () => {
+        "EXISTS (SELECT 1
+                   FROM tasks e
+                  WHERE e.vm = t.vm AND e.vm IS NOT NULL AND e.state IN ('queued', 'running', 'aborting')
+                    AND e.turn IN ('exclusive', 'final') AND e.seq < t.seq)"
+    };
+}
+
+pub(crate) mod list;
+
 use hostler_model::{
     Fence, NodeId, PrincipalId, TaskId, TenantId, Timestamp, VmId,
     id::EnrolmentId,
     kind::{KindName, Turn},
-    task::{AbortReason, Lease, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState, WaitingFor},
+    task::{AbortReason, Lease, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState},
 };
 use hostler_sqlite::{Result, Row, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::TaskFilter;
+pub(crate) use list::{list, one, waiting_for};
 
 /// A task with what only transitions see.
 #[derive(Clone, Debug)]
@@ -68,50 +90,41 @@ const fn turn_word(turn: Turn) -> &'static str {
     }
 }
 
-/// The columns of a task in the order in which [`read`] expects them.
-macro_rules! columns {
-    () => {
-        "t.id, t.seq, t.tenant, t.kind, t.vm, t.target_node, t.params, t.state, t.node, t.store_epoch, t.attempt,
-         t.max_attempts, t.clean, t.enrolment, t.lease_until, t.abort_reason, t.progress, t.phases, t.output, t.error,
-         t.retry_of, t.created_by, t.created_at, t.not_before, t.queue_deadline, t.deadline, t.started_at,
-         t.finished_at"
-    };
-}
-
-/// Whether an earlier task that changes the VM has not ended.
-macro_rules! waits_for_turn {
-    () => {
-        "EXISTS (SELECT 1
-                   FROM tasks e
-                  WHERE e.vm = t.vm AND e.vm IS NOT NULL AND e.state IN ('queued', 'running', 'aborting')
-                    AND e.turn IN ('exclusive', 'final') AND e.seq < t.seq)"
-    };
-}
-
-const BY_IDS: &str = concat!("
-SELECT ", columns!(), "
+const BY_IDS: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
   FROM jsonb_each(?1) wanted
-  JOIN tasks t ON t.id = wanted.value");
+  JOIN tasks t ON t.id = wanted.value"
+);
 
 /// Those that exist among the wanted.
 pub(crate) fn by_ids(tx: &Tx<'_>, ids: &[TaskId]) -> Result<Vec<TaskRow>> {
     tx.query(BY_IDS, &ids, read)
 }
 
-const LIVE_ON_VMS: &str = concat!("
-SELECT ", columns!(), "
+const LIVE_ON_VMS: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
   FROM jsonb_each(?1) wanted
   JOIN tasks t ON t.vm = wanted.value
    AND t.vm IS NOT NULL AND t.state IN ('queued', 'running', 'aborting')
- ORDER BY t.seq");
+ ORDER BY t.seq"
+);
 
 /// Tasks on these VMs that have not ended, in the order of their turns.
 pub(crate) fn live_on_vms(tx: &Tx<'_>, vms: &[VmId]) -> Result<Vec<TaskRow>> {
     tx.query(LIVE_ON_VMS, &vms, read)
 }
 
-const LEASABLE: &str = concat!("
-SELECT ", columns!(), "
+const LEASABLE: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
   FROM jsonb_each(?1, '$.nodes') wanted
   JOIN tasks t ON t.id IN (
        SELECT t.id
@@ -120,48 +133,67 @@ SELECT ", columns!(), "
           AND t.state IN ('queued', 'aborting') AND t.lease_until IS NULL
           AND t.not_before <= CAST(?1->>'now' AS BIGINT)
           AND (t.state = 'aborting' OR t.queue_deadline > CAST(?1->>'now' AS BIGINT))
-          AND (t.vm IS NULL OR NOT ", waits_for_turn!(), ")
+          AND (t.vm IS NULL OR NOT ",
+    waits_for_turn!(),
+    ")
         ORDER BY t.seq
         LIMIT CAST(?1->>'limit' AS BIGINT))
- ORDER BY t.seq");
+ ORDER BY t.seq"
+);
 
 /// What these nodes may fetch now, at most `limit` for each, in the order in which it was queued.
 pub(crate) fn leasable(tx: &Tx<'_>, nodes: &[NodeId], limit: usize, now: Timestamp) -> Result<Vec<TaskRow>> {
     tx.query(LEASABLE, &json!({"nodes": nodes, "limit": limit, "now": now.as_micros()}), read)
 }
 
-const HELD: &str = concat!("
-SELECT ", columns!(), "
+const HELD: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
   FROM tasks t
  WHERE t.lease_until IS NOT NULL
    AND t.node = ?1->>'node' AND t.enrolment = ?1->>'enrolment'
- ORDER BY t.seq");
+ ORDER BY t.seq"
+);
 
 /// What an enrolment of a node holds.
 pub(crate) fn held(tx: &Tx<'_>, node: NodeId, enrolment: EnrolmentId) -> Result<Vec<TaskRow>> {
     tx.query(HELD, &json!({"node": node, "enrolment": enrolment}), read)
 }
 
-const LAPSED: &str = concat!("
-SELECT ", columns!(), "
+const LAPSED: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
   FROM tasks t
  WHERE t.lease_until IS NOT NULL AND t.lease_until <= CAST(?1->>'now' AS BIGINT)
  ORDER BY t.lease_until
- LIMIT CAST(?1->>'limit' AS BIGINT)");
+ LIMIT CAST(?1->>'limit' AS BIGINT)"
+);
 
-const PAST_QUEUE_DEADLINE: &str = concat!("
-SELECT ", columns!(), "
+const PAST_QUEUE_DEADLINE: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
   FROM tasks t
  WHERE t.state = 'queued' AND t.queue_deadline <= CAST(?1->>'now' AS BIGINT)
  ORDER BY t.queue_deadline
- LIMIT CAST(?1->>'limit' AS BIGINT)");
+ LIMIT CAST(?1->>'limit' AS BIGINT)"
+);
 
-const PAST_DEADLINE: &str = concat!("
-SELECT ", columns!(), "
+const PAST_DEADLINE: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
   FROM tasks t
  WHERE t.deadline IS NOT NULL AND t.state IN ('queued', 'running') AND t.deadline <= CAST(?1->>'now' AS BIGINT)
  ORDER BY t.deadline
- LIMIT CAST(?1->>'limit' AS BIGINT)");
+ LIMIT CAST(?1->>'limit' AS BIGINT)"
+);
 
 /// Which time has run out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -361,91 +393,7 @@ fn read(row: &Row<'_>) -> Result<TaskRow> {
     Ok(TaskRow { seq: row.get(1)?, task, clean: row.get(12)?, lease })
 }
 
-const ONE: &str = concat!("
-SELECT ", columns!(), ", ", waits_for_turn!(), "
-  FROM tasks t
- WHERE t.id = ?1->>'id'");
-
-/// One task as people see it.
-pub(crate) fn one(tx: &Tx<'_>, id: TaskId, now: Timestamp) -> Result<Option<Task>> {
-    tx.query_one(ONE, &json!({"id": id}), |row| shown(row, now))
-}
-
-/// What every list of tasks filters by beside its own index.
-macro_rules! filters {
-    () => {
-        "   AND (?1->>'before' IS NULL OR t.id < ?1->>'before')
-   AND (?1->>'tenant' IS NULL OR t.tenant = ?1->>'tenant')
-   AND (?1->>'state' IS NULL OR t.state = ?1->>'state')
-   AND (?1->>'kind' IS NULL OR t.kind = ?1->>'kind')
-   AND (?1->>'vm' IS NULL OR t.vm = ?1->>'vm')
-   AND (?1->>'code' IS NULL OR t.code = ?1->>'code')
- ORDER BY t.id DESC
- LIMIT CAST(?1->>'limit' AS BIGINT)"
-    };
-}
-
-const ALL: &str = concat!("
-SELECT ", columns!(), ", ", waits_for_turn!(), "
-  FROM tasks t
- WHERE true
-", filters!());
-
-const OF_TENANT: &str = concat!("
-SELECT ", columns!(), ", ", waits_for_turn!(), "
-  FROM tasks t
- WHERE t.tenant = ?1->>'tenant'
-", filters!());
-
-const OF_VM: &str = concat!("
-SELECT ", columns!(), ", ", waits_for_turn!(), "
-  FROM tasks t
- WHERE t.vm = ?1->>'vm' AND t.vm IS NOT NULL
-", filters!());
-
-const WITH_CODE: &str = concat!("
-SELECT ", columns!(), ", ", waits_for_turn!(), "
-  FROM tasks t
- WHERE t.code = ?1->>'code' AND t.code IS NOT NULL
-", filters!());
-
-const LIVE: &str = concat!("
-SELECT ", columns!(), ", ", waits_for_turn!(), "
-  FROM tasks t
- WHERE t.id IN (SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL
-                UNION ALL
-                SELECT id FROM tasks WHERE lease_until IS NOT NULL)
-", filters!());
-
-/// A page of tasks, newest first.
-pub(crate) fn list(tx: &Tx<'_>, filter: &TaskFilter, before: Option<TaskId>, limit: usize, now: Timestamp) -> Result<Vec<Task>> {
-    let sql = match filter {
-        TaskFilter { vm: Some(_), .. } => OF_VM,
-        TaskFilter { code: Some(_), .. } => WITH_CODE,
-        TaskFilter { state: Some(state), .. } if !state.is_terminal() => LIVE,
-        TaskFilter { tenant: Some(_), .. } => OF_TENANT,
-        _ => ALL,
-    };
-    let wanted = json!({
-        "tenant": filter.tenant, "state": filter.state, "kind": filter.kind, "vm": filter.vm, "code": filter.code,
-        "before": before, "limit": limit,
-    });
-    tx.query(sql, &wanted, |row| shown(row, now))
-}
-
-fn shown(row: &Row<'_>, now: Timestamp) -> Result<Task> {
-    let waits_for_turn = row.get(28)?;
-    let mut task = read(row)?.task;
-    task.waiting_for = waiting_for(&task, waits_for_turn, now);
-    Ok(task)
-}
-
-/// What a queued task waits for.
-pub(crate) fn waiting_for(task: &Task, waits_for_turn: bool, now: Timestamp) -> Option<WaitingFor> {
-    match task.state {
-        TaskState::Queued if task.not_before > now => Some(WaitingFor::Time),
-        TaskState::Queued if waits_for_turn => Some(WaitingFor::Turn),
-        TaskState::Queued => Some(WaitingFor::Node),
-        TaskState::Running | TaskState::Aborting | TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => None,
-    }
-}
+/// Texts that run all the time: none may read a whole table.
+#[cfg(test)]
+pub(crate) const HOT: &[&str] =
+    &[BY_IDS, LIVE_ON_VMS, LEASABLE, HELD, LAPSED, PAST_QUEUE_DEADLINE, PAST_DEADLINE, UPDATE, RENEW];

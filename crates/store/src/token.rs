@@ -1,10 +1,6 @@
 //! Tokens: those by which nodes join, once, and those by which people and programs call. Only their hashes are kept.
 
-use hostler_model::{
-    NodeId, Timestamp,
-    kind::Role,
-    name::Name,
-};
+use hostler_model::{NodeId, Timestamp, kind::Role, name::Name};
 use hostler_sqlite::{Error, Result, Row, Tx};
 use serde_json::json;
 
@@ -102,3 +98,7 @@ fn role(row: &Row<'_>, column: usize) -> Result<Role> {
         .find(|role| role_word(*role) == text)
         .ok_or_else(|| Error::Decode { column, detail: format!("{text} is not a role") })
 }
+
+/// Texts that run all the time: none may read a whole table.
+#[cfg(test)]
+pub(crate) const HOT: &[&str] = &[JOIN, CALLER];

@@ -25,7 +25,11 @@ use crate::{
     Timing, Wakes, allocation,
     idempotency::FirstAnswer,
     log,
-    node::{self, NodeRow}, rows::Rows, task::{self, TaskRow}, tenant::{self, TenantRow}, vm::{self, VmRow},
+    node::{self, NodeRow},
+    rows::Rows,
+    task::{self, TaskRow},
+    tenant::{self, TenantRow},
+    vm::{self, VmRow},
 };
 
 /// What every step is handed: the database, time, randomness, rules.
@@ -267,7 +271,15 @@ impl<'a> Work<'a> {
     }
 
     /// Adds an audit entry: who did what.
-    pub(crate) fn audit(&mut self, actor: &Actor, tenant: Option<TenantId>, noun: &str, kind: &str, subject: Uuid, data: Value) {
+    pub(crate) fn audit(
+        &mut self,
+        actor: &Actor,
+        tenant: Option<TenantId>,
+        noun: &str,
+        kind: &str,
+        subject: Uuid,
+        data: Value,
+    ) {
         let data = json!({"actor": actor, "what": data});
         let (kind, noun) = (kind.to_owned(), noun.to_owned());
         self.entries.push(NewEntry { class: Class::Audit, tenant, kind, noun, subject, data });

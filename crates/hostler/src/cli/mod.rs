@@ -28,7 +28,7 @@ use crate::{
     exit::{Exit, Failure},
     interrupt::Interrupt,
     output::{self, Format},
-    watch::{Tell, Watched, watch},
+    watch::{Tell, Watched, status, watch},
 };
 
 /// The flags that every verb has.
@@ -111,7 +111,7 @@ impl Session {
 /// That a wait ended before its task did.
 fn goes_on(task: &Task, exit: Exit, why: &str) -> Failure {
     let id = task.id;
-    Failure::new(exit, format!("{why}; the task goes on: {} {id} is {}", task.kind, task.state))
+    Failure::new(exit, format!("{why}; the task goes on: {} {id} ({})", task.kind, status(task)))
         .help(format!("`hostler task watch {id}` waits again, `hostler task cancel {id}` stops it"))
 }
 

@@ -85,9 +85,11 @@ pub fn task_state(text: &str) -> Result<TaskState, String> {
 /// A refusal's or a failed task's code, in any case.
 pub fn code(text: &str) -> Result<Code, String> {
     let spelled = text.to_ascii_uppercase().replace('-', "_");
-    Code::ALL.iter().copied().find(|code| code.as_str() == spelled).ok_or_else(|| {
-        "a code looks like GUEST_NOT_READY; `hostler task list` shows those of failed tasks".to_owned()
-    })
+    Code::ALL
+        .iter()
+        .copied()
+        .find(|code| code.as_str() == spelled)
+        .ok_or_else(|| "a code looks like GUEST_NOT_READY; `hostler task list` shows those of failed tasks".to_owned())
 }
 
 /// A machine's state.

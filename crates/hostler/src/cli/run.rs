@@ -27,7 +27,7 @@ use crate::{
     exit::{Exit, Failure},
     interrupt::Interrupt,
     output::note,
-    watch::{Tell, Watched, watch},
+    watch::{Tell, Watched, status, watch},
 };
 
 const EXAMPLES: &str = "\
@@ -81,7 +81,11 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             failure.tell();
             ended
         }
-        (ended, Ok(())) => ended,
+        (Ok(exit), Ok(())) => Ok(exit),
+        (Err(failure), Ok(())) => {
+            note(format_args!("{} is deleted", vm.name));
+            Err(failure)
+        }
     }
 }
 
@@ -103,7 +107,7 @@ async fn wait(session: &Session, task: Task, interrupt: &mut Interrupt, tell: Te
     match watch(&session.client, task, None, interrupt, tell).await? {
         Watched::Ended(task) | Watched::TimedOut(task) => Ok(task),
         Watched::Signalled(task, signal) => {
-            Err(Failure::new(Exit::Signalled(signal), format!("interrupted while {} was {}", task.kind, task.state)))
+            Err(Failure::new(Exit::Signalled(signal), format!("interrupted during {} ({})", task.kind, status(&task))))
         }
     }
 }

@@ -199,7 +199,8 @@ fn orphans(work: &mut Work<'_>, beat: &Beat) -> Vec<VmId> {
         Some(row) => row.vm.state == VmState::Deleted && beat_seq.is_some_and(|seq| row.seq <= seq),
     };
     let now: BTreeSet<VmId> = beat.heartbeat.inventory.vms.iter().map(|seen| seen.vm).filter(is_orphan).collect();
-    let before: BTreeSet<VmId> = work.nodes.get(&beat.node).map(|row| row.orphans.iter().copied().collect()).unwrap_or_default();
+    let before: BTreeSet<VmId> =
+        work.nodes.get(&beat.node).map(|row| row.orphans.iter().copied().collect()).unwrap_or_default();
     if now != before && (beat.heartbeat.inventory.full || !now.is_subset(&before)) {
         for id in now.difference(&before) {
             work.event(None, "node", "node.orphan", beat.node.0, json!({"vm": id}));

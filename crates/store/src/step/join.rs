@@ -84,7 +84,8 @@ fn tell(work: &mut Work<'_>, node: &Node, again: bool) {
 /// What an operator does to a node.
 pub(crate) fn change(work: &mut Work<'_>, id: NodeId, event: NodeEvent, actor: &Actor) -> Result<Answer<Node>> {
     let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else {
-        let refusal = Refusal::new(Code::NodeNotFound, "there is no such node; `hostler node list` shows those there are");
+        let refusal =
+            Refusal::new(Code::NodeNotFound, "there is no such node; `hostler node list` shows those there are");
         return Ok(Err(refusal.with("node", id.to_string())));
     };
     let before = row.node.state;

@@ -93,8 +93,7 @@ fn serve(work: &mut Work<'_>, claim: &Claim, offers: &mut Offers) -> Result<Vec<
 fn again(work: &mut Work<'_>, claim: &Claim, held: &[(TaskId, Fence)]) -> Result<Vec<Leased>> {
     let held: BTreeSet<(TaskId, Fence)> = held.iter().copied().collect();
     let rows = task::held(work.tx, claim.node, claim.enrolment)?;
-    let unseen: Vec<TaskRow> =
-        rows.into_iter().filter(|row| !held.contains(&(row.task.id, row.task.fence))).collect();
+    let unseen: Vec<TaskRow> = rows.into_iter().filter(|row| !held.contains(&(row.task.id, row.task.fence))).collect();
     let ids: Vec<(TaskId, Fence)> = unseen.iter().map(|row| (row.task.id, row.task.fence)).collect();
     work.adopt_leasable(unseen)?;
     let mut leased = Vec::with_capacity(ids.len());

@@ -71,7 +71,8 @@ fn write_down(work: &mut Work<'_>, item: &Progressed) {
         // The agent's clock may be another; a task neither begins before it was asked for nor in the future.
         row.task.started_at = Some(report.started_at.min(now).max(row.task.created_at));
     }
-    let progress = Progress { phase: cut(&report.progress.phase), percent: report.progress.percent.map(|p| p.min(100)) };
+    let progress =
+        Progress { phase: cut(&report.progress.phase), percent: report.progress.percent.map(|p| p.min(100)) };
     let moved = row.task.progress.as_ref() != Some(&progress);
     if moved {
         row.task.progress = Some(progress.clone());

@@ -261,9 +261,16 @@ fn replay(first: &FirstAnswer, item: &Submission) -> Answer<Accepted> {
 }
 
 /// Quota, then room.
-fn place(work: &mut Work<'_>, item: &Submission, amount: Resources, machine: Option<&NewMachine>) -> Result<Answer<NodeId>> {
+fn place(
+    work: &mut Work<'_>,
+    item: &Submission,
+    amount: Resources,
+    machine: Option<&NewMachine>,
+) -> Result<Answer<NodeId>> {
     let Some((tenant, book)) = work.tenant(item.tenant)? else {
-        return Ok(Err(Refusal::new(Code::NotFound, "there is no such tenant").with("tenant", item.tenant.to_string())));
+        return Ok(
+            Err(Refusal::new(Code::NotFound, "there is no such tenant").with("tenant", item.tenant.to_string())),
+        );
     };
     if let Err(refusal) = quota::check(&tenant.limits, &book, &amount) {
         return Ok(Err(refusal));
@@ -320,5 +327,6 @@ fn name_taken(name: &Name, id: VmId) -> Refusal {
 }
 
 fn vm_not_found(id: VmId) -> Refusal {
-    Refusal::new(Code::VmNotFound, "there is no such VM; `hostler vm list` shows those there are").with("vm", id.to_string())
+    Refusal::new(Code::VmNotFound, "there is no such VM; `hostler vm list` shows those there are")
+        .with("vm", id.to_string())
 }

@@ -29,7 +29,9 @@ pub async fn an_entry_that_was_removed_is_found(world: &mut World) {
 
 pub async fn an_entry_that_was_added_is_found(world: &mut World) {
     some_history(world).await;
-    world.tamper("INSERT INTO log SELECT 100 + seq, at, class, tenant, kind, noun, subject, data FROM log WHERE seq = 1");
+    world.tamper(
+        "INSERT INTO log SELECT 100 + seq, at, class, tenant, kind, noun, subject, data FROM log WHERE seq = 1",
+    );
     assert_eq!(found(world).await, ["the log's chain"]);
 }
 

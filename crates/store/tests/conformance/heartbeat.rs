@@ -174,7 +174,8 @@ pub async fn an_orphan_is_answered_each_time_and_logged_once(world: &mut World) 
     let elsewhere = world.ok(submission).await.target.vm.unwrap();
     let stranger = world.id();
     for _ in 0..3 {
-        let mut orphans = world.beat(b, vec![seen(stranger, VmState::Running), seen(elsewhere, VmState::Running)]).await.orphans;
+        let mut orphans =
+            world.beat(b, vec![seen(stranger, VmState::Running), seen(elsewhere, VmState::Running)]).await.orphans;
         orphans.sort_unstable();
         let mut expected = vec![stranger, elsewhere];
         expected.sort_unstable();

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use hostler_model::{
     Code,
+    event::Actor,
     kind::KindName,
     node::NodeEvent,
-    event::Actor,
     task::{Intent, TaskState},
     vm::{VmReason, VmState},
 };

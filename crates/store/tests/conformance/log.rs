@@ -1,6 +1,11 @@
 //! The log and the wakes.
 
-use hostler_model::{TenantId, event::{Actor, Class}, task::TaskState, tenant::UNLIMITED};
+use hostler_model::{
+    TenantId,
+    event::{Actor, Class},
+    task::TaskState,
+    tenant::UNLIMITED,
+};
 use hostler_store::{LogFilter, Submission};
 
 use crate::world::{TENANT, World};
@@ -31,7 +36,8 @@ pub async fn filters_select(world: &mut World) {
     assert_eq!(tenants.len(), 2);
     let audit = of(LogFilter { class: Some(Class::Audit), ..LogFilter::default() }).await.unwrap();
     assert!(audit.iter().all(|entry| entry.class == Class::Audit) && !audit.is_empty());
-    let subject = of(LogFilter { subject: Some(mine.id.0), class: Some(Class::Event), ..LogFilter::default() }).await.unwrap();
+    let subject =
+        of(LogFilter { subject: Some(mine.id.0), class: Some(Class::Event), ..LogFilter::default() }).await.unwrap();
     assert_eq!(Vec::from_iter(subject.iter().map(|entry| entry.kind.as_str())), ["task.queued"]);
 }
 

@@ -44,7 +44,8 @@ pub async fn a_node_that_joins_again_keeps_its_id(world: &mut World) {
     // What an operator decided stays, and so does what is there.
     assert_eq!((second.state, world.vm(vm).await.node), (NodeState::Ready, Some(first.id)));
     assert_eq!(second.book.used.vms, 1);
-    let joins = world.kinds_after(0).await.into_iter().filter(|kind| kind == "node.joined" || kind == "node.join").count();
+    let joins =
+        world.kinds_after(0).await.into_iter().filter(|kind| kind == "node.joined" || kind == "node.join").count();
     assert_eq!(joins, 4);
     // Its first inventory cannot be judged against heartbeats of the earlier enrolment.
     world.beat(new, Vec::new()).await;

@@ -39,7 +39,12 @@ pub async fn tasks_are_listed_newest_first_by_every_filter(world: &mut World) {
     assert_eq!(list(TaskFilter { vm: create.target.vm, ..all.clone() }, None, 10).await, [create.id]);
     assert_eq!(list(TaskFilter { code: Some(Code::HandlerFailed), ..all.clone() }, None, 10).await, [bad.id]);
     assert_eq!(list(TaskFilter { code: Some(Code::Cancelled), ..all.clone() }, None, 10).await, []);
-    for (state, id) in [(TaskState::Succeeded, create.id), (TaskState::Failed, bad.id), (TaskState::Running, running.id), (TaskState::Queued, queued.id)] {
+    for (state, id) in [
+        (TaskState::Succeeded, create.id),
+        (TaskState::Failed, bad.id),
+        (TaskState::Running, running.id),
+        (TaskState::Queued, queued.id),
+    ] {
         assert_eq!(list(TaskFilter { state: Some(state), ..all.clone() }, None, 10).await, [id]);
     }
 }
@@ -63,7 +68,8 @@ pub async fn vms_are_listed_without_the_deleted(world: &mut World) {
 }
 
 pub async fn a_token_stands_for_its_caller(world: &mut World) {
-    let caller = Caller { principal: PrincipalId(world.id::<PrincipalId>().0), tenant: TENANT, role: Role::PlatformAdmin };
+    let caller =
+        Caller { principal: PrincipalId(world.id::<PrincipalId>().0), tenant: TENANT, role: Role::PlatformAdmin };
     let token = NewApiToken { token_hash: "h".into(), caller: caller.clone(), label: "for a test".into() };
     world.store.create_api_token(token).await.unwrap();
     assert_eq!(world.store.authenticate("h".into()).await.unwrap(), Some(caller));
@@ -102,7 +108,8 @@ pub async fn limits_and_books_are_told(world: &mut World) {
     let agent = world.node("a").await;
     world.running(agent, "web").await;
     let limits = Resources { vms: 7, ..UNLIMITED };
-    let put = world.store.put_tenant(TENANT, "renamed".parse().unwrap(), limits, Actor::system()).await.unwrap().unwrap();
+    let put =
+        world.store.put_tenant(TENANT, "renamed".parse().unwrap(), limits, Actor::system()).await.unwrap().unwrap();
     let told = world.store.quota(TENANT).await.unwrap();
     assert_eq!((told.limits, told.book.used), (limits, one_vm()));
     assert_eq!(put, told);

@@ -166,7 +166,10 @@ pub async fn a_create_that_left_something_is_in_error_and_charged(world: &mut Wo
     let leased = world.lease_one(agent).await;
     world.end_with(agent, &leased, failed(false, Effects::Remain)).await;
     let vm = world.vm(id).await;
-    assert_eq!((vm.state, vm.reason, vm.last_state), (VmState::Error, Some(VmReason::CreateFailed), Some(VmState::Provisioning)));
+    assert_eq!(
+        (vm.state, vm.reason, vm.last_state),
+        (VmState::Error, Some(VmReason::CreateFailed), Some(VmState::Provisioning))
+    );
     assert_eq!(world.book().await.held, one_vm());
     world.ok(world.on_vm(KindName::VmDelete, id)).await;
     let leased = world.lease_one(agent).await;

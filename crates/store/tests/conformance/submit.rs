@@ -5,7 +5,7 @@ use hostler_model::{
     Code, Resources, TenantId,
     event::{Actor, Class},
     kind::KindName,
-    node::{NodeEvent, NodeFacts},
+    node::NodeEvent,
     task::{Effects, TaskState, WaitingFor},
     tenant::UNLIMITED,
     vm::VmState,
@@ -19,7 +19,10 @@ pub async fn a_task_its_allocation_its_audit_entry_and_its_event_are_written_tog
     let agent = world.node("a").await;
     let head = world.head().await;
     let task = world.ok(world.echo()).await;
-    assert_eq!((task.state, task.waiting_for, task.node), (TaskState::Queued, Some(WaitingFor::Node), Some(agent.node)));
+    assert_eq!(
+        (task.state, task.waiting_for, task.node),
+        (TaskState::Queued, Some(WaitingFor::Node), Some(agent.node))
+    );
     assert_eq!(world.task(task.id).await, task);
     assert_eq!(world.book().await.held.memory_mib, 1);
     let entries = world.store.log(LogFilter::default(), head, 10).await.unwrap();
@@ -32,7 +35,10 @@ pub async fn a_vm_is_charged_and_placed_with_its_task(world: &mut World) {
     let agent = world.node("a").await;
     let accepted = world.submit(world.create("web")).await.unwrap();
     let vm = accepted.vm.unwrap();
-    assert_eq!((vm.state, vm.epoch, vm.node, vm.task), (VmState::Provisioning, 1, Some(agent.node), Some(accepted.task.id)));
+    assert_eq!(
+        (vm.state, vm.epoch, vm.node, vm.task),
+        (VmState::Provisioning, 1, Some(agent.node), Some(accepted.task.id))
+    );
     assert_eq!(world.vm(vm.id).await, vm);
     assert_eq!(world.book().await.held, one_vm());
     assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().book.held, one_vm());
@@ -105,7 +111,10 @@ pub async fn a_refusal_for_want_of_room_explains_every_node(world: &mut World) {
     let (a, _) = (world.node("a").await, world.joined("b", false).await);
     world.store.change_node(a.node, NodeEvent::Cordon, Actor::system()).await.unwrap().unwrap();
     let refusal = world.refused(world.create("web"), Code::NoCapacity).await;
-    assert_eq!(refusal.facts["nodes"], json!([{"node": "a", "why": "it is cordoned"}, {"node": "b", "why": "it is pending"}]));
+    assert_eq!(
+        refusal.facts["nodes"],
+        json!([{"node": "a", "why": "it is cordoned"}, {"node": "b", "why": "it is pending"}])
+    );
 }
 
 pub async fn a_named_node_is_the_only_one_that_will_do(world: &mut World) {
@@ -128,7 +137,8 @@ pub async fn a_refused_item_does_not_spoil_its_neighbours(world: &mut World) {
         world.echo(),
     ];
     let answers = world.store.submit(batch.clone()).await.unwrap();
-    let codes: Vec<Option<Code>> = answers.iter().map(|answer| answer.as_ref().err().map(|refusal| refusal.code)).collect();
+    let codes: Vec<Option<Code>> =
+        answers.iter().map(|answer| answer.as_ref().err().map(|refusal| refusal.code)).collect();
     assert_eq!(codes, [None, Some(Code::VmNotFound), None, Some(Code::NotFound), None]);
     for (item, answer) in batch.iter().zip(&answers) {
         assert_eq!(world.store.task(item.task).await.unwrap().is_some(), answer.is_ok());

@@ -116,7 +116,8 @@ pub async fn silence_makes_a_node_stale_and_then_lost(world: &mut World) {
         freshness.push(world.store.node(agent.node).await.unwrap().unwrap().freshness);
     }
     assert_eq!(freshness, [Freshness::Fresh, Freshness::Stale, Freshness::Stale, Freshness::Lost, Freshness::Lost]);
-    let told: Vec<_> = world.kinds_after(0).await.into_iter().filter(|k| k.starts_with("node.") && !k.contains("join")).collect();
+    let told: Vec<_> =
+        world.kinds_after(0).await.into_iter().filter(|k| k.starts_with("node.") && !k.contains("join")).collect();
     assert_eq!(told, ["node.stale", "node.lost"]);
     world.refused(world.echo(), Code::NoCapacity).await;
     world.beat(agent, Vec::new()).await;
@@ -130,7 +131,10 @@ pub async fn a_lost_node_makes_its_vms_unknown(world: &mut World) {
     world.advance(121);
     assert_eq!(world.store.judge_nodes().await.unwrap().changed, 1);
     let vm = world.vm(id).await;
-    assert_eq!((vm.state, vm.reason, vm.last_state), (VmState::Unknown, Some(VmReason::NodeLost), Some(VmState::Running)));
+    assert_eq!(
+        (vm.state, vm.reason, vm.last_state),
+        (VmState::Unknown, Some(VmReason::NodeLost), Some(VmState::Running))
+    );
     // It may well run: it stays charged.
     assert_eq!(world.book().await.used, one_vm());
     assert_eq!(world.vm(making).await.state, VmState::Provisioning);

@@ -220,7 +220,12 @@ impl World {
         self.claim(agent, max, None).await.unwrap()
     }
 
-    pub async fn claim(&self, agent: Agent, max: usize, resync: Option<Vec<(TaskId, hostler_model::Fence)>>) -> Answer<Vec<Leased>> {
+    pub async fn claim(
+        &self,
+        agent: Agent,
+        max: usize,
+        resync: Option<Vec<(TaskId, hostler_model::Fence)>>,
+    ) -> Answer<Vec<Leased>> {
         let Agent { node, enrolment } = agent;
         self.store.lease(vec![Claim { node, enrolment, max, resync }]).await.unwrap().pop().unwrap()
     }
@@ -264,7 +269,12 @@ impl World {
             log: log.iter().map(|line| (*line).into()).collect(),
         };
         let Agent { node, enrolment } = agent;
-        self.store.progress(vec![Progressed { node, enrolment, task: leased.task, report }]).await.unwrap().pop().unwrap()
+        self.store
+            .progress(vec![Progressed { node, enrolment, task: leased.task, report }])
+            .await
+            .unwrap()
+            .pop()
+            .unwrap()
     }
 
     pub fn heartbeat(&self, agent: Agent, leases: &[&Leased], full: bool, vms: Vec<Observation>) -> Beat {

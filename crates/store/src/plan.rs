@@ -1,0 +1,39 @@
+//! How SQLite means to run the texts that run all the time.
+
+use hostler_sqlite::{Mode, Sqlite};
+use serde_json::json;
+
+use crate::{allocation, idempotency, image, log, node, store::MIGRATIONS, task, tenant, token, vm};
+
+/// Names of scans that are meant: the batch itself, and what an index already narrowed.
+const MEANT: &[&str] = &["SCAN wanted", "SCAN c ", "SCAN jsonb_each", "SCAN json_each", "SCAN tasks USING"];
+
+fn scans(plan: &[String]) -> Vec<&String> {
+    plan.iter().filter(|line| line.contains("SCAN") && !MEANT.iter().any(|meant| line.contains(meant))).collect()
+}
+
+#[tokio::test]
+async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Sqlite::open(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
+    let texts = [
+        task::HOT,
+        task::list::HOT,
+        vm::HOT,
+        allocation::HOT,
+        log::HOT,
+        tenant::HOT,
+        node::HOT,
+        idempotency::HOT,
+        token::HOT,
+        image::HOT,
+    ];
+    for text in texts.into_iter().flatten() {
+        let explain: &'static str = format!("EXPLAIN QUERY PLAN {text}").leak();
+        let plan: Vec<String> = db.read(move |tx| tx.query(explain, &json!([]), |row| row.get(3))).await.unwrap();
+        assert!(scans(&plan).is_empty(), "{text}\n{plan:#?}");
+        if std::env::var_os("PLANS").is_some() {
+            eprintln!("{text}\n{plan:#?}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Tasks as people see them: one, or a page of a list by one of several indexes.
+
+use hostler_model::{
+    TaskId, Timestamp,
+    task::{Task, TaskState, WaitingFor},
+};
+use hostler_sqlite::{Result, Row, Tx};
+use serde_json::json;
+
+use super::read;
+use crate::TaskFilter;
+
+const ONE: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    ", ",
+    waits_for_turn!(),
+    "
+  FROM tasks t
+ WHERE t.id = ?1->>'id'"
+);
+
+/// One task as people see it.
+pub(crate) fn one(tx: &Tx<'_>, id: TaskId, now: Timestamp) -> Result<Option<Task>> {
+    tx.query_one(ONE, &json!({"id": id}), |row| shown(row, now))
+}
+
+/// What every list of tasks filters by beside its own index.
+macro_rules! filters {
+    () => {
+        "   AND (?1->>'before' IS NULL OR t.id < ?1->>'before')
+   AND (?1->>'tenant' IS NULL OR t.tenant = ?1->>'tenant')
+   AND (?1->>'state' IS NULL OR t.state = ?1->>'state')
+   AND (?1->>'kind' IS NULL OR t.kind = ?1->>'kind')
+   AND (?1->>'vm' IS NULL OR t.vm = ?1->>'vm')
+   AND (?1->>'code' IS NULL OR t.code = ?1->>'code')
+ ORDER BY t.id DESC
+ LIMIT CAST(?1->>'limit' AS BIGINT)"
+    };
+}
+
+const ALL: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    ", ",
+    waits_for_turn!(),
+    "
+  FROM tasks t
+ WHERE true
+",
+    filters!()
+);
+
+const OF_TENANT: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    ", ",
+    waits_for_turn!(),
+    "
+  FROM tasks t
+ WHERE t.tenant = ?1->>'tenant'
+",
+    filters!()
+);
+
+const OF_VM: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    ", ",
+    waits_for_turn!(),
+    "
+  FROM tasks t
+ WHERE t.vm = ?1->>'vm' AND t.vm IS NOT NULL
+",
+    filters!()
+);
+
+const WITH_CODE: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    ", ",
+    waits_for_turn!(),
+    "
+  FROM tasks t
+ WHERE t.code = ?1->>'code' AND t.code IS NOT NULL
+",
+    filters!()
+);
+
+const LIVE: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    ", ",
+    waits_for_turn!(),
+    "
+  FROM tasks t
+ WHERE t.id IN (SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL
+                UNION ALL
+                SELECT id FROM tasks WHERE lease_until IS NOT NULL)
+",
+    filters!()
+);
+
+/// A page of tasks, newest first.
+pub(crate) fn list(
+    tx: &Tx<'_>,
+    filter: &TaskFilter,
+    before: Option<TaskId>,
+    limit: usize,
+    now: Timestamp,
+) -> Result<Vec<Task>> {
+    let sql = match filter {
+        TaskFilter { vm: Some(_), .. } => OF_VM,
+        TaskFilter { code: Some(_), .. } => WITH_CODE,
+        TaskFilter { state: Some(state), .. } if !state.is_terminal() => LIVE,
+        TaskFilter { tenant: Some(_), .. } => OF_TENANT,
+        _ => ALL,
+    };
+    let wanted = json!({
+        "tenant": filter.tenant, "state": filter.state, "kind": filter.kind, "vm": filter.vm, "code": filter.code,
+        "before": before, "limit": limit,
+    });
+    tx.query(sql, &wanted, |row| shown(row, now))
+}
+
+fn shown(row: &Row<'_>, now: Timestamp) -> Result<Task> {
+    let waits_for_turn = row.get(28)?;
+    let mut task = read(row)?.task;
+    task.waiting_for = waiting_for(&task, waits_for_turn, now);
+    Ok(task)
+}
+
+/// What a queued task waits for.
+pub(crate) fn waiting_for(task: &Task, waits_for_turn: bool, now: Timestamp) -> Option<WaitingFor> {
+    match task.state {
+        TaskState::Queued if task.not_before > now => Some(WaitingFor::Time),
+        TaskState::Queued if waits_for_turn => Some(WaitingFor::Turn),
+        TaskState::Queued => Some(WaitingFor::Node),
+        TaskState::Running | TaskState::Aborting | TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => {
+            None
+        }
+    }
+}
+
+/// Texts that run all the time: none may read a whole table.
+#[cfg(test)]
+pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, OF_VM, WITH_CODE, LIVE];
