@@ -121,8 +121,9 @@ impl Attempt {
         let mut phases = lock(&self.phases);
         phases.end();
         phases.current = Some((name.to_owned(), Instant::now()));
+        let done = phases.done.clone();
         drop(phases);
-        self.progress.send_replace(Progress { phase: name.to_owned(), percent: None });
+        self.progress.send_replace(Progress { phase: name.to_owned(), percent: None, done });
     }
 
     /// So much of the phase is done.

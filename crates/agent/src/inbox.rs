@@ -60,9 +60,10 @@ enum PollError {
 
 async fn poll_once(node: &Arc<Node>, free: usize, resync: bool) -> Result<usize, PollError> {
     let held = if resync { Held::Resync(node.journal.held().await?) } else { Held::AsBefore };
-    let Assignments { tasks } = node.server.wait(free, &held).await?;
+    let Assignments { tasks, abort } = node.server.wait(free, &held).await?;
     receive(node, &tasks).await?;
-    Ok(tasks.len())
+    abort.iter().for_each(|task| node.works.abort(*task));
+    Ok(tasks.len() + abort.len())
 }
 
 /// Takes in an answer to a poll.

@@ -15,7 +15,7 @@ mod assignment;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use hostler_model::NodeId;
+use hostler_model::{NodeId, TaskId};
 use hostler_store::{Answer, Claim, Leased, Store, Wakes};
 use tokio::{
     sync::{
@@ -43,7 +43,22 @@ pub struct Dispatch(mpsc::Sender<Poll>);
 struct Poll {
     claim: Claim,
     until: Instant,
-    reply: oneshot::Sender<Answer<Vec<Leased>>>,
+    reply: oneshot::Sender<Answer<Brought>>,
+}
+
+/// What a poll brings.
+#[derive(Debug, Default)]
+pub struct Brought {
+    /// Tasks, leased to the node.
+    pub leased: Vec<Leased>,
+    /// What it is to stop.
+    pub abort: Vec<TaskId>,
+}
+
+impl Brought {
+    fn is_empty(&self) -> bool {
+        self.leased.is_empty() && self.abort.is_empty()
+    }
 }
 
 impl Dispatch {
@@ -51,22 +66,23 @@ impl Dispatch {
     pub fn start(store: Store, metrics: Arc<Metrics>, closing: CancellationToken) -> Dispatch {
         let (sender, arriving) = mpsc::channel(ARRIVING);
         let wakes = store.wakes();
-        let served = Served { store, metrics, waiting: HashMap::new(), outage: Outage::new("dispatch") };
+        let served =
+            Served { store, metrics, waiting: HashMap::new(), abort: HashMap::new(), outage: Outage::new("dispatch") };
         tokio::spawn(served.run(arriving, wakes, closing));
         Dispatch(sender)
     }
 
     /// Waits for tasks of a node, for at most this long. Nothing is an answer too.
-    pub async fn wait(&self, claim: Claim, up_to: Duration) -> Result<Vec<Leased>> {
+    pub async fn wait(&self, claim: Claim, up_to: Duration) -> Result<Brought> {
         let (reply, answer) = oneshot::channel();
         let poll = Poll { claim, until: Instant::now() + up_to, reply };
         if self.0.send(poll).await.is_err() {
-            return Ok(Vec::new());
+            return Ok(Brought::default());
         }
         match answer.await {
             Ok(answer) => Ok(answer?),
             // The server goes away; the agent asks another, or again.
-            Err(_) => Ok(Vec::new()),
+            Err(_) => Ok(Brought::default()),
         }
     }
 }
@@ -76,6 +92,8 @@ struct Served {
     store: Store,
     metrics: Arc<Metrics>,
     waiting: HashMap<NodeId, Vec<Poll>>,
+    /// What nodes are to stop, for their next polls. Lost with this process: heartbeats say the same.
+    abort: HashMap<NodeId, Vec<TaskId>>,
     outage: Outage,
 }
 
@@ -118,7 +136,11 @@ impl Served {
     }
 
     fn wake(&mut self, wake: &Wakes, due: &mut Vec<Poll>) {
-        due.extend(wake.nodes.iter().filter_map(|node| self.waiting.remove(node)).flatten());
+        for (node, task) in &wake.aborting {
+            self.abort.entry(*node).or_default().push(*task);
+        }
+        let nodes = wake.nodes.iter().chain(wake.aborting.iter().map(|(node, _)| node));
+        due.extend(nodes.filter_map(|node| self.waiting.remove(node)).flatten());
     }
 
     fn take_all(&mut self, due: &mut Vec<Poll>) {
@@ -135,7 +157,7 @@ impl Served {
         let now = Instant::now();
         for polls in self.waiting.values_mut() {
             for over in polls.extract_if(.., |poll| poll.until <= now) {
-                let _ = over.reply.send(Ok(Vec::new()));
+                let _ = over.reply.send(Ok(Brought::default()));
             }
         }
         self.waiting.retain(|_, polls| !polls.is_empty());
@@ -159,14 +181,15 @@ impl Served {
     fn answer(&mut self, due: Vec<Poll>, answers: Vec<Answer<Vec<Leased>>>) {
         let (claims, mut leases) = (due.len(), 0);
         for (mut poll, answer) in due.into_iter().zip(answers) {
-            match answer {
-                Ok(leased) if leased.is_empty() && poll.until > Instant::now() => {
+            let abort = self.abort.remove(&poll.claim.node).unwrap_or_default();
+            match answer.map(|leased| Brought { leased, abort }) {
+                Ok(brought) if brought.is_empty() && poll.until > Instant::now() => {
                     // What the node had not seen was sent again now; nothing of it can come later.
                     poll.claim.resync = None;
                     self.keep(poll);
                 }
                 answer => {
-                    leases += answer.as_ref().map_or(0, Vec::len);
+                    leases += answer.as_ref().map_or(0, |brought| brought.leased.len());
                     // A caller that broke off says in its next poll what it holds.
                     let _ = poll.reply.send(answer);
                 }

@@ -54,8 +54,11 @@ async fn a_create_that_is_cancelled_leaves_nothing() -> Result<()> {
     dev.until("QEMU is there", async |dev| Ok((!dev.qemus().is_empty()).then_some(()))).await?;
     let (status, task) = dev.post(&format!("/api/v1/tasks/{id}/cancel"), json!({})).await?;
     assert!(status < 300 && task["state"] == "aborting", "{status} {task}");
+    let begun = Instant::now();
     let task = dev.ended_task(&id).await?;
     assert_eq!(task["state"], "cancelled", "{task}");
+    // The node hears of it at once, not with its next heartbeat in five seconds.
+    assert!(begun.elapsed() < Duration::from_secs(3), "it took {:?}", begun.elapsed());
     assert!(dev.qemus().is_empty());
     assert_eq!(std::fs::read_dir(dev.data().join("vms"))?.count(), 0);
     assert_eq!(dev.get("/api/v1/quota").await?.1["book"]["held"]["vms"], 0);

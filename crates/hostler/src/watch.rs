@@ -3,8 +3,8 @@
 //! Events are hints: each makes us look at the task itself, and so does a pulse that slows down, so that nothing depends
 //! on a hint. The server may be away for a while (a restart): the watch goes on.
 //!
-//! On a terminal a line shows what is under way. Elsewhere a phase that takes long is named once. When the task has ended,
-//! each phase stands on a line with its time. All of it goes to stderr.
+//! Each phase stands on a line with its time as soon as the node has said so. On a terminal one more line shows what is
+//! under way; elsewhere a phase that takes long is named once. All of it goes to stderr.
 
 use std::{
     io::{IsTerminal as _, stderr},
@@ -236,18 +236,18 @@ pub fn status(task: &Task) -> String {
         (TaskState::Queued, Some(WaitingFor::Time), _) => "queued: waits for its next attempt".to_owned(),
         (TaskState::Queued, Some(WaitingFor::Turn), _) => "queued: waits for another task on this machine".to_owned(),
         (TaskState::Queued, Some(WaitingFor::Node), _) => "queued: waits for its node".to_owned(),
-        (TaskState::Running, _, Some(Progress { phase, percent: Some(percent) })) => format!("{phase} {percent} %"),
-        (TaskState::Running, _, Some(Progress { phase, percent: None })) if !phase.is_empty() => phase.clone(),
+        (TaskState::Running, _, Some(Progress { phase, percent: Some(percent), .. })) => format!("{phase} {percent} %"),
+        (TaskState::Running, _, Some(Progress { phase, percent: None, .. })) if !phase.is_empty() => phase.clone(),
         (TaskState::Aborting, ..) => "is being stopped and undone".to_owned(),
         (state, ..) => state.to_string(),
     }
 }
 
-/// What there is to say about phases. How long each took is known when the task has ended, as the node measured it: many
-/// are too short to be seen from here.
+/// What there is to say about phases. How long each took is the node's word: many are too short to be seen from here.
 #[derive(Default)]
 struct Phases {
     attempt: u32,
+    said: usize,
     under_way: Option<(String, Instant)>,
     slow: Option<String>,
 }
@@ -261,11 +261,15 @@ impl Phases {
             if self.attempt > 0 {
                 lines.push(format!("  attempt {attempt} of {}", task.max_attempts));
             }
-            self.attempt = attempt;
+            (self.attempt, self.said) = (attempt, 0);
         }
-        if task.state.is_terminal() {
-            lines.extend(task.phases.iter().map(|timing| phase_line(&timing.phase, millis(timing.ms))));
-        }
+        let done = match &task.progress {
+            Some(progress) if !task.state.is_terminal() => &progress.done,
+            Some(_) | None => &task.phases,
+        };
+        let new = done.iter().skip(self.said);
+        lines.extend(new.map(|timing| phase_line(&timing.phase, millis(timing.ms))));
+        self.said = self.said.max(done.len());
         if let Some(progress) = &task.progress
             && self.under_way.as_ref().is_none_or(|(phase, _)| *phase != progress.phase)
         {
@@ -299,7 +303,7 @@ mod tests {
     fn in_phase(phase: &str, attempt: u32) -> Task {
         let mut task = fixture::task("running");
         task.fence.attempt = attempt;
-        task.progress = Some(Progress { phase: phase.to_owned(), percent: None });
+        task.progress = Some(Progress { phase: phase.to_owned(), ..Progress::default() });
         task
     }
 
@@ -311,12 +315,16 @@ mod tests {
     }
 
     #[test]
-    fn phases_are_told_in_their_order_when_the_task_has_ended() {
+    fn each_phase_is_told_once_in_its_order_as_soon_as_it_is_known() {
         let (mut phases, t) = (Phases::default(), Instant::now());
         assert!(phases.observe(&fixture::task("queued"), t).is_empty());
-        assert!(phases.observe(&in_phase("boot", 1), t).is_empty());
+        let mut booting = in_phase("boot", 1);
+        booting.progress.as_mut().unwrap().done = ended(&[("image", 11.0), ("disk", 3.2)]).phases;
+        let lines = phases.observe(&booting, t);
+        assert_eq!(lines, ["  image            11 ms", "  disk              3 ms"]);
+        assert!(phases.observe(&booting, t).is_empty());
         let lines = phases.observe(&ended(&[("image", 11.0), ("disk", 3.2), ("boot", 3012.0)]), t);
-        assert_eq!(lines, ["  image            11 ms", "  disk              3 ms", "  boot             3.0 s"]);
+        assert_eq!(lines, ["  boot             3.0 s"]);
     }
 
     #[test]
@@ -356,7 +364,7 @@ mod tests {
         task.waiting_for = Some(WaitingFor::Node);
         assert_eq!(status(&task), "queued: waits for its node");
         let mut task = in_phase("image", 1);
-        task.progress = Some(Progress { phase: "image".into(), percent: Some(40) });
+        task.progress = Some(Progress { phase: "image".into(), percent: Some(40), done: Vec::new() });
         assert_eq!(status(&task), "image 40 %");
     }
 }

@@ -44,8 +44,11 @@ pub fn strict<T: DeserializeOwned>(value: &Value) -> Result<T, Refusal> {
         return Ok(read);
     }
     let names: Vec<&str> = unknown.iter().map(String::as_str).collect();
-    Err(Refusal::new(Code::ValidationError, format!("unknown field {}; remove it or correct its spelling", names.join(", ")))
-        .with("unknown", names.clone()))
+    Err(Refusal::new(
+        Code::ValidationError,
+        format!("unknown field {}; remove it or correct its spelling", names.join(", ")),
+    )
+    .with("unknown", names.clone()))
 }
 
 /// A new task.

@@ -89,8 +89,12 @@ mod tests {
     };
 
     fn amounts() -> impl Strategy<Value = Resources> {
-        (0i64..8, 0i64..4096, 0i64..50, 0i64..2)
-            .prop_map(|(vcpus, memory_mib, disk_gib, vms)| Resources { vcpus, memory_mib, disk_gib, vms })
+        (0i64..8, 0i64..4096, 0i64..50, 0i64..2).prop_map(|(vcpus, memory_mib, disk_gib, vms)| Resources {
+            vcpus,
+            memory_mib,
+            disk_gib,
+            vms,
+        })
     }
 
     fn settlements() -> impl Strategy<Value = Settlement> {

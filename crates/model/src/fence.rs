@@ -6,7 +6,9 @@ use serde::{Deserialize, Serialize};
 
 /// (store epoch, attempt). An agent refuses a fence it has passed; the store settles only under the current one.
 /// The store epoch rises when a store was restored into the past, so that attempts handed out before cannot collide.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize, utoipa::ToSchema,
+)]
 pub struct Fence {
     /// The store's epoch.
     pub store_epoch: u32,

@@ -160,7 +160,10 @@ impl Manifest {
                 return Err(Refusal::field("files", format!("there is no {}", part.file_name())));
             }
         }
-        if self.name.is_empty() || self.name.len() > 128 || !self.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+        if self.name.is_empty()
+            || self.name.len() > 128
+            || !self.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        {
             return Err(Refusal::field("name", "an image's name is 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'"));
         }
         Ok(())

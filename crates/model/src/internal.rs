@@ -58,6 +58,9 @@ pub struct Renew {
 pub struct Assignments {
     /// Signed tasks: each a compact JWS over an [`Assignment`].
     pub tasks: Vec<String>,
+    /// Leases to stop and undo. A hint, so that nobody waits for a heartbeat, which says the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub abort: Vec<TaskId>,
 }
 
 /// A task as an agent gets it: the claims of a signed envelope (JWT names where there are such).

@@ -77,7 +77,10 @@ impl FromStr for KindName {
     fn from_str(text: &str) -> Result<Self, Refusal> {
         KindName::ALL.iter().copied().find(|kind| kind.as_str() == text).ok_or_else(|| {
             let known: Vec<&str> = KindName::ALL.iter().map(|kind| kind.as_str()).collect();
-            Refusal::new(Code::UnknownAction, format!("there is no kind of task {:?}; there are {}", excerpt(text), known.join(", ")))
+            Refusal::new(
+                Code::UnknownAction,
+                format!("there is no kind of task {:?}; there are {}", excerpt(text), known.join(", ")),
+            )
         })
     }
 }

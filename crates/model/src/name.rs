@@ -30,12 +30,14 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if text.is_empty() || text.len() > 63 || !text.chars().all(allowed) || text.starts_with('-') || text.ends_with('-') {
-            return Err(Refusal::field(
-                "name",
-                "a name is 1 to 63 of a-z, 0-9 and -, with no hyphen at either end",
-            )
-            .with("value", excerpt(text)));
+        if text.is_empty()
+            || text.len() > 63
+            || !text.chars().all(allowed)
+            || text.starts_with('-')
+            || text.ends_with('-')
+        {
+            return Err(Refusal::field("name", "a name is 1 to 63 of a-z, 0-9 and -, with no hyphen at either end")
+                .with("value", excerpt(text)));
         }
         Ok(Name(text.to_owned()))
     }

@@ -101,7 +101,9 @@ fn score(candidate: &Candidate, wanted: &Wanted<'_>) -> f64 {
     let left = candidate.schedulable - candidate.book.total() - wanted.amount;
     let share = |left: i64, all: i64| if all > 0 { left as f64 / all as f64 } else { 0.0 };
     let all = candidate.schedulable;
-    0.5 * share(left.vcpus, all.vcpus) + 0.3 * share(left.memory_mib, all.memory_mib) + 0.2 * share(left.disk_gib, all.disk_gib)
+    0.5 * share(left.vcpus, all.vcpus)
+        + 0.3 * share(left.memory_mib, all.memory_mib)
+        + 0.2 * share(left.disk_gib, all.disk_gib)
         + if wanted.image.is_some_and(|image| candidate.facts.images.contains(&image.0)) { 0.05 } else { 0.0 }
 }
 
@@ -148,7 +150,10 @@ mod tests {
             0i64..=10,
         );
         prop::collection::vec(one, 0..8).prop_map(|all| {
-            all.into_iter().enumerate().map(|(n, (state, fresh, free))| candidate(n as u8, state, fresh, free)).collect()
+            all.into_iter()
+                .enumerate()
+                .map(|(n, (state, fresh, free))| candidate(n as u8, state, fresh, free))
+                .collect()
         })
     }
 
@@ -177,14 +182,20 @@ mod tests {
 
     #[test]
     fn a_named_node_that_does_not_qualify_is_not_replaced_by_another() {
-        let all = [candidate(1, NodeState::Ready, Freshness::Fresh, 10), candidate(2, NodeState::Cordoned, Freshness::Fresh, 10)];
+        let all = [
+            candidate(1, NodeState::Ready, Freshness::Fresh, 10),
+            candidate(2, NodeState::Cordoned, Freshness::Fresh, 10),
+        ];
         let named = Wanted { node: Some(all[1].id), ..wanted(1) };
         assert_eq!(place(&all, &named).unwrap_err().code, Code::NoCapacity);
     }
 
     #[test]
     fn an_image_that_is_there_decides_between_equals() {
-        let mut all = [candidate(1, NodeState::Ready, Freshness::Fresh, 10), candidate(2, NodeState::Ready, Freshness::Fresh, 10)];
+        let mut all = [
+            candidate(1, NodeState::Ready, Freshness::Fresh, 10),
+            candidate(2, NodeState::Ready, Freshness::Fresh, 10),
+        ];
         assert_eq!(place(&all, &wanted(1)).unwrap(), all[0].id);
         all[1].facts.images.push("abc".into());
         let digest = ImageDigest("abc".into());

@@ -23,7 +23,8 @@ pub fn check(limits: &Resources, book: &Book, delta: &Resources) -> Result<(), R
     if over.is_empty() {
         return Ok(());
     }
-    let detail = format!("the tenant's quota does not allow this ({}); ask for less, or delete something", words.join("; "));
+    let detail =
+        format!("the tenant's quota does not allow this ({}); ask for less, or delete something", words.join("; "));
     Err(Refusal::new(Code::QuotaExceeded, detail).with("over", over))
 }
 
@@ -35,8 +36,12 @@ mod tests {
     use crate::tenant::UNLIMITED;
 
     fn resources(range: std::ops::Range<i64>) -> impl Strategy<Value = Resources> {
-        (range.clone(), range.clone(), range.clone(), range)
-            .prop_map(|(vcpus, memory_mib, disk_gib, vms)| Resources { vcpus, memory_mib, disk_gib, vms })
+        (range.clone(), range.clone(), range.clone(), range).prop_map(|(vcpus, memory_mib, disk_gib, vms)| Resources {
+            vcpus,
+            memory_mib,
+            disk_gib,
+            vms,
+        })
     }
 
     proptest! {
@@ -57,9 +62,13 @@ mod tests {
     #[test]
     fn a_refusal_says_limit_used_held_and_asked() {
         let limits = Resources { vcpus: 4, ..UNLIMITED };
-        let book = Book { held: Resources { vcpus: 1, ..Resources::ZERO }, used: Resources { vcpus: 2, ..Resources::ZERO } };
+        let book =
+            Book { held: Resources { vcpus: 1, ..Resources::ZERO }, used: Resources { vcpus: 2, ..Resources::ZERO } };
         let refusal = check(&limits, &book, &Resources { vcpus: 2, ..Resources::ZERO }).unwrap_err();
         assert_eq!(refusal.code, Code::QuotaExceeded);
-        assert_eq!(refusal.facts["over"][0], json!({"resource": "vcpus", "limit": 4, "used": 2, "held": 1, "asked": 2}));
+        assert_eq!(
+            refusal.facts["over"][0],
+            json!({"resource": "vcpus", "limit": 4, "used": 2, "held": 1, "asked": 2})
+        );
     }
 }

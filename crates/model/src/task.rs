@@ -197,6 +197,9 @@ pub struct Progress {
     /// Percent of that phase, where it can be known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub percent: Option<u8>,
+    /// The phases before it, and how long they took.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub done: Vec<PhaseTiming>,
 }
 
 /// What a task works on.
@@ -318,9 +321,11 @@ impl Life {
     pub fn intent(&self) -> Intent {
         match self.state {
             TaskState::Aborting => Intent::Abort,
-            TaskState::Queued | TaskState::Running | TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => {
-                Intent::Run
-            }
+            TaskState::Queued
+            | TaskState::Running
+            | TaskState::Succeeded
+            | TaskState::Failed
+            | TaskState::Cancelled => Intent::Run,
         }
     }
 }
@@ -434,9 +439,9 @@ pub fn apply(life: &mut Life, event: Event, rules: &Rules, now: Timestamp, jitte
             TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => Err(Denial::Ended),
         },
         Event::MissDeadline => Ok(stop(life, AbortReason::Deadline)),
-        Event::Refuse { code, detail } => before_any_effect(life, |life| {
-            finish(life, TaskState::Failed, TaskError { code, detail }, Effects::Undone)
-        }),
+        Event::Refuse { code, detail } => {
+            before_any_effect(life, |life| finish(life, TaskState::Failed, TaskError { code, detail }, Effects::Undone))
+        }
         Event::Moot { output } => before_any_effect(life, |life| succeed(life, output)),
         Event::Force => {
             let (state, code) = life.abort_reason.unwrap_or(AbortReason::Cancel).end();
@@ -476,7 +481,14 @@ fn renew(life: &mut Life, fence: Fence, expires_at: Timestamp) -> Result<Outcome
     Ok(Outcome::Alive)
 }
 
-fn report(life: &mut Life, fence: Fence, end: End, rules: &Rules, now: Timestamp, jitter: f64) -> Result<Outcome, Denial> {
+fn report(
+    life: &mut Life,
+    fence: Fence,
+    end: End,
+    rules: &Rules,
+    now: Timestamp,
+    jitter: f64,
+) -> Result<Outcome, Denial> {
     if fence != life.fence || fence.attempt == 0 {
         return Err(Denial::StaleFence);
     }

@@ -78,8 +78,11 @@ impl std::iter::Sum for Resources {
 /// what the compatible systems mean by them.
 pub fn parse_mib(text: &str) -> Result<i64, Refusal> {
     let refuse = || {
-        Refusal::new(Code::ValidationError, "this is not an amount: write a number with M, G or T, such as 512M or 2GiB")
-            .with("value", excerpt(text))
+        Refusal::new(
+            Code::ValidationError,
+            "this is not an amount: write a number with M, G or T, such as 512M or 2GiB",
+        )
+        .with("value", excerpt(text))
     };
     let text = text.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

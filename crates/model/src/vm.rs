@@ -221,7 +221,13 @@ pub struct Observation {
 
 /// What an observation changes of a machine that no task is changing: `None` when it says nothing new. An observation
 /// under another epoch is of another life of this machine and changes nothing.
-pub fn observe(state: VmState, ready: bool, reason: Option<VmReason>, epoch: u32, seen: &Observation) -> Option<VmChange> {
+pub fn observe(
+    state: VmState,
+    ready: bool,
+    reason: Option<VmReason>,
+    epoch: u32,
+    seen: &Observation,
+) -> Option<VmChange> {
     if seen.epoch != epoch || state == VmState::Deleted {
         return None;
     }

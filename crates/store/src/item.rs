@@ -214,6 +214,8 @@ pub struct Wakes {
     pub nodes: Vec<NodeId>,
     /// Tasks that ended.
     pub ended: Vec<TaskId>,
+    /// Tasks that a node works on and is to stop.
+    pub aborting: Vec<(NodeId, TaskId)>,
     /// The last log entry's number.
     pub seq: i64,
 }

@@ -29,11 +29,19 @@ impl Work<'_> {
             return Ok(Ok(outcome));
         }
         let Some(row) = self.tasks.change(&id) else { return Ok(Ok(outcome)) };
+        let leased = life.lease.is_some();
         row.set_life(life);
+        let told = row
+            .task
+            .node
+            .filter(|_| leased && row.task.state == TaskState::Aborting && before.state != TaskState::Aborting);
         if row.task.state == TaskState::Queued {
             // Its time in the queue begins anew with each backoff.
             row.task.queue_deadline = row.task.queue_deadline.max(row.task.not_before.plus(spec.queue_deadline));
             row.task.progress = None;
+        }
+        if let Some(node) = told {
+            self.abort(node, id);
         }
         match &outcome {
             Outcome::Ended(verdict) => self.end(id, verdict)?,
@@ -135,7 +143,9 @@ impl Work<'_> {
         let Some(row) = self.vms.change(&id) else { return };
         let vm = &mut row.vm;
         vm.last_state = change.last_state(vm.state, vm.last_state);
-        (vm.state, vm.ready, vm.reason, vm.detail) = (change.state, change.ready, change.reason, change.detail.clone());
+        (vm.state, vm.ready, vm.reason) = (change.state, change.ready, change.reason);
+        // A text column ends at a NUL; an agent's words may have one.
+        vm.detail = change.detail.as_deref().map(|detail| detail.replace('\0', "\u{fffd}"));
         vm.updated_at = now;
         let mut data = json!({"name": vm.name, "node": vm.node, "ready": vm.ready, "cause": why});
         if let Some(reason) = vm.reason {

@@ -76,7 +76,7 @@ SELECT ",
     "
   FROM vms v
  WHERE v.state <> 'deleted'
-   AND (?1->>'before' IS NULL OR v.id < ?1->>'before')
+   AND v.id < COALESCE(?1->>'before', 'g')
    AND (?1->>'tenant' IS NULL OR v.tenant = ?1->>'tenant')
    AND (?1->>'state' IS NULL OR v.state = ?1->>'state')
    AND (?1->>'node' IS NULL OR v.node = ?1->>'node')
@@ -91,7 +91,7 @@ SELECT ",
     "
   FROM vms v
  WHERE v.state = 'deleted'
-   AND (?1->>'before' IS NULL OR v.id < ?1->>'before')
+   AND v.id < COALESCE(?1->>'before', 'g')
    AND (?1->>'tenant' IS NULL OR v.tenant = ?1->>'tenant')
    AND (?1->>'node' IS NULL OR v.node = ?1->>'node')
  ORDER BY v.id DESC

@@ -89,6 +89,7 @@ pub(crate) struct Work<'a> {
     entries: Vec<NewEntry>,
     pub(crate) first_answers: Vec<FirstAnswer>,
     wake_nodes: BTreeSet<NodeId>,
+    aborting: Vec<(NodeId, TaskId)>,
     ended: Vec<TaskId>,
 }
 
@@ -118,6 +119,7 @@ impl<'a> Work<'a> {
             entries: Vec::new(),
             first_answers: Vec::new(),
             wake_nodes: BTreeSet::new(),
+            aborting: Vec::new(),
             ended: Vec::new(),
         }
     }
@@ -290,6 +292,11 @@ impl<'a> Work<'a> {
         self.wake_nodes.extend(node);
     }
 
+    /// Says after the commit that a node is to stop what it works on.
+    pub(crate) fn abort(&mut self, node: NodeId, task: TaskId) {
+        self.aborting.push((node, task));
+    }
+
     /// Says after the commit that a task ended.
     pub(crate) fn ended(&mut self, task: TaskId) {
         self.ended.push(task);
@@ -297,20 +304,25 @@ impl<'a> Work<'a> {
 
     /// Writes everything that changed, each hot row once, and advances the head of the log.
     pub(crate) fn finish(mut self) -> Result<Wakes> {
-        let (nodes, ended) = (self.wake_nodes.iter().copied().collect(), std::mem::take(&mut self.ended));
+        let mut wakes = Wakes {
+            nodes: self.wake_nodes.iter().copied().collect(),
+            ended: std::mem::take(&mut self.ended),
+            aborting: std::mem::take(&mut self.aborting),
+            seq: 0,
+        };
         let entries = std::mem::take(&mut self.entries);
         if entries.is_empty() && self.heard.is_empty() {
             self.write_rows()?;
-            return Ok(Wakes { nodes, ended, seq: 0 });
+            return Ok(wakes);
         }
         let head = log::head(self.tx)?;
         let after = head.seq + i64::try_from(entries.len()).unwrap_or(i64::MAX);
         self.number(head.seq, after);
         self.write_rows()?;
         node::heard(self.tx, &self.heard, self.now, after)?;
-        let seq = if entries.is_empty() { 0 } else { after };
+        wakes.seq = if entries.is_empty() { 0 } else { after };
         log::append(self.tx, head, self.now, entries)?;
-        Ok(Wakes { nodes, ended, seq })
+        Ok(wakes)
     }
 
     /// Gives new tasks and changed VMs the numbers of the log entries with which they are written.
@@ -340,12 +352,12 @@ impl<'a> Work<'a> {
         crate::idempotency::insert(self.tx, &self.first_answers, self.now)
     }
 
-    /// Whether a VM has a task of this id that must end before another may change it.
+    /// The task in a VM's queue whose turn it is, or will be next, to change the VM.
     pub(crate) fn first_change(&self, queue: &[TaskId]) -> Option<TaskId> {
         queue.iter().copied().find(|id| self.tasks.get(id).is_some_and(|row| row.changes_vm()))
     }
 
-    /// Tasks on a VM's queue that wait to be leased.
+    /// Whether a VM's queue has tasks that wait to be leased.
     pub(crate) fn any_queued(&self, queue: &[TaskId]) -> bool {
         queue.iter().any(|id| self.tasks.get(id).is_some_and(|row| row.task.state == TaskState::Queued))
     }

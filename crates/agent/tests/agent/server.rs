@@ -258,7 +258,7 @@ impl Server {
                 heard.tokens.drain(..n).collect()
             };
             if !tasks.is_empty() {
-                return json_of(&Assignments { tasks });
+                return json_of(&Assignments { tasks, abort: Vec::new() });
             }
             tokio::select! {
                 _ = stirred.changed() => {}

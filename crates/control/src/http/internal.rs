@@ -78,8 +78,8 @@ pub(super) async fn wait(
         max: query.max.unwrap_or(1).min(TASKS),
         resync: query.resync.then(|| held(&query.held)).transpose()?,
     };
-    let leased = app.dispatch.wait(claim, up_to).await?;
-    Ok(Json(Assignments { tasks: app.assignments(identity.node, leased)? }))
+    let brought = app.dispatch.wait(claim, up_to).await?;
+    Ok(Json(Assignments { tasks: app.assignments(identity.node, brought.leased)?, abort: brought.abort }))
 }
 
 /// `task:epoch.attempt,…`

@@ -88,9 +88,10 @@ impl Kind for VmExec {
             | VmState::Sleeping
             | VmState::Error
             | VmState::Unknown
-            | VmState::Deleted => {
-                Admission::Refuse(Code::VmStateConflict, format!("the VM is {vm}; a program can run only while it is running"))
-            }
+            | VmState::Deleted => Admission::Refuse(
+                Code::VmStateConflict,
+                format!("the VM is {vm}; a program can run only while it is running"),
+            ),
         }
     }
 }

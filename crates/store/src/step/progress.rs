@@ -71,8 +71,11 @@ fn write_down(work: &mut Work<'_>, item: &Progressed) {
         // The agent's clock may be another; a task neither begins before it was asked for nor in the future.
         row.task.started_at = Some(report.started_at.min(now).max(row.task.created_at));
     }
-    let progress =
-        Progress { phase: cut(&report.progress.phase), percent: report.progress.percent.map(|p| p.min(100)) };
+    let progress = Progress {
+        phase: cut(&report.progress.phase),
+        percent: report.progress.percent.map(|p| p.min(100)),
+        done: super::settle::phases(&report.progress.done),
+    };
     let moved = row.task.progress.as_ref() != Some(&progress);
     if moved {
         row.task.progress = Some(progress.clone());
@@ -84,7 +87,7 @@ fn write_down(work: &mut Work<'_>, item: &Progressed) {
     }
     let lines: Vec<String> = report.log.iter().take(LINES).map(|line| cut(line)).collect();
     if !lines.is_empty() || (moved && !progress.phase.is_empty()) {
-        let data = json!({"fence": fence, "phase": progress.phase, "percent": progress.percent, "log": lines});
+        let data = json!({"fence": fence, "phase": progress.phase, "percent": progress.percent, "done": progress.done, "log": lines});
         work.event(Some(tenant), "task", "task.progress", item.task.0, data);
     }
 }

@@ -85,11 +85,13 @@ fn note_times(work: &mut Work<'_>, report: &Report) {
     let task = &mut row.task;
     let started_at = *task.started_at.get_or_insert(report.started_at.min(now).max(task.created_at));
     task.finished_at = Some(report.finished_at.min(now).max(started_at));
-    task.phases = report.phases.iter().take(PHASES).map(phase).collect();
+    task.phases = phases(&report.phases);
 }
 
-fn phase(timing: &PhaseTiming) -> PhaseTiming {
-    PhaseTiming { phase: timing.phase.chars().take(128).collect(), ms: timing.ms }
+/// What is kept of the phases that an agent reports.
+pub(super) fn phases(reported: &[PhaseTiming]) -> Vec<PhaseTiming> {
+    let kept = reported.iter().take(PHASES);
+    kept.map(|timing| PhaseTiming { phase: timing.phase.chars().take(128).collect(), ms: timing.ms }).collect()
 }
 
 /// An end that fits the store.

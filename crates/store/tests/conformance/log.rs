@@ -1,14 +1,16 @@
 //! The log and the wakes.
 
 use hostler_model::{
-    TenantId,
+    Code, TenantId,
     event::{Actor, Class},
-    task::TaskState,
+    internal::ProgressReport,
+    task::{Effects, End, PhaseTiming, Progress, TaskState},
     tenant::UNLIMITED,
 };
-use hostler_store::{LogFilter, Submission};
+use hostler_store::{LogFilter, Progressed, Submission};
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use crate::world::{TENANT, World};
+use crate::world::{Agent, TENANT, World};
 
 pub async fn entries_are_numbered_without_gaps(world: &mut World) {
     let agent = world.node("a").await;
@@ -68,4 +70,44 @@ pub async fn what_was_answered_is_there_after_reopening(world: &mut World) {
     assert_eq!(world.task(task.id).await.state, TaskState::Running);
     world.succeed(agent, &leased).await;
     assert_eq!(world.task(task.id).await.state, TaskState::Succeeded);
+}
+
+pub async fn any_text_survives(world: &mut World) {
+    let agent = world.node("a").await;
+    let words = "\0 ' \" \\ \u{1b} \u{2028} \u{1f600} \u{e000} 'null' {\"a\":1}";
+    let mut submission = world.create("web");
+    submission.vm.as_mut().unwrap().spec.labels.insert(words.into(), words.into());
+    submission.params["labels"] = serde_json::json!({words: words});
+    let vm = submission.vm.clone().unwrap();
+    let task = world.ok(submission).await;
+    assert_eq!(world.task(task.id).await.params, task.params);
+    assert_eq!(world.vm(vm.id).await.spec, vm.spec);
+    let leased = world.lease_one(agent).await;
+    world.progress(agent, &leased, words, &[words]).await.unwrap();
+    assert_eq!(world.task(task.id).await.progress.unwrap().phase, words);
+    let progress = world.entries().await.pop().unwrap();
+    assert_eq!(progress.data["log"], serde_json::json!([words]));
+    let end =
+        End::Failed { code: Code::HandlerFailed, detail: words.into(), retryable: false, effects: Effects::Remain };
+    world.end_with(agent, &leased, end).await;
+    assert_eq!(world.task(task.id).await.error.unwrap().detail, words);
+    assert_eq!(world.vm(vm.id).await.detail.unwrap(), words.replace('\0', "\u{fffd}"));
+}
+
+pub async fn fractions_survive(world: &mut World) {
+    let agent = world.node("a").await;
+    world.ok(world.echo()).await;
+    let leased = world.lease_one(agent).await;
+    let mut rng = StdRng::seed_from_u64(7);
+    for _ in 0..20 {
+        let phase = |_| PhaseTiming { phase: "boot".into(), ms: rng.random::<f64>() * 1000.0 };
+        let progress = Progress { phase: "boot".into(), percent: None, done: (0..50).map(phase).collect() };
+        let report =
+            ProgressReport { fence: leased.fence, started_at: world.now(), progress: progress.clone(), log: vec![] };
+        let Agent { node, enrolment } = agent;
+        let batch = vec![Progressed { node, enrolment, task: leased.task, report }];
+        world.store.progress(batch).await.unwrap().pop().unwrap().unwrap();
+        assert_eq!(world.task(leased.task).await.progress, Some(progress));
+    }
+    // And the chain, which is over what is read, verifies: see the end of every claim.
 }

@@ -170,6 +170,8 @@ macro_rules! every_claim {
             log:
                 entries_are_numbered_without_gaps
                 filters_select
+                any_text_survives
+                fractions_survive
                 every_step_wakes_those_who_wait
                 what_was_answered_is_there_after_reopening;
             doctor:

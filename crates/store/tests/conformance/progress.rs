@@ -18,7 +18,7 @@ pub async fn the_first_report_says_when_it_began(world: &mut World) {
     world.progress(agent, &leased, "wait", &[]).await.unwrap();
     let task = world.task(task.id).await;
     assert_eq!(task.started_at, Some(began));
-    assert_eq!(task.progress, Some(Progress { phase: "wait".into(), percent: None }));
+    assert_eq!(task.progress, Some(Progress { phase: "wait".into(), ..Progress::default() }));
     let kinds = world.kinds_after(0).await;
     assert_eq!(kinds.iter().filter(|kind| *kind == "task.started").count(), 1);
 }

@@ -265,7 +265,7 @@ impl World {
         let report = ProgressReport {
             fence: leased.fence,
             started_at: self.now(),
-            progress: Progress { phase: phase.into(), percent: None },
+            progress: Progress { phase: phase.into(), ..Progress::default() },
             log: log.iter().map(|line| (*line).into()).collect(),
         };
         let Agent { node, enrolment } = agent;
