@@ -44,7 +44,7 @@ const WORDS: &[(&str, &str, &str)] = &[
     ("crates/store/src", "jiff::Timestamp::now", "time comes in as a value"),
     ("crates/control/src/app", "crate::http", "http calls app, not the other way round"),
     ("crates/control/src/app", "axum::", "app knows no HTTP"),
-    ("crates/control/src/loops", "crate::http", "loops call app"),
+    ("crates/control/src/loops.rs", "crate::http", "loops call app"),
     ("crates/control/src/http", "hostler_sqlite", "http does not know the database"),
     ("crates/hostler/src/cli", "hostler_store", "the client's verbs speak HTTP"),
     ("crates/hostler/src/cli", "hostler_control", "the client's verbs speak HTTP"),
@@ -98,7 +98,9 @@ fn word_in(root: &Path, folder: &str, word: &str, why: &str) -> Result<Vec<Strin
     let mut found = Vec::new();
     for file in sources(&root.join(folder))? {
         let text = fs::read_to_string(&file)?;
-        for (number, line) in text.lines().enumerate() {
+        // Tests may reach where the code may not.
+        let code = text.lines().take_while(|line| line.trim() != "#[cfg(test)]");
+        for (number, line) in code.enumerate() {
             if line.contains(word) && !line.trim_start().starts_with("//") {
                 let shown = file.strip_prefix(root).unwrap_or(&file).display().to_string();
                 found.push(format!("{shown}:{} says {word}: {why}", number + 1));
@@ -109,6 +111,9 @@ fn word_in(root: &Path, folder: &str, word: &str, why: &str) -> Result<Vec<Strin
 }
 
 fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+    if folder.is_file() {
+        return Ok(vec![folder.to_owned()]);
+    }
     let mut out = Vec::new();
     let Ok(entries) = fs::read_dir(folder) else {
         bail!("{} is not there: xtask/src/check.rs names a folder that moved", folder.display());
