@@ -341,8 +341,9 @@ impl<'a> Work<'a> {
         tenant::write_books(self.tx, &self.books.tenants)?;
         node::write_books(self.tx, &self.books.nodes)?;
         node::put(self.tx, &self.nodes.made().chain(self.nodes.changed()).collect::<Vec<_>>())?;
-        vm::insert(self.tx, self.vms.made())?;
+        // A name that a change gives back may be taken in the same batch.
         vm::update(self.tx, self.vms.changed())?;
+        vm::insert(self.tx, self.vms.made())?;
         task::insert(self.tx, self.tasks.made())?;
         task::update(self.tx, self.tasks.changed())?;
         task::renew(self.tx, &self.renewed, self.now.plus(self.context.timing.lease))?;

@@ -118,6 +118,7 @@ fn grant(work: &mut Work<'_>, claim: &Claim, id: TaskId) -> Result<Option<Leased
         return Ok(None);
     }
     let Some(row) = work.tasks.get(&id) else { return Ok(None) };
+    // The VM names this task since its turn came; a row that somebody mended by hand is set right here.
     if let Some(vm) = row.task.target.vm.filter(|_| row.changes_vm())
         && work.vms.get(&vm).is_some_and(|vm| vm.vm.task != Some(id))
         && let Some(vm) = work.vms.change(&vm)

@@ -47,6 +47,7 @@ macro_rules! every_claim {
                 a_vm_is_charged_and_placed_with_its_task
                 a_name_that_is_taken_is_refused_also_within_one_batch
                 a_deleted_vm_gives_its_name_back
+                a_name_given_back_within_a_batch_is_free
                 two_tenants_may_use_one_name
                 quota_counts_what_earlier_items_of_the_batch_took
                 an_unknown_tenant_is_not_found

@@ -68,6 +68,17 @@ pub async fn a_deleted_vm_gives_its_name_back(world: &mut World) {
     world.refused(world.on_vm(KindName::VmDelete, vm), Code::VmNotFound).await;
 }
 
+pub async fn a_name_given_back_within_a_batch_is_free(world: &mut World) {
+    world.node("a").await;
+    let old = world.ok(world.create("web")).await.target.vm.unwrap();
+    let batch = vec![world.on_vm(KindName::VmDelete, old), world.create("web"), world.create("web")];
+    let answers = world.store.submit(batch.clone()).await.unwrap();
+    assert!(answers[0].is_ok() && answers[1].is_ok());
+    assert_eq!(answers[2].as_ref().unwrap_err().code, Code::NameTaken);
+    let web = world.store.vm_by_name(TENANT, "web".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!(web.id, batch[1].vm.as_ref().unwrap().id);
+}
+
 pub async fn two_tenants_may_use_one_name(world: &mut World) {
     world.node("a").await;
     let other: TenantId = world.id();
