@@ -11,7 +11,7 @@ step="the beginning"
 
 finish() {
     local status=$?
-    trap - EXIT INT TERM
+    trap - EXIT INT TERM HUP
     if [ -n "$server" ]; then
         kill -TERM "$server" 2>/dev/null || true
         wait "$server" 2>/dev/null || true
@@ -33,6 +33,7 @@ reason() {
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
+trap 'exit 129' HUP
 
 now_ms() { date +%s%3N; }
 

@@ -20,7 +20,10 @@ use hostler_trust::{ApiToken, Authority, TaskSigner};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::{folder::Folder, nodes::Nodes};
+use self::{
+    folder::Folder,
+    nodes::{Nodes, Running},
+};
 use crate::{
     cli::Globals,
     context::ClientFile,
@@ -103,10 +106,18 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     }
     let mut interrupt = Interrupt::listen()?;
     let folder = Folder::take(globals.server.data()?, args.ephemeral)?;
-    let nodes = Nodes::new(&args, &folder).await?;
-    let outcome = work(&args, &folder, &nodes, &mut interrupt).await;
+    let outcome = match Nodes::new(&args, &folder).await {
+        Ok(nodes) => {
+            let outcome = work(&args, &folder, &nodes, &mut interrupt).await;
+            if args.ephemeral {
+                // The folder is what a machine that could not be ended is found by: then it stays.
+                nodes.remove_machines().await?;
+            }
+            outcome
+        }
+        Err(failure) => Err(failure),
+    };
     if args.ephemeral {
-        nodes.remove_machines().await;
         folder.remove();
     }
     outcome
@@ -123,16 +134,27 @@ async fn work(args: &Args, folder: &Folder, nodes: &Nodes, interrupt: &mut Inter
         let (server, stop) = (server.clone(), stop.clone());
         async move { server.serve(api, internal, stop).await }
     });
-    let images = import(args, &server).await?;
-    let mut running = nodes.start(&server, internal_port, stop.child_token()).await?;
-    write_client_file(folder, &server, &url).await?;
-    greet(&url, folder, nodes, &images)?;
-    let ended = tokio::select! {
-        _ = interrupt.caught() => {
-            output::note("ending; Ctrl-C again ends at once");
-            Ok(Exit::Done)
-        }
-        failed = running.failed() => Err(Failure::new(Exit::Failed, failed)),
+    let mut running = Running::none(stop.child_token());
+    let start = async {
+        let images = import(args, &server).await?;
+        nodes.start(&server, internal_port, &mut running).await?;
+        write_client_file(folder, &server, &url).await?;
+        greet(&url, folder, nodes, &images)
+    };
+    let started = tokio::select! {
+        started = start => started.map(|()| true),
+        _ = interrupt.caught() => Ok(false),
+    };
+    let ended = match started {
+        Ok(true) => tokio::select! {
+            _ = interrupt.caught() => {
+                output::note("ending; Ctrl-C again ends at once");
+                Ok(Exit::Done)
+            }
+            failed = running.failed() => Err(Failure::new(Exit::Failed, failed)),
+        },
+        Ok(false) => Ok(Exit::Done),
+        Err(failure) => Err(failure),
     };
     ClientFile::remove(&folder.data);
     let quietly = async {

@@ -1,14 +1,16 @@
-//! Ctrl-C, while something is waited for: the waiting ends, and who waited says what becomes of the rest.
+//! Ctrl-C, while something is waited for: the waiting ends, and who waited says what becomes of the rest. A terminal that
+//! goes away counts as well, so that nothing is left behind by a broken connection.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::{Exit, Failure};
 
-/// Ctrl-C and the polite request to end. From its making on they no longer end the program by themselves.
+/// Ctrl-C, the polite request to end, and the terminal's end. From its making on they no longer end the program by themselves.
 #[derive(Debug)]
 pub struct Interrupt {
     int: Signal,
     term: Signal,
+    hangup: Signal,
 }
 
 impl Interrupt {
@@ -17,7 +19,11 @@ impl Interrupt {
         let listen = |kind| {
             signal(kind).map_err(|error| Failure::new(Exit::Failed, format!("signals cannot be heard: {error}")))
         };
-        Ok(Interrupt { int: listen(SignalKind::interrupt())?, term: listen(SignalKind::terminate())? })
+        Ok(Interrupt {
+            int: listen(SignalKind::interrupt())?,
+            term: listen(SignalKind::terminate())?,
+            hangup: listen(SignalKind::hangup())?,
+        })
     }
 
     /// The next signal's number. Dropping the future loses none.
@@ -25,6 +31,7 @@ impl Interrupt {
         tokio::select! {
             _ = self.int.recv() => SignalKind::interrupt().as_raw_value(),
             _ = self.term.recv() => SignalKind::terminate().as_raw_value(),
+            _ = self.hangup.recv() => SignalKind::hangup().as_raw_value(),
         }
     }
 }

@@ -26,7 +26,7 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("bench").tempdir_in("target")?;
         let data = folder.path().canonicalize()?.join("data");
         let log = fs::File::create(folder.path().join("log"))?;
-        let child = Command::new("target/release/hostler")
+        let child = Command::new(binary())
             .args(["dev", "--ephemeral", "--listen", "127.0.0.1:0", "--images", "target/images", "--data"])
             .arg(&data)
             .args(flags)
@@ -34,7 +34,7 @@ impl Server {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .context("target/release/hostler")?;
+            .with_context(binary)?;
         let mut server = Server { child, folder, address: String::new(), token: String::new() };
         let begun = Instant::now();
         while !server.is_up(&data, nodes).await? {
@@ -83,4 +83,9 @@ impl Drop for Server {
         let _ = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
         let _ = self.child.wait();
     }
+}
+
+/// What is measured: the release build, or the binary that `HOSTLER_BIN` names.
+pub(super) fn binary() -> String {
+    std::env::var("HOSTLER_BIN").unwrap_or_else(|_| "target/release/hostler".to_owned())
 }

@@ -3,10 +3,11 @@
 use std::{
     fs,
     hash::{DefaultHasher, Hash, Hasher},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
-use hostler_trust::file::create_private_dir;
+use hostler_trust::file::{FileError, create_private_dir, read_private, write_private};
 
 use crate::{
     context::ClientFile,
@@ -37,8 +38,10 @@ impl Folder {
         }
         let lock = lock(&data)?;
         ClientFile::remove(&data);
-        let run = runtime_folder(&data);
-        create_private_dir(&run).map_err(|e| failed(&e))?;
+        let run = remembered(&data, runtime_folder(&data)).map_err(|e| failed(&e))?;
+        for dir in [run.parent(), Some(&run)].into_iter().flatten() {
+            create_private_dir(dir).and(ours(dir)).map_err(|e| failed(&e))?;
+        }
         Ok(Folder { data, run, _lock: lock })
     }
 
@@ -64,6 +67,36 @@ fn lock(data: &Path) -> Result<fs::File, Failure> {
         }
         Err(fs::TryLockError::Error(error)) => Err(Failure::new(Exit::Failed, format!("{}: {error}", path.display()))),
     }
+}
+
+/// Machines outlive us, and their sockets stay where they were made: another environment must not make us look elsewhere.
+fn remembered(data: &Path, first: PathBuf) -> Result<PathBuf, FileError> {
+    let file = data.join("runtime-folder");
+    if let Some(known) = read_private(&file)? {
+        return Ok(PathBuf::from(known.trim()));
+    }
+    write_private(&file, first.as_os_str().as_encoded_bytes())?;
+    Ok(first)
+}
+
+/// Refuses a folder for sockets that somebody else made, or can write to: who owns it could put up his own.
+fn ours(dir: &Path) -> Result<(), FileError> {
+    let refuse = |why: &str| FileError::Io {
+        doing: "use",
+        path: dir.to_owned(),
+        source: std::io::Error::new(std::io::ErrorKind::PermissionDenied, why.to_owned()),
+    };
+    let meta = fs::symlink_metadata(dir).map_err(|source| FileError::Io { doing: "look at", path: dir.to_owned(), source })?;
+    if !meta.is_dir() {
+        return Err(refuse("it is not a folder"));
+    }
+    if meta.uid() != rustix::process::geteuid().as_raw() {
+        return Err(refuse("another user owns it"));
+    }
+    if meta.mode() & 0o022 != 0 {
+        return Err(refuse("others can write to it"));
+    }
+    Ok(())
 }
 
 /// `$XDG_RUNTIME_DIR`, else `/run` for root, else `/tmp`; below it one folder for each data folder.

@@ -70,8 +70,7 @@ impl Nodes {
     }
 
     /// Starts every agent, and returns when each has joined.
-    pub async fn start(&self, server: &Server, port: u16, stop: CancellationToken) -> Result<Running, Failure> {
-        let mut running = Running { agents: JoinSet::new(), stop };
+    pub async fn start(&self, server: &Server, port: u16, running: &mut Running) -> Result<(), Failure> {
         for node in &self.0 {
             let mut config =
                 AgentConfig::new(&node.data, node.name.as_str(), connect(server, port), node.hypervisor.clone());
@@ -88,22 +87,32 @@ impl Nodes {
                 failed = running.failed() => return Err(Failure::new(Exit::Failed, failed)),
             }
         }
-        Ok(running)
+        Ok(())
     }
 
     /// Ends every machine there is anything of.
-    pub async fn remove_machines(&self) {
+    pub async fn remove_machines(&self) -> Result<(), Failure> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            Failure::new(Exit::Failed, format!("{what}: {error}; the data folder stays"))
+                .help("see what runs with `pgrep -a qemu-system`, and end it before you remove the folder")
+        };
         for node in &self.0 {
-            for found in node.hypervisor.find().await.unwrap_or_default() {
-                if let Err(error) = node.hypervisor.remove(found.id).await {
-                    tracing::error!(vm.id = %found.id, %error, "a machine cannot be removed");
-                }
+            let found = node.hypervisor.find().await.map_err(|e| failed("the machines cannot be looked for", &e))?;
+            for found in found {
+                let removed = node.hypervisor.remove(found.id).await;
+                removed.map_err(|e| failed(&format!("the machine {} cannot be removed", found.id), &e))?;
             }
         }
+        Ok(())
     }
 }
 
 impl Running {
+    /// None yet.
+    pub fn none(stop: CancellationToken) -> Running {
+        Running { agents: JoinSet::new(), stop }
+    }
+
     /// Waits until an agent has ended by itself, and says why.
     pub async fn failed(&mut self) -> String {
         match self.agents.join_next().await {
