@@ -172,10 +172,13 @@ impl Agent {
     /// # Errors
     /// When the folder cannot be used, another agent has it, or the journal cannot be opened.
     pub async fn start(config: AgentConfig) -> Result<Agent, AgentError> {
+        crate::host::process::raise_file_limit();
         let own = config.data.join("agent");
         let lock = Lock::take(&own)?;
         let journal = Journal::open(&own.join("journal.db"), config.journal)?;
-        journal.prune(config.clock.now()).await?;
+        if let Err(error) = journal.prune(config.clock.now()).await {
+            tracing::warn!(%error, "the journal cannot be cleared of old entries");
+        }
         let facts = read_facts(&config).await;
         let tether = Tether::default();
         let vms = Vms::new(config.hypervisor.clone(), tether.clone());

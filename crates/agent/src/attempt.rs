@@ -148,6 +148,10 @@ impl Attempt {
     }
 }
 
+/// How many times its slots an agent may have been leased before it asks for one task at a time: those that wait have
+/// their deadlines running, and another node might have begun them.
+const AHEAD: usize = 4;
+
 /// Every attempt under way, and how many more there may be.
 #[derive(Debug)]
 pub struct Works {
@@ -196,9 +200,19 @@ impl Works {
     }
 
     /// How many more tasks can be taken. The server does not know classes when it hands out tasks: what a class has
-    /// too many of waits here for a slot of its class, and counts against the whole, so that the wait stays short.
+    /// too many of waits here for a slot of its class, and counts against the slots of boots and disks, so that the
+    /// wait stays short, but never against the quick ones. While a quick task could begin there is room for one more:
+    /// deletes and programs are not stuck behind machines that start.
     pub fn free(&self) -> usize {
-        self.slots.total().saturating_sub(self.len())
+        let attempts = lock(&self.attempts);
+        let of = |class: Class| attempts.values().filter(|attempt| attempt.kind.spec().class == class).count();
+        let Slots { boot, disk, quick } = self.slots;
+        let [boot, disk, quick] = [(boot, of(Class::Boot)), (disk, of(Class::Disk)), (quick, of(Class::Quick))];
+        let free = |(slots, has): (usize, usize)| slots.saturating_sub(has);
+        let waiting: usize = [boot, disk, quick].map(|(slots, has)| has.saturating_sub(slots)).iter().sum();
+        let slow = free(boot).saturating_add(free(disk)).saturating_sub(waiting);
+        let room = self.slots.total().saturating_mul(AHEAD).saturating_sub(attempts.len());
+        free(quick).saturating_add(slow).min(room).max(free(quick).min(1))
     }
 
     /// Waits until a task can be taken, and says how many.
@@ -284,4 +298,46 @@ impl Works {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_model::Ids;
+
+    use super::*;
+
+    const SLOTS: Slots = Slots { boot: 4, disk: 2, quick: 64 };
+
+    fn add(works: &Works, ids: &Ids, kind: KindName, many: usize) {
+        for _ in 0..many {
+            let fence = Fence { store_epoch: 1, attempt: 1 };
+            works.add(Arc::new(Attempt::new(ids.next(Timestamp::from_micros(0)), kind, fence)));
+        }
+    }
+
+    #[test]
+    fn boots_that_wait_for_a_slot_leave_the_quick_ones_free() {
+        let (works, ids) = (Works::new(SLOTS), Ids::seeded(1));
+        assert_eq!(works.free(), SLOTS.total());
+        add(&works, &ids, KindName::VmCreate, 70);
+        assert_eq!(works.free(), SLOTS.quick);
+    }
+
+    #[test]
+    fn quick_ones_that_wait_count_against_the_whole() {
+        let (works, ids) = (Works::new(SLOTS), Ids::seeded(1));
+        add(&works, &ids, KindName::Echo, SLOTS.quick);
+        assert_eq!(works.free(), SLOTS.boot + SLOTS.disk);
+        add(&works, &ids, KindName::Echo, SLOTS.boot + SLOTS.disk);
+        assert_eq!(works.free(), 0);
+    }
+
+    #[test]
+    fn far_too_many_boots_are_taken_one_by_one_until_no_quick_slot_is_free() {
+        let (works, ids) = (Works::new(SLOTS), Ids::seeded(1));
+        add(&works, &ids, KindName::VmCreate, AHEAD * SLOTS.total());
+        assert_eq!(works.free(), 1);
+        add(&works, &ids, KindName::Echo, SLOTS.quick);
+        assert_eq!(works.free(), 0);
+    }
 }

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use self::wire::{Answer, Command, Nothing};
-use crate::host::line::Lines;
+use crate::host::line::{Lines, Long};
 
 pub use exec::{ExecError, exec};
 
@@ -41,7 +41,17 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// swallowed.
 const ATTEMPT: Duration = Duration::from_secs(1);
 
-/// The longest answer: two streams of 16 MiB (where the guest agent itself cuts) in base64, and the JSON around them.
+/// How long a guest may take to show that it hears us, past whatever it still owed an earlier caller: that is at most
+/// one longest answer, which an emulated guest needs seconds for.
+const SYNC: Duration = Duration::from_secs(60);
+
+/// The longest answer to anything but a look at a program: a pid, or an error.
+const SHORT_ANSWER_LIMIT: usize = 64 * 1024;
+
+/// How much of a guest's own words is shown.
+const WORDS_LIMIT: usize = 300;
+
+/// The longest answer to a look at a program: two streams of 16 MiB (where the guest agent itself cuts) in base64, and the JSON around them.
 const ANSWER_LIMIT: usize = 45 * 1024 * 1024;
 
 /// What went wrong between us and the guest agent.
@@ -74,6 +84,25 @@ pub enum GuestError {
         /// Its sentence.
         description: String,
     },
+}
+
+impl GuestError {
+    fn malformed(words: &str) -> GuestError {
+        GuestError::Malformed(words_of(words))
+    }
+
+    fn refused(class: &str, description: &str) -> GuestError {
+        GuestError::Refused { class: words_of(class), description: words_of(description) }
+    }
+}
+
+/// A guest's words, for our logs and errors: a guest is its tenant's, who may write what he likes.
+fn words_of(text: &str) -> String {
+    let mut words: String = text.chars().take(WORDS_LIMIT).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if words.len() < text.len() {
+        words.push('…');
+    }
+    words
 }
 
 fn seconds(duration: Duration) -> String {
@@ -145,20 +174,29 @@ impl Guest {
     }
 
     async fn ask<T: DeserializeOwned>(&self, link: &mut Link, command: &Command<'_>) -> Result<Answer<T>, GuestError> {
+        link.limit(command.answer_limit(), Long::Refuse);
         self.send(link, &command.line()).await?;
         let line = self.line(link).await?;
-        serde_json::from_slice(&line).map_err(|error| GuestError::Malformed(error.to_string()))
+        // serde quotes what it did not expect.
+        serde_json::from_slice(&line).map_err(|error| GuestError::malformed(&error.to_string()))
     }
 
     /// A fresh connection, past all that was meant for an earlier one.
     async fn connect(&self) -> Result<Link, GuestError> {
         let stream = UnixStream::connect(&self.path).await.map_err(|source| self.broken(source))?;
-        let mut link = Lines::new(stream, ANSWER_LIMIT);
+        let mut link = Lines::new(stream, SHORT_ANSWER_LIMIT);
+        timeout(SYNC, self.synchronise(&mut link)).await.unwrap_or(Err(GuestError::Silent(SYNC)))?;
+        Ok(link)
+    }
+
+    async fn synchronise(&self, link: &mut Link) -> Result<(), GuestError> {
+        // What an earlier caller did not wait for may be long; of it the end is enough.
+        link.limit(SHORT_ANSWER_LIMIT, Long::Cut);
         // The protocol's ids are signed 64-bit numbers.
         let id = i64::from(rand::random::<u32>());
-        self.send(&mut link, &Command::Sync { id }.line_after_reset()).await?;
-        while !wire::is_sync(&self.line(&mut link).await?, id) {}
-        Ok(link)
+        self.send(link, &Command::Sync { id }.line_after_reset()).await?;
+        while !wire::is_sync(&self.line(link).await?, id) {}
+        Ok(())
     }
 
     async fn send(&self, link: &mut Link, bytes: &[u8]) -> Result<(), GuestError> {
@@ -174,7 +212,7 @@ impl Guest {
             match timeout(SILENCE, link.advance()).await {
                 Err(_) => return Err(GuestError::Silent(SILENCE)),
                 Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                    return Err(GuestError::Malformed(error.to_string()));
+                    return Err(GuestError::malformed(&error.to_string()));
                 }
                 Ok(Err(source)) => return Err(self.broken(source)),
                 Ok(Ok(None)) => return Err(GuestError::Closed),

@@ -164,6 +164,9 @@ impl<K: Kind> Job<K> {
 /// needs a person, so a short wait is worth it.
 const REMOVE_AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 
+/// The longest detail of a failure, in characters: a console's last lines fit in, a book does not.
+const DETAIL_LIMIT: usize = 4096;
+
 /// Removes a machine, trying again where that may help.
 async fn remove<K: Kind>(job: &Job<K>) -> Result<bool, Failure> {
     let (vm, epoch) = job.vm()?;
@@ -281,7 +284,11 @@ fn succeeded<K: Kind>(output: &K::Output) -> End {
 }
 
 fn failed(failure: Failure, effects: Effects) -> End {
-    let Failure { code, detail, retryable } = failure;
+    let Failure { code, mut detail, retryable } = failure;
+    if let Some((end, _)) = detail.char_indices().nth(DETAIL_LIMIT) {
+        detail.truncate(end);
+        detail.push('…');
+    }
     End::Failed { code, detail, retryable, effects }
 }
 
@@ -297,4 +304,16 @@ fn unknown(kind: &str) -> End {
 pub fn panicked(kind: KindName) -> End {
     let detail = format!("the handler of {kind} broke down; the agent's log says where");
     failed(Failure { code: Code::HandlerFailed, detail, retryable: false }, Effects::Remain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_detail_is_cut() {
+        let failure = Failure { code: Code::HandlerFailed, detail: "ä".repeat(DETAIL_LIMIT * 2), retryable: false };
+        let End::Failed { detail, .. } = failed(failure, Effects::Undone) else { panic!("it is a failure") };
+        assert_eq!(detail.chars().count(), DETAIL_LIMIT + 1);
+    }
 }

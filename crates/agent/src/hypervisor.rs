@@ -72,6 +72,15 @@ pub struct Found {
     pub complete: bool,
 }
 
+/// What a driver found on its host.
+#[derive(Clone, PartialEq, Default, Debug)]
+pub struct Finds {
+    /// The machines.
+    pub found: Vec<Found>,
+    /// Those of which there is something, and it cannot be said what.
+    pub unread: Vec<VmId>,
+}
+
 /// A phase of a driver's work, for progress and timing: sent when it begins.
 pub type Phases = mpsc::UnboundedSender<&'static str>;
 
@@ -92,7 +101,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// that is there, it does what is missing only: one process at the most ever exists for one machine.
     async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError>;
 
-    /// Takes hold of a machine that an earlier agent made; `None` when its process does not live.
+    /// Takes hold of a machine that an earlier agent made; `None` when its process does not live. An error means that
+    /// this is not known.
     async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError>;
 
     /// Ends the machine's process if it lives and removes all that the machine had; says whether there was anything.
@@ -100,7 +110,7 @@ pub trait Hypervisor: Send + Sync + 'static {
     async fn remove(&self, id: VmId) -> Result<bool, DriverError>;
 
     /// Every machine of which there is anything on this host.
-    async fn find(&self) -> Result<Vec<Found>, DriverError>;
+    async fn find(&self) -> Result<Finds, DriverError>;
 }
 
 /// A machine whose process lives. Dropping it lets go of the machine, which goes on running.

@@ -2,17 +2,20 @@
 //! checked against its digest, the whole folder there or not at all.
 //!
 //! ```text
-//! manifest ──its digest is the one asked for──► .<digest>.part/<file>… ──size and sha256──► fsync ──rename──► <digest>/
+//! manifest ──its digest is the one asked for──► .<digest>.<n>.part/<file>… ──size and sha256──► fsync ──rename──► <digest>/
 //! ```
 //!
-//! Concurrent requests for one image fetch it once. What is wrong or cut short leaves nothing. Never here: when to throw
-//! an image away.
+//! Concurrent requests for one image fetch it once. What is wrong or cut short leaves nothing; a folder that lacks a
+//! file is none, and is fetched again. Never here: when to throw an image away.
 
 use std::{
     collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,10 +29,16 @@ use hostler_model::{
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
 
-use crate::{handler::Failure, host::file::sync_folder, server::Server};
+use crate::{
+    handler::Failure,
+    host::file::{present, sync_folder},
+    server::Server,
+};
 
 /// The manifest's file within an image's folder.
 const MANIFEST: &str = "manifest.json";
+/// How the name of a folder ends that is being filled.
+const PART: &str = ".part";
 /// How long a download may stand still.
 const STALL: Duration = Duration::from_secs(30);
 
@@ -52,6 +61,26 @@ struct Inner {
     server: std::sync::OnceLock<Server>,
     /// One lock for each image that is being fetched: who comes second finds it there.
     flights: Mutex<HashMap<ImageDigest, Arc<tokio::sync::Mutex<()>>>>,
+    /// How many folders were begun: no two have one name.
+    parts: AtomicU64,
+}
+
+/// A place in the queue for one image. The queue is given up with the last place in it, and never while somebody waits:
+/// who comes then would begin another beside it.
+struct Flight<'a> {
+    images: &'a Inner,
+    digest: &'a ImageDigest,
+    queue: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Drop for Flight<'_> {
+    fn drop(&mut self) {
+        let mut flights = self.images.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        // The map's and ours. Clones are made under the lock only.
+        if Arc::strong_count(&self.queue) <= 2 {
+            flights.remove(self.digest);
+        }
+    }
 }
 
 /// How much of an image has come.
@@ -74,9 +103,16 @@ impl<F: Fn(u8) + Send> Gauge<F> {
 }
 
 impl Images {
-    /// The cache in this folder.
+    /// The cache in this folder, which is nobody else's. What a killed agent had begun is not continued: it may end
+    /// anywhere.
     pub fn new(dir: PathBuf) -> Images {
-        Images(Arc::new(Inner { dir, server: std::sync::OnceLock::new(), flights: Mutex::default() }))
+        remove_parts(&dir);
+        Images(Arc::new(Inner {
+            dir,
+            server: std::sync::OnceLock::new(),
+            flights: Mutex::default(),
+            parts: AtomicU64::new(0),
+        }))
     }
 
     /// From now on, what is missing comes from there.
@@ -90,25 +126,24 @@ impl Images {
         let name: Sha256Hex = digest.0.parse().map_err(|_| failed(false, digest, "its digest is not one"))?;
         let dir = self.0.dir.join(name.as_str());
         let flight = self.flight(digest);
-        let _turn = flight.lock().await;
+        let _turn = flight.queue.lock().await;
         if let Some(image) = cached(&dir, digest).await? {
             return Ok(image);
         }
-        let image = self.fetch(digest, &dir, tell).await;
-        self.0.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
-        image
+        self.fetch(digest, &dir, tell).await
     }
 
-    fn flight(&self, digest: &ImageDigest) -> Arc<tokio::sync::Mutex<()>> {
+    fn flight<'a>(&'a self, digest: &'a ImageDigest) -> Flight<'a> {
         let mut flights = self.0.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        flights.entry(digest.clone()).or_default().clone()
+        Flight { images: &self.0, digest, queue: flights.entry(digest.clone()).or_default().clone() }
     }
 
     /// The images that are in the cache.
     pub fn list(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(&self.0.dir) else { return Vec::new() };
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut names: Vec<String> = names.filter(|name| name.parse::<Sha256Hex>().is_ok()).collect();
+        let whole = |name: &String| name.parse::<Sha256Hex>().is_ok() && is_whole(&self.0.dir.join(name));
+        let mut names: Vec<String> = names.filter(whole).collect();
         names.sort();
         names
     }
@@ -120,7 +155,7 @@ impl Images {
         if manifest.digest() != *digest {
             return Err(failed(false, digest, "the server sent the manifest of another image"));
         }
-        let part = PartFolder::make(&self.0.dir, digest).map_err(|error| disk(digest, &error))?;
+        let part = self.part(digest).map_err(|error| disk(digest, &error))?;
         let of = manifest.files.values().map(|file| file.size).sum();
         let mut gauge = Gauge { of, got: 0, said: 0, tell };
         for (role, file) in &manifest.files {
@@ -130,29 +165,52 @@ impl Images {
         tracing::info!(image = %digest, name = manifest.name, bytes = of, "fetched an image");
         Ok(CachedImage { manifest, dir: dir.to_owned() })
     }
-}
 
-/// A folder that is being filled. Dropped before it was renamed, it is removed.
-struct PartFolder(PathBuf);
-
-impl PartFolder {
-    fn make(images: &Path, digest: &ImageDigest) -> io::Result<PartFolder> {
-        let part = PartFolder(images.join(format!(".{digest}.part")));
-        // What a killed agent left is not continued: it may end anywhere.
-        match fs::remove_dir_all(&part.0) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
+    fn part(&self, digest: &ImageDigest) -> io::Result<PartFolder> {
+        let n = self.0.parts.fetch_add(1, Ordering::Relaxed);
+        let part = PartFolder(self.0.dir.join(format!(".{digest}.{n}{PART}")));
         fs::create_dir_all(&part.0)?;
         Ok(part)
     }
 }
+
+/// A folder that is being filled. Dropped before it was renamed, it is removed.
+struct PartFolder(PathBuf);
 
 impl Drop for PartFolder {
     fn drop(&mut self) {
         // After the rename there is nothing left to remove.
         drop(fs::remove_dir_all(&self.0));
     }
+}
+
+fn remove_parts(images: &Path) {
+    for entry in fs::read_dir(images).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if !name.to_string_lossy().starts_with('.') || !name.to_string_lossy().ends_with(PART) {
+            continue;
+        }
+        if let Err(error) = fs::remove_dir_all(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "a half fetched image cannot be removed");
+        }
+    }
+}
+
+fn is_whole(dir: &Path) -> bool {
+    let manifest = fs::read(dir.join(MANIFEST)).ok();
+    let manifest = manifest.and_then(|text| serde_json::from_slice::<Manifest>(&text).ok());
+    manifest.is_some_and(|manifest| matches!(lacking(dir, &manifest), Ok(None)))
+}
+
+/// The first file that is not there, or not as long as the manifest says. Digests are checked once, when it is fetched.
+fn lacking(dir: &Path, manifest: &Manifest) -> io::Result<Option<Part>> {
+    for (part, file) in &manifest.files {
+        match present(fs::metadata(dir.join(part.file_name())))? {
+            Some(metadata) if metadata.is_file() && metadata.len() == file.size => {}
+            Some(_) | None => return Ok(Some(*part)),
+        }
+    }
+    Ok(None)
 }
 
 async fn cached(dir: &Path, digest: &ImageDigest) -> Result<Option<CachedImage>, Failure> {
@@ -162,11 +220,15 @@ async fn cached(dir: &Path, digest: &ImageDigest) -> Result<Option<CachedImage>,
         Err(error) => return Err(disk(digest, &error)),
     };
     let manifest: Option<Manifest> = serde_json::from_slice(&text).ok();
-    match manifest.filter(|manifest| manifest.digest() == *digest) {
-        Some(manifest) => Ok(Some(CachedImage { manifest, dir: dir.to_owned() })),
-        None => {
-            let detail = format!("its folder {} was changed; remove it, and it is fetched again", dir.display());
-            Err(failed(false, digest, &detail))
+    let Some(manifest) = manifest.filter(|manifest| manifest.digest() == *digest) else {
+        let detail = format!("its folder {} was changed; remove it, and it is fetched again", dir.display());
+        return Err(failed(false, digest, &detail));
+    };
+    match lacking(dir, &manifest).map_err(|error| disk(digest, &error))? {
+        None => Ok(Some(CachedImage { manifest, dir: dir.to_owned() })),
+        Some(part) => {
+            tracing::warn!(image = %digest, file = part.file_name(), "a cached image lacks a file; it is fetched again");
+            Ok(None)
         }
     }
 }
@@ -206,6 +268,9 @@ async fn download<F: Fn(u8) + Send>(
 fn complete(part: &Path, dir: &Path, manifest: &Manifest) -> io::Result<()> {
     crate::host::file::write_durably(&part.join(MANIFEST), &serde_json::to_vec_pretty(manifest)?)?;
     sync_folder(part)?;
+    // A folder that lacked a file. Machines that run on its other files have them open, and find the same ones here.
+    let broken = PartFolder(part.with_extension(format!("broken{PART}")));
+    present(fs::rename(dir, &broken.0))?;
     fs::rename(part, dir)?;
     sync_folder(dir.parent().unwrap_or(dir))
 }
@@ -229,3 +294,6 @@ fn disk(image: &ImageDigest, error: &io::Error) -> Failure {
         retryable: true,
     }
 }
+
+#[cfg(test)]
+mod tests;

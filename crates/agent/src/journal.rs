@@ -104,9 +104,29 @@ impl Journal {
     }
 
     /// Writes down how an attempt ended, before that is reported. The answer is the report under the fence that is
-    /// current now; `None` when the attempt was abandoned and nobody is to hear of it.
-    pub async fn finish(&self, report: Report, now: Timestamp) -> Result<Option<Report>> {
-        self.0.write("agent.finish", move |tx| finish(tx, report, now)).await
+    /// current now; `None` when the attempt was abandoned, or another one is current, and nobody is to hear of it.
+    ///
+    /// `over` is asked within the transaction. An attempt that was not over when a later fence was taken has adopted
+    /// it, whether it knows that yet or not; under one that is over, the later fence is its successor's.
+    pub async fn finish(
+        &self,
+        report: Report,
+        over: impl FnOnce() -> bool + Send + 'static,
+        now: Timestamp,
+    ) -> Result<Option<Report>> {
+        self.0.write("agent.finish", move |tx| finish(tx, report, over(), now)).await
+    }
+
+    /// Whether this assignment is still to be worked on: accepted, under this fence or a later one that adopted it.
+    pub async fn is_open(&self, held: HeldLease) -> Result<bool> {
+        const SQL: &str = "
+            SELECT 1 FROM attempt
+            WHERE task = ?1 ->> 'task' AND state = 'accepted'
+              AND (store_epoch, attempt) >= (?1 ->> 'store_epoch', ?1 ->> 'attempt')";
+        let row = json!({
+            "task": held.task, "store_epoch": held.fence.store_epoch, "attempt": held.fence.attempt,
+        });
+        Ok(self.0.read(move |tx| tx.query_one(SQL, &row, |row| row.get::<i64>(0))).await?.is_some())
     }
 
     /// The server says that this attempt is over: it is kept as one that may have done something.
@@ -318,12 +338,16 @@ fn write_epochs(tx: &Tx<'_>, epochs: &HashMap<VmId, u32>) -> Result<()> {
     tx.execute(SQL, &json!(epochs.iter().collect::<Vec<_>>())).map(drop)
 }
 
-fn finish(tx: &Tx<'_>, report: Report, now: Timestamp) -> Result<Option<Report>> {
+fn finish(tx: &Tx<'_>, report: Report, over: bool, now: Timestamp) -> Result<Option<Report>> {
     const SQL: &str = "
         UPDATE attempt SET state = 'ended', report = ?1 ->> 'report', changed_at = ?1 ->> 'at'
         WHERE task = ?1 ->> 'task' AND state = 'accepted'
+          AND (NOT ?1 ->> 'over' OR (store_epoch = ?1 ->> 'store_epoch' AND attempt = ?1 ->> 'attempt'))
         RETURNING store_epoch, attempt";
-    let row = json!({ "task": report.task, "report": report, "at": now.as_micros() });
+    let row = json!({
+        "task": report.task, "store_epoch": report.fence.store_epoch, "attempt": report.fence.attempt,
+        "report": report, "over": over, "at": now.as_micros(),
+    });
     let fence = tx.query_one(SQL, &row, |row| fence_at(row, 0))?;
     Ok(fence.map(|fence| Report { fence, ..report }))
 }

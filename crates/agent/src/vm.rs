@@ -7,7 +7,7 @@ pub mod admit;
 mod drive;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -17,6 +17,7 @@ use std::{
 
 use hostler_model::{
     VmId,
+    error::Code,
     internal::Inventory,
     kind::{VmExecOutput, VmExecParams},
     vm::Observation,
@@ -25,13 +26,17 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::{
     admit::{Denial, Stage},
-    drive::{Drive, Request},
+    drive::{Drive, Posted, Request},
 };
 use crate::{
     handler::Failure,
-    hypervisor::{Found, Hypervisor, MachinePlan, Phases},
+    hypervisor::{Finds, Found, Hypervisor, MachinePlan, Phases},
     tether::Tether,
 };
+
+/// How long after machines could not be looked at it is tried again: whatever kept us from it (open files, memory, a
+/// disk) may be over then.
+const ATTACH_AGAIN: Duration = Duration::from_secs(5);
 
 /// A machine that was made, and whose guest has answered.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -59,15 +64,17 @@ struct Inner {
     machines: Mutex<BTreeMap<VmId, Entry>>,
     /// Told when a machine changed by itself.
     stirred: Notify,
-    /// Whether all machines of this host are known: false when they could not be listed at the start.
+    /// Whether all machines of this host are known: false while some could not be looked at.
     full: AtomicBool,
+    /// Every machine that was driven before all were known: what was found of it earlier is no news any more.
+    driven: Mutex<BTreeSet<VmId>>,
     lives: AtomicU64,
 }
 
 struct Entry {
     /// Which driving task: a later one of the same machine is another.
     life: u64,
-    requests: mpsc::UnboundedSender<Request>,
+    requests: mpsc::UnboundedSender<Posted>,
     glance: Glance,
     seen: Option<Observation>,
 }
@@ -81,37 +88,66 @@ impl Vms {
             machines: Mutex::default(),
             stirred: Notify::new(),
             full: AtomicBool::new(false),
+            driven: Mutex::default(),
             lives: AtomicU64::new(0),
         }))
     }
 
-    /// Takes hold of every machine that is on this host. What cannot be listed leaves the inventory not full: nothing
-    /// is then taken for absent.
+    /// Takes hold of every machine that is on this host. One that cannot be looked at is neither here nor gone: it is
+    /// left out of the inventory, which is not full as long as that lasts, so that nothing is taken for absent; and it
+    /// is tried again in the background.
     pub async fn attach(&self) {
-        let found = match self.0.hypervisor.find().await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::error!(%error, "the machines on this host cannot be listed; the inventory will not be full");
-                return;
-            }
-        };
-        for found in found {
-            self.attach_one(found).await;
+        if self.attach_all().await {
+            return;
         }
-        self.0.full.store(true, Ordering::Release);
+        let vms = self.clone();
+        self.0.tether.spawn(async move {
+            loop {
+                tokio::time::sleep(ATTACH_AGAIN).await;
+                if vms.attach_all().await {
+                    break;
+                }
+            }
+            vms.0.stirred.notify_one();
+        });
     }
 
-    async fn attach_one(&self, found: Found) {
+    /// Whether all that is here is known now.
+    async fn attach_all(&self) -> bool {
+        let Finds { found, unread } = match self.0.hypervisor.find().await {
+            Ok(finds) => finds,
+            Err(error) => {
+                tracing::error!(%error, "the machines on this host cannot be listed; the inventory is not full");
+                return false;
+            }
+        };
+        let mut full = unread.iter().all(|id| self.0.is_driven(*id));
+        for found in found {
+            full &= self.attach_one(&found).await;
+        }
+        self.0.full.store(full, Ordering::Release);
+        full
+    }
+
+    async fn attach_one(&self, found: &Found) -> bool {
+        if self.0.is_driven(found.id) {
+            return true;
+        }
         let machine = match self.0.hypervisor.attach(found.id).await {
             Ok(machine) => machine,
             Err(error) => {
-                tracing::error!(vm.id = %found.id, %error, "a machine cannot be attached to");
-                None
+                tracing::error!(vm.id = %found.id, %error, "a machine cannot be attached to; whether it runs is not known");
+                return false;
             }
         };
-        tracing::info!(vm.id = %found.id, alive = machine.is_some(), complete = found.complete, "found a machine");
-        let drive = Drive::found(self.0.clone(), &found, machine.map(Arc::from));
-        self.start(&mut self.0.lock(), found.id, drive);
+        let mut machines = self.0.lock();
+        // Somebody asked for it meanwhile, and it may be gone by now.
+        if !self.0.is_driven(found.id) {
+            tracing::info!(vm.id = %found.id, alive = machine.is_some(), complete = found.complete, "found a machine");
+            let drive = Drive::found(self.0.clone(), found, machine.map(Arc::from));
+            self.start(&mut machines, found.id, drive);
+        }
+        true
     }
 
     /// Makes a machine and waits until its guest answers. One that is there already only has to answer.
@@ -119,7 +155,7 @@ impl Vms {
     /// Dropping the future gives the making up; what was made stays for [`Vms::remove`].
     pub async fn create(&self, plan: &MachinePlan, ready: Duration, phases: &Phases) -> Result<Made, Failure> {
         let request = |reply| Request::Create { plan: Box::new(plan.clone()), ready, phases: phases.clone(), reply };
-        self.ask(plan.id, request).await
+        self.ask(plan.id, Code::HypervisorFailed, request).await
     }
 
     /// Runs a program in a machine. Dropping the future stops waiting for it.
@@ -127,12 +163,12 @@ impl Vms {
         if self.glance(vm).is_none() {
             return Err(Denial::Absent.into());
         }
-        self.ask(vm, |reply| Request::Exec { epoch, params: params.clone(), reply }).await
+        self.ask(vm, Code::OutcomeUnknown, |reply| Request::Exec { epoch, params: params.clone(), reply }).await
     }
 
     /// Ends and removes a machine, and says whether there was anything. It goes on when the future is dropped.
     pub async fn remove(&self, vm: VmId, epoch: u32) -> Result<bool, Failure> {
-        self.ask(vm, |reply| Request::Remove { epoch, reply }).await
+        self.ask(vm, Code::HypervisorFailed, |reply| Request::Remove { epoch, reply }).await
     }
 
     /// Where a machine stands; `None` when there is nothing of it.
@@ -152,25 +188,31 @@ impl Vms {
     }
 
     /// Sends a request to the machine's driving task, which is started where there is none. A task that ended before
-    /// it read the request has dropped it: another is asked.
+    /// it took the request has dropped it: another is asked. One that took it and gave no answer may have acted, and
+    /// the request fails with the code `lost`.
     async fn ask<T>(
         &self,
         vm: VmId,
+        lost: Code,
         request: impl Fn(oneshot::Sender<Result<T, Failure>>) -> Request,
     ) -> Result<T, Failure> {
         loop {
             let (reply, answer) = oneshot::channel();
+            let (posted, taken) = Posted::new(request(reply));
             // A closed channel drops the request, and with it the reply.
-            drop(self.requests(vm).send(request(reply)));
+            drop(self.requests(vm).send(posted));
             if let Ok(answer) = answer.await {
                 return answer;
             }
             // With the agent gone, every task is; nobody is left to ask.
             self.0.tether.unless_cut().await;
+            if taken.load(Ordering::Acquire) {
+                return Err(dropped(vm, lost));
+            }
         }
     }
 
-    fn requests(&self, vm: VmId) -> mpsc::UnboundedSender<Request> {
+    fn requests(&self, vm: VmId) -> mpsc::UnboundedSender<Posted> {
         let mut machines = self.0.lock();
         if let Some(entry) = machines.get(&vm)
             && !entry.requests.is_closed()
@@ -185,20 +227,40 @@ impl Vms {
         machines: &mut BTreeMap<VmId, Entry>,
         vm: VmId,
         mut drive: Drive,
-    ) -> mpsc::UnboundedSender<Request> {
+    ) -> mpsc::UnboundedSender<Posted> {
         let (requests, queue) = mpsc::unbounded_channel();
         let life = self.0.lives.fetch_add(1, Ordering::Relaxed);
         drive.life = life;
         let entry = Entry { life, requests: requests.clone(), glance: drive.glance(), seen: drive.seen() };
         machines.insert(vm, entry);
+        self.0.note_driven(vm);
         self.0.tether.spawn(drive.run(queue));
         requests
     }
 }
 
+/// A removal, or a fault of ours, made an end of what was under way.
+fn dropped(vm: VmId, code: Code) -> Failure {
+    let detail = format!(
+        "what was under way in machine {vm} was broken off, and what it did is not known; look at the machine, then ask again"
+    );
+    Failure { code, detail, retryable: code != Code::OutcomeUnknown }
+}
+
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<VmId, Entry>> {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_driven(&self, vm: VmId) -> bool {
+        self.driven.lock().unwrap_or_else(PoisonError::into_inner).contains(&vm)
+    }
+
+    fn note_driven(&self, vm: VmId) {
+        // Once all are known, nobody asks.
+        if !self.full.load(Ordering::Acquire) {
+            self.driven.lock().unwrap_or_else(PoisonError::into_inner).insert(vm);
+        }
     }
 
     /// Notes what a driving task sees.

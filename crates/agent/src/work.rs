@@ -34,6 +34,10 @@ pub fn begin(node: &Arc<Node>, assignment: Assignment, start: Start) {
         if let Some(before) = before {
             // It was told that it is over and is on its way out: two never work on one task.
             Works::gone(&before).await;
+            if !insist(|| node.journal.is_open(attempt.lease())).await {
+                node.works.remove(&attempt);
+                return;
+            }
         }
         let end = perform(&node, &attempt, &assignment, start).await;
         conclude(&node, &attempt, end).await;
@@ -91,7 +95,7 @@ async fn progress(node: &Node, attempt: &Attempt) -> Infallible {
 }
 
 /// Writes the end down and hands it to the reporter.
-async fn conclude(node: &Node, attempt: &Attempt, end: Option<End>) {
+async fn conclude(node: &Node, attempt: &Arc<Attempt>, end: Option<End>) {
     let Some(end) = end else {
         let held = attempt.lease();
         tracing::info!(task.id = %attempt.task, task.kind = %attempt.kind, fence = %held.fence, "stopped: the attempt is over");
@@ -109,7 +113,11 @@ async fn conclude(node: &Node, attempt: &Attempt, end: Option<End>) {
     };
     say(attempt, &report);
     node.metrics.add(Counter::Ended);
-    if let Some(report) = insist(|| node.journal.finish(report.clone(), now)).await {
+    let finish = || {
+        let attempt = attempt.clone();
+        node.journal.finish(report.clone(), move || attempt.cause() == Some(Cause::Over), now)
+    };
+    if let Some(report) = insist(finish).await {
         node.outbox.push(report);
     }
 }

@@ -6,6 +6,9 @@
 //!    └─ pause ◄─┴─ broken, ended, or silent for too long: `Last-Event-ID` names the last one
 //! ```
 //!
+//! Until the first event it is the number that the server says it starts after: what happens while a connection is made
+//! again is not lost.
+//!
 //! A refusal (no credential, a number that is no longer kept) ends the stream. A connection that breaks does not, until
 //! it cannot be made again with the client's patience.
 
@@ -22,6 +25,9 @@ use uuid::Uuid;
 use crate::{Client, ClientError, call::Call};
 
 type Source = Pin<Box<dyn Stream<Item = Result<SseEvent, LinkError>> + Send>>;
+
+/// The number that the server's stream starts after.
+const SEQ: &str = "x-hostler-seq";
 
 const NAME: &str = "GET /api/v1/events";
 
@@ -66,6 +72,8 @@ impl Events {
             call = call.header("last-event-id", &after.to_string())?;
         }
         let answer = self.client.open(&call).await?;
+        let starts = answer.headers().get(SEQ).and_then(|value| value.to_str().ok()?.parse().ok());
+        self.which.after = self.which.after.or(starts);
         self.source = Some(Box::pin(sse::events(heard(answer.into_body(), self.client.patience.silence))));
         Ok(())
     }

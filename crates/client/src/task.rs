@@ -59,6 +59,12 @@ impl Client {
         self.call(Call::post(format!("/api/v1/tasks/{id}/cancel"))).await
     }
 
+    /// Ends a task that is being stopped, without waiting for its node's word, and answers how it ended. Only for a node
+    /// that will not come back: nothing is undone there. For platform administrators.
+    pub async fn force_task(&self, id: TaskId) -> Result<Task, ClientError> {
+        self.call(Call::post(format!("/api/v1/tasks/{id}/force"))).await
+    }
+
     /// Submits a new task that does what a failed or cancelled one should have done.
     pub async fn retry_task(&self, id: TaskId, how: &Submit) -> Result<Submitted, ClientError> {
         self.submit(Call::post(format!("/api/v1/tasks/{id}/retry")), how).await

@@ -134,3 +134,20 @@ async fn a_probe_may_say_anything_and_its_version() {
     assert_eq!((health.said.as_str(), health.version), ("ok", None));
     assert_eq!(client.ready().await.unwrap().version.as_deref(), Some("0.1.0"));
 }
+
+#[tokio::test]
+async fn the_version_is_asked_of_the_probe() {
+    let (client, log) = client(|_, _| json!({"status": "ok", "version": "0.1.0"}).to_string());
+    assert_eq!(client.version().await.unwrap().as_deref(), Some("0.1.0"));
+    assert_eq!(log.lock().unwrap()[0].target, "/healthz");
+}
+
+#[tokio::test]
+async fn a_task_is_ended_by_force_through_its_own_route() {
+    let (client, log) = client(|_, _| task("cancelled").to_string());
+    let id = "0190f1f0-0000-7000-8000-000000000001".parse().unwrap();
+    assert_eq!(client.force_task(id).await.unwrap().state, TaskState::Cancelled);
+    let log = log.lock().unwrap();
+    let expected = ("POST", "/api/v1/tasks/0190f1f0-0000-7000-8000-000000000001/force");
+    assert_eq!((log[0].method.as_str(), log[0].target.as_str()), expected);
+}

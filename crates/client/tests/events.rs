@@ -73,3 +73,16 @@ async fn an_event_that_makes_no_sense_is_an_error_and_the_next_one_follows() {
     assert!(events.next().await.is_err());
     assert_eq!(events.next().await.unwrap().seq, 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_breaks_before_its_first_event_resumes_where_the_server_began() {
+    let (client, log) = client(|n, _| match n {
+        1 => ([("x-hostler-seq", "7")], broken_after("")).into_response(),
+        _ => ([("x-hostler-seq", "7")], silent_after(event(8))).into_response(),
+    });
+    let mut events = client.events(EventQuery::default());
+    assert_eq!(events.next().await.unwrap().seq, 8);
+    let resumed: Vec<_> =
+        log.lock().unwrap().iter().map(|asked| asked.header("last-event-id").map(str::to_owned)).collect();
+    assert_eq!(resumed, [None, Some("7".to_owned())]);
+}

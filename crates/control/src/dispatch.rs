@@ -35,6 +35,10 @@ use crate::{
 /// How many polls may arrive while a step runs before the next caller waits to hand its own in.
 const ARRIVING: usize = 1024;
 
+/// How many tasks to stop are kept for a node's next poll: beyond that the node has stopped polling, and the list, which
+/// only hastens what its heartbeats say, is dropped.
+const ABORTS_KEPT: usize = 1000;
+
 /// Where polls are handed in. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Dispatch(mpsc::Sender<Poll>);
@@ -137,7 +141,7 @@ impl Served {
 
     fn wake(&mut self, wake: &Wakes, due: &mut Vec<Poll>) {
         for (node, task) in &wake.aborting {
-            self.abort.entry(*node).or_default().push(*task);
+            remember(&mut self.abort, *node, *task);
         }
         let nodes = wake.nodes.iter().chain(wake.aborting.iter().map(|(node, _)| node));
         due.extend(nodes.filter_map(|node| self.waiting.remove(node)).flatten());
@@ -202,5 +206,36 @@ impl Served {
 
     fn keep(&mut self, poll: Poll) {
         self.waiting.entry(poll.claim.node).or_default().push(poll);
+    }
+}
+
+/// Keeps for a node's next poll that it is to stop a task.
+fn remember(aborts: &mut HashMap<NodeId, Vec<TaskId>>, node: NodeId, task: TaskId) {
+    let kept = aborts.entry(node).or_default();
+    if kept.len() >= ABORTS_KEPT {
+        aborts.remove(&node);
+    } else {
+        kept.push(task);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_model::Ids;
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_does_not_poll_is_kept_no_endless_list_of_aborts() {
+        let (ids, now) = (Ids::seeded(1), hostler_model::Timestamp::from_micros(0));
+        let (silent, other): (NodeId, NodeId) = (ids.next(now), ids.next(now));
+        let mut aborts = HashMap::new();
+        remember(&mut aborts, other, ids.next(now));
+        for _ in 0..ABORTS_KEPT {
+            remember(&mut aborts, silent, ids.next(now));
+        }
+        assert_eq!(aborts[&silent].len(), ABORTS_KEPT);
+        remember(&mut aborts, silent, ids.next(now));
+        assert_eq!((aborts.get(&silent), aborts[&other].len()), (None, 1));
     }
 }

@@ -16,7 +16,10 @@ use hostler_control::{Limits, Pace, Server, ServerConfig};
 use hostler_model::{Clock, Ids, PrincipalId, TenantId, event::Actor, kind::Role};
 use hostler_sqlite::Mode;
 use hostler_store::{Caller, NewApiToken, Store, Timing};
-use hostler_trust::{ApiToken, Authority, TaskSigner};
+use hostler_trust::{
+    ApiToken, Authority, TaskSigner,
+    file::{read_private, write_private},
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -270,19 +273,38 @@ fn images_folder(args: &Args) -> Result<Option<PathBuf>, Failure> {
     Ok(known.into_iter().find(|path| path.is_dir()))
 }
 
-/// A token of this start's, in a file that only its owner can read. It is written last: who finds it finds a server.
+/// The file is written last: who finds it finds a server.
 async fn write_client_file(folder: &Folder, server: &Server, url: &str) -> Result<(), Failure> {
+    let token = token(folder, server).await?;
+    let file = ClientFile { url: url.to_owned(), token: token.reveal() };
+    file.save(&folder.data).map_err(|error| Failure::new(Exit::Failed, format!("{error:#}")))
+}
+
+/// One token for the life of the folder, in a file that only its owner can read: a new one with each start would leave the
+/// old ones good for ever.
+async fn token(folder: &Folder, server: &Server) -> Result<ApiToken, Failure> {
     let app = server.app();
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("there is no token to be had: {error}"));
+    let path = folder.data.join("token");
+    if let Some(token) =
+        read_private(&path).map_err(|e| failed(&e))?.and_then(|text| text.trim().parse::<ApiToken>().ok())
+    {
+        let known = app.store.authenticate(token.hash().to_string()).await.map_err(|e| failed(&e))?;
+        if known.is_some() {
+            return Ok(token);
+        }
+    }
     let token = ApiToken::generate(&app.ids);
+    write_private(&path, token.reveal().as_bytes()).map_err(|e| failed(&e))?;
     let caller = Caller {
         principal: app.ids.next::<PrincipalId>(app.clock.now()),
         tenant: TenantId::DEFAULT,
         role: Role::PlatformAdmin,
     };
     let new = NewApiToken { token_hash: token.hash().to_string(), caller, label: "hostler dev".to_owned() };
-    app.store.create_api_token(new).await.map_err(|error| Failure::new(Exit::Failed, error))?;
-    let file = ClientFile { url: url.to_owned(), token: token.reveal() };
-    file.save(&folder.data).map_err(|error| Failure::new(Exit::Failed, format!("{error:#}")))
+    app.store.create_api_token(new).await.map_err(|e| failed(&e))?;
+    Ok(token)
 }
 
 fn greet(url: &str, folder: &Folder, nodes: &Nodes, images: &[String]) -> Result<(), Failure> {

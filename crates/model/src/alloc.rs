@@ -86,6 +86,8 @@ pub enum Settlement {
     Keep,
     /// It becomes used, at this amount.
     Use(Resources),
+    /// It becomes used, at the amount that was held.
+    UseHeld,
     /// It goes.
     Release,
 }
@@ -104,6 +106,7 @@ impl Settlement {
         match self {
             Settlement::Keep => Some(allocation),
             Settlement::Use(amount) => Some(Allocation { amount, hold: Hold::Used, ..allocation }),
+            Settlement::UseHeld => Some(Allocation { hold: Hold::Used, ..allocation }),
             Settlement::Release => None,
         }
     }

@@ -98,7 +98,12 @@ mod tests {
     }
 
     fn settlements() -> impl Strategy<Value = Settlement> {
-        prop_oneof![Just(Settlement::Keep), amounts().prop_map(Settlement::Use), Just(Settlement::Release)]
+        prop_oneof![
+            Just(Settlement::Keep),
+            amounts().prop_map(Settlement::Use),
+            Just(Settlement::UseHeld),
+            Just(Settlement::Release)
+        ]
     }
 
     #[derive(Clone, Debug)]

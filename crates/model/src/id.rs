@@ -24,7 +24,7 @@ macro_rules! ids {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// The first eight hex digits of the random tail: short enough for a socket's path, and for a person.
+            /// The last twelve hex digits, all of them random: short enough for a socket's path, and for a person.
             pub fn short(&self) -> String {
                 self.0.simple().to_string()[20..].to_owned()
             }

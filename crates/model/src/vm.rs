@@ -46,6 +46,14 @@ impl VmState {
         VmState::Deleted,
     ];
 
+    /// Whether a node can see a machine in this state.
+    pub const fn is_seen(self) -> bool {
+        match self {
+            VmState::Running | VmState::Paused | VmState::Stopped | VmState::Sleeping | VmState::Error => true,
+            VmState::Provisioning | VmState::Unknown | VmState::Deleted => false,
+        }
+    }
+
     /// The state as the store and JSON spell it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -220,7 +228,8 @@ pub struct Observation {
 }
 
 /// What an observation changes of a machine that no task is changing: `None` when it says nothing new. An observation
-/// under another epoch is of another life of this machine and changes nothing.
+/// under another epoch is of another life of this machine and changes nothing; nor does one of a state that is not an
+/// agent's to see: a machine is made, deleted and unknown by the server's word.
 pub fn observe(
     state: VmState,
     ready: bool,
@@ -228,7 +237,7 @@ pub fn observe(
     epoch: u32,
     seen: &Observation,
 ) -> Option<VmChange> {
-    if seen.epoch != epoch || state == VmState::Deleted {
+    if seen.epoch != epoch || state == VmState::Deleted || !seen.state.is_seen() {
         return None;
     }
     if (state, ready, reason) == (seen.state, seen.ready, seen.reason) {
@@ -283,6 +292,16 @@ mod tests {
         for state in VmState::ALL {
             assert_eq!(observe(state, true, None, 2, &seen(VmState::Error, 1)), None);
         }
+    }
+
+    #[test]
+    fn a_state_that_no_node_can_see_changes_nothing() {
+        for phantom in [VmState::Provisioning, VmState::Deleted, VmState::Unknown] {
+            for state in VmState::ALL {
+                assert_eq!(observe(state, false, Some(VmReason::CreateFailed), 1, &seen(phantom, 1)), None);
+            }
+        }
+        assert!(observe(VmState::Error, false, Some(VmReason::Missing), 1, &seen(VmState::Running, 1)).is_some());
     }
 
     #[test]

@@ -48,12 +48,46 @@ pub enum Error {
         /// Why.
         detail: String,
     },
+    /// The transaction as a whole failed, through no fault of a step's own: it could not begin or be committed, or
+    /// SQLite rolled it back.
+    #[error("the transaction failed: {0}")]
+    Lost(String),
     /// A step gave up by itself: it is rolled back.
     #[error("{0}")]
     Aborted(String),
     /// The writer is gone.
     #[error("the database was closed")]
     Closed,
+}
+
+impl Error {
+    /// Whether the database is in trouble as a whole, whatever was asked of it: then another step would fare no better.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Error::Full { .. } | Error::Lost(_) | Error::Closed => true,
+            Error::Sqlite { source, .. } => source.sqlite_error_code().is_some_and(is_outage),
+            Error::Decode { .. } | Error::Aborted(_) => false,
+        }
+    }
+}
+
+/// Codes that speak of the disk, the machine or another process, not of a statement.
+fn is_outage(code: rusqlite::ErrorCode) -> bool {
+    use rusqlite::ErrorCode;
+    matches!(
+        code,
+        ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::OutOfMemory
+            | ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::DatabaseCorrupt
+            | ErrorCode::ReadOnly
+            | ErrorCode::CannotOpen
+            | ErrorCode::NotADatabase
+            | ErrorCode::FileLockingProtocolFailed
+            | ErrorCode::PermissionDenied
+    )
 }
 
 /// Shorthand.

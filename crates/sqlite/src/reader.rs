@@ -9,7 +9,10 @@ use std::{
 use rusqlite::OpenFlags;
 use tokio::sync::oneshot;
 
-use crate::{Error, Result, Tx, connect};
+use crate::{
+    Error, Result, Tx, connect,
+    writer::{attempt, rollback},
+};
 
 /// One for long lists, one that is then still free for short look-ups.
 const THREADS: usize = 2;
@@ -34,6 +37,8 @@ impl Readers {
                         let job = queue.lock().expect("no panic while held").recv();
                         let Ok(job) = job else { break };
                         job(&Tx { connection: &connection, path: &path });
+                        // A read that panicked, or that could not end, must not leave its old state to the next.
+                        rollback(&connection);
                     }
                 })
                 .map_err(|e| Error::Aborted(format!("a reader thread cannot start: {e}")))?;
@@ -47,11 +52,10 @@ impl Readers {
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
         let (sender, answer) = oneshot::channel();
-        // A read that panics drops its sender; the thread survives for the next.
         let job: Job = Box::new(move |tx| {
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| consistent(tx, query)));
-            if let Ok(outcome) = outcome {
-                drop(sender.send(outcome));
+            // Nobody waits any more: the thread is free for those who do.
+            if !sender.is_closed() {
+                drop(sender.send(attempt(tx, |tx| consistent(tx, query))));
             }
         });
         self.0.send(job).map_err(|_| Error::Closed)?;

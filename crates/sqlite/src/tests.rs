@@ -46,6 +46,93 @@ async fn a_panic_in_a_step_is_that_steps_failure_only() {
     assert_eq!(all(&db).await, [2]);
 }
 
+/// Holds the writer until told to go on: what is queued meanwhile shares the next transaction.
+async fn together<T>(db: &Sqlite, queue: impl Future<Output = T>) -> T {
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let (go, may_go) = std::sync::mpsc::channel();
+    let held = db.write("t", move |_| {
+        begun.send(()).expect("the test waits");
+        may_go.recv().map_err(|_| Error::Closed)
+    });
+    let queued = async {
+        has_begun.await.unwrap();
+        // All of it is polled once, and so queued, before the writer goes on.
+        let release = async { go.send(()).unwrap() };
+        tokio::join!(queue, release).0
+    };
+    let (held, outcome) = tokio::join!(held, queued);
+    held.unwrap();
+    outcome
+}
+
+#[tokio::test]
+async fn a_transaction_that_sqlite_rolled_back_takes_all_with_it_and_nothing_runs_after() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir);
+    let before = db.write("t", |tx| insert(tx, &[1]));
+    let fatal = db.write("t", |tx| tx.execute("INSERT OR ROLLBACK INTO t VALUES (1)", &()));
+    let after = db.write("t", |tx| insert(tx, &[3]));
+    let answers = together(&db, async { tokio::join!(before, fatal, after) }).await;
+    for answer in [answers.0, answers.1, answers.2] {
+        assert!(matches!(answer, Err(Error::Lost(_))), "{answer:?}");
+    }
+    assert!(all(&db).await.is_empty());
+    db.write("t", |tx| insert(tx, &[4])).await.unwrap();
+    assert_eq!(all(&db).await, [4]);
+}
+
+#[tokio::test]
+async fn a_step_that_ends_its_transaction_is_not_taken_for_a_success() {
+    let dir = tempfile::tempdir().unwrap();
+    for mode in [Mode::Threads, Mode::Inline] {
+        let db = Sqlite::open(&dir.path().join(format!("{mode:?}.db")), mode, MIGRATIONS).unwrap();
+        let answer = db.write("t", |tx| {
+            insert(tx, &[1])?;
+            tx.script("ROLLBACK")
+        });
+        assert!(matches!(answer.await, Err(Error::Lost(_))), "{mode:?}");
+        db.write("t", |tx| insert(tx, &[2])).await.unwrap();
+        assert_eq!(all(&db).await, [2]);
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_panics_leaves_nothing_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir);
+    for number in 1..=4 {
+        let panicked: Result<()> = db.read(|_| panic!("on purpose")).await;
+        assert!(panicked.unwrap_err().to_string().contains("on purpose"));
+        db.write("t", move |tx| insert(tx, &[number])).await.unwrap();
+        assert_eq!(all(&db).await, (1..=number).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn a_read_that_nobody_waits_for_is_not_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir);
+    let (dropped, ran) = std::sync::mpsc::channel::<()>();
+    let (go, may_go) = std::sync::mpsc::channel::<()>();
+    let may_go = Arc::new(Mutex::new(may_go));
+    let hold = || {
+        let may_go = may_go.clone();
+        db.read(move |_| may_go.lock().unwrap().recv().map_err(|_| Error::Closed))
+    };
+    let forgotten = async {
+        let read = db.read(move |_| dropped.send(()).map_err(|_| Error::Closed));
+        // Queued by its first poll, and dropped with the losing branch.
+        tokio::select! { biased; _ = read => {}, () = async {} => {} }
+        go.send(()).unwrap();
+        go.send(()).unwrap();
+    };
+    let (first, second, ()) = tokio::join!(hold(), hold(), forgotten);
+    assert!(first.is_ok() && second.is_ok());
+    all(&db).await;
+    // The closure went without having been called: both its channel's ends say so.
+    assert!(ran.recv().is_err());
+}
+
 #[tokio::test]
 async fn what_was_answered_is_there_for_the_next_who_opens_the_file() {
     let dir = tempfile::tempdir().unwrap();

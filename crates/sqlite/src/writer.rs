@@ -26,7 +26,8 @@ type Run = Box<dyn FnOnce(Result<&Tx<'_>>) -> Done + Send>;
 
 /// What became of a step inside the transaction.
 struct Done {
-    ok: bool,
+    /// Why it failed, for those whom it takes with it.
+    error: Option<Error>,
     answer: Box<dyn FnOnce(Result<()>) + Send>,
 }
 
@@ -53,7 +54,7 @@ impl Writer {
         let run = Box::new(move |tx: Result<&Tx<'_>>| {
             let outcome = tx.and_then(|tx| attempt(tx, step));
             Done {
-                ok: outcome.is_ok(),
+                error: outcome.as_ref().err().map(again),
                 // The caller may have gone; what was committed stays committed.
                 answer: Box::new(move |commit| drop(sender.send(commit.and(outcome)))),
             }
@@ -69,7 +70,11 @@ where
     F: FnOnce(&Tx<'_>) -> Result<T>,
 {
     begin(path, connection)?;
-    match attempt(&Tx { connection, path }, step) {
+    let outcome = attempt(&Tx { connection, path }, step);
+    if connection.is_autocommit() {
+        return Err(lost(outcome.as_ref().err()));
+    }
+    match outcome {
         Ok(value) => {
             crash(label, "before_commit");
             commit(path, connection)?;
@@ -93,20 +98,33 @@ fn work(path: &Path, connection: &Connection, queue: &mpsc::Receiver<Job>) {
 
 fn commit_together(path: &Path, connection: &Connection, jobs: Vec<Job>) {
     let labels: Vec<&'static str> = jobs.iter().map(|job| job.label).collect();
-    if let Err(error) = begin(path, connection) {
-        for job in jobs {
-            ((job.run)(Err(again(&error))).answer)(Ok(()));
-        }
-        return;
-    }
-    let tx = Tx { connection, path };
-    let done: Vec<Done> = jobs.into_iter().map(|job| in_savepoint(&tx, job)).collect();
+    let mut jobs = jobs.into_iter();
+    let mut done = Vec::with_capacity(labels.len());
+    let ran = begin(path, connection).and_then(|()| run_each(&Tx { connection, path }, &mut jobs, &mut done));
     labels.iter().for_each(|label| crash(label, "before_commit"));
-    let committed = commit(path, connection);
+    let committed = ran.and_then(|()| commit(path, connection));
     labels.iter().for_each(|label| crash(label, "after_commit"));
     for Done { answer, .. } in done {
         answer(committed.as_ref().copied().map_err(again));
     }
+    if let Err(error) = &committed {
+        jobs.for_each(|job| ((job.run)(Err(again(error))).answer)(Ok(())));
+    }
+}
+
+/// Runs the steps one after the other, as long as there is a transaction. SQLite may roll the whole of it back inside a
+/// step (the disk, memory): a step after that would be a transaction of its own, committed although its caller hears
+/// of a failure.
+fn run_each(tx: &Tx<'_>, jobs: &mut impl Iterator<Item = Job>, done: &mut Vec<Done>) -> Result<()> {
+    for job in jobs {
+        let last = in_savepoint(tx, job);
+        let gone = tx.connection.is_autocommit().then(|| lost(last.error.as_ref()));
+        done.push(last);
+        if let Some(error) = gone {
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 fn in_savepoint(tx: &Tx<'_>, job: Job) -> Done {
@@ -114,10 +132,17 @@ fn in_savepoint(tx: &Tx<'_>, job: Job) -> Done {
         return (job.run)(Err(error));
     }
     let done = (job.run)(Ok(tx));
-    let end = if done.ok { "RELEASE step" } else { "ROLLBACK TO step; RELEASE step" };
+    if tx.connection.is_autocommit() {
+        return done;
+    }
+    let end = if done.error.is_none() { "RELEASE step" } else { "ROLLBACK TO step; RELEASE step" };
     match tx.script(end) {
         Ok(()) => done,
-        Err(error) => Done { ok: false, answer: Box::new(move |_| (done.answer)(Err(error))) },
+        Err(error) => {
+            // What the step wrote cannot be told from what its neighbours wrote any more: none of it may be committed.
+            rollback(tx.connection);
+            Done { error: Some(again(&error)), answer: Box::new(move |_| (done.answer)(Err(error))) }
+        }
     }
 }
 
@@ -125,12 +150,23 @@ fn in_savepoint(tx: &Tx<'_>, job: Job) -> Done {
 fn again(error: &Error) -> Error {
     match error {
         Error::Full { path } => Error::Full { path: path.clone() },
+        Error::Lost(why) => Error::Lost(why.clone()),
+        other if other.is_outage() => Error::Lost(other.to_string()),
         other => Error::Aborted(other.to_string()),
     }
 }
 
+/// Why there is no transaction any more.
+fn lost(cause: Option<&Error>) -> Error {
+    match cause {
+        Some(Error::Full { path }) => Error::Full { path: path.clone() },
+        Some(other) => Error::Lost(other.to_string()),
+        None => Error::Lost("the transaction ended inside a step".to_owned()),
+    }
+}
+
 /// A panic in a step is that step's failure, not the writer's end.
-fn attempt<T>(tx: &Tx<'_>, step: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+pub(crate) fn attempt<T>(tx: &Tx<'_>, step: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(|| step(tx))).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
         Err(Error::Aborted(format!("a step panicked: {}", text.unwrap_or("?"))))
@@ -138,17 +174,20 @@ fn attempt<T>(tx: &Tx<'_>, step: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T>
 }
 
 fn begin(path: &Path, connection: &Connection) -> Result<()> {
-    connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| wrap(path, e))
+    // Nothing is open here, unless an earlier rollback failed.
+    rollback(connection);
+    connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| lost(Some(&wrap(path, e))))
 }
 
 fn commit(path: &Path, connection: &Connection) -> Result<()> {
     connection.execute_batch("COMMIT").map_err(|e| {
         rollback(connection);
-        wrap(path, e)
+        lost(Some(&wrap(path, e)))
     })
 }
 
-fn rollback(connection: &Connection) {
+/// Ends a transaction without effect, where one is open.
+pub(crate) fn rollback(connection: &Connection) {
     if !connection.is_autocommit()
         && let Err(error) = connection.execute_batch("ROLLBACK")
     {

@@ -4,8 +4,8 @@
 //! callers ──► queue ──► committer: one step over what gathered ──► durable ──► answers, split as they came
 //! ```
 //!
-//! An unexpected error bisects the batch, so that one poisoned item cannot fail its neighbours. A full disk is
-//! everybody's error at once. Committers are tokio tasks; each starts with the first call, in the caller's runtime, and
+//! An error that an item may have made bisects the batch, so that one poisoned item cannot fail its neighbours. A full
+//! disk, or a transaction that cannot begin or be committed, is everybody's error at once. Committers are tokio tasks; each starts with the first call, in the caller's runtime, and
 //! ends with the last handle of the store. Inline there is none: the caller runs its step alone.
 
 use std::{
@@ -145,7 +145,10 @@ async fn attempt<S: Step>(context: &Arc<Context>, items: Vec<S::Item>) -> Outcom
         let (shared, range) = (items.clone(), piece.clone());
         match context.step(S::LABEL, move |work| S::run(work, &shared[range])).await {
             Ok(answers) => outcomes.extend(answers.into_iter().map(Ok)),
-            Err(Error::Full(error)) => outcomes.extend(piece.map(|_| Err(full(&error)))),
+            Err(error) if error.is_outage() => {
+                tracing::error!(%error, step = S::LABEL, items = piece.len(), "a batch failed");
+                outcomes.extend(piece.map(|_| Err(again(&error))));
+            }
             Err(error) if piece.len() == 1 => {
                 tracing::error!(%error, step = S::LABEL, "an item of a batch failed");
                 outcomes.push(Err(error));
@@ -162,10 +165,13 @@ async fn attempt<S: Step>(context: &Arc<Context>, items: Vec<S::Item>) -> Outcom
 }
 
 /// The same error for one more item.
-fn full(error: &hostler_sqlite::Error) -> Error {
+fn again(error: &Error) -> Error {
     match error {
-        hostler_sqlite::Error::Full { path } => Error::Full(hostler_sqlite::Error::Full { path: path.clone() }),
-        other => Error::Database(hostler_sqlite::Error::Aborted(other.to_string())),
+        Error::Full(hostler_sqlite::Error::Full { path }) => {
+            Error::Full(hostler_sqlite::Error::Full { path: path.clone() })
+        }
+        Error::Full(other) | Error::Database(other) => Error::Database(hostler_sqlite::Error::Lost(other.to_string())),
+        Error::Closing => Error::Closing,
     }
 }
 

@@ -19,6 +19,7 @@ mod node;
 #[cfg(test)]
 mod plan;
 mod rows;
+mod service;
 mod step;
 mod store;
 mod task;
@@ -42,6 +43,16 @@ pub enum Error {
     /// A committer is gone: the store is being closed.
     #[error("the store is closing")]
     Closing,
+}
+
+impl Error {
+    /// Whether the store is in trouble as a whole: no item made this error, and none would fare better.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Error::Full(_) | Error::Closing => true,
+            Error::Database(error) => error.is_outage(),
+        }
+    }
 }
 
 impl From<hostler_sqlite::Error> for Error {

@@ -95,7 +95,15 @@ const AFTER: &str = "
 SELECT seq, at, class, tenant, kind, noun, subject, data
   FROM log
  WHERE seq > CAST(?1->>'after' AS BIGINT)
-   AND (?1->>'tenant' IS NULL OR tenant = ?1->>'tenant')
+   AND (?1->>'class' IS NULL OR class = ?1->>'class')
+ ORDER BY seq
+ LIMIT CAST(?1->>'limit' AS BIGINT)";
+
+const AFTER_OF_TENANT: &str = "
+SELECT seq, at, class, tenant, kind, noun, subject, data
+  FROM log
+ WHERE seq > CAST(?1->>'after' AS BIGINT)
+   AND tenant = ?1->>'tenant' AND tenant IS NOT NULL
    AND (?1->>'class' IS NULL OR class = ?1->>'class')
  ORDER BY seq
  LIMIT CAST(?1->>'limit' AS BIGINT)";
@@ -112,7 +120,11 @@ SELECT seq, at, class, tenant, kind, noun, subject, data
 
 /// Entries with a number above `after`, oldest first.
 pub(crate) fn after(tx: &Tx<'_>, filter: &LogFilter, after: i64, limit: usize) -> Result<Vec<Entry>> {
-    let sql = if filter.subject.is_some() { AFTER_OF_SUBJECT } else { AFTER };
+    let sql = match filter {
+        LogFilter { subject: Some(_), .. } => AFTER_OF_SUBJECT,
+        LogFilter { tenant: Some(_), .. } => AFTER_OF_TENANT,
+        LogFilter { .. } => AFTER,
+    };
     let wanted = json!({
         "after": after, "limit": limit, "tenant": filter.tenant, "class": filter.class, "subject": filter.subject,
     });
@@ -162,4 +174,11 @@ fn hash(row: &Row<'_>, column: usize) -> Result<Hash> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[AFTER, AFTER_OF_SUBJECT, LINKS];
+pub(crate) const HOT: &[&str] = &[AFTER, AFTER_OF_TENANT, AFTER_OF_SUBJECT, LINKS];
+
+/// Lists, and the index that each is to walk.
+#[cfg(test)]
+pub(crate) const INDEXED: &[(&str, &str)] = &[
+    (AFTER_OF_TENANT, "log_by_tenant (tenant=? AND seq>?)"),
+    (AFTER_OF_SUBJECT, "log_by_subject (subject=? AND seq>?)"),
+];

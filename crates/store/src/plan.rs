@@ -12,6 +12,22 @@ fn scans(plan: &[String]) -> Vec<&String> {
     plan.iter().filter(|line| line.contains("SCAN") && !MEANT.iter().any(|meant| line.contains(meant))).collect()
 }
 
+async fn plan(db: &Sqlite, text: &str) -> Vec<String> {
+    let explain: &'static str = format!("EXPLAIN QUERY PLAN {text}").leak();
+    db.read(move |tx| tx.query(explain, &json!([]), |row| row.get(3))).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_list_by_a_filter_walks_that_filters_index() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Sqlite::open(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
+    for (text, index) in [vm::INDEXED, log::INDEXED].into_iter().flatten() {
+        let plan = plan(&db, text).await;
+        assert!(plan.iter().any(|line| line.contains(index)), "{index}: {text}\n{plan:#?}");
+        assert!(!plan.iter().any(|line| line.contains("TEMP B-TREE")), "{text}\n{plan:#?}");
+    }
+}
+
 #[tokio::test]
 async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
     let dir = tempfile::tempdir().unwrap();
@@ -29,8 +45,7 @@ async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
         image::HOT,
     ];
     for text in texts.into_iter().flatten() {
-        let explain: &'static str = format!("EXPLAIN QUERY PLAN {text}").leak();
-        let plan: Vec<String> = db.read(move |tx| tx.query(explain, &json!([]), |row| row.get(3))).await.unwrap();
+        let plan = plan(&db, text).await;
         assert!(scans(&plan).is_empty(), "{text}\n{plan:#?}");
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     Progressed, Result, Settle, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     image, log, node,
+    service::Service,
     step::{cancel, heartbeat, join, lease, progress, settle, submit, sweep},
     task, tenant, token, vm,
     work::{Context, Work},
@@ -61,15 +62,18 @@ struct Inner {
     settle: Committer<settle::Conclude>,
 }
 
+/// A pass of a loop.
+type Pass = fn(&mut Work<'_>) -> hostler_sqlite::Result<Swept>;
+
 impl Store {
     /// Opens the file, or makes it. In [`Mode::Threads`] the steps' committers start with their first call, in the
     /// tokio runtime of that call.
     pub fn open(path: &Path, config: Config) -> Result<Store> {
         let Config { mode, clock, ids, timing } = config;
         let db = Sqlite::open(path, mode, MIGRATIONS)?;
-        let opened_at = clock.now();
+        let service = Service::begin(clock.now());
         let (wakes, _) = broadcast::channel(WAKES);
-        let context = Arc::new(Context { db, clock, ids, timing, opened_at, wakes });
+        let context = Arc::new(Context { db, clock, ids, timing, service, wakes });
         Ok(Store(Arc::new(Inner {
             submit: Committer::new(context.clone(), mode),
             lease: Committer::new(context.clone(), mode),
@@ -149,27 +153,36 @@ impl Store {
 impl Store {
     /// Leases that ran out.
     pub async fn lapse_leases(&self) -> Result<Swept> {
-        self.step("store.lapse", sweep::lapse_leases).await
+        self.pass("store.lapse", sweep::lapse_leases).await
     }
 
     /// Tasks that nobody leased in time.
     pub async fn expire_queued(&self) -> Result<Swept> {
-        self.step("store.expire", sweep::expire_queued).await
+        self.pass("store.expire", sweep::expire_queued).await
     }
 
     /// Tasks that ran too long.
     pub async fn expire_running(&self) -> Result<Swept> {
-        self.step("store.expire", sweep::expire_running).await
+        self.pass("store.expire", sweep::expire_running).await
     }
 
     /// Nodes that fell silent.
     pub async fn judge_nodes(&self) -> Result<Swept> {
-        self.step("store.judge", sweep::judge_nodes).await
+        self.pass("store.judge", sweep::judge_nodes).await
     }
 
     /// Idempotency keys of 24 hours ago whose task ended.
     pub async fn drop_idempotency_keys(&self) -> Result<Swept> {
-        self.step("store.forget", sweep::drop_idempotency_keys).await
+        self.pass("store.forget", sweep::drop_idempotency_keys).await
+    }
+
+    /// One pass, and word that this process is running.
+    async fn pass(&self, label: &'static str, pass: Pass) -> Result<Swept> {
+        self.step(label, move |work| {
+            work.context.service.pass(work.now, work.context.timing.lease);
+            pass(work)
+        })
+        .await
     }
 }
 

@@ -301,7 +301,8 @@ struct Updated<'a> {
     abort_reason: Option<AbortReason>,
     progress: Option<&'a Progress>,
     phases: &'a [PhaseTiming],
-    output: Option<&'a Value>,
+    /// As text: of a document that is not an object, a string say, `->>` would take the inside.
+    output: Option<String>,
     error: Option<&'a TaskError>,
     code: Option<&'static str>,
     not_before: i64,
@@ -334,7 +335,7 @@ fn updated(row: &TaskRow) -> Updated<'_> {
         abort_reason: task.abort_reason,
         progress: task.progress.as_ref(),
         phases: &task.phases,
-        output: task.output.as_ref(),
+        output: task.output.as_ref().map(Value::to_string),
         error: task.error.as_ref(),
         code: task.error.as_ref().map(|error| error.code.as_str()),
         not_before: task.not_before.as_micros(),

@@ -69,38 +69,82 @@ pub(crate) fn on_nodes(tx: &Tx<'_>, nodes: &[NodeId]) -> Result<Vec<VmRow>> {
     tx.query(ON_NODES, &nodes, read)
 }
 
-const LIST: &str = concat!(
+/// What every list of VMs filters by beside its own index. An id has no letter above `f`.
+macro_rules! filters {
+    () => {
+        "   AND v.id < COALESCE(?1->>'before', 'g')
+   AND (?1->>'tenant' IS NULL OR v.tenant = ?1->>'tenant')
+   AND (?1->>'state' IS NULL OR v.state = ?1->>'state')
+   AND (?1->>'node' IS NULL OR v.node = ?1->>'node')
+ ORDER BY v.id DESC
+ LIMIT CAST(?1->>'limit' AS BIGINT)"
+    };
+}
+
+const ALL: &str = concat!(
     "
 SELECT ",
     columns!(),
     "
   FROM vms v
  WHERE v.state <> 'deleted'
-   AND v.id < COALESCE(?1->>'before', 'g')
-   AND (?1->>'tenant' IS NULL OR v.tenant = ?1->>'tenant')
-   AND (?1->>'state' IS NULL OR v.state = ?1->>'state')
-   AND (?1->>'node' IS NULL OR v.node = ?1->>'node')
- ORDER BY v.id DESC
- LIMIT CAST(?1->>'limit' AS BIGINT)"
+",
+    filters!()
 );
 
-const LIST_DELETED: &str = concat!(
+const OF_TENANT: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
+  FROM vms v
+ WHERE v.state <> 'deleted' AND v.tenant = ?1->>'tenant'
+",
+    filters!()
+);
+
+const OF_NODE: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
+  FROM vms v
+ WHERE v.state <> 'deleted' AND v.node = ?1->>'node'
+",
+    filters!()
+);
+
+const DELETED: &str = concat!(
     "
 SELECT ",
     columns!(),
     "
   FROM vms v
  WHERE v.state = 'deleted'
-   AND v.id < COALESCE(?1->>'before', 'g')
-   AND (?1->>'tenant' IS NULL OR v.tenant = ?1->>'tenant')
-   AND (?1->>'node' IS NULL OR v.node = ?1->>'node')
- ORDER BY v.id DESC
- LIMIT CAST(?1->>'limit' AS BIGINT)"
+",
+    filters!()
+);
+
+const DELETED_OF_TENANT: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
+  FROM vms v
+ WHERE v.state = 'deleted' AND v.tenant = ?1->>'tenant'
+",
+    filters!()
 );
 
 /// A page of VMs, newest first.
 pub(crate) fn list(tx: &Tx<'_>, filter: &VmFilter, before: Option<VmId>, limit: usize) -> Result<Vec<Vm>> {
-    let sql = if filter.state == Some(VmState::Deleted) { LIST_DELETED } else { LIST };
+    let sql = match filter {
+        VmFilter { state: Some(VmState::Deleted), tenant: Some(_), .. } => DELETED_OF_TENANT,
+        VmFilter { state: Some(VmState::Deleted), .. } => DELETED,
+        VmFilter { node: Some(_), .. } => OF_NODE,
+        VmFilter { tenant: Some(_), .. } => OF_TENANT,
+        VmFilter { .. } => ALL,
+    };
     let wanted = json!({
         "tenant": filter.tenant, "state": filter.state, "node": filter.node, "before": before, "limit": limit,
     });
@@ -210,4 +254,14 @@ fn read(row: &Row<'_>) -> Result<VmRow> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAMES, ON_NODES, UPDATE];
+pub(crate) const HOT: &[&str] =
+    &[BY_IDS, BY_NAMES, ON_NODES, UPDATE, ALL, OF_TENANT, OF_NODE, DELETED, DELETED_OF_TENANT];
+
+/// Lists, and the index that each is to walk.
+#[cfg(test)]
+pub(crate) const INDEXED: &[(&str, &str)] = &[
+    (OF_TENANT, "vms_by_tenant (tenant=? AND id<?)"),
+    (OF_NODE, "vms_on_node (node=? AND id<?)"),
+    (DELETED, "vms_deleted (id<?)"),
+    (DELETED_OF_TENANT, "vms_deleted_by_tenant (tenant=? AND id<?)"),
+];

@@ -27,6 +27,7 @@ use crate::{
     log,
     node::{self, NodeRow},
     rows::Rows,
+    service::Service,
     task::{self, TaskRow},
     tenant::{self, TenantRow},
     vm::{self, VmRow},
@@ -40,7 +41,7 @@ pub(crate) struct Context {
     pub(crate) ids: Ids,
     pub(crate) timing: Timing,
     /// Since when this store is in service: silence and leases are not judged before there was time to be heard.
-    pub(crate) opened_at: Timestamp,
+    pub(crate) service: Service,
     pub(crate) wakes: broadcast::Sender<Wakes>,
 }
 
@@ -52,14 +53,16 @@ impl Context {
         F: FnOnce(&mut Work<'_>) -> Result<T> + Send + 'static,
     {
         let context = self.clone();
-        let (answer, wakes) = self
-            .db
-            .write(label, move |tx| {
-                let mut work = Work::begin(tx, &context);
-                let answer = step(&mut work)?;
-                Ok((answer, work.finish()?))
-            })
-            .await?;
+        let done = self.db.write(label, move |tx| {
+            let mut work = Work::begin(tx, &context);
+            let answer = step(&mut work)?;
+            Ok((answer, work.finish()?))
+        });
+        let (answer, wakes) = done.await.inspect_err(|error| {
+            if error.is_outage() {
+                self.service.interrupted(self.clock.now());
+            }
+        })?;
         if wakes != Wakes::default() {
             // Nobody may be listening.
             drop(self.wakes.send(wakes));

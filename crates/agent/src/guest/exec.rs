@@ -12,7 +12,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use hostler_model::kind::{OUTPUT_LIMIT, VmExecOutput, VmExecParams};
 use tokio::{
     sync::oneshot,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 
 use super::{
@@ -49,15 +49,24 @@ pub enum ExecError {
     TimedOut(u32),
 }
 
-/// Runs a program. Dropping the future ends the program.
+/// How long the ending of a program may take: its caller waits for it.
+const END: Duration = Duration::from_secs(15);
+
+/// Runs a program. Dropping the future ends the program. All of it, reaching the guest included, lies within the time
+/// that the program is given.
 ///
 /// # Errors
 /// When it could not be started, was lost, or ran out of time.
 pub async fn exec(guest: &Arc<Guest>, params: &VmExecParams) -> Result<VmExecOutput, ExecError> {
     let seconds = params.timeout_seconds.unwrap_or(DEFAULT_TIMEOUT_SECONDS);
-    guest.reach().await.map_err(ExecError::NotStarted)?;
-    let mut running = start(guest, params).await?;
-    match timeout(Duration::from_secs(u64::from(seconds)), running.output()).await {
+    let time = Duration::from_secs(u64::from(seconds));
+    let until = Instant::now() + time;
+    let reached = timeout_at(until, guest.reach()).await.unwrap_or(Err(GuestError::Silent(time)));
+    reached.map_err(ExecError::NotStarted)?;
+    // Given up, it ends the program as soon as it hears of it.
+    let started = timeout_at(until, start(guest, params)).await;
+    let mut running = started.unwrap_or(Err(ExecError::Lost(GuestError::Silent(time))))?;
+    match timeout_at(until, running.output()).await {
         Ok(output) => output,
         Err(_) => {
             running.over = true;
@@ -143,6 +152,11 @@ fn output(status: Status) -> Result<VmExecOutput, GuestError> {
 /// Ends a program and what it started, and waits a moment for the end, so that the guest agent forgets it. Best effort:
 /// a guest without `sh` or `kill` lets it run on.
 async fn end(guest: &Guest, pid: i64) {
+    // A guest that drags it out lets it run on.
+    let _ = timeout(END, try_end(guest, pid)).await;
+}
+
+async fn try_end(guest: &Guest, pid: i64) {
     let tree = ["-c".to_owned(), END_TREE.to_owned(), "sh".to_owned(), pid.to_string()];
     if send_end(guest, "sh", &tree).await.is_err() {
         let _ = send_end(guest, "kill", &["-KILL".to_owned(), pid.to_string()]).await;

@@ -242,6 +242,81 @@ async fn a_program_whose_time_is_up_is_ended() {
     assert!(ended.load(std::sync::atomic::Ordering::Relaxed));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_drags_out_the_start_uses_up_the_programs_time() {
+    let params = program(&["true"]);
+    let agent = Agent::new();
+    let begun = Instant::now();
+    let silent = async {
+        let _port = agent.accept().await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        lost = exec(&agent.guest, &params) => assert!(matches!(lost, Err(ExecError::NotStarted(GuestError::Silent(_))))),
+        () = silent => {}
+    }
+    assert!(begun.elapsed() < Duration::from_millis(5100), "{:?}", begun.elapsed());
+
+    let (agent, begun) = (Agent::new(), Instant::now());
+    let dragging = async {
+        let mut port = agent.open().await;
+        port.expect("guest-exec").await;
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        lost = exec(&agent.guest, &params) => assert!(matches!(lost, Err(ExecError::Lost(GuestError::Silent(_))))),
+        () = dragging => {}
+    }
+    assert!(begun.elapsed() < Duration::from_millis(5100), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_guests_words_are_cut_and_cleaned() {
+    let agent = Agent::new();
+    let serve = async {
+        let mut port = agent.open().await;
+        port.expect("guest-ping").await;
+        port.refuse(&"C".repeat(5000), &format!("\u{1b}[2J\n{}", "x".repeat(5000))).await;
+        port.expect("guest-ping").await;
+        port.write(format!("{{\"{}\\u001b\": 1}}\n", "y".repeat(5000)).as_bytes()).await;
+        let mut port = agent.open().await;
+        port.expect("guest-ping").await;
+        port.write(&[b' '; SHORT_ANSWER_LIMIT + 1]).await;
+        let mut rest = Vec::new();
+        // The connection is closed on it.
+        let _ = port.0.read_to_end(&mut rest).await;
+    };
+    let pings = async {
+        for _ in 0..3 {
+            let error = agent.guest.ping(SILENCE).await.unwrap_err();
+            let text = error.to_string();
+            assert!(text.chars().count() < WORDS_LIMIT + 100 && !text.contains(char::is_control), "{text}");
+            if let GuestError::Refused { class, .. } = error {
+                assert_eq!(class.chars().count(), WORDS_LIMIT + 1);
+            } else {
+                assert!(matches!(error, GuestError::Malformed(_)), "{error:?}");
+            }
+        }
+    };
+    tokio::join!(pings, serve);
+}
+
+#[tokio::test]
+async fn a_long_answer_that_nobody_waits_for_any_more_is_passed_over() {
+    let agent = Agent::new();
+    let serve = async {
+        let mut port = agent.accept().await;
+        let id = port.expect("guest-sync-delimited").await["id"].clone();
+        port.write(&vec![b'x'; 3 * SHORT_ANSWER_LIMIT]).await;
+        port.write(b"\xff").await;
+        port.answer(id).await;
+        port.expect("guest-ping").await;
+        port.answer(json!({})).await;
+    };
+    let (ping, ()) = tokio::join!(agent.guest.ping(SILENCE), serve);
+    ping.unwrap();
+}
+
 #[tokio::test]
 async fn an_answer_that_is_no_json_is_malformed_and_closes_the_connection() {
     let agent = Agent::new();

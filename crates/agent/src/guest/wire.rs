@@ -3,7 +3,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 
-use super::GuestError;
+use super::{ANSWER_LIMIT, GuestError, SHORT_ANSWER_LIMIT};
 
 /// Ends whatever half a command the guest's parser still holds; it also precedes the answer of a delimited sync.
 const RESET: u8 = 0xff;
@@ -36,6 +36,14 @@ impl Command<'_> {
         line
     }
 
+    /// How long the answer may be.
+    pub(super) fn answer_limit(&self) -> usize {
+        match self {
+            Command::Sync { .. } | Command::Ping | Command::Exec { .. } => SHORT_ANSWER_LIMIT,
+            Command::ExecStatus { .. } => ANSWER_LIMIT,
+        }
+    }
+
     pub(super) fn line_after_reset(&self) -> Vec<u8> {
         let mut line = self.line();
         line.insert(0, RESET);
@@ -61,7 +69,7 @@ impl<T> Answer<T> {
     pub(super) fn into_result(self) -> Result<T, GuestError> {
         match self {
             Answer::Return(value) => Ok(value),
-            Answer::Error { class, desc } => Err(GuestError::Refused { class, description: desc }),
+            Answer::Error { class, desc } => Err(GuestError::refused(&class, &desc)),
         }
     }
 }
@@ -96,7 +104,7 @@ pub(super) fn text(encoded: &str, truncated: bool, limit: usize) -> Result<(Stri
     let part = encoded.as_bytes().get(..wanted).unwrap_or_default();
     let mut bytes = BASE64_STANDARD
         .decode(part)
-        .map_err(|error| GuestError::Malformed(format!("output in bad base64: {error}")))?;
+        .map_err(|error| GuestError::malformed(&format!("output in bad base64: {error}")))?;
     let cut = truncated || wanted < encoded.len() || bytes.len() > limit;
     bytes.truncate(limit);
     if cut {

@@ -27,15 +27,22 @@ pub struct Process {
 
 impl Process {
     /// The process that has this pid now. `None` when there is none, or only a zombie.
-    pub fn of(pid: i32) -> Option<Process> {
-        let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
-        let (state, start_time) = parse_stat(&String::from_utf8_lossy(&stat))?;
-        (!matches!(state, 'Z' | 'X' | 'x')).then_some(Process { pid, start_time })
+    ///
+    /// # Errors
+    /// When the kernel does not let us look: that says nothing about the process.
+    pub fn of(pid: i32) -> io::Result<Option<Process>> {
+        let Some(stat) = unless_gone(fs::read(format!("/proc/{pid}/stat")))? else { return Ok(None) };
+        let (state, start_time) = parse_stat(&String::from_utf8_lossy(&stat))
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat cannot be read")))?;
+        Ok((!matches!(state, 'Z' | 'X' | 'x')).then_some(Process { pid, start_time }))
     }
 
     /// Whether this very process lives.
-    pub fn alive(&self) -> bool {
-        Process::of(self.pid) == Some(*self)
+    ///
+    /// # Errors
+    /// When the kernel does not let us look.
+    pub fn alive(&self) -> io::Result<bool> {
+        Ok(Process::of(self.pid)? == Some(*self))
     }
 
     /// Takes hold of it; `None` when it is gone or its pid is another's by now. Needs a tokio runtime.
@@ -50,14 +57,17 @@ impl Process {
             Err(error) => return Err(error.into()),
         };
         // Only now: what the pidfd names cannot change any more, and it is ours if the start time is.
-        if !self.alive() {
+        if !self.alive()? {
             return Ok(None);
         }
         Ok(Some(Handle { process: *self, fd: watched(fd)? }))
     }
 
     /// Its command line, as it was given. Empty when the process is gone.
-    pub fn arguments(&self) -> Vec<Vec<u8>> {
+    ///
+    /// # Errors
+    /// When the kernel does not let us look.
+    pub fn arguments(&self) -> io::Result<Vec<Vec<u8>>> {
         arguments_of(self.pid)
     }
 }
@@ -78,23 +88,38 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
     Some((state, fields.nth(18)?.parse().ok()?))
 }
 
-fn arguments_of(pid: i32) -> Vec<Vec<u8>> {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let mut arguments: Vec<Vec<u8>> = bytes.split(|b| *b == 0).map(<[u8]>::to_vec).collect();
-    arguments.pop();
-    arguments
+/// `None` for a process that is not there: its files are not, or end while they are read.
+fn unless_gone<T>(read: io::Result<T>) -> io::Result<Option<T>> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::SRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
-/// Every living process whose command line satisfies `wanted`.
+fn arguments_of(pid: i32) -> io::Result<Vec<Vec<u8>>> {
+    let bytes = unless_gone(fs::read(format!("/proc/{pid}/cmdline")))?.unwrap_or_default();
+    let mut arguments: Vec<Vec<u8>> = bytes.split(|b| *b == 0).map(<[u8]>::to_vec).collect();
+    arguments.pop();
+    Ok(arguments)
+}
+
+/// Every living process whose command line satisfies `wanted`. Those of other users that a hardened /proc hides
+/// (`hidepid`) are passed over: what an agent starts runs as the agent's user.
 ///
 /// # Errors
-/// When /proc cannot be listed.
+/// When /proc cannot be listed, or a process cannot be looked at.
 pub fn search(wanted: impl Fn(&[Vec<u8>]) -> bool) -> io::Result<Vec<Process>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        if wanted(&arguments_of(pid)) {
-            found.extend(Process::of(pid));
+        let arguments = match arguments_of(pid) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => continue,
+            arguments => arguments?,
+        };
+        if wanted(&arguments) {
+            found.extend(Process::of(pid)?);
         }
     }
     Ok(found)
@@ -106,6 +131,24 @@ pub fn search(wanted: impl Fn(&[Vec<u8>]) -> bool) -> io::Result<Vec<Process>> {
 /// When /proc is not mounted.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string(Path::new("/proc/sys/kernel/random/boot_id"))?.trim().to_owned())
+}
+
+/// Open files that an agent needs for a thousand machines: for each a pidfd and two sockets, and as many in the making.
+const FILES: u64 = 4096;
+
+/// Raises the number of files that this process may have open to the most that the system allows it: an agent that has
+/// run out of them cannot look at its machines. Says how many there may be.
+pub fn raise_file_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::warn!(%error, "the number of open files cannot be raised");
+    }
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if files < FILES {
+        tracing::warn!(files, "few files may be open here; raise LimitNOFILE of the agent's service to {FILES} or more");
+    }
+    files
 }
 
 /// Milliseconds since the host started, sleep included.
@@ -158,21 +201,39 @@ mod tests {
 
     #[tokio::test]
     async fn a_pid_with_another_start_time_is_somebody_else() {
-        let me = Process::of(std::process::id() as i32).unwrap();
-        assert!(me.alive() && me.open().unwrap().is_some());
+        let me = Process::of(std::process::id() as i32).unwrap().unwrap();
+        assert!(me.alive().unwrap() && me.open().unwrap().is_some());
         let other = Process { start_time: me.start_time + 1, ..me };
-        assert!(!other.alive());
+        assert!(!other.alive().unwrap());
         assert!(other.open().unwrap().is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_gone() {
+        let errno = |errno: rustix::io::Errno| unless_gone::<()>(Err(errno.into()));
+        for gone in [rustix::io::Errno::NOENT, rustix::io::Errno::SRCH] {
+            assert!(matches!(errno(gone), Ok(None)));
+        }
+        for unknown in [rustix::io::Errno::MFILE, rustix::io::Errno::ACCESS, rustix::io::Errno::NOMEM] {
+            assert!(errno(unknown).is_err());
+        }
+    }
+
+    #[test]
+    fn as_many_files_may_be_open_as_the_system_allows() {
+        use rustix::process::{Resource, getrlimit};
+        let files = raise_file_limit();
+        assert_eq!(files, getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX));
     }
 
     #[tokio::test]
     async fn the_end_of_a_process_is_seen_and_a_zombie_is_not_alive() {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
-        let process = Process::of(child.id() as i32).unwrap();
+        let process = Process::of(child.id() as i32).unwrap().unwrap();
         let handle = process.open().unwrap().unwrap();
         assert!(handle.signal(Signal::KILL).unwrap());
         handle.ended().await;
-        assert!(!process.alive(), "it has not been reaped yet");
+        assert!(!process.alive().unwrap(), "it has not been reaped yet");
         child.wait().unwrap();
         assert!(!handle.signal(Signal::KILL).unwrap());
     }

@@ -16,6 +16,7 @@ mod command;
 mod error;
 mod folder;
 mod launch;
+mod logs;
 mod machine;
 mod qcow2;
 mod qmp;
@@ -43,7 +44,7 @@ use self::{
     qmp::Qmp,
     seek::{Census, seek, seek_in},
 };
-use super::{DriverError, Found, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
+use super::{DriverError, Finds, Found, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
 use crate::{
     guest::Guest,
     host::{self, Process, file::present, process::TICKS_PER_SECOND},
@@ -192,7 +193,7 @@ impl Hypervisor for Qemu {
         whole(async move { driver.remove(id).await }).await
     }
 
-    async fn find(&self) -> Result<Vec<Found>, DriverError> {
+    async fn find(&self) -> Result<Finds, DriverError> {
         let driver = Arc::clone(&self.0);
         let found = blocking(move || driver.find()).await;
         found.map_err(|error| storage("the machines of this node cannot be listed", &error))
@@ -274,7 +275,8 @@ impl Driver {
             storage(format!("the process of machine {} cannot be written down", folder.id()), &error)
         })?;
         fail::fail_point!("agent.qemu.after_record");
-        let mut live = self.take_hold(folder, process, Some(started.status)).await?;
+        let live = self.take_hold(folder, process, Some(started.status)).await?;
+        let mut live = live.ok_or_else(|| ended_at_start(folder))?;
         live.began_ms = started.began_ms;
         live.qmp = Some(answering(&live, folder).await?);
         Ok(self.share(live))
@@ -282,16 +284,18 @@ impl Driver {
 
     /// The machine's process, if it lives: as it is already held, or anew.
     async fn living(&self, folder: &Folder) -> Result<Option<Arc<Live>>, DriverError> {
-        if let Some(live) = self.held(folder.id()) {
-            return Ok(Some(live));
-        }
         let sought = folder.clone();
         let unknown = |error| storage(format!("the process of machine {} cannot be looked for", folder.id()), &error);
+        if let Some(live) = self.held(folder.id()).map_err(unknown)? {
+            return Ok(Some(live));
+        }
         let Some(process) = blocking(move || seek(&sought)).await.map_err(unknown)? else { return Ok(None) };
-        let Ok(mut live) = self.take_hold(folder, process, None).await else { return Ok(None) };
+        let Some(mut live) = self.take_hold(folder, process, None).await? else { return Ok(None) };
         // The agent that started it may have died before it wrote this down; the folder may be gone.
         let recorded = folder.clone();
-        blocking(move || present(launch::record(&recorded, process))).await.map_err(unknown)?;
+        if let Err(error) = blocking(move || present(launch::record(&recorded, process))).await {
+            tracing::warn!(vm.id = %folder.id(), %error, "the process of a machine cannot be written down; it is found without that");
+        }
         match Qmp::connect(&folder.qmp(), ATTACH).await {
             Ok(qmp) => live.qmp = Some(qmp),
             Err(error) => {
@@ -301,12 +305,19 @@ impl Driver {
         Ok(Some(self.share(live)))
     }
 
-    async fn take_hold(&self, folder: &Folder, process: Process, status: Option<Status>) -> Result<Live, DriverError> {
+    /// `None` when the process is gone. An error says nothing about that: whoever takes it for gone would remove a
+    /// machine that lives.
+    async fn take_hold(
+        &self,
+        folder: &Folder,
+        process: Process,
+        status: Option<Status>,
+    ) -> Result<Option<Live>, DriverError> {
         let handle = process.open().map_err(|error| storage("no hold of QEMU can be taken (pidfd)", &error))?;
-        let handle = handle.ok_or_else(|| ended_at_start(folder))?;
+        let Some(handle) = handle else { return Ok(None) };
         let known = folder.clone();
         let complete = blocking(move || known.complete()).await.unwrap_or_default();
-        Ok(Live {
+        Ok(Some(Live {
             folder: folder.clone(),
             handle,
             qmp: None,
@@ -315,12 +326,13 @@ impl Driver {
             began_ms: process.start_time as f64 * 1e3 / TICKS_PER_SECOND as f64,
             boot_ms: complete.map_or_else(OnceLock::new, |complete| complete.boot_ms.into()),
             requested: AtomicBool::new(false),
-        })
+        }))
     }
 
-    fn held(&self, id: VmId) -> Option<Arc<Live>> {
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).get(&id)?.upgrade()?;
-        live.handle.process().alive().then_some(live)
+    fn held(&self, id: VmId) -> io::Result<Option<Arc<Live>>> {
+        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).get(&id).and_then(Weak::upgrade);
+        let Some(live) = live else { return Ok(None) };
+        Ok(live.handle.process().alive()?.then_some(live))
     }
 
     fn share(&self, live: Live) -> Arc<Live> {
@@ -328,6 +340,7 @@ impl Driver {
         let mut all = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, live| live.strong_count() > 0);
         all.insert(live.folder.id(), Arc::downgrade(&live));
+        tokio::spawn(logs::keep_short(Arc::downgrade(&live)));
         live
     }
 
@@ -350,13 +363,23 @@ impl Driver {
         Ok(removed || live.is_some())
     }
 
-    fn find(&self) -> io::Result<Vec<Found>> {
+    fn find(&self) -> io::Result<Finds> {
         let census = Census::take()?;
         let mut ids = Folder::list(&self.data)?;
         ids.extend(census.pidfiles().filter_map(|pidfile| Folder::owner(&self.data, pidfile)));
         ids.sort();
         ids.dedup();
-        ids.into_iter().map(|id| self.look(id, &census)).collect()
+        let mut finds = Finds::default();
+        for id in ids {
+            match self.look(id, &census) {
+                Ok(found) => finds.found.push(found),
+                Err(error) => {
+                    tracing::error!(vm.id = %id, %error, "a machine's folder cannot be read");
+                    finds.unread.push(id);
+                }
+            }
+        }
+        Ok(finds)
     }
 
     fn look(&self, id: VmId, census: &Census) -> io::Result<Found> {

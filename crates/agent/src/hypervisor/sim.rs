@@ -28,7 +28,7 @@ use self::{
     host::Boot,
     machine::SimMachine,
 };
-use super::{DriverError, Found, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
+use super::{DriverError, Finds, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
 
 /// How a simulated hypervisor behaves. Rates are between 0 and 1; latencies are evenly spread over their range.
 #[derive(Clone, Debug)]
@@ -151,8 +151,8 @@ impl Hypervisor for Sim {
         removed.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))
     }
 
-    async fn find(&self) -> Result<Vec<Found>, DriverError> {
-        Ok(self.0.host.found())
+    async fn find(&self) -> Result<Finds, DriverError> {
+        Ok(Finds { found: self.0.host.found(), unread: Vec::new() })
     }
 }
 

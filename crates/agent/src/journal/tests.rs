@@ -68,7 +68,7 @@ async fn a_result_is_kept_until_the_server_has_it() {
     let (journal, assignment) = (open(&dir), task(1, 1));
     accept_one(&journal, &assignment, &[]).await;
     let result = report(&assignment, success());
-    assert_eq!(journal.finish(result.clone(), NOW).await.unwrap(), Some(result.clone()));
+    assert_eq!(journal.finish(result.clone(), || false, NOW).await.unwrap(), Some(result.clone()));
     let next = open(&dir);
     assert_eq!(next.unreported().await.unwrap(), std::slice::from_ref(&result));
     assert_eq!(accept_one(&next, &assignment, &[]).await, Accepted::Answer(Box::new(result)));
@@ -86,9 +86,25 @@ async fn a_later_fence_that_comes_before_the_end_is_the_one_that_is_reported() {
     accept_one(&journal, &first, &[]).await;
     let adopted = Accepted::Adopt { task: first.sub, fence: second.fence, intent: Intent::Run };
     assert_eq!(accept_one(&journal, &second, &[first.sub]).await, adopted);
-    let reported = journal.finish(report(&first, success()), NOW).await.unwrap().unwrap();
+    let reported = journal.finish(report(&first, success()), || false, NOW).await.unwrap().unwrap();
     assert_eq!(reported.fence, second.fence);
     assert_eq!(open(&dir).unreported().await.unwrap(), [reported]);
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_over_files_nothing_under_its_successors_fence() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, first, second) = (open(&dir), task(1, 1), task(1, 2));
+    let lease = |assignment: &Assignment| HeldLease { task: assignment.sub, fence: assignment.fence };
+    accept_one(&journal, &first, &[]).await;
+    assert!(journal.is_open(lease(&first)).await.unwrap());
+    // The first is over, so it does not count as in work: the second is another attempt.
+    assert_eq!(accept_one(&journal, &second, &[]).await, begun(&second, Start::Uncertain));
+    assert_eq!(journal.finish(report(&first, success()), || true, NOW).await.unwrap(), None);
+    assert!(journal.is_open(lease(&second)).await.unwrap(), "the second goes on");
+    let own = report(&second, success());
+    assert_eq!(journal.finish(own.clone(), || false, NOW).await.unwrap(), Some(own));
+    assert!(!journal.is_open(lease(&second)).await.unwrap());
 }
 
 #[tokio::test]
@@ -96,7 +112,7 @@ async fn a_later_fence_that_comes_after_the_end_carries_the_result_over() {
     let dir = tempfile::tempdir().unwrap();
     let (journal, first, second) = (open(&dir), task(1, 1), task(1, 2));
     accept_one(&journal, &first, &[]).await;
-    journal.finish(report(&first, success()), NOW).await.unwrap();
+    journal.finish(report(&first, success()), || false, NOW).await.unwrap();
     // The work is still counted as under way: its end in the journal outranks that.
     let carried = Accepted::Answer(Box::new(report(&second, success())));
     assert_eq!(accept_one(&journal, &second, &[first.sub]).await, carried);
@@ -113,7 +129,7 @@ async fn after_a_failure_that_left_nothing_a_later_fence_begins_afresh() {
         let first = task(n, 1);
         accept_one(&journal, &first, &[]).await;
         let end = End::Failed { code: Code::HandlerFailed, detail: "no".into(), retryable: true, effects };
-        journal.finish(report(&first, end), NOW).await.unwrap();
+        journal.finish(report(&first, end), || false, NOW).await.unwrap();
         let held = HeldLease { task: first.sub, fence: first.fence };
         journal.forget(vec![(held, Receipt::Settled)], NOW).await.unwrap();
         let second = task(n, 2);
@@ -127,7 +143,7 @@ async fn an_abandoned_attempt_is_neither_resumed_nor_reported_but_remembered() {
     let (journal, first, second) = (open(&dir), task(1, 1), task(1, 2));
     accept_one(&journal, &first, &[]).await;
     journal.abandon(HeldLease { task: first.sub, fence: first.fence }, NOW).await.unwrap();
-    assert_eq!(journal.finish(report(&first, success()), NOW).await.unwrap(), None);
+    assert_eq!(journal.finish(report(&first, success()), || false, NOW).await.unwrap(), None);
     assert!(journal.unfinished().await.unwrap().is_empty());
     assert_eq!(accept_one(&journal, &second, &[]).await, begun(&second, Start::Uncertain));
 }
@@ -158,7 +174,7 @@ async fn what_is_old_goes_and_what_is_open_stays() {
         accept_one(&journal, &task(n, 1), &[]).await;
     }
     let ended = task(1, 1);
-    journal.finish(report(&ended, success()), NOW).await.unwrap();
+    journal.finish(report(&ended, success()), || false, NOW).await.unwrap();
     let held = HeldLease { task: ended.sub, fence: ended.fence };
     journal.forget(vec![(held, Receipt::Settled)], NOW).await.unwrap();
     assert_eq!(journal.prune(NOW.plus(KEEP)).await.unwrap(), 0);

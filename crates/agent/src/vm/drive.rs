@@ -3,7 +3,14 @@
 //!
 //! The stages and what is taken in each are drawn in [`super::admit`]. Never here: locks across an await, the books.
 
-use std::{future::pending, sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::BoxFuture;
 use hostler_model::{
@@ -33,6 +40,25 @@ pub(super) enum Request {
     Create { plan: Box<MachinePlan>, ready: Duration, phases: Phases, reply: Reply<Made> },
     Exec { epoch: u32, params: VmExecParams, reply: Reply<VmExecOutput> },
     Remove { epoch: u32, reply: Reply<bool> },
+}
+
+/// A request on its way to the task. Who asks can tell one that nobody has read from one that was taken and dropped.
+pub(super) struct Posted {
+    request: Request,
+    taken: Arc<AtomicBool>,
+}
+
+impl Posted {
+    /// With what says whether it was taken.
+    pub(super) fn new(request: Request) -> (Posted, Arc<AtomicBool>) {
+        let taken = Arc::new(AtomicBool::new(false));
+        (Posted { request, taken: taken.clone() }, taken)
+    }
+
+    fn take(self) -> Request {
+        self.taken.store(true, Ordering::Release);
+        self.request
+    }
 }
 
 /// What the task works on, besides programs.
@@ -86,11 +112,13 @@ impl Drive {
     /// A machine that an earlier agent left.
     pub(super) fn found(vms: Arc<Inner>, found: &Found, machine: Option<Arc<dyn Machine>>) -> Drive {
         let gone = |text: &str| Some((VmState::Error, Some(VmReason::Crashed), text.to_owned()));
+        // A task that still has it under way makes it anew; should there be none, this is what it stays.
+        let half = |text: &str| Some((VmState::Error, Some(VmReason::CreateFailed), text.to_owned()));
         let (stage, trouble) = match (found.complete, machine.is_some()) {
             (true, true) => (Stage::Running, None),
             (true, false) => (Stage::Ended, gone("its process was not there when the agent started")),
-            (false, true) => (Stage::Partial, None),
-            (false, false) => (Stage::Partial, gone("it was half made when the agent before this one ended")),
+            (false, true) => (Stage::Partial, half("its guest had not answered when the agent before this one ended")),
+            (false, false) => (Stage::Partial, half("it was half made when the agent before this one ended")),
         };
         let ready = stage == Stage::Running;
         Drive { epoch: found.epoch, stage, ready, trouble, machine, ..Drive::absent(vms, found.id) }
@@ -113,11 +141,11 @@ impl Drive {
     }
 
     /// Until the machine is gone or the agent ends.
-    pub(super) async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+    pub(super) async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Posted>) {
         loop {
             tokio::select! {
                 request = requests.recv() => match request {
-                    Some(request) => self.take(request),
+                    Some(posted) => self.take(posted.take()),
                     None => return,
                 },
                 done = working(&mut self.work) => {
@@ -130,7 +158,7 @@ impl Drive {
                 Some(_) = self.programs.join_next() => {}
             }
         }
-        // Who still asks hears nothing from this task, and asks the next.
+        // What nobody has taken is dropped here, and asked of the next task.
         requests.close();
     }
 
@@ -197,7 +225,7 @@ impl Drive {
         self.removers.push(reply);
         self.machine = None;
         self.ready = false;
-        // Their callers hear that the machine's driver dropped them, and are refused by the next.
+        // Their callers hear that what became of them is not known.
         self.programs.abort_all();
         self.stage = Stage::Removing;
         self.vms.publish(self);

@@ -1,6 +1,6 @@
 //! Machines: made, undone, crashed, deleted; images that are not what they should be.
 
-use hostler_agent::{hypervisor::Exit, metrics::Counter};
+use hostler_agent::{AgentConfig, Slots, hypervisor::Exit, metrics::Counter};
 use hostler_model::{
     error::Code,
     image::Sha256Hex,
@@ -9,8 +9,8 @@ use hostler_model::{
 };
 
 use crate::{
-    server::{Server, folder, succeeded},
-    world::{Gate, World},
+    server::{Running, Server, folder, succeeded},
+    world::{Box_, Gate, World},
 };
 
 #[tokio::test(start_paused = true)]
@@ -100,6 +100,25 @@ async fn a_crash_is_reported_at_once_and_programs_in_it_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_program_that_a_removal_broke_off_is_not_asked_for_again() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let vm = server.vm();
+    world.running(vm);
+    world.hold(Gate::Exec);
+    let agent = server.agent(data.path(), world.clone()).await;
+    let program = server.exec(vm);
+    server.give(&program);
+    world.until_begun(Gate::Exec, 1).await;
+    server.give(&server.delete(vm));
+    server.result(2).await;
+    let report = server.results().into_iter().find(|report| report.task == program.sub).unwrap();
+    let End::Failed { code, effects, .. } = report.end else { panic!("it succeeded") };
+    assert_eq!((code, effects), (Code::OutcomeUnknown, Effects::Remain));
+    assert_eq!(world.begun(Gate::Exec), 1);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_turns_itself_off_is_stopped_not_broken() {
     let (server, data, world) = (Server::new(), folder(), World::new());
     let vm = server.vm();
@@ -182,4 +201,38 @@ async fn an_attempt_that_is_over_is_left_alone_and_not_reported() {
     assert_eq!(server.result(1).await.task, other.sub);
     assert!(world.has(vm));
     agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delete_is_done_while_more_machines_wait_to_start_than_there_are_slots() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    world.hold(Gate::Create);
+    let old = server.vm();
+    world.running(old);
+    let slots = Slots { boot: 4, disk: 2, quick: 64 };
+    let agent = Running::start(AgentConfig { slots, ..server.config(data.path(), world.clone()) }).await;
+    for _ in 0..slots.total() {
+        server.give(&server.create(server.vm()));
+    }
+    agent.counted(Counter::Begun, slots.total() as u64).await;
+    let delete = server.delete(old);
+    server.give(&delete);
+    let report = server.result(1).await;
+    assert_eq!((report.task, &succeeded(&report)["existed"]), (delete.sub, &true.into()));
+    agent.kill().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_found_half_made_that_no_task_makes_is_not_said_to_be_in_the_making() {
+    for exit in [None, Some(Exit::Requested)] {
+        let (server, data, world) = (Server::new(), folder(), World::new());
+        let vm = server.vm();
+        let half = Box_ { epoch: 1, complete: false, exit, process: 1 };
+        world.change(|state| drop(state.machines.insert(vm, half)));
+        let agent = server.agent(data.path(), world.clone()).await;
+        let beat = server.until(|heard| heard.heartbeats.last().cloned()).await;
+        let seen = &beat.inventory.vms[0];
+        assert_eq!((seen.vm, seen.state, seen.reason), (vm, VmState::Error, Some(VmReason::CreateFailed)));
+        agent.stop().await;
+    }
 }

@@ -206,3 +206,48 @@ async fn two_agents_never_share_a_folder() {
     assert!(matches!(second, Err(hostler_agent::AgentError::Locked { .. })));
     agent.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_cannot_be_looked_at_is_not_taken_for_dead_and_is_tried_again() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let (shy, other, hidden) = (server.vm(), server.vm(), server.vm());
+    for vm in [shy, other, hidden] {
+        world.running(vm);
+    }
+    // The first in order fails.
+    world.change(|state| {
+        state.attach_fails = 1;
+        state.unread = vec![hidden];
+    });
+    let agent = server.agent(data.path(), world.clone()).await;
+    let inventory = server.until(|heard| heard.heartbeats.first().cloned()).await.inventory;
+    assert!(!inventory.full);
+    let seen: Vec<_> = inventory.vms.iter().map(|seen| (seen.vm, seen.state)).collect();
+    assert_eq!(seen, [(other, VmState::Running)], "{shy} and {hidden} are neither here nor gone");
+    let inventory = server
+        .until(|heard| heard.heartbeats.iter().map(|beat| &beat.inventory).find(|it| it.vms.len() == 2).cloned())
+        .await;
+    assert!(!inventory.full, "{hidden} is not known yet");
+    world.change(|state| state.unread.clear());
+    let full = |heard: &crate::server::Heard| heard.heartbeats.last().map(|beat| beat.inventory.clone());
+    let inventory = server.until(|heard| full(heard).filter(|inventory| inventory.full)).await;
+    assert!(inventory.vms.len() == 3 && inventory.vms.iter().all(|seen| seen.state == VmState::Running));
+    server.give(&server.exec(shy));
+    succeeded(&server.result(1).await);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_was_deleted_before_it_could_be_looked_at_stays_deleted() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let vm = server.vm();
+    world.running(vm);
+    world.change(|state| state.attach_fails = 1);
+    let agent = server.agent(data.path(), world.clone()).await;
+    server.give(&server.delete(vm));
+    assert_eq!(succeeded(&server.result(1).await)["existed"], true);
+    let full = |heard: &crate::server::Heard| heard.heartbeats.last().map(|beat| beat.inventory.clone());
+    let inventory = server.until(|heard| full(heard).filter(|inventory| inventory.full)).await;
+    assert!(inventory.vms.is_empty(), "{inventory:?}");
+    agent.stop().await;
+}

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use hostler_agent::hypervisor::{DriverError, Exit, Found, Hypervisor, Machine, MachinePlan, Phases};
+use hostler_agent::hypervisor::{DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, Phases};
 use hostler_model::{
     VmId,
     error::Code,
@@ -26,6 +26,10 @@ pub struct State {
     /// How often each step was begun.
     pub begun: BTreeMap<Gate, usize>,
     pub remove_fails: bool,
+    /// How many of the next attachments fail.
+    pub attach_fails: usize,
+    /// Machines that cannot be looked at.
+    pub unread: Vec<VmId>,
 }
 
 /// What is on the host of one machine.
@@ -126,6 +130,15 @@ impl Hypervisor for World {
     }
 
     async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError> {
+        let mut fails = false;
+        self.change(|state| {
+            fails = state.attach_fails > 0;
+            state.attach_fails = state.attach_fails.saturating_sub(1);
+        });
+        if fails {
+            let detail = "too many open files".to_owned();
+            return Err(DriverError { code: Code::HypervisorFailed, detail, retryable: true });
+        }
         let machine = self.see().machines.get(&id).cloned().filter(|machine| machine.exit.is_none());
         Ok(machine
             .map(|machine| Box::new(Handle { world: self.clone(), id, process: machine.process }) as Box<dyn Machine>))
@@ -142,14 +155,16 @@ impl Hypervisor for World {
         Ok(existed)
     }
 
-    async fn find(&self) -> Result<Vec<Found>, DriverError> {
+    async fn find(&self) -> Result<Finds, DriverError> {
         let found = |(id, machine): (&VmId, &Box_)| Found {
             id: *id,
             epoch: machine.epoch,
             alive: machine.exit.is_none(),
             complete: machine.complete,
         };
-        Ok(self.see().machines.iter().map(found).collect())
+        let State { machines, unread, .. } = self.see();
+        let found = machines.iter().filter(|(id, _)| !unread.contains(id)).map(found).collect();
+        Ok(Finds { found, unread })
     }
 }
 

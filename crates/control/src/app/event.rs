@@ -21,6 +21,15 @@ const AHEAD: usize = 64;
 /// How long a follower may take no entry before it is let go.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// A log that is followed.
+#[derive(Debug)]
+pub struct Following {
+    /// Entries above this number come; whoever comes back before the first one came resumes from here.
+    pub after: i64,
+    /// The entries.
+    pub entries: mpsc::Receiver<Entry>,
+}
+
 impl App {
     /// Audit entries with a number above `after`, oldest first.
     pub async fn audit(&self, call: &Call, after: i64, limit: usize) -> Result<Vec<Entry>> {
@@ -30,12 +39,7 @@ impl App {
 
     /// Events as they come, from the number after `after` on, or from now on. The stream ends when the server goes
     /// away, the store fails, or the follower is too slow.
-    pub async fn follow(
-        self: &Arc<Self>,
-        call: &Call,
-        after: Option<i64>,
-        subject: Option<Uuid>,
-    ) -> Result<mpsc::Receiver<Entry>> {
+    pub async fn follow(self: &Arc<Self>, call: &Call, after: Option<i64>, subject: Option<Uuid>) -> Result<Following> {
         let head = self.store.log_head().await?;
         let after = after.unwrap_or(head);
         if after < 0 || after > head {
@@ -43,9 +47,9 @@ impl App {
             return Err(Refusal::new(Code::CursorInvalid, detail).with("last", head).into());
         }
         let filter = LogFilter { class: Some(Class::Event), subject, ..visible(call) };
-        let (sender, receiver) = mpsc::channel(AHEAD);
+        let (sender, entries) = mpsc::channel(AHEAD);
         tokio::spawn(feed(self.clone(), filter, after, sender));
-        Ok(receiver)
+        Ok(Following { after, entries })
     }
 }
 

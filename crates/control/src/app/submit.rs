@@ -25,6 +25,14 @@ pub struct Terms {
     pub dry_run: bool,
 }
 
+/// Where a task is written down.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// Whose image, name and quota it takes: that of the task it repeats, whoever asks for that.
+    pub(super) tenant: TenantId,
+    pub(super) retry_of: Option<TaskId>,
+}
+
 /// What a task is about, by id.
 struct Aimed {
     tenant: TenantId,
@@ -33,16 +41,21 @@ struct Aimed {
 }
 
 impl App {
-    /// Writes a task down, or says why not.
-    pub async fn submit(&self, call: &Call, new: NewTask, retry_of: Option<TaskId>, terms: Terms) -> Result<Accepted> {
+    /// Writes a task of the caller's tenant down, or says why not.
+    pub async fn submit(&self, call: &Call, new: NewTask, terms: Terms) -> Result<Accepted> {
+        self.submit_in(call, Place { tenant: call.caller.tenant, retry_of: None }, new, terms).await
+    }
+
+    /// Writes a task down where it belongs, which is not always where its caller does.
+    pub(super) async fn submit_in(&self, call: &Call, place: Place, new: NewTask, terms: Terms) -> Result<Accepted> {
         let kind: KindName = new.kind.parse()?;
         let spec = kind.spec();
         call.require(spec.role)?;
-        let image = self.image_for(call, spec, &new.params).await?;
+        let image = self.image_for(place.tenant, spec, &new.params).await?;
         let mut params = (spec.fill)(&new.params, &FillContext { image: image.as_ref() })?;
-        let aimed = match self.aim(call, spec, &new.target, &params).await {
+        let aimed = match self.aim(call, place.tenant, spec, &new.target, &params).await {
             Err(Error::Refused(gone)) if gone.code == Code::VmNotFound => {
-                return self.first_answer(call, kind, params, gone, terms).await;
+                return self.first_answer(call, place.tenant, (kind, params), gone, terms).await;
             }
             aimed => aimed?,
         };
@@ -59,7 +72,7 @@ impl App {
             params,
             target: Target { vm, node: aimed.node },
             vm: machine,
-            retry_of,
+            retry_of: place.retry_of,
             idempotency: terms.idempotency.filter(|_| !terms.dry_run),
             dry_run: terms.dry_run,
         };
@@ -71,8 +84,8 @@ impl App {
     async fn first_answer(
         &self,
         call: &Call,
-        kind: KindName,
-        params: Value,
+        tenant: TenantId,
+        (kind, params): (KindName, Value),
         gone: Refusal,
         terms: Terms,
     ) -> Result<Accepted> {
@@ -82,7 +95,7 @@ impl App {
         let now = self.clock.now();
         let submission = Submission {
             task: self.ids.next(now),
-            tenant: call.caller.tenant,
+            tenant,
             actor: call.actor(),
             kind,
             params,
@@ -99,17 +112,23 @@ impl App {
     }
 
     /// The image that the parameters name. `fill` refuses when there is none, and says so better.
-    async fn image_for(&self, call: &Call, spec: &Spec, params: &Value) -> Result<Option<Image>> {
+    async fn image_for(&self, tenant: TenantId, spec: &Spec, params: &Value) -> Result<Option<Image>> {
         if spec.aim != Aim::NewVm {
             return Ok(None);
         }
         let Ok(params) = VmCreateParams::deserialize(params) else { return Ok(None) };
         let name = params.image_name().to_owned();
-        Ok(self.store.image_by_name(call.caller.tenant, name).await?)
+        Ok(self.store.image_by_name(tenant, name).await?)
     }
 
-    async fn aim(&self, call: &Call, spec: &Spec, target: &TargetRef, params: &Value) -> Result<Aimed> {
-        let tenant = call.caller.tenant;
+    async fn aim(
+        &self,
+        call: &Call,
+        tenant: TenantId,
+        spec: &Spec,
+        target: &TargetRef,
+        params: &Value,
+    ) -> Result<Aimed> {
         match spec.aim {
             Aim::AnyNode => {
                 refuse_given(&target.vm, "target.vm", spec)?;
@@ -128,7 +147,7 @@ impl App {
                     let detail = format!("{} works on a VM: name it, by id or name", spec.name);
                     return Err(Refusal::field("target.vm", detail).into());
                 };
-                let vm = self.vm(call, text).await?;
+                let vm = self.vm_in(call, tenant, text).await?;
                 Ok(Aimed { tenant: vm.tenant, vm: Some(vm), node: None })
             }
         }

@@ -11,7 +11,12 @@ use hostler_model::{
 };
 use hostler_store::{Accepted, Cancel, TaskFilter};
 
-use super::{App, Result, caller::Call, only, submit::Terms};
+use super::{
+    App, Result,
+    caller::Call,
+    only,
+    submit::{Place, Terms},
+};
 
 impl App {
     /// A task that this caller may see.
@@ -65,7 +70,14 @@ impl App {
         only(self.store.cancel(vec![cancel]).await?)
     }
 
-    /// A new task like one that ended without success, with its own placement and quota.
+    /// Ends an aborting task without its node's word, which is only right when the node will not come back.
+    pub async fn force(&self, call: &Call, id: TaskId) -> Result<Task> {
+        let task = self.task(call, id).await?;
+        let force = Cancel { task: id, tenant: task.tenant, actor: call.actor() };
+        only(self.store.force(vec![force]).await?)
+    }
+
+    /// A new task like one that ended without success, in the same tenant whoever asks, with its own placement and quota.
     pub async fn retry(&self, call: &Call, id: TaskId, terms: Terms) -> Result<Accepted> {
         let task = self.task(call, id).await?;
         match task.state {
@@ -79,7 +91,8 @@ impl App {
             target.vm = None;
         }
         let again = NewTask { kind: task.kind.to_string(), target, params: task.params };
-        self.submit(call, again, Some(id), terms).await
+        let place = Place { tenant: task.tenant, retry_of: Some(id) };
+        self.submit_in(call, place, again, terms).await
     }
 }
 

@@ -1,6 +1,6 @@
 //! Machines: found by id or name, listed. Every change of one is a task (`submit.rs`).
 
-use hostler_model::{Code, VmId, name::Name, vm::Vm};
+use hostler_model::{Code, TenantId, VmId, name::Name, vm::Vm};
 use hostler_store::VmFilter;
 
 use super::{App, Result, caller::Call, not_found};
@@ -8,6 +8,11 @@ use super::{App, Result, caller::Call, not_found};
 impl App {
     /// A machine that this caller may see, by id or, among those that are not deleted, by name.
     pub async fn vm(&self, call: &Call, text: &str) -> Result<Vm> {
+        self.vm_in(call, call.caller.tenant, text).await
+    }
+
+    /// A machine that this caller may see, by id, or by its name in this tenant.
+    pub(super) async fn vm_in(&self, call: &Call, tenant: TenantId, text: &str) -> Result<Vm> {
         // A name may look like an id, so an id that finds nothing is tried as a name.
         if let Ok(id) = text.parse::<VmId>()
             && let Some(vm) = self.store.vm(id).await?.filter(|vm| call.may_see(vm.tenant))
@@ -15,7 +20,7 @@ impl App {
             return Ok(vm);
         }
         if let Ok(name) = text.parse::<Name>()
-            && let Some(vm) = self.store.vm_by_name(call.caller.tenant, name).await?
+            && let Some(vm) = self.store.vm_by_name(tenant, name).await?
         {
             return Ok(vm);
         }

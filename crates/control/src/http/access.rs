@@ -42,6 +42,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::GET, "/api/v1/tasks/{task}", VIEWER),
     row(Method::POST, "/api/v1/tasks/{task}/cancel", OPERATOR),
     row(Method::POST, "/api/v1/tasks/{task}/retry", OPERATOR),
+    row(Method::POST, "/api/v1/tasks/{task}/force", PLATFORM_ADMIN),
     row(Method::GET, "/api/v1/vms", VIEWER),
     row(Method::POST, "/api/v1/vms", OPERATOR),
     row(Method::GET, "/api/v1/vms/{vm}", VIEWER),

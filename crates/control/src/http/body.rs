@@ -18,6 +18,10 @@ use crate::app::{App, Error, Result, caller::Call};
 
 /// How much a person's body may have.
 pub(super) const PEOPLE: usize = 1 << 20;
+/// How long a body may take to arrive, whatever its size: a sender that dribbles holds a place that others wait for.
+const ARRIVAL: Duration = Duration::from_secs(30);
+/// How much of the largest body arrives in each second beyond that, over the slowest link that is put up with.
+const SLOWEST: u64 = 256 << 10;
 /// How long a body that was refused is thrown away unread, so that its sender gets to read the refusal.
 const DISCARD: Duration = Duration::from_secs(2);
 
@@ -67,17 +71,27 @@ async fn read(request: Request, limit: usize) -> Result<Bytes> {
         discard(body);
         return Err(too_large(limit).into());
     }
-    let bytes = match Limited::new(body, limit).collect().await {
-        Ok(collected) => collected.to_bytes(),
-        Err(error) if error.is::<LengthLimitError>() => return Err(too_large(limit).into()),
-        Err(_) => return Err(Refusal::new(Code::MalformedBody, "the body broke off before its end").into()),
-    };
+    let within = arrival(limit);
+    let bytes = tokio::time::timeout(within, collect(body, limit)).await.map_err(|_| too_slow(within))??;
     if !bytes.is_empty() && !is_json(&parts.headers) {
         return Err(
             Refusal::new(Code::MalformedBody, "the body must be JSON: send `Content-Type: application/json`").into()
         );
     }
     Ok(bytes)
+}
+
+async fn collect(body: Body, limit: usize) -> std::result::Result<Bytes, Refusal> {
+    match Limited::new(body, limit).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large(limit)),
+        Err(_) => Err(Refusal::new(Code::MalformedBody, "the body broke off before its end")),
+    }
+}
+
+/// How long a body of at most so many bytes may take.
+fn arrival(limit: usize) -> Duration {
+    ARRIVAL + Duration::from_secs(limit as u64 / SLOWEST)
 }
 
 fn announced(headers: &HeaderMap) -> Option<u64> {
@@ -106,6 +120,12 @@ fn not_json(error: serde_json::Error) -> Refusal {
 
 fn too_large(limit: usize) -> Refusal {
     Refusal::new(Code::BodyTooLarge, format!("the body is larger than {limit} bytes")).with("limit_bytes", limit)
+}
+
+fn too_slow(within: Duration) -> Refusal {
+    let seconds = within.as_secs();
+    Refusal::new(Code::MalformedBody, format!("the body did not arrive within {seconds} s; send it again, faster"))
+        .with("limit_seconds", seconds)
 }
 
 /// Takes the rest of a body and throws it away, for a while: a connection that is closed while its peer still sends is
@@ -147,5 +167,24 @@ impl<S: Sync> FromRequestParts<S> for Call {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         parts.extensions.get().cloned().ok_or(Error::Fault("a request without a caller passed the gate"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt, stream};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_dribbles_is_not_waited_for_without_end() {
+        let every_second = stream::repeat(()).then(async |()| {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok::<_, std::io::Error>(Bytes::from_static(b" "))
+        });
+        let begun = tokio::time::Instant::now();
+        let refused = read(Request::new(Body::from_stream(every_second)), PEOPLE).await.unwrap_err();
+        assert!(matches!(refused, Error::Refused(refusal) if refusal.code == Code::MalformedBody));
+        assert_eq!(begun.elapsed().as_secs(), 34);
     }
 }

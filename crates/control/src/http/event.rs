@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use axum::{
     extract::State,
     response::{
-        Sse,
+        AppendHeaders, Sse,
         sse::{Event, KeepAlive},
     },
 };
@@ -17,9 +17,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use uuid::Uuid;
 
 use super::{document::Refusals, query::InQuery};
-use crate::app::{App, Result, caller::Call};
+use crate::app::{App, Result, caller::Call, event::Following};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// The number that a stream starts after: known before its first event, so that one that breaks before it resumes.
+const SEQ: HeaderName = HeaderName::from_static("x-hostler-seq");
 /// How often a comment keeps the connection alive: below the idle limits of common proxies (30 s and more).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -39,17 +41,21 @@ pub(super) struct EventsQuery {
 #[utoipa::path(get, path = "/api/v1/events", tag = "events",
     params(EventsQuery,
         ("Last-Event-ID" = Option<i64>, Header, description = "The number of the last event that was seen")),
-    responses((status = 200, description = "Events", content_type = "text/event-stream", body = StreamedEvent), Refusals))]
+    responses(
+        (status = 200, description = "Events", content_type = "text/event-stream", body = StreamedEvent,
+            headers(("x-hostler-seq" = i64, description = "The number that the events come after"))),
+        Refusals))]
 pub(super) async fn follow_events(
     State(app): State<Arc<App>>,
     call: Call,
     InQuery(query): InQuery<EventsQuery>,
     headers: HeaderMap,
-) -> Result<Sse<impl Stream<Item = std::result::Result<Event, Infallible>>>> {
+) -> Result<(AppendHeaders<[(HeaderName, i64); 1]>, Sse<impl Stream<Item = std::result::Result<Event, Infallible>>>)> {
     let after = last_event(&headers)?.or(query.after);
-    let entries = app.follow(&call, after, query.subject).await?;
+    let Following { after, entries } = app.follow(&call, after, query.subject).await?;
     let events = ReceiverStream::new(entries).map(|entry| Ok(event(&entry)));
-    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)))
+    let stream = Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    Ok((AppendHeaders([(SEQ, after)]), stream))
 }
 
 fn last_event(headers: &HeaderMap) -> Result<Option<i64>> {

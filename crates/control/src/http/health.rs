@@ -21,9 +21,11 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 pub(super) struct Health {
     /// `ok`
     status: &'static str,
+    /// The server's version.
+    version: &'static str,
 }
 
-const OK: Json<Health> = Json(Health { status: "ok" });
+const OK: Json<Health> = Json(Health { status: "ok", version: env!("CARGO_PKG_VERSION") });
 
 /// Whether the process answers.
 #[utoipa::path(get, path = "/healthz", tag = "health", security(()),

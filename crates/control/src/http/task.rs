@@ -74,7 +74,7 @@ pub(super) async fn submit_task(
     asked: Asked,
     body: Strict<NewTask>,
 ) -> Result<Response> {
-    let accepted = app.submit(&call, body.value, None, asked.terms(&body.sha256)).await?;
+    let accepted = app.submit(&call, body.value, asked.terms(&body.sha256)).await?;
     asked.answer(&app, accepted).await
 }
 
@@ -96,6 +96,21 @@ pub(super) async fn cancel_task(
     _: Strict<Nothing>,
 ) -> Result<Json<Task>> {
     Ok(Json(app.cancel(&call, path.task()?).await?))
+}
+
+/// Ends a task that is being stopped, without its node's word. Only for a node that will not come back: what the task
+/// did there is not undone, and one that still works on it is not stopped. A task that is not aborting is refused with
+/// 409.
+#[utoipa::path(post, path = "/api/v1/tasks/{task}/force", tag = "tasks",
+    params(("task" = TaskId, Path, description = "Its id")),
+    responses((status = 200, description = "The task as it ended", body = Task), Refusals))]
+pub(super) async fn force_task(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    _: Strict<Nothing>,
+) -> Result<Json<Task>> {
+    Ok(Json(app.force(&call, path.task()?).await?))
 }
 
 /// Submits a new task like one that failed or was cancelled.

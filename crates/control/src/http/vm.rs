@@ -75,7 +75,7 @@ pub(super) async fn create_vm(
     body: Strict<NewVm>,
 ) -> Result<Response> {
     let new = task(KindName::VmCreate, TargetRef::default(), &body.value)?;
-    let accepted = app.submit(&call, new, None, asked.terms(&body.sha256)).await?;
+    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
     asked.answer(&app, accepted).await
 }
 
@@ -105,7 +105,7 @@ pub(super) async fn delete_vm(
     body: Strict<Nothing>,
 ) -> Result<Response> {
     let new = NewTask { kind: KindName::VmDelete.to_string(), target: target(&path)?, params: empty() };
-    let accepted = app.submit(&call, new, None, asked.terms(&body.sha256)).await?;
+    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
     asked.answer(&app, accepted).await
 }
 
@@ -129,7 +129,7 @@ pub(super) async fn exec_in_vm(
     body: Strict<NewExec>,
 ) -> Result<Response> {
     let new = task(KindName::VmExec, target(&path)?, &body.value)?;
-    let accepted = app.submit(&call, new, None, asked.terms(&body.sha256)).await?;
+    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
     asked.answer(&app, accepted).await
 }
 

@@ -132,3 +132,9 @@ async fn a_join_token_works_once_and_a_bad_request_does_not_spend_it() {
     assert_eq!(join(&csr).await.status, StatusCode::OK);
     assert_eq!(join(&csr).await.code(), "JOIN_TOKEN_INVALID");
 }
+
+#[tokio::test]
+async fn the_probe_says_the_servers_version() {
+    let answer = World::new().await.get("/healthz").no_credential().send().await;
+    assert_eq!(answer.json(), json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}));
+}

@@ -93,3 +93,14 @@ async fn the_audit_says_who_did_what_page_by_page() {
     }
     assert!(seen.len() >= 3 && seen.windows(2).all(|pair| pair[0] < pair[1]), "{seen:?}");
 }
+
+#[tokio::test]
+async fn a_stream_says_where_it_starts_so_that_one_broken_before_its_first_event_has_no_gap() {
+    let (world, _agent) = World::ready().await;
+    let broken = world.get("/api/v1/events").stream().await;
+    let starts = broken.headers()["x-hostler-seq"].to_str().unwrap().to_owned();
+    drop(broken);
+    let task = world.echo("in the gap").await;
+    let events = read(world.get("/api/v1/events").header("last-event-id", &starts).stream().await, 1).await;
+    assert_eq!(events[0].2["subject"], serde_json::json!(task.id));
+}

@@ -108,9 +108,13 @@ impl World {
     }
 
     pub async fn import_tiny(&self) -> Image {
+        self.import_tiny_for(TenantId::DEFAULT).await
+    }
+
+    pub async fn import_tiny_for(&self, tenant: TenantId) -> Image {
         let dir = self.dir.path().join("tiny");
         write_tiny(&dir);
-        self.server.app().import_dir(TenantId::DEFAULT, &dir, Actor::system()).await.unwrap()
+        self.server.app().import_dir(tenant, &dir, Actor::system()).await.unwrap()
     }
 
     pub fn folder(&self) -> &Path {

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use hostler_model::task::{Intent, Task, TaskState};
+use hostler_model::{
+    Resources,
+    event::Actor,
+    kind::Role,
+    task::{Intent, Task, TaskState},
+};
 use http::{Method, StatusCode};
 use serde_json::json;
 
-use crate::harness::World;
+use crate::harness::{Agent, World, stranger};
 
 #[tokio::test]
 async fn an_echo_lives_from_the_call_to_its_result() {
@@ -198,4 +203,44 @@ async fn metrics_say_what_happened() {
     ] {
         assert!(text.contains(line), "{line} in\n{text}");
     }
+}
+
+#[tokio::test]
+async fn a_retry_by_the_platforms_administrator_stays_in_the_tasks_tenant() {
+    let world = World::new().await;
+    let _agent = Agent::join(&world, "node-1").await;
+    let limits = Resources { vcpus: 8, memory_mib: 8192, disk_gib: 100, vms: 10 };
+    let put = world.store.put_tenant(stranger(), "stranger".parse().unwrap(), limits, Actor::system());
+    put.await.unwrap().unwrap();
+    // The administrator's own tenant has no image of this name.
+    world.import_tiny_for(stranger()).await;
+    let body = json!({"name": "web"});
+    let made = world.post("/api/v1/vms", body).bearer(&world.foreign).send().await.json();
+    let task = made["task"]["id"].as_str().unwrap();
+    world.post(&format!("/api/v1/tasks/{task}/cancel"), json!({})).send().await;
+    let before = world.get("/api/v1/quota").send().await.json();
+
+    let again = world.post(&format!("/api/v1/tasks/{task}/retry"), json!({})).send().await;
+    assert_eq!(again.status, StatusCode::ACCEPTED, "{}", again.text());
+    let again = again.json();
+    assert_eq!((&again["task"]["tenant"], &again["vm"]["tenant"]), (&json!(stranger()), &json!(stranger())));
+    assert_eq!(again["task"]["retry_of"], task);
+    assert_eq!(world.get("/api/v1/quota").send().await.json(), before);
+}
+
+#[tokio::test]
+async fn a_task_of_a_dead_node_is_ended_by_force_once_it_is_cancelled() {
+    let (world, agent) = World::ready().await;
+    let task = world.echo("x").await.id;
+    agent.poll(&world, "wait_ms=5000").await;
+    let path = format!("/api/v1/tasks/{task}/force");
+    assert_eq!(world.post(&path, json!({})).send().await.code(), "TASK_STATE_CONFLICT");
+    let cancelled = world.post(&format!("/api/v1/tasks/{task}/cancel"), json!({})).send().await;
+    assert_eq!(cancelled.json()["state"], "aborting");
+    let refused = world.post(&path, json!({})).bearer(world.token(Role::TenantAdmin)).send().await;
+    assert_eq!(refused.code(), "FORBIDDEN");
+    let forced = world.post(&path, json!({})).send().await;
+    assert_eq!((forced.status, &forced.json()["state"]), (StatusCode::OK, &json!("cancelled")));
+    let audit = world.get("/api/v1/audit?limit=500").send().await.text();
+    assert!(audit.contains("task.force"), "{audit}");
 }

@@ -112,11 +112,7 @@ async fn server(context: &Context, client: &Client) -> Vec<Finding> {
         Err(error) => return vec![Finding::of("server", &error.into())],
     };
     let ours = env!("CARGO_PKG_VERSION");
-    let version = match health.version {
-        Some(version) => Some(version),
-        None => client.version().await.ok().flatten(),
-    };
-    let mut findings = vec![match version {
+    let mut findings = vec![match health.version {
         Some(theirs) if !theirs.contains(ours) => Finding::warn(
             "server",
             format!("{} answers; it is version {theirs}, this is {ours}", context.url),

@@ -64,6 +64,13 @@ enum Verb {
     /// Stop a task and undo what it did
     #[command(after_help = "Examples:\n  hostler task cancel 0190f1f0-0000-7000-8000-000000000001")]
     Cancel(Act),
+    /// End a cancelled task without waiting for its node's word; only for a dead node
+    ///
+    /// A task that was cancelled ends when its node says that it has stopped and undone it. This ends it at once: the
+    /// node's word is not waited for. Use it only for a node that is dead and will not come back, since whatever the
+    /// task left there is not undone. Cancel the task first. It needs a platform administrator's token.
+    #[command(after_help = "Examples:\n  hostler task force 0190f1f0-0000-7000-8000-000000000001")]
+    Force(Which),
     /// Do again what a failed or cancelled task should have done
     #[command(after_help = "Examples:\n  hostler task retry 0190f1f0-0000-7000-8000-000000000001")]
     Retry(Act),
@@ -142,6 +149,12 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             end(&session, task, timeout).await
         }
         Verb::Cancel(args) => cancel(args, &session).await,
+        Verb::Force(which) => {
+            let id = find(&session, &which.id).await?.id;
+            let task = session.client.force_task(id).await?;
+            print(&session, &task).await?;
+            Ok(Exit::Done)
+        }
         Verb::Retry(args) => {
             let id = find(&session, &args.which.id).await?.id;
             let submitted = session.client.retry_task(id, &Submit::default()).await?;

@@ -86,7 +86,8 @@ fn ours(dir: &Path) -> Result<(), FileError> {
         path: dir.to_owned(),
         source: std::io::Error::new(std::io::ErrorKind::PermissionDenied, why.to_owned()),
     };
-    let meta = fs::symlink_metadata(dir).map_err(|source| FileError::Io { doing: "look at", path: dir.to_owned(), source })?;
+    let meta =
+        fs::symlink_metadata(dir).map_err(|source| FileError::Io { doing: "look at", path: dir.to_owned(), source })?;
     if !meta.is_dir() {
         return Err(refuse("it is not a folder"));
     }

@@ -98,9 +98,10 @@ impl Nodes {
         };
         for node in &self.0 {
             let found = node.hypervisor.find().await.map_err(|e| failed("the machines cannot be looked for", &e))?;
-            for found in found {
-                let removed = node.hypervisor.remove(found.id).await;
-                removed.map_err(|e| failed(&format!("the machine {} cannot be removed", found.id), &e))?;
+            let all = found.found.iter().map(|found| found.id).chain(found.unread);
+            for id in all {
+                let removed = node.hypervisor.remove(id).await;
+                removed.map_err(|e| failed(&format!("the machine {id} cannot be removed"), &e))?;
             }
         }
         Ok(())

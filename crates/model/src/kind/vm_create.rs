@@ -144,8 +144,9 @@ impl Kind for VmCreate {
             Verdict::Succeeded { output } => Settled {
                 vm: Some(VmChange { ready: true, ..VmChange::to(VmState::Running) }),
                 allocation: match VmCreateOutput::deserialize(output) {
-                    Ok(output) => Settlement::Use(output.charge),
-                    Err(_) => Settlement::Keep,
+                    Ok(output) if is_plausible(&output.charge) => Settlement::Use(output.charge),
+                    // It runs, and what its node says of it makes no sense: it is charged what was asked for.
+                    Ok(_) | Err(_) => Settlement::UseHeld,
                 },
             },
             Verdict::Unsuccessful { error, .. } if undone(verdict) => Settled {
@@ -157,5 +158,41 @@ impl Kind for VmCreate {
                 allocation: Settlement::Keep,
             },
         }
+    }
+}
+
+/// More of anything than one machine takes: sums of as many machines as there will ever be stay far from an overflow.
+const ABSURD: i64 = 1 << 40;
+
+/// Whether a node can mean this charge: the books never become negative by an agent's word.
+fn is_plausible(charge: &Resources) -> bool {
+    charge.vms == 1 && charge.each().iter().all(|(_, amount)| (0..=ABSURD).contains(amount))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn settled(charge: serde_json::Value) -> Settlement {
+        let output = json!({"charge": charge, "boot_ms": 1.0, "acceleration": "tcg"});
+        VmCreate::settle(VmState::Provisioning, &Verdict::Succeeded { output }).allocation
+    }
+
+    #[test]
+    fn a_charge_that_makes_no_sense_is_not_booked() {
+        let good = Resources { vcpus: 2, memory_mib: 300, disk_gib: 0, vms: 1 };
+        assert_eq!(settled(json!(good)), Settlement::Use(good));
+        for bad in [
+            Resources { vcpus: -1, ..good },
+            Resources { memory_mib: i64::MIN, ..good },
+            Resources { disk_gib: ABSURD + 1, ..good },
+            Resources { vms: 0, ..good },
+            Resources { vms: 2, ..good },
+        ] {
+            assert_eq!(settled(json!(bad)), Settlement::UseHeld, "{bad:?}");
+        }
+        assert_eq!(settled(json!("much")), Settlement::UseHeld);
     }
 }

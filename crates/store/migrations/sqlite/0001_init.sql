@@ -24,6 +24,7 @@ CREATE TABLE log (
 ) STRICT;
 
 CREATE INDEX log_by_subject ON log (subject, seq);
+CREATE INDEX log_by_tenant ON log (tenant, seq) WHERE tenant IS NOT NULL;
 
 -- One link per batch of entries: hash = sha256(the hash before, the digest of the batch).
 CREATE TABLE links (
@@ -164,8 +165,11 @@ CREATE TABLE vms (
 ) STRICT;
 
 CREATE UNIQUE INDEX vms_by_name ON vms (tenant, name) WHERE state <> 'deleted';
-CREATE INDEX vms_on_node ON vms (node) WHERE state <> 'deleted';
+CREATE INDEX vms_on_node ON vms (node, id) WHERE state <> 'deleted';
+-- Lists.
 CREATE INDEX vms_by_tenant ON vms (tenant, id) WHERE state <> 'deleted';
+CREATE INDEX vms_deleted ON vms (id) WHERE state = 'deleted';
+CREATE INDEX vms_deleted_by_tenant ON vms (tenant, id) WHERE state = 'deleted';
 
 CREATE TABLE images (
     tenant     TEXT    NOT NULL,

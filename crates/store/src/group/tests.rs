@@ -6,7 +6,7 @@ use hostler_sqlite::Sqlite;
 use tokio::sync::broadcast;
 
 use super::*;
-use crate::Timing;
+use crate::{Timing, service::Service};
 
 /// A step that notes the sizes of its batches, and fails as its items say.
 struct Probe;
@@ -23,6 +23,7 @@ enum Fault {
     Poison,
     Panic,
     Full,
+    Lost,
 }
 
 impl Step for Probe {
@@ -37,6 +38,7 @@ impl Step for Probe {
             Some(Fault::Poison) => Err(hostler_sqlite::Error::Aborted("poison".into())),
             Some(Fault::Panic) => panic!("on purpose"),
             Some(Fault::Full) => Err(hostler_sqlite::Error::Full { path: "disk".into() }),
+            Some(Fault::Lost) => Err(hostler_sqlite::Error::Lost("the disk failed".into())),
             None => Ok(items.iter().map(|item| Ok(item.number)).collect()),
         }
     }
@@ -54,8 +56,8 @@ impl Bench {
         let db = Sqlite::open(&dir.path().join("t.db"), mode, &[]).unwrap();
         let clock = Clock::from_fn(|| Timestamp::from_micros(0));
         let (wakes, _) = broadcast::channel(1);
-        let (ids, timing, opened_at) = (Ids::seeded(1), Timing::default(), clock.now());
-        let context = Arc::new(Context { db, clock, ids, timing, opened_at, wakes });
+        let service = Service::begin(clock.now());
+        let context = Arc::new(Context { db, clock, ids: Ids::seeded(1), timing: Timing::default(), service, wakes });
         Bench { committer: Committer::new(context, mode), sizes: Arc::default(), _dir: dir }
     }
 
@@ -120,6 +122,36 @@ async fn a_full_disk_is_everybodys_error_at_once() {
         assert!(matches!(answer, Err(Error::Full(_))));
     }
     assert_eq!(bench.sizes(), [4]);
+}
+
+#[tokio::test]
+async fn a_transaction_that_failed_is_everybodys_error_at_once() {
+    let bench = Bench::new(Mode::Threads);
+    let calls = (0..4).map(|n| bench.committer.run(bench.items(n..n + 1, |n| (n == 2).then_some(Fault::Lost))));
+    for answer in join_all(calls).await {
+        assert!(matches!(answer, Err(Error::Database(_))));
+    }
+    assert_eq!(bench.sizes(), [4]);
+}
+
+#[tokio::test]
+async fn only_an_outage_begins_the_service_anew() {
+    let bench = Bench::new(Mode::Inline);
+    let context = &bench.committer.context;
+    let lease = context.timing.lease;
+    let since = |context: &Context| context.service.long_enough(Timestamp::from_micros(0).plus(lease), lease);
+    assert!(since(context));
+    // The clock of this bench stands at 0; the service is said to have begun a moment before.
+    context.service.interrupted(Timestamp::from_micros(-1));
+    assert!(since(context));
+    bench.committer.run(bench.items(0..1, |_| Some(Fault::Poison))).await.unwrap_err();
+    assert!(context.service.long_enough(Timestamp::from_micros(-1).plus(lease), lease));
+    for fault in [Fault::Full, Fault::Lost] {
+        context.service.interrupted(Timestamp::from_micros(-1));
+        bench.committer.run(bench.items(0..1, |_| Some(fault))).await.unwrap_err();
+        assert!(!context.service.long_enough(Timestamp::from_micros(-1).plus(lease), lease), "{fault:?}");
+        assert!(since(context), "{fault:?}");
+    }
 }
 
 #[test]

@@ -31,6 +31,10 @@ fn cancel_one(work: &mut Work<'_>, item: &Cancel) -> Result<Answer<Task>> {
         Ok(state) => state,
         Err(refusal) => return Ok(Err(refusal)),
     };
+    if state == TaskState::Cancelled {
+        // Whoever asks once more, because the answer was lost say, has what it asked for.
+        return shown(work, item);
+    }
     if state.is_terminal() {
         return Ok(Err(conflict(item, state, "it has ended; there is nothing to cancel")));
     }

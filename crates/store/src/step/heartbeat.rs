@@ -133,19 +133,21 @@ fn renew(work: &mut Work<'_>, beat: &Beat, held: &HeldLease, answer: &mut Heartb
 ///
 /// What was seen, or not seen, of a machine that changed since the node's previous heartbeat may be older than that
 /// change. That a machine's process has ended is news all the same: the agent says so at once, and people wait for it.
+/// So is whatever is seen of a machine that is unknown: that state asserts nothing that could be newer.
 fn observe(work: &mut Work<'_>, beat: &Beat) -> Result<()> {
     let inventory = &beat.heartbeat.inventory;
     let seen: BTreeMap<VmId, &Observation> = inventory.vms.iter().map(|seen| (seen.vm, seen)).collect();
     let beat_seq = work.nodes.get(&beat.node).and_then(|row| row.beat_seq);
-    let ours: Vec<(VmId, bool)> = work
+    let ours: Vec<(VmId, VmState, bool)> = work
         .vms
         .all()
         .filter(|row| row.vm.node == Some(beat.node) && row.vm.task.is_none() && row.vm.state != VmState::Deleted)
-        .map(|row| (row.vm.id, beat_seq.is_some_and(|seq| row.seq <= seq)))
+        .map(|row| (row.vm.id, row.vm.state, beat_seq.is_some_and(|seq| row.seq <= seq)))
         .collect();
-    for (id, settled) in ours {
+    for (id, state, settled) in ours {
+        let news = |seen: &Observation| seen.state == VmState::Error || state == VmState::Unknown;
         match seen.get(&id) {
-            Some(seen) if settled || seen.state == VmState::Error => observe_one(work, id, seen)?,
+            Some(seen) if settled || news(seen) => observe_one(work, id, seen)?,
             None if settled && inventory.full => miss(work, id)?,
             Some(_) | None => {}
         }
@@ -156,10 +158,15 @@ fn observe(work: &mut Work<'_>, beat: &Beat) -> Result<()> {
 fn observe_one(work: &mut Work<'_>, id: VmId, seen: &Observation) -> Result<()> {
     let Some(row) = work.vms.get(&id) else { return Ok(()) };
     let (state, ready, reason, epoch) = (row.vm.state, row.vm.ready, row.vm.reason, row.vm.epoch);
+    let node = row.vm.node;
     if let Some(change) = vm::observe(state, ready, reason, epoch, seen) {
         work.change_vm(id, &change, json!("observed"));
         if matches!(state, VmState::Error | VmState::Unknown) {
             work.charge_again(id)?;
+        }
+        if state == VmState::Unknown {
+            // Tasks may have waited to know.
+            work.wake(node);
         }
     }
     Ok(())

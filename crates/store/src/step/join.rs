@@ -24,6 +24,9 @@ pub(crate) fn join(work: &mut Work<'_>, join: &JoinNode) -> Result<Answer<Node>>
         Err(refusal) => return Ok(Err(refusal)),
     };
     let known = node::by_name(work.tx, &join.name)?;
+    if let Some(refusal) = known.as_ref().and_then(|row| takes_a_place(&token, &row.node)) {
+        return Ok(Err(refusal));
+    }
     let again = known.is_some();
     let mut row = known.unwrap_or_else(|| new_node(work, join));
     row.node.facts = join.facts.clone();
@@ -43,10 +46,7 @@ pub(crate) fn join(work: &mut Work<'_>, join: &JoinNode) -> Result<Answer<Node>>
 }
 
 fn good(work: &Work<'_>, join: &JoinNode) -> Result<Answer<JoinToken>> {
-    let refuse = |why: &str| {
-        let detail = format!("{why}; make another with `hostler node token`");
-        Ok(Err(Refusal::new(Code::JoinTokenInvalid, detail).with("name", join.name.as_str())))
-    };
+    let refuse = |why: &str| Ok(Err(invalid(&join.name, why)));
     match token::join(work.tx, &join.token_hash)? {
         None => refuse("this join token is not known"),
         Some(token) if token.used => refuse("this join token was used before"),
@@ -56,6 +56,20 @@ fn good(work: &Work<'_>, join: &JoinNode) -> Result<Answer<JoinToken>> {
         }
         Some(token) => Ok(Ok(token)),
     }
+}
+
+/// To take the place of a node that gets work is worth as much as an approval: a token that neither approves nor names
+/// the node is not good for it.
+fn takes_a_place(token: &JoinToken, node: &Node) -> Option<Refusal> {
+    let good = token.approve || token.node_name.is_some() || !node.state.takes_tasks();
+    let Node { name, state, .. } = node;
+    let why = format!("a node named {name} is {state} already, and this join token neither approves nor names it");
+    (!good).then(|| invalid(name, &why))
+}
+
+fn invalid(name: &Name, why: &str) -> Refusal {
+    let detail = format!("{why}; make another with `hostler node token`");
+    Refusal::new(Code::JoinTokenInvalid, detail).with("name", name.as_str())
 }
 
 fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {

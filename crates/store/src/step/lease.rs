@@ -6,6 +6,7 @@ use hostler_model::{
     Fence, NodeId, TaskId,
     kind::Admission,
     task::{Event, Intent, Lease},
+    vm::VmState,
 };
 use hostler_sqlite::Result;
 
@@ -78,8 +79,9 @@ fn serve(work: &mut Work<'_>, claim: &Claim, offers: &mut Offers) -> Result<Vec<
     while leased.len() < claim.max {
         let Some(id) = offers.get_mut(&claim.node).and_then(|queue| queue.pop_front()) else { break };
         match grant(work, claim, id)? {
-            Some(lease) => leased.push(lease),
-            None => settled = true,
+            Granted::Leased(lease) => leased.push(*lease),
+            Granted::Settled => settled = true,
+            Granted::Later => {}
         }
     }
     if settled {
@@ -106,18 +108,32 @@ fn again(work: &mut Work<'_>, claim: &Claim, held: &[(TaskId, Fence)]) -> Result
     Ok(leased)
 }
 
+/// What came of an offer.
+enum Granted {
+    /// The node has it.
+    Leased(Box<Leased>),
+    /// It ended instead.
+    Settled,
+    /// It stays in the queue.
+    Later,
+}
+
 /// Leases one task, unless its VM's state says that there is nothing to do, or nothing that may be done.
-fn grant(work: &mut Work<'_>, claim: &Claim, id: TaskId) -> Result<Option<Leased>> {
-    if let Some(event) = verdict(work, id)
-        && work.apply(id, event)?.is_ok()
-    {
-        return Ok(None);
+fn grant(work: &mut Work<'_>, claim: &Claim, id: TaskId) -> Result<Granted> {
+    match verdict(work, id) {
+        Verdict::Go => {}
+        Verdict::Wait => return Ok(Granted::Later),
+        Verdict::End(event) => {
+            if work.apply(id, event)?.is_ok() {
+                return Ok(Granted::Settled);
+            }
+        }
     }
     let lease = Lease { enrolment: claim.enrolment, expires_at: work.now.plus(work.context.timing.lease) };
     if work.apply(id, Event::Lease(lease))?.is_err() {
-        return Ok(None);
+        return Ok(Granted::Settled);
     }
-    let Some(row) = work.tasks.get(&id) else { return Ok(None) };
+    let Some(row) = work.tasks.get(&id) else { return Ok(Granted::Settled) };
     // The VM names this task since its turn came; a row that somebody mended by hand is set right here.
     if let Some(vm) = row.task.target.vm.filter(|_| row.changes_vm())
         && work.vms.get(&vm).is_some_and(|vm| vm.vm.task != Some(id))
@@ -125,20 +141,31 @@ fn grant(work: &mut Work<'_>, claim: &Claim, id: TaskId) -> Result<Option<Leased
     {
         vm.vm.task = Some(id);
     }
-    Ok(delivery(work, id))
+    Ok(delivery(work, id).map_or(Granted::Settled, |leased| Granted::Leased(Box::new(leased))))
 }
 
-/// What the VM's state says of a task that was never leased.
-fn verdict(work: &Work<'_>, id: TaskId) -> Option<Event> {
-    let row = work.tasks.get(&id)?;
-    let vm = work.vms.get(&row.task.target.vm?)?;
+/// What the VM's state says of a task.
+enum Verdict {
+    /// It may be done.
+    Go,
+    /// Nobody knows yet.
+    Wait,
+    /// It ends by this, unless it was leased before.
+    End(Event),
+}
+
+fn verdict(work: &Work<'_>, id: TaskId) -> Verdict {
+    let Some(row) = work.tasks.get(&id) else { return Verdict::Go };
+    let Some(vm) = row.task.target.vm.and_then(|vm| work.vms.get(&vm)) else { return Verdict::Go };
     if row.life().intent() == Intent::Abort {
-        return None;
+        return Verdict::Go;
     }
     match (row.task.kind.spec().admit)(vm.vm.state) {
-        Admission::Go => None,
-        Admission::Moot(output) => Some(Event::Moot { output }),
-        Admission::Refuse(code, detail) => Some(Event::Refuse { code, detail }),
+        Admission::Go => Verdict::Go,
+        Admission::Moot(output) => Verdict::End(Event::Moot { output }),
+        // The node that asks was lost and is back: its next inventory says what may be done.
+        Admission::Refuse(..) if vm.vm.state == VmState::Unknown && row.clean => Verdict::Wait,
+        Admission::Refuse(code, detail) => Verdict::End(Event::Refuse { code, detail }),
     }
 }
 

@@ -22,10 +22,10 @@ use crate::{
 /// How many tasks one pass changes at most: a short transaction, and the loop comes again at once.
 const PIECE: usize = 500;
 
-/// Leases that ran out: back into the queue after a pause, or to be aborted. Judged only after a full lease of this
-/// store's service: before that the holders had no chance to renew.
+/// Leases that ran out: back into the queue after a pause, or to be aborted. Judged only after a full lease of
+/// uninterrupted service: before that the holders had no chance to renew.
 pub(crate) fn lapse_leases(work: &mut Work<'_>) -> Result<Swept> {
-    if work.now < work.context.opened_at.plus(work.context.timing.lease) {
+    if !work.context.service.long_enough(work.now, work.context.timing.lease) {
         return Ok(Swept::default());
     }
     overdue(work, Due::Lease, &Event::Lapse)
@@ -60,8 +60,11 @@ fn overdue(work: &mut Work<'_>, due: Due, event: &Event) -> Result<Swept> {
 /// Nodes by the length of their silence. Of those that would be lost only some may be, per lease period: when many fall
 /// silent together, the fault is likely ours.
 pub(crate) fn judge_nodes(work: &mut Work<'_>) -> Result<Swept> {
-    let rows = node::all(work.tx)?;
     let lease = work.context.timing.lease;
+    if !work.context.service.long_enough(work.now, lease) {
+        return Ok(Swept::default());
+    }
+    let rows = node::all(work.tx)?;
     let lately = rows.iter().filter(|row| row.lost_at.is_some_and(|at| work.now.since(at) < lease)).count();
     let mut may_lose = FreshnessPolicy::may_lose(rows.len()).saturating_sub(lately);
     let mut lost = BTreeSet::new();
@@ -85,9 +88,9 @@ pub(crate) fn judge_nodes(work: &mut Work<'_>) -> Result<Swept> {
     Ok(swept)
 }
 
-/// Silence counts from the store's own start at the earliest.
+/// Silence counts from the beginning of our own service at the earliest.
 fn judge(work: &Work<'_>, row: &NodeRow) -> Freshness {
-    let heard: Timestamp = row.node.last_seen.unwrap_or(row.node.created_at).max(work.context.opened_at);
+    let heard: Timestamp = row.node.last_seen.unwrap_or(row.node.created_at).max(work.context.service.since());
     work.context.timing.freshness.judge(work.now.since(heard))
 }
 

@@ -107,3 +107,12 @@ pub async fn force_ends_only_what_is_aborting_and_keeps_the_allocation(world: &m
     world.succeed(agent, &delete).await;
     assert!(world.book().await.total().is_zero());
 }
+
+pub async fn a_cancelled_task_may_be_cancelled_again(world: &mut World) {
+    world.node("a").await;
+    let task = world.ok(world.echo()).await;
+    let ended = world.cancel(task.id).await.unwrap();
+    let head = world.head().await;
+    assert_eq!(world.cancel(task.id).await, Ok(ended));
+    assert_eq!(world.head().await, head);
+}

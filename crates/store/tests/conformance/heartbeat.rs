@@ -21,12 +21,12 @@ pub async fn a_heartbeat_renews_leases(world: &mut World) {
     world.ok(world.echo()).await;
     let leased = world.lease_one(agent).await;
     for _ in 0..3 {
-        world.advance(29);
+        world.serve(29).await;
         let answer = beat_with(world, agent, &[&leased]).await;
         assert_eq!((answer.abort, answer.over, answer.next_ms), (Vec::new(), Vec::new(), 5000));
         assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0);
     }
-    world.advance(30);
+    world.serve(30).await;
     assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1);
 }
 
@@ -221,9 +221,31 @@ pub async fn what_was_unknown_is_known_again_when_its_node_returns(world: &mut W
     assert_eq!(world.vm(id).await.state, VmState::Unknown);
     world.beat(agent, vec![seen(id, VmState::Running)]).await;
     assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().freshness, Freshness::Fresh);
-    // That inventory may have been under way since before the loss; the next one was not.
-    world.beat(agent, vec![seen(id, VmState::Running)]).await;
     let vm = world.vm(id).await;
     assert_eq!((vm.state, vm.reason, vm.last_state, vm.ready), (VmState::Running, None, None, true));
     assert_eq!(world.book().await.used, one_vm());
+}
+
+pub async fn an_unknown_vm_is_not_what_it_was_in_another_life(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    world.advance(121);
+    world.store.judge_nodes().await.unwrap();
+    world.beat(agent, vec![Observation { epoch: 7, ..seen(id, VmState::Running) }]).await;
+    assert_eq!(world.vm(id).await.state, VmState::Unknown);
+}
+
+pub async fn a_state_that_no_node_can_see_changes_nothing(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.ok(world.create("web")).await.target.vm.unwrap();
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, failed(false, Effects::Remain)).await;
+    for phantom in [VmState::Provisioning, VmState::Unknown, VmState::Deleted] {
+        world.beat(agent, vec![seen(id, phantom)]).await;
+        world.beat(agent, vec![seen(id, phantom)]).await;
+        let vm = world.vm(id).await;
+        assert_eq!((vm.state, vm.reason), (VmState::Error, Some(VmReason::CreateFailed)), "{phantom}");
+    }
+    // Something of it is there all the same.
+    assert_eq!(world.book().await.held, one_vm());
 }

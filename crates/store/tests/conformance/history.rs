@@ -115,7 +115,7 @@ impl History {
                 }
             }
             Act::Beat(n, all) => self.beat(world, node(n), all).await,
-            Act::Wait(seconds) => world.advance(u64::from(seconds)),
+            Act::Wait(seconds) => world.serve(u64::from(seconds)).await,
             Act::Sweep => {
                 world.store.lapse_leases().await.unwrap();
                 world.store.expire_queued().await.unwrap();

@@ -145,3 +145,18 @@ pub async fn what_can_no_longer_be_done_is_refused_when_its_turn_comes(world: &m
     assert_eq!((task.state, task.error.unwrap().code), (TaskState::Failed, Code::VmStateConflict));
     assert_eq!(task.fence.attempt, 0);
 }
+
+pub async fn what_is_about_an_unknown_vm_waits_until_it_is_known(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let program = world.ok(world.on_vm(KindName::VmExec, vm)).await;
+    world.advance(121);
+    world.store.judge_nodes().await.unwrap();
+    assert_eq!(world.vm(vm).await.state, VmState::Unknown);
+    assert!(world.lease(agent, 5).await.is_empty());
+    assert_eq!(world.task(program.id).await.state, TaskState::Queued);
+    let mut wakes = world.store.wakes();
+    world.beat(agent, vec![seen(vm, VmState::Running)]).await;
+    assert!(wakes.try_recv().unwrap().nodes.contains(&agent.node));
+    assert_eq!(world.lease_one(agent).await.task, program.id);
+}

@@ -81,7 +81,8 @@ macro_rules! every_claim {
                 a_resync_sends_what_the_agent_never_saw_under_the_same_fence
                 a_resync_under_a_new_enrolment_gets_nothing_of_the_old_one
                 a_lease_says_the_vms_epoch_and_the_deadline
-                what_can_no_longer_be_done_is_refused_when_its_turn_comes;
+                what_can_no_longer_be_done_is_refused_when_its_turn_comes
+                what_is_about_an_unknown_vm_waits_until_it_is_known;
             progress:
                 the_first_report_says_when_it_began
                 progress_renews_the_lease
@@ -107,7 +108,9 @@ macro_rules! every_claim {
                 an_orphan_is_answered_each_time_and_logged_once
                 a_vm_that_was_just_deleted_is_no_orphan
                 a_deleted_vm_that_is_still_there_is_an_orphan
-                what_was_unknown_is_known_again_when_its_node_returns;
+                what_was_unknown_is_known_again_when_its_node_returns
+                an_unknown_vm_is_not_what_it_was_in_another_life
+                a_state_that_no_node_can_see_changes_nothing;
             settle:
                 a_success_is_written_down_with_all_that_follows
                 a_repeat_of_a_result_changes_nothing
@@ -123,10 +126,12 @@ macro_rules! every_claim {
                 a_create_that_was_undone_gives_everything_back
                 a_create_that_left_something_is_in_error_and_charged
                 a_vm_is_charged_what_its_node_says
+                a_charge_that_makes_no_sense_is_not_booked
                 a_deleted_vm_is_no_longer_charged
                 a_result_after_the_lapse_still_counts
                 results_of_mixed_kinds_are_answered_one_by_one
                 an_output_beyond_measure_is_cut
+                an_output_that_is_no_object_leaves_the_task_readable
                 times_from_another_clock_are_held_within_reason;
             turn:
                 a_change_waits_for_the_one_before_it
@@ -146,6 +151,7 @@ macro_rules! every_claim {
                 an_ended_task_cannot_be_cancelled
                 another_tenants_task_is_not_found
                 cancelling_twice_is_cancelling_once
+                a_cancelled_task_may_be_cancelled_again
                 an_aborting_task_is_leased_to_be_undone
                 force_ends_only_what_is_aborting_and_keeps_the_allocation;
             sweep:
@@ -159,11 +165,13 @@ macro_rules! every_claim {
                 a_lost_node_makes_its_vms_unknown
                 at_most_one_of_few_nodes_is_lost_per_lease_period
                 silence_counts_from_the_stores_own_start
+                a_suspended_process_burns_no_attempt_and_loses_no_node
                 a_pass_says_when_there_is_more;
             node:
                 a_token_is_good_once
                 a_token_expires
                 a_token_for_another_name_is_refused
+                a_token_for_any_node_takes_no_approved_nodes_place
                 a_node_that_joins_again_keeps_its_id
                 a_node_waits_for_approval
                 a_cordoned_node_gets_tasks_but_no_machines

@@ -7,7 +7,7 @@ use hostler_model::{
     node::{NodeEvent, NodeState},
 };
 
-use crate::world::World;
+use crate::world::{Agent, World};
 
 pub async fn a_token_is_good_once(world: &mut World) {
     let token = world.join_token(None, true).await;
@@ -38,7 +38,9 @@ pub async fn a_node_that_joins_again_keeps_its_id(world: &mut World) {
     let (old, first) = world.joined("a", true).await;
     let vm = world.running(old, "web").await;
     world.advance(10);
-    let (new, second) = world.joined("a", false).await;
+    let token = world.join_token(Some("a"), false).await;
+    let new = Agent { enrolment: world.id(), ..old };
+    let second = world.store.join(world.join(&token, "a", new.enrolment)).await.unwrap().unwrap();
     assert_eq!((second.id, second.created_at), (first.id, first.created_at));
     assert_ne!(old.enrolment, new.enrolment);
     // What an operator decided stays, and so does what is there.
@@ -81,4 +83,21 @@ pub async fn an_event_that_does_not_apply_is_refused(world: &mut World) {
     assert_eq!(refusal.code, Code::NodeStateConflict);
     let refusal = world.store.change_node(world.id(), NodeEvent::Drain, Actor::system()).await.unwrap().unwrap_err();
     assert_eq!(refusal.code, Code::NodeNotFound);
+}
+
+pub async fn a_token_for_any_node_takes_no_approved_nodes_place(world: &mut World) {
+    let (agent, node) = world.joined("a", true).await;
+    let token = world.join_token(None, false).await;
+    let refusal = world.store.join(world.join(&token, "a", world.id())).await.unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::JoinTokenInvalid);
+    assert!(refusal.detail.contains("a node named a is ready"), "{}", refusal.detail);
+    // The node is who it was, also while it is cordoned.
+    world.ok(world.echo()).await;
+    world.lease_one(agent).await;
+    world.store.change_node(node.id, NodeEvent::Cordon, Actor::system()).await.unwrap().unwrap();
+    world.store.join(world.join(&token, "a", world.id())).await.unwrap().unwrap_err();
+    // The token was not spent, and is good for a node that waits for approval, new or known.
+    world.store.join(world.join(&token, "b", world.id())).await.unwrap().unwrap();
+    let token = world.join_token(None, false).await;
+    world.store.join(world.join(&token, "b", world.id())).await.unwrap().unwrap();
 }

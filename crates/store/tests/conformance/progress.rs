@@ -29,7 +29,7 @@ pub async fn progress_renews_the_lease(world: &mut World) {
     let leased = world.lease_one(agent).await;
     // Even after its end, as long as nobody has judged it.
     for _ in 0..3 {
-        world.advance(31);
+        world.serve(31).await;
         let answer = world.progress(agent, &leased, "boot", &[]).await.unwrap();
         assert_eq!((answer.abort, answer.lease_expires_at), (false, world.now().plus(Duration::from_secs(30))));
         assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0);

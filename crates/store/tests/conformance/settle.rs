@@ -265,3 +265,27 @@ pub async fn times_from_another_clock_are_held_within_reason(world: &mut World) 
     let task = world.task(task.id).await;
     assert_eq!((task.started_at, task.finished_at), (Some(task.created_at), Some(world.now())));
 }
+
+pub async fn a_charge_that_makes_no_sense_is_not_booked(world: &mut World) {
+    let agent = world.node("a").await;
+    let absurd = [json!({"memory_mib": -300, "vms": 1}), json!({"vcpus": i64::MAX, "vms": 1}), json!({"vms": 9})];
+    for (n, charge) in absurd.into_iter().enumerate() {
+        world.ok(world.create(&format!("vm-{n}"))).await;
+        let leased = world.lease_one(agent).await;
+        let output = json!({"charge": charge, "boot_ms": 1.0, "acceleration": "tcg"});
+        world.end_with(agent, &leased, End::Succeeded { output }).await;
+    }
+    // Each is in use, at what was asked for.
+    let book = world.book().await;
+    assert_eq!((book.held, book.used), (Resources::ZERO, one_vm() + one_vm() + one_vm()));
+}
+
+pub async fn an_output_that_is_no_object_leaves_the_task_readable(world: &mut World) {
+    let agent = world.node("a").await;
+    for output in [json!("a \"word\""), json!("null"), json!(7), json!([1, "two"]), json!(true), json!(null)] {
+        let task = world.ok(world.echo()).await;
+        let leased = world.lease_one(agent).await;
+        world.end_with(agent, &leased, End::Succeeded { output: output.clone() }).await;
+        assert_eq!(world.task(task.id).await.output.unwrap_or_default(), output);
+    }
+}

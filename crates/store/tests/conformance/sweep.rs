@@ -40,7 +40,7 @@ pub async fn leases_are_not_judged_before_a_full_lease_of_service(world: &mut Wo
     world.progress(agent, &leased, "boot", &[]).await.unwrap();
     world.advance(1);
     assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0);
-    world.advance(30);
+    world.serve(30).await;
     assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1);
 }
 
@@ -49,7 +49,7 @@ pub async fn the_last_lapse_leads_to_aborting(world: &mut World) {
     let task = world.ok(world.echo()).await;
     for _ in 0..3 {
         world.lease_one(agent).await;
-        world.advance(31);
+        world.serve(31).await;
         world.store.lapse_leases().await.unwrap();
         world.advance(10);
     }
@@ -111,7 +111,7 @@ pub async fn silence_makes_a_node_stale_and_then_lost(world: &mut World) {
     let agent = world.node("a").await;
     let mut freshness = Vec::new();
     for seconds in [60, 1, 59, 1, 1000] {
-        world.advance(seconds);
+        world.serve(seconds).await;
         world.store.judge_nodes().await.unwrap();
         freshness.push(world.store.node(agent.node).await.unwrap().unwrap().freshness);
     }
@@ -152,9 +152,9 @@ pub async fn at_most_one_of_few_nodes_is_lost_per_lease_period(world: &mut World
     };
     assert_eq!(lost(world).await, 1);
     assert_eq!(lost(world).await, 1);
-    world.advance(30);
+    world.serve(30).await;
     assert_eq!(lost(world).await, 2);
-    world.advance(29);
+    world.serve(29).await;
     assert_eq!(lost(world).await, 2);
     world.advance(1);
     assert_eq!(lost(world).await, 3);
@@ -165,7 +165,28 @@ pub async fn silence_counts_from_the_stores_own_start(world: &mut World) {
     world.advance(10_000);
     world.reopen();
     assert_eq!(world.store.judge_nodes().await.unwrap().changed, 0);
-    world.advance(61);
+    world.serve(61).await;
+    assert_eq!(world.store.judge_nodes().await.unwrap().changed, 1);
+    assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().freshness, Freshness::Stale);
+}
+
+pub async fn a_suspended_process_burns_no_attempt_and_loses_no_node(world: &mut World) {
+    let agent = world.node("a").await;
+    let task = world.ok(world.echo()).await;
+    world.lease_one(agent).await;
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0);
+    // Nobody could be heard.
+    world.advance(1000);
+    for _ in 0..2 {
+        assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0);
+        assert_eq!(world.store.judge_nodes().await.unwrap().changed, 0);
+        world.serve(29).await;
+    }
+    // This time it is the node that is silent.
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1);
+    assert_eq!(world.task(task.id).await.state, TaskState::Queued);
+    assert_eq!(world.store.judge_nodes().await.unwrap().changed, 0);
+    world.serve(3).await;
     assert_eq!(world.store.judge_nodes().await.unwrap().changed, 1);
     assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().freshness, Freshness::Stale);
 }

@@ -186,7 +186,7 @@ impl Folder {
 
     /// Of a half-removed machine too.
     fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
-        let folder = if self.base.exists() { self.base.clone() } else { self.removing() };
+        let folder = if self.base.try_exists()? { self.base.clone() } else { self.removing() };
         let bytes = present(fs::read(folder.join(name)))?;
         Ok(bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()?)
     }

@@ -51,13 +51,16 @@ pub(super) fn spawn(binary: &Path, arguments: &[std::ffi::OsString], folder: &Fo
     let pid = child.id().unwrap_or_default() as i32;
     let status = reap(child);
     // It is ours to reap and that needs the runtime, so its pid cannot be another's; but it may have ended already.
-    let process =
-        Process::of(pid).ok_or_else(|| failed(format!("QEMU ended as soon as it was started{}", words(folder))))?;
+    let process = Process::of(pid)
+        .map_err(|error| storage(format!("the process {pid}, which is to become QEMU, cannot be looked at"), &error))?
+        .ok_or_else(|| failed(format!("QEMU ended as soon as it was started{}", words(folder))))?;
     Ok(Started { process, began_ms, status })
 }
 
 fn command(binary: &Path, arguments: &[std::ffi::OsString], folder: &Folder) -> io::Result<Command> {
-    let log = OpenOptions::new().create(true).write(true).truncate(true).open(folder.log())?;
+    // Appending, so that what `logs` takes off its beginning stays off.
+    let log = OpenOptions::new().create(true).append(true).open(folder.log())?;
+    log.set_len(0)?;
     let mut command = Command::new("setsid");
     command.arg(binary).args(arguments).current_dir("/");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).kill_on_drop(false);
@@ -81,9 +84,13 @@ fn reap(mut child: Child) -> Status {
     status
 }
 
-/// Writes down which process is the machine's.
+/// Writes down which process is the machine's, unless that is written there already: a full disk is no reason then.
 pub(super) fn record(folder: &Folder, process: Process) -> io::Result<()> {
-    folder.write_process(&ProcessFile { boot_id: boot_id()?, process })
+    let record = ProcessFile { boot_id: boot_id()?, process };
+    if folder.process().is_ok_and(|known| known.as_ref() == Some(&record)) {
+        return Ok(());
+    }
+    folder.write_process(&record)
 }
 
 /// QEMU's own last words, for an error.

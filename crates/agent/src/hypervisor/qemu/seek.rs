@@ -23,9 +23,11 @@ pub(super) struct Census(BTreeMap<PathBuf, Process>);
 impl Census {
     pub(super) fn take() -> io::Result<Census> {
         let processes = search(|arguments| pidfile(arguments).is_some())?;
-        let named =
-            processes.into_iter().filter_map(|process| Some((pidfile(&process.arguments())?.to_owned(), process)));
-        Ok(Census(named.collect()))
+        let mut named = BTreeMap::new();
+        for process in processes {
+            named.extend(pidfile(&process.arguments()?).map(|pidfile| (pidfile.to_owned(), process)));
+        }
+        Ok(Census(named))
     }
 
     /// Every pidfile that a living process names.
@@ -50,20 +52,31 @@ pub(super) fn seek(folder: &Folder) -> io::Result<Option<Process>> {
 
 /// The same, with a census taken before.
 pub(super) fn seek_in(folder: &Folder, census: &Census) -> io::Result<Option<Process>> {
-    let counted = || census.0.get(&folder.pidfile()).copied().filter(Process::alive);
-    Ok(quickly(folder)?.or_else(counted))
+    if let Some(process) = quickly(folder)? {
+        return Ok(Some(process));
+    }
+    census.0.get(&folder.pidfile()).copied().map_or(Ok(None), living)
 }
 
 fn quickly(folder: &Folder) -> io::Result<Option<Process>> {
     if let Some(process) = recorded(folder)? {
         return Ok(Some(process));
     }
-    let written = folder.pid()?.and_then(Process::of);
-    Ok(written.filter(|process| pidfile(&process.arguments()) == Some(&folder.pidfile())))
+    let Some(process) = folder.pid()?.map_or(Ok(None), Process::of)? else { return Ok(None) };
+    Ok((pidfile(&process.arguments()?) == Some(&folder.pidfile())).then_some(process))
+}
+
+fn living(process: Process) -> io::Result<Option<Process>> {
+    Ok(process.alive()?.then_some(process))
 }
 
 /// The process we recorded, if it is of this run of the host and lives.
 fn recorded(folder: &Folder) -> io::Result<Option<Process>> {
-    let Some(record) = folder.process()? else { return Ok(None) };
-    Ok((record.boot_id == boot_id()?).then_some(record.process).filter(Process::alive))
+    let record = match folder.process() {
+        // A record that says nothing is as good as none: the pidfile and the census remain.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+        record => record?,
+    };
+    let Some(record) = record else { return Ok(None) };
+    if record.boot_id == boot_id()? { living(record.process) } else { Ok(None) }
 }

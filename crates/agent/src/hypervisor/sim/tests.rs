@@ -114,7 +114,7 @@ async fn a_machine_lives_on_without_its_agent() {
     drop((machine, first));
 
     let next = Sim::new(SimConfig::steady(1), host.clone());
-    assert_eq!(next.find().await.unwrap(), [Found { id: plan.id, epoch: 1, alive: true, complete: true }]);
+    assert_eq!(next.find().await.unwrap().found, [crate::hypervisor::Found { id: plan.id, epoch: 1, alive: true, complete: true }]);
     let machine = next.attach(plan.id).await.unwrap().unwrap();
     assert!(machine.answers().await && machine.boot_ms() == boot_ms);
     assert_eq!((host.alive(plan.id), host.started_in_all()), (1, 1));
@@ -153,7 +153,7 @@ async fn a_crash_is_seen_and_ends_what_was_waiting() {
     assert_eq!(slept.unwrap_err().code, Code::HypervisorFailed);
     assert_eq!((exit, crashed), (Exit::Crashed("a test".into()), true));
     assert!(sim.attach(plan.id).await.unwrap().is_none());
-    assert!(!sim.find().await.unwrap()[0].alive);
+    assert!(!sim.find().await.unwrap().found[0].alive);
 
     // Made again, it is one process again, and the host's restart ends that too.
     assert!(create(&sim, plan).await.is_ok());

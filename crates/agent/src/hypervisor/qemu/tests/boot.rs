@@ -9,11 +9,11 @@ async fn a_machine_boots_runs_programs_and_leaves_nothing() {
     let (phases, mut begun) = mpsc::unbounded_channel();
     let machine = node.qemu.create(&plan, &phases).await.unwrap();
     assert_eq!((begun.recv().await, begun.recv().await), (Some("disk"), Some("start")));
-    assert!(!node.qemu.find().await.unwrap()[0].complete);
+    assert!(!node.qemu.find().await.unwrap().found[0].complete);
 
     machine.ready(READY).await.unwrap();
     assert!(machine.answers().await && machine.boot_ms() > 0.0);
-    let found = node.qemu.find().await.unwrap();
+    let found = node.qemu.find().await.unwrap().found;
     assert_eq!(found.len(), 1);
     assert!(found[0].complete && found[0].alive && found[0].epoch == 1 && found[0].id == plan.id);
     programs(machine.as_ref()).await;
@@ -97,7 +97,7 @@ async fn a_machine_outlives_its_agent_and_tells_the_next_one_how_it_ends() {
     run(machine.as_ref(), &["sh", "-c", "(sleep 1; poweroff -f) >/dev/null 2>&1 &"]).await;
     assert_eq!(machine.exited().await, Exit::GuestShutdown);
     assert!(next.attach(plan.id).await.unwrap().is_none());
-    let found = next.find().await.unwrap();
+    let found = next.find().await.unwrap().found;
     assert!(found[0].complete && !found[0].alive);
 
     // Made again, it has the disk it had.

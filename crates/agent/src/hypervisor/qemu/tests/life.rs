@@ -14,7 +14,7 @@ async fn a_killed_qemu_is_seen_and_ends_the_wait_for_the_guest() {
     let error = ready.unwrap_err();
     assert!(error.code == Code::HypervisorFailed && error.detail.contains("signal 9"), "{error}");
     assert!(matches!(exit, Exit::Crashed(reason) if reason.contains("signal 9")));
-    assert!(!node.qemu.find().await.unwrap()[0].alive);
+    assert!(!node.qemu.find().await.unwrap().found[0].alive);
     assert!(node.qemu.remove(plan.id).await.unwrap());
 }
 
@@ -43,7 +43,7 @@ async fn creating_twice_gives_one_process() {
             fs::remove_file(folder.pidfile().with_file_name(file)).unwrap();
         }
         let next = node.restarted();
-        assert!(next.find().await.unwrap()[0].alive);
+        assert!(next.find().await.unwrap().found[0].alive);
         assert!(create(&next, &plan).await.is_ok());
         assert_eq!(node.count(plan.id), 1);
     }
@@ -59,7 +59,7 @@ async fn a_process_without_a_folder_is_found_and_removed() {
     drop(create(&node.qemu, &plan).await.unwrap());
     fs::remove_dir_all(node.folder(plan.id).pidfile().parent().unwrap()).unwrap();
     let next = node.restarted();
-    let found = next.find().await.unwrap();
+    let found = next.find().await.unwrap().found;
     assert!(found.len() == 1 && found[0].id == plan.id && found[0].alive && !found[0].complete);
     assert!(next.remove(plan.id).await.unwrap());
     assert_eq!(node.count(plan.id), 0);
@@ -80,7 +80,7 @@ async fn a_pid_that_is_another_process_by_now_is_left_alone() {
     let folder = node.folder(plan.id);
     super::super::launch::record(&folder, Process { pid, start_time: process.start_time }).unwrap();
     fs::write(folder.pidfile(), format!("{pid}\n")).unwrap();
-    assert!(!node.qemu.find().await.unwrap()[0].alive);
+    assert!(!node.qemu.find().await.unwrap().found[0].alive);
     assert!(node.qemu.attach(plan.id).await.unwrap().is_none());
     assert!(node.qemu.remove(plan.id).await.unwrap());
     assert!(stranger.try_wait().unwrap().is_none(), "the stranger lives");
@@ -96,8 +96,8 @@ async fn an_older_epoch_is_refused_and_a_newer_one_begins_anew() {
     let error = refusal(create(&node.qemu, &MachinePlan { epoch: 4, ..plan.clone() }).await);
     assert!(error.code == Code::TaskRefused && !error.retryable, "{error}");
     drop(create(&node.qemu, &MachinePlan { epoch: 6, ..plan.clone() }).await.unwrap());
-    assert!(!old[0].alive() && node.count(plan.id) == 1);
-    assert_eq!(node.qemu.find().await.unwrap()[0].epoch, 6);
+    assert!(!old[0].alive().unwrap() && node.count(plan.id) == 1);
+    assert_eq!(node.qemu.find().await.unwrap().found[0].epoch, 6);
     assert!(node.qemu.remove(plan.id).await.unwrap());
 }
 
@@ -120,9 +120,61 @@ async fn removal_is_safe_at_any_time_and_any_number_of_times() {
 
     // Half removed before a crash: found, and removed.
     fs::create_dir_all(node.dir.path().join(format!("data/vms/{}.removing", plan.id))).unwrap();
-    assert_eq!(node.qemu.find().await.unwrap()[0].id, plan.id);
+    assert_eq!(node.qemu.find().await.unwrap().found[0].id, plan.id);
     assert!(node.qemu.remove(plan.id).await.unwrap());
     assert_eq!(node.vms(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_unreadable_folder_hides_no_other_machine_and_can_be_removed() {
+    let node = Node::new().await;
+    let [damaged, whole]: [VmId; 2] = std::array::from_fn(|_| Ids::system().next(Timestamp::from_micros(1)));
+    for id in [damaged, whole] {
+        assert!(node.folder(id).make().unwrap());
+    }
+    for file in ["spec.json", "process.json"] {
+        fs::write(node.folder(damaged).pidfile().with_file_name(file), "{").unwrap();
+    }
+    let finds = node.qemu.find().await.unwrap();
+    assert_eq!((finds.found.len(), finds.found[0].id), (1, whole));
+    assert_eq!(finds.unread, [damaged]);
+    assert!(node.qemu.attach(damaged).await.unwrap().is_none(), "no process names its pidfile");
+    assert!(node.qemu.remove(damaged).await.unwrap());
+    assert_eq!(node.vms(), [whole.to_string()]);
+}
+
+#[tokio::test]
+async fn a_machine_whose_process_cannot_be_looked_for_is_neither_attached_nor_removed() {
+    let node = Node::new().await;
+    let id: VmId = Ids::system().next(Timestamp::from_micros(1));
+    let folder = node.folder(id);
+    folder.make().unwrap();
+    // Reading it fails, and not because it is not there.
+    fs::create_dir(folder.pidfile()).unwrap();
+    assert!(node.qemu.attach(id).await.is_err());
+    assert!(node.qemu.remove(id).await.is_err());
+    assert_eq!(node.vms(), [id.to_string()]);
+    assert_eq!(node.qemu.find().await.unwrap().unread, [id]);
+    fs::remove_dir(folder.pidfile()).unwrap();
+    assert!(node.qemu.remove(id).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_is_written_down_already_is_not_written_again() {
+    use std::os::unix::fs::MetadataExt;
+    let node = Node::new().await;
+    let folder = node.folder(Ids::system().next(Timestamp::from_micros(1)));
+    folder.make().unwrap();
+    let process = Process::of(std::process::id() as i32).unwrap().unwrap();
+    let inode = || fs::metadata(folder.pidfile().with_file_name("process.json")).unwrap().ino();
+    super::super::launch::record(&folder, process).unwrap();
+    let first = inode();
+    super::super::launch::record(&folder, process).unwrap();
+    assert_eq!(inode(), first);
+    super::super::launch::record(&folder, Process { start_time: 1, ..process }).unwrap();
+    assert_eq!(folder.process().unwrap().unwrap().process.start_time, 1);
+    // Nothing of it lives, for the record names no process that does.
+    assert!(node.qemu.remove(folder.id()).await.unwrap());
 }
 
 #[tokio::test]
