@@ -222,12 +222,7 @@ impl Vms {
         self.start(&mut machines, vm, Drive::absent(self.0.clone(), vm))
     }
 
-    fn start(
-        &self,
-        machines: &mut BTreeMap<VmId, Entry>,
-        vm: VmId,
-        mut drive: Drive,
-    ) -> mpsc::UnboundedSender<Posted> {
+    fn start(&self, machines: &mut BTreeMap<VmId, Entry>, vm: VmId, mut drive: Drive) -> mpsc::UnboundedSender<Posted> {
         let (requests, queue) = mpsc::unbounded_channel();
         let life = self.0.lives.fetch_add(1, Ordering::Relaxed);
         drive.life = life;

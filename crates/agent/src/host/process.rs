@@ -146,7 +146,10 @@ pub fn raise_file_limit() -> u64 {
     }
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if files < FILES {
-        tracing::warn!(files, "few files may be open here; raise LimitNOFILE of the agent's service to {FILES} or more");
+        tracing::warn!(
+            files,
+            "few files may be open here; raise LimitNOFILE of the agent's service to {FILES} or more"
+        );
     }
     files
 }

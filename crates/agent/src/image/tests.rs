@@ -84,15 +84,18 @@ async fn an_image_that_lacks_a_file_is_not_cached_and_is_fetched_again() {
     let dir = tempfile::tempdir().unwrap();
     let (images, mut asked) = cache(dir.path());
     let digest = manifest().digest();
-    let break_it: [fn(&Path); 3] =
-        [|_| (), |dir| fs::remove_file(dir.join("rootfs")).unwrap(), |dir| fs::write(dir.join("kernel"), "ker").unwrap()];
+    let break_it: [fn(&Path); 3] = [
+        |_| (),
+        |dir| fs::remove_file(dir.join("rootfs")).unwrap(),
+        |dir| fs::write(dir.join("kernel"), "ker").unwrap(),
+    ];
     for break_it in break_it {
         break_it(&dir.path().join(&digest.0));
         assert!(images.list().is_empty());
         let (image, ()) =
             tokio::join!(images.get(&digest, |_| ()), async { asked.recv().await.unwrap().send(true).unwrap() });
         assert_eq!(fs::read(image.unwrap().dir.join("rootfs")).unwrap(), b"rootfs");
-        assert_eq!(images.list(), [digest.0.clone()]);
+        assert_eq!(images.list(), std::slice::from_ref(&digest.0));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing else is left");
     }
 }

@@ -188,7 +188,8 @@ impl Folder {
     fn read<T: DeserializeOwned>(&self, name: &str) -> io::Result<Option<T>> {
         let folder = if self.base.try_exists()? { self.base.clone() } else { self.removing() };
         let bytes = present(fs::read(folder.join(name)))?;
-        Ok(bytes.map(|bytes| serde_json::from_slice(&bytes)).transpose()?)
+        let damaged = |error| io::Error::new(io::ErrorKind::InvalidData, format!("{name} is damaged: {error}"));
+        bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(damaged)).transpose()
     }
 
     /// The pid that QEMU wrote itself.

@@ -114,7 +114,10 @@ async fn a_machine_lives_on_without_its_agent() {
     drop((machine, first));
 
     let next = Sim::new(SimConfig::steady(1), host.clone());
-    assert_eq!(next.find().await.unwrap().found, [crate::hypervisor::Found { id: plan.id, epoch: 1, alive: true, complete: true }]);
+    assert_eq!(
+        next.find().await.unwrap().found,
+        [crate::hypervisor::Found { id: plan.id, epoch: 1, alive: true, complete: true }]
+    );
     let machine = next.attach(plan.id).await.unwrap().unwrap();
     assert!(machine.answers().await && machine.boot_ms() == boot_ms);
     assert_eq!((host.alive(plan.id), host.started_in_all()), (1, 1));

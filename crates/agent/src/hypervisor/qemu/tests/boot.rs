@@ -31,6 +31,9 @@ async fn programs(machine: &dyn Machine) {
     let uname = run(machine, &["uname", "-a"]).await;
     assert!(uname.stdout.starts_with("Linux ") && uname.exit_code == Some(0), "{uname:?}");
 
+    let name = run(machine, &["cat", "/proc/sys/kernel/hostname"]).await;
+    assert_eq!(name.stdout, "web-1\n", "the machine's own, not the image's");
+
     let cat = VmExecParams { stdin: "one\ntwo \u{e4}\n".into(), ..params(&["cat"]) };
     assert_eq!(machine.exec(&cat).await.unwrap().stdout, cat.stdin);
 
