@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fires generated requests, right and wrong, at every operation of the API document, against a hostler with the
-# simulated driver. Any answer of 500 or above fails, and so does one that the document does not describe.
+# Validates the API document, then fires generated requests, right and wrong, at every operation in it, against a hostler
+# with the simulated driver. Any answer of 500 or above fails, and so does one that the document does not describe.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,12 +8,13 @@ hostler=${HOSTLER_BIN:-target/debug/hostler}
 venv=target/schemathesis
 examples=${EXAMPLES:-25}
 
-if [ ! -x "$venv/bin/schemathesis" ]; then
-    echo "installing schemathesis into $venv …" >&2
+if [ ! -x "$venv/bin/schemathesis" ] || [ ! -x "$venv/bin/openapi-spec-validator" ]; then
+    echo "installing schemathesis and openapi-spec-validator into $venv …" >&2
     rm -rf "$venv"
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet 'schemathesis>=4,<5'
+    "$venv/bin/pip" install --quiet 'schemathesis>=4,<5' openapi-spec-validator
 fi
+"$venv/bin/openapi-spec-validator" docs/openapi.json
 [ -x "$hostler" ] || cargo build --locked --workspace --all-features
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/hostler-api.XXXXXX")

@@ -101,6 +101,7 @@ impl Dev {
             .arg(images()?)
             .args(&self.flags)
             .env("HOSTLER_CRASH_FILE", self.crash_file())
+            .env("XDG_RUNTIME_DIR", self.home.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
