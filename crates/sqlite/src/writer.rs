@@ -128,15 +128,15 @@ fn run_each(tx: &Tx<'_>, jobs: &mut impl Iterator<Item = Job>, done: &mut Vec<Do
 }
 
 fn in_savepoint(tx: &Tx<'_>, job: Job) -> Done {
-    if let Err(error) = tx.script("SAVEPOINT step") {
+    if let Err(error) = control(tx.connection, "SAVEPOINT step").map_err(|e| wrap(tx.path, e)) {
         return (job.run)(Err(error));
     }
     let done = (job.run)(Ok(tx));
     if tx.connection.is_autocommit() {
         return done;
     }
-    let end = if done.error.is_none() { "RELEASE step" } else { "ROLLBACK TO step; RELEASE step" };
-    match tx.script(end) {
+    let undone = if done.error.is_none() { Ok(()) } else { control(tx.connection, "ROLLBACK TO step") };
+    match undone.and_then(|()| control(tx.connection, "RELEASE step")).map_err(|e| wrap(tx.path, e)) {
         Ok(()) => done,
         Err(error) => {
             // What the step wrote cannot be told from what its neighbours wrote any more: none of it may be committed.
@@ -173,14 +173,19 @@ pub(crate) fn attempt<T>(tx: &Tx<'_>, step: impl FnOnce(&Tx<'_>) -> Result<T>) -
     })
 }
 
+/// A statement that begins, marks or ends a transaction: compiled once, for every step runs two of them.
+fn control(connection: &Connection, sql: &'static str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(|_| ())
+}
+
 fn begin(path: &Path, connection: &Connection) -> Result<()> {
     // Nothing is open here, unless an earlier rollback failed.
     rollback(connection);
-    connection.execute_batch("BEGIN IMMEDIATE").map_err(|e| lost(Some(&wrap(path, e))))
+    control(connection, "BEGIN IMMEDIATE").map_err(|e| lost(Some(&wrap(path, e))))
 }
 
 fn commit(path: &Path, connection: &Connection) -> Result<()> {
-    connection.execute_batch("COMMIT").map_err(|e| {
+    control(connection, "COMMIT").map_err(|e| {
         rollback(connection);
         lost(Some(&wrap(path, e)))
     })
@@ -189,7 +194,7 @@ fn commit(path: &Path, connection: &Connection) -> Result<()> {
 /// Ends a transaction without effect, where one is open.
 pub(crate) fn rollback(connection: &Connection) {
     if !connection.is_autocommit()
-        && let Err(error) = connection.execute_batch("ROLLBACK")
+        && let Err(error) = control(connection, "ROLLBACK")
     {
         tracing::error!(%error, "a transaction cannot be rolled back");
     }
