@@ -35,6 +35,7 @@ check: ## the direction of imports, the checked-in API document
 	cargo xtask check
 
 unit: ## every test; --all-features turns on the points at which tests kill the process
+	cargo build --locked --workspace --all-features
 	cargo test --locked --workspace --all-features
 
 api: ## the OpenAPI document against the server: schemathesis
