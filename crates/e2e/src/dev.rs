@@ -22,6 +22,7 @@ pub struct Dev {
     home: TempDir,
     flags: Vec<String>,
     wrapper: Vec<String>,
+    mounted: bool,
     child: Option<Child>,
     http: reqwest::Client,
 }
@@ -37,6 +38,7 @@ impl Dev {
             home: tempfile::Builder::new().prefix("hostler-e2e").tempdir()?,
             flags: flags.iter().map(|s| (*s).to_owned()).collect(),
             wrapper: Vec::new(),
+            mounted: false,
             child: None,
             http: reqwest::Client::builder().no_proxy().build()?,
         })
@@ -49,9 +51,24 @@ impl Dev {
         Ok(dev)
     }
 
-    /// The program is started through this one.
-    pub fn through(&mut self, wrapper: &[&str]) {
-        self.wrapper = wrapper.iter().map(|s| (*s).to_owned()).collect();
+    /// Puts the data folder on a file system of its own of this size. Root mounts it here, until this value ends; anybody
+    /// else in a mount namespace of the process, with which it goes.
+    pub fn on_a_disk_of(&mut self, mib: u32) -> Result<()> {
+        let data = self.data();
+        fs::create_dir_all(&data)?;
+        let size = format!("size={mib}m");
+        if rustix::process::geteuid().is_root() {
+            let status = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&data).status()?;
+            self.mounted = status.success();
+            if !self.mounted {
+                bail!("a small file system cannot be mounted on {}: {status}", data.display());
+            }
+            return Ok(());
+        }
+        let mount = format!("mount -t tmpfs -o {size} tmpfs '{}' && exec \"$@\"", data.display());
+        let wrapper = ["unshare", "--mount", "--user", "--map-root-user", "sh", "-c", &mount, "sh"];
+        self.wrapper = wrapper.map(str::to_owned).to_vec();
+        Ok(())
     }
 
     /// Its data folder.
@@ -250,6 +267,9 @@ impl Drop for Dev {
         let _ = self.kill();
         for pid in process::naming(self.home.path()) {
             process::kill(pid);
+        }
+        if self.mounted {
+            let _ = Command::new("umount").arg("--lazy").arg(self.data()).status();
         }
     }
 }

@@ -148,17 +148,10 @@ async fn a_second_one_over_the_same_data_is_refused() -> Result<()> {
     dev.assert_well().await
 }
 
-/// A hostler whose data folder is a file system of its own of this size, in a mount namespace of its own.
+/// A hostler whose data folder is a file system of its own of this size.
 async fn on_a_small_disk(mib: u32) -> Result<Dev> {
     let mut dev = Dev::new(&[])?;
-    let mount = format!("mount -t tmpfs -o size={mib}m tmpfs '{}' && exec \"$@\"", dev.data().display());
-    std::fs::create_dir_all(dev.data())?;
-    let mut wrapper = vec!["unshare", "--mount"];
-    if !rustix::process::geteuid().is_root() {
-        wrapper.extend(["--user", "--map-root-user"]);
-    }
-    wrapper.extend(["sh", "-c", &mount, "sh"]);
-    dev.through(&wrapper);
+    dev.on_a_disk_of(mib)?;
     dev.start().await?;
     Ok(dev)
 }
