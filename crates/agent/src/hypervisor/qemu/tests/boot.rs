@@ -69,7 +69,8 @@ async fn long_programs(machine: &dyn Machine) {
     let late = machine.exec(&endless).await.unwrap_err();
     assert_eq!((late.code, late.retryable), (Code::DeadlineExceeded, false), "{late}");
     let left = run(machine, &["sh", "-c", "grep -sl '432[1]' /proc/[0-9]*/cmdline"]).await;
-    assert_eq!((left.stdout.as_str(), left.exit_code), ("", Some(1)));
+    // grep ends with 1 when it found nothing, with 2 when moreover a process went while it looked.
+    assert!(left.stdout.is_empty() && left.exit_code != Some(0), "{left:?}");
 
     // One whose caller goes away is ended too; the guest says when.
     let marker = params(&["sh", "-c", "echo $$ >/tmp/marker; sleep 8765; true"]);
@@ -78,7 +79,11 @@ async fn long_programs(machine: &dyn Machine) {
         _ = machine.exec(&marker) => panic!("it sleeps"),
         seen = machine.exec(&seen) => assert_eq!(seen.unwrap().exit_code, Some(0)),
     }
-    let gone = params(&["sh", "-c", "while grep -sl '876[5]' /proc/[0-9]*/cmdline; do usleep 10000; done; echo gone"]);
+    let gone = params(&[
+        "sh",
+        "-c",
+        "while [ -n \"$(grep -sl '876[5]' /proc/[0-9]*/cmdline)\" ]; do usleep 10000; done; echo gone",
+    ]);
     assert!(machine.exec(&gone).await.unwrap().stdout.ends_with("gone\n"));
 }
 
