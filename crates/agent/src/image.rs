@@ -23,8 +23,9 @@ use futures_util::StreamExt;
 use hostler_link::{LinkError, chunks};
 use hostler_model::{
     ImageDigest,
+    disk::{self, Unfit},
     error::Code,
-    image::{ImageFile, Manifest, Part, Sha256Hex},
+    image::{DiskFormat, ImageFile, Manifest, Part, Sha256Hex},
 };
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
@@ -155,13 +156,14 @@ impl Images {
         if manifest.digest() != *digest {
             return Err(failed(false, digest, "the server sent the manifest of another image"));
         }
-        let part = self.part(digest).map_err(|error| disk(digest, &error))?;
+        let part = self.part(digest).map_err(|error| storage(digest, &error))?;
         let of = manifest.files.values().map(|file| file.size).sum();
         let mut gauge = Gauge { of, got: 0, said: 0, tell };
         for (role, file) in &manifest.files {
             download(server, digest, *role, file, &part.0, &mut gauge).await?;
         }
-        complete(&part.0, dir, &manifest).map_err(|error| disk(digest, &error))?;
+        examine(&part.0, digest, &manifest)?;
+        complete(&part.0, dir, &manifest).map_err(|error| storage(digest, &error))?;
         tracing::info!(image = %digest, name = manifest.name, bytes = of, "fetched an image");
         Ok(CachedImage { manifest, dir: dir.to_owned() })
     }
@@ -217,14 +219,14 @@ async fn cached(dir: &Path, digest: &ImageDigest) -> Result<Option<CachedImage>,
     let text = match tokio::fs::read(dir.join(MANIFEST)).await {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(disk(digest, &error)),
+        Err(error) => return Err(storage(digest, &error)),
     };
     let manifest: Option<Manifest> = serde_json::from_slice(&text).ok();
     let Some(manifest) = manifest.filter(|manifest| manifest.digest() == *digest) else {
         let detail = format!("its folder {} was changed; remove it, and it is fetched again", dir.display());
         return Err(failed(false, digest, &detail));
     };
-    match lacking(dir, &manifest).map_err(|error| disk(digest, &error))? {
+    match lacking(dir, &manifest).map_err(|error| storage(digest, &error))? {
         None => Ok(Some(CachedImage { manifest, dir: dir.to_owned() })),
         Some(part) => {
             tracing::warn!(image = %digest, file = part.file_name(), "a cached image lacks a file; it is fetched again");
@@ -242,7 +244,8 @@ async fn download<F: Fn(u8) + Send>(
     gauge: &mut Gauge<F>,
 ) -> Result<(), Failure> {
     let mut bytes = chunks(server.blob(&file.sha256).await.map_err(|error| unreachable(image, &error))?.into_body());
-    let mut out = tokio::fs::File::create(folder.join(role.file_name())).await.map_err(|error| disk(image, &error))?;
+    let mut out =
+        tokio::fs::File::create(folder.join(role.file_name())).await.map_err(|error| storage(image, &error))?;
     let (mut hash, mut size) = (Sha256::new(), 0u64);
     loop {
         let next = tokio::time::timeout(STALL, bytes.next()).await;
@@ -254,15 +257,15 @@ async fn download<F: Fn(u8) + Send>(
             break;
         }
         hash.update(&chunk);
-        out.write_all(&chunk).await.map_err(|error| disk(image, &error))?;
+        out.write_all(&chunk).await.map_err(|error| storage(image, &error))?;
         gauge.add(chunk.len());
     }
     if size != file.size || hex::encode(hash.finalize()) != file.sha256.as_str() {
         let detail = format!("the bytes of its {} are not those of the manifest; nothing was kept", role.file_name());
         return Err(failed(true, image, &detail));
     }
-    out.flush().await.map_err(|error| disk(image, &error))?;
-    out.sync_all().await.map_err(|error| disk(image, &error))
+    out.flush().await.map_err(|error| storage(image, &error))?;
+    out.sync_all().await.map_err(|error| storage(image, &error))
 }
 
 fn complete(part: &Path, dir: &Path, manifest: &Manifest) -> io::Result<()> {
@@ -275,6 +278,27 @@ fn complete(part: &Path, dir: &Path, manifest: &Manifest) -> io::Result<()> {
     sync_folder(dir.parent().unwrap_or(dir))
 }
 
+/// Looks at the disk before anything opens it. The server did so too; a node need not believe that.
+fn examine(folder: &Path, image: &ImageDigest, manifest: &Manifest) -> Result<(), Failure> {
+    let Some((part, file)) = manifest.root() else { return Ok(()) };
+    match inspect(&folder.join(part.file_name()), file.format.unwrap_or(DiskFormat::Raw)) {
+        Ok(_) => Ok(()),
+        Err(Unfit::Read(error)) => Err(storage(image, &error)),
+        Err(Unfit::Refused(why)) => {
+            let detail = format!("the {} of the image {image} must not be opened: {why}", part.file_name());
+            Err(Failure { code: Code::ImageUnsafe, detail, retryable: false })
+        }
+    }
+}
+
+/// Reads what a disk's file says of itself, in the format that its manifest says, and gives the size that a guest sees.
+///
+/// # Errors
+/// When it cannot be read, or must not be opened by QEMU.
+pub fn inspect(path: &Path, format: DiskFormat) -> Result<u64, Unfit> {
+    disk::inspect(format.into(), &mut fs::File::open(path)?)
+}
+
 fn failed(retryable: bool, image: &ImageDigest, why: &str) -> Failure {
     Failure { code: Code::ImageFetchFailed, detail: format!("the image {image} cannot be used: {why}"), retryable }
 }
@@ -285,7 +309,7 @@ fn unreachable(image: &ImageDigest, error: &LinkError) -> Failure {
     failed(!refused, image, &error.to_string())
 }
 
-fn disk(image: &ImageDigest, error: &io::Error) -> Failure {
+fn storage(image: &ImageDigest, error: &io::Error) -> Failure {
     let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     let code = if full { Code::NodeStorageFull } else { Code::ImageFetchFailed };
     Failure {

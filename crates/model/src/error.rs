@@ -56,6 +56,16 @@ codes! {
     VmNotFound = "VM_NOT_FOUND", 404, "There is no such VM";
     /// No image has this name.
     ImageNotFound = "IMAGE_NOT_FOUND", 404, "There is no such image";
+    /// The file must not be opened: it refers to other files, or makes no sense.
+    ImageUnsafe = "IMAGE_UNSAFE", 422, "The image is not safe to open";
+    /// Machines use the image.
+    ImageInUse = "IMAGE_IN_USE", 409, "The image is in use";
+    /// The file could not be fetched or converted.
+    ImportFailed = "IMPORT_FAILED", 409, "The import failed";
+    /// No import has this id.
+    ImportNotFound = "IMPORT_NOT_FOUND", 404, "There is no such import";
+    /// The source of an import is not one that this server reads from.
+    SourceForbidden = "SOURCE_FORBIDDEN", 403, "This source is not allowed";
     /// No node has this id or name.
     NodeNotFound = "NODE_NOT_FOUND", 404, "There is no such node";
     /// The route exists, the method does not.

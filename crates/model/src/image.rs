@@ -63,6 +63,8 @@ pub enum Part {
     Initrd,
     /// The root disk: machines write to an overlay above it.
     Rootfs,
+    /// A whole disk with a boot loader: it is booted by firmware, and machines write to an overlay above it.
+    Disk,
 }
 
 impl Part {
@@ -72,8 +74,20 @@ impl Part {
             Part::Kernel => "kernel",
             Part::Initrd => "initrd",
             Part::Rootfs => "rootfs",
+            Part::Disk => "disk",
         }
     }
+}
+
+/// What starts a whole disk.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Firmware {
+    /// SeaBIOS, which QEMU brings.
+    #[default]
+    Bios,
+    /// OVMF, where the node has it.
+    Uefi,
 }
 
 /// A disk's format.
@@ -137,8 +151,12 @@ pub struct Manifest {
     /// Its files.
     #[schema(value_type = Object)]
     pub files: BTreeMap<Part, ImageFile>,
-    /// The kernel's command line.
+    /// The kernel's command line; nothing for a whole disk.
+    #[serde(default)]
     pub cmdline: String,
+    /// What starts a whole disk; BIOS where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
     /// Amounts for machines that do not say.
     pub defaults: ImageDefaults,
     /// When a machine is ready.
@@ -153,21 +171,48 @@ impl Manifest {
         ImageDigest(Sha256Hex::of(canonical.as_bytes()).to_string())
     }
 
+    /// The disk that machines write above, and the part it plays.
+    pub fn root(&self) -> Option<(Part, &ImageFile)> {
+        [Part::Disk, Part::Rootfs].into_iter().find_map(|part| Some((part, self.files.get(&part)?)))
+    }
+
     /// Refuses what could not boot.
     pub fn check(&self) -> Result<(), Refusal> {
-        for part in [Part::Kernel, Part::Rootfs] {
-            if !self.files.contains_key(&part) {
-                return Err(Refusal::field("files", format!("there is no {}", part.file_name())));
+        check_name(&self.name)?;
+        let lacks = |part: &Part| !self.files.contains_key(part);
+        if lacks(&Part::Disk) {
+            if let Some(part) = [Part::Kernel, Part::Rootfs].iter().find(|part| lacks(part)) {
+                let detail = format!("there is no {}, nor a whole disk that would do without", part.file_name());
+                return Err(Refusal::field("files", detail));
             }
+            if self.firmware.is_some() {
+                return Err(Refusal::field("firmware", "only a whole disk is started by firmware; leave it out"));
+            }
+        } else if self.files.len() > 1 || !self.cmdline.is_empty() {
+            let detail = "a whole disk brings its own kernel: it stands alone, and has no command line";
+            return Err(Refusal::field("files", detail));
         }
-        if self.name.is_empty()
-            || self.name.len() > 128
-            || !self.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        {
-            return Err(Refusal::field("name", "an image's name is 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-'"));
+        for (part, file) in &self.files {
+            let is_disk = matches!(part, Part::Disk | Part::Rootfs);
+            if !is_disk && file.format.is_some() {
+                return Err(Refusal::field(&format!("files.{}.format", part.file_name()), "only a disk has a format"));
+            }
         }
         Ok(())
     }
+}
+
+/// Refuses what is no image's name. What could be a digest is none, so that either finds one image only.
+pub fn check_name(name: &str) -> Result<(), Refusal> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    if name.is_empty() || name.len() > 128 || !name.bytes().all(plain) || name.bytes().all(|b| b == b'.') {
+        let detail = "an image's name is 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', and not only dots";
+        return Err(Refusal::field("name", detail).with("value", excerpt(name)));
+    }
+    if name.parse::<Sha256Hex>().is_ok() {
+        return Err(Refusal::field("name", "64 hex digits would be taken for a digest; choose another name"));
+    }
+    Ok(())
 }
 
 /// An image as people see it.

@@ -8,6 +8,7 @@ pub mod api;
 pub mod book;
 pub mod chain;
 pub mod clock;
+pub mod disk;
 pub mod error;
 pub mod event;
 pub mod fence;

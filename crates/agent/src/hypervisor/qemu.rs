@@ -14,6 +14,7 @@
 mod accel;
 mod command;
 mod error;
+mod firmware;
 mod folder;
 mod launch;
 mod logs;
@@ -32,12 +33,18 @@ use std::{
 };
 
 use async_trait::async_trait;
-use hostler_model::{VmId, error::Code, image::Part};
+use hostler_model::{
+    VmId,
+    disk::Unfit,
+    error::Code,
+    image::{DiskFormat, Firmware},
+};
 
 pub use self::accel::Accel;
 use self::{
     accel::Acceleration,
     error::{disk_full, failed, refused, storage},
+    firmware::Uefi,
     folder::{Folder, SpecFile},
     launch::Status,
     machine::{Live, QemuMachine},
@@ -48,6 +55,7 @@ use super::{DriverError, Finds, Found, Hypervisor, Machine, MachinePlan, Phases,
 use crate::{
     guest::Guest,
     host::{self, Process, file::present, process::TICKS_PER_SECOND},
+    image,
 };
 
 /// How long QEMU may take from its start to its first answer. It takes 50 ms; a node that starts many at once, or reads
@@ -95,6 +103,8 @@ struct Driver {
     binary: PathBuf,
     version: String,
     acceleration: Acceleration,
+    /// Looked for once: an agent that is to find it later is started again.
+    uefi: Option<Uefi>,
     turns: Turns,
     live: Mutex<HashMap<VmId, Weak<Live>>>,
 }
@@ -113,6 +123,7 @@ impl Qemu {
             run: own_folder(&config.run)?,
             version: version(&binary)?,
             acceleration: Acceleration::decide(config.acceleration, &host::facts::kvm(Path::new("/"))),
+            uefi: Uefi::find(),
             binary,
             turns: Turns::default(),
             live: Mutex::default(),
@@ -124,7 +135,7 @@ impl Qemu {
     /// # Errors
     /// For a plan that cannot be started.
     pub fn command_line(&self, plan: &MachinePlan) -> Result<Vec<OsString>, DriverError> {
-        let arguments = command::arguments(plan, &self.0.folder(plan.id), &self.0.acceleration)?;
+        let arguments = command::arguments(plan, &self.0.folder(plan.id), &self.0.acceleration, self.0.uefi.as_ref())?;
         Ok(std::iter::once(self.0.binary.clone().into_os_string()).chain(arguments).collect())
     }
 }
@@ -207,7 +218,7 @@ impl Driver {
 
     async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Arc<Live>, DriverError> {
         let folder = self.folder(plan.id);
-        let arguments = command::arguments(plan, &folder, &self.acceleration)?;
+        let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;
         if let Some(path) = folder.overlong_socket() {
             return Err(refused(format!(
                 "the socket's path {} is longer than 107 bytes; choose a shorter run folder",
@@ -250,7 +261,7 @@ impl Driver {
 
     /// Writes what the machine is, then its disk. A disk that a guest has lived on is kept.
     async fn prepare(&self, plan: &MachinePlan, folder: &Folder) -> Result<(), DriverError> {
-        let (plan, folder) = (plan.clone(), folder.clone());
+        let (plan, folder, uefi) = (plan.clone(), folder.clone(), self.uefi.clone());
         let made = tokio::task::spawn_blocking(move || {
             let cannot = |what: &str, error: &io::Error| {
                 storage(format!("the {what} of machine {} cannot be written", plan.id), error)
@@ -260,6 +271,7 @@ impl Driver {
             if folder.complete().map_err(|error| cannot("state", &error))?.is_some() && folder.disk().exists() {
                 return Ok(());
             }
+            make_firmware(&plan, &folder, uefi.as_ref()).map_err(|error| cannot("firmware's memory", &error))?;
             make_disk(&plan, &folder)
         });
         made.await.unwrap_or_else(|error| Err(failed(format!("the disk's making was broken off: {error}"))))
@@ -417,10 +429,13 @@ fn make_disk(plan: &MachinePlan, folder: &Folder) -> Result<(), DriverError> {
         let path = plan.image_dir.join(part.file_name());
         fs::metadata(&path).map_err(|error| unusable_image(plan, &path, &error))?;
     }
-    let rootfs = plan.manifest.files.get(&Part::Rootfs);
-    let format = rootfs.and_then(|file| file.format).unwrap_or(hostler_model::image::DiskFormat::Raw);
-    let base = plan.image_dir.join(Part::Rootfs.file_name());
-    let least = qcow2::virtual_size(&base, format).map_err(|error| unusable_image(plan, &base, &error))?;
+    let Some((part, file)) = plan.manifest.root() else {
+        return Err(refused(format!("the image {} has no disk", plan.spec.image)));
+    };
+    let format = file.format.unwrap_or(DiskFormat::Raw);
+    let base = plan.image_dir.join(part.file_name());
+    // Looked at when it was fetched, and again: this is the last moment before QEMU opens it.
+    let least = image::inspect(&base, format).map_err(|unfit| unfit_image(plan, &base, &unfit))?;
     let size = plan.spec.disk_gib as u64 * GIB;
     if size < least {
         return Err(refused(format!(
@@ -433,6 +448,25 @@ fn make_disk(plan: &MachinePlan, folder: &Folder) -> Result<(), DriverError> {
     }
     let made = qcow2::create_overlay(&folder.disk(), &base, format, size);
     made.map_err(|error| storage(format!("the disk of machine {} cannot be made", plan.id), &error))
+}
+
+/// What UEFI firmware remembers, as it is in a new machine.
+fn make_firmware(plan: &MachinePlan, folder: &Folder, uefi: Option<&Uefi>) -> io::Result<()> {
+    match (plan.manifest.firmware.unwrap_or_default(), uefi) {
+        (Firmware::Uefi, Some(uefi)) => fs::copy(&uefi.vars, folder.firmware_vars()).map(drop),
+        (Firmware::Uefi, None) | (Firmware::Bios, _) => Ok(()),
+    }
+}
+
+fn unfit_image(plan: &MachinePlan, file: &Path, unfit: &Unfit) -> DriverError {
+    match unfit {
+        Unfit::Read(error) => unusable_image(plan, file, error),
+        Unfit::Refused(why) => DriverError {
+            code: Code::ImageUnsafe,
+            detail: format!("{} of image {} must not be opened: {why}", file.display(), plan.spec.image),
+            retryable: false,
+        },
+    }
 }
 
 fn unusable_image(plan: &MachinePlan, file: &Path, error: &io::Error) -> DriverError {

@@ -7,7 +7,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use hostler_model::{Code, Refusal, image::Sha256Hex};
+use hostler_model::{
+    Code, Refusal,
+    disk::{self, SourceFormat, Unfit},
+    image::Sha256Hex,
+};
 use sha2::{Digest, Sha256};
 use tokio::{
     fs::File,
@@ -62,6 +66,21 @@ impl Blobs {
                 Err(Refusal::new(Code::NotFound, detail).with("sha256", sha256.as_str()).into())
             }
             Err(error) => Err(Error::file("open a blob")(error)),
+        }
+    }
+
+    /// Reads what a disk says of itself; gives the size that a guest would see.
+    ///
+    /// # Errors
+    /// A refusal with the reason, for one that must not be opened.
+    pub async fn inspect(&self, sha256: &Sha256Hex, format: SourceFormat) -> Result<u64> {
+        let (file, _) = self.open(sha256).await?;
+        let mut file = file.into_std().await;
+        let inspected = tokio::task::spawn_blocking(move || disk::inspect(format, &mut file)).await;
+        match inspected.map_err(|_| Error::Fault("the look at a disk broke down"))? {
+            Ok(size) => Ok(size),
+            Err(Unfit::Read(error)) => Err(Error::file("look at a disk")(error)),
+            Err(unfit @ Unfit::Refused(_)) => Err(unfit.refusal().into()),
         }
     }
 

@@ -6,13 +6,14 @@ use hostler_model::{
     Code, ImageDigest, Refusal, TenantId,
     api::strict,
     event::Actor,
-    image::{Image, ImageFile, Manifest, Part, Sha256Hex},
+    image::{DiskFormat, Image, ImageFile, Manifest, Part, Sha256Hex},
 };
 
 use super::{App, Error, Result, caller::Call, not_found};
 
 /// The manifest's name in a folder that holds an image.
 const MANIFEST: &str = "image.json";
+const GIB: u64 = 1 << 30;
 
 impl App {
     /// The caller's images.
@@ -30,7 +31,21 @@ impl App {
                 None => return Err(missing_blob(*part, file).into()),
             }
         }
+        self.examine(&manifest).await?;
         Ok(self.store.put_image(tenant, manifest, actor).await?)
+    }
+
+    /// Refuses a disk that must not be opened.
+    async fn examine(&self, manifest: &Manifest) -> Result<()> {
+        let Some((part, file)) = manifest.root() else { return Ok(()) };
+        let format = file.format.unwrap_or(DiskFormat::Raw);
+        let size = self.blobs.inspect(&file.sha256, format.into()).await?;
+        let gib = size.div_ceil(GIB);
+        if manifest.defaults.disk_gib < 0 || (manifest.defaults.disk_gib as u64) < gib {
+            let detail = format!("the {} needs {gib} GiB; machines that do not say get less", part.file_name());
+            return Err(Refusal::field("defaults.disk_gib", detail).into());
+        }
+        Ok(())
     }
 
     /// Takes in an image from a folder with an `image.json` and a file for each part. The bytes are copied, and what is

@@ -85,6 +85,7 @@ fn manifest(cmdline: &str) -> Manifest {
         arch: "x86_64".into(),
         files: BTreeMap::from([(Part::Kernel, file(b"k")), (Part::Rootfs, file(b"r"))]),
         cmdline: cmdline.into(),
+        firmware: None,
         defaults: ImageDefaults { vcpus: 1, memory_mib: 128, disk_gib: 1 },
         ready: Readiness::GuestAgent,
     }

@@ -4,9 +4,12 @@
 
 use std::{ffi::OsString, path::Path};
 
-use hostler_model::{error::Code, image::Part};
+use hostler_model::{
+    error::Code,
+    image::{Firmware, Part},
+};
 
-use super::{accel::Acceleration, error::refused, folder::Folder};
+use super::{accel::Acceleration, error::refused, firmware::Uefi, folder::Folder};
 use crate::hypervisor::{DriverError, MachinePlan};
 
 /// The devices that every machine has, behind the disk: network without a boot ROM (nothing boots from it), entropy,
@@ -26,6 +29,9 @@ const DEVICES: [&str; 12] = [
     "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
 ];
 
+/// What QEMU here emulates.
+const ARCH: &str = "x86_64";
+
 /// What QEMU may not do once it runs, whatever a guest makes of it.
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
@@ -40,8 +46,9 @@ pub(super) fn arguments(
     plan: &MachinePlan,
     folder: &Folder,
     acceleration: &Acceleration,
+    uefi: Option<&Uefi>,
 ) -> Result<Vec<OsString>, DriverError> {
-    check(plan)?;
+    check(plan, uefi)?;
     let mut out: Vec<OsString> = Vec::with_capacity(64);
     let mut add = |arguments: &[&str]| out.extend(arguments.iter().map(OsString::from));
     let (pidfile, disk) = (text(&folder.pidfile())?, disk(folder)?);
@@ -50,18 +57,16 @@ pub(super) fn arguments(
     add(&["-uuid", &plan.id.to_string(), "-pidfile", &pidfile]);
     add(&[
         "-machine",
-        "q35",
+        machine_type(plan),
         "-smp",
         &format!("cpus={}", plan.spec.vcpus),
         "-m",
         &format!("{}M", plan.spec.memory_mib),
     ]);
     add(acceleration.arguments());
-    add(&["-kernel", &text(&plan.image_dir.join(Part::Kernel.file_name()))?, "-append", &kernel_line(plan)]);
-    if plan.manifest.files.contains_key(&Part::Initrd) {
-        add(&["-initrd", &text(&plan.image_dir.join(Part::Initrd.file_name()))?]);
-    }
-    add(&["-blockdev", &disk, "-device", "virtio-blk-pci,drive=disk0"]);
+    out.extend(boot(plan, folder, uefi)?);
+    let mut add = |arguments: &[&str]| out.extend(arguments.iter().map(OsString::from));
+    add(&["-blockdev", &disk, "-device", "virtio-blk-pci,drive=disk0,bootindex=1"]);
     add(&["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", option(&folder.agent())?)]);
     add(&DEVICES);
     add(&["-chardev", &format!("file,id=console,path={},append=on", option(&folder.console())?)]);
@@ -71,8 +76,39 @@ pub(super) fn arguments(
     Ok(out)
 }
 
+fn machine_type(plan: &MachinePlan) -> &'static str {
+    match plan.manifest.firmware.unwrap_or_default() {
+        Firmware::Bios => "q35",
+        Firmware::Uefi => "q35,pflash0=code,pflash1=vars",
+    }
+}
+
+/// What starts the guest: a kernel of ours to load, or firmware that looks for a boot loader on the disk. Boot loaders
+/// may want a screen, which nobody looks at.
+fn boot(plan: &MachinePlan, folder: &Folder, uefi: Option<&Uefi>) -> Result<Vec<OsString>, DriverError> {
+    let manifest = &plan.manifest;
+    let file = |part: Part| text(&plan.image_dir.join(part.file_name()));
+    let mut out = Vec::new();
+    if manifest.files.contains_key(&Part::Kernel) {
+        out.extend(["-kernel".into(), file(Part::Kernel)?, "-append".into(), kernel_line(plan)]);
+    } else {
+        out.extend(["-device".into(), "VGA".into()]);
+    }
+    if manifest.files.contains_key(&Part::Initrd) {
+        out.extend(["-initrd".into(), file(Part::Initrd)?]);
+    }
+    if let (Firmware::Uefi, Some(uefi)) = (manifest.firmware.unwrap_or_default(), uefi) {
+        for (node, path, read_only) in [("code", &uefi.code, true), ("vars", &folder.firmware_vars(), false)] {
+            let file = serde_json::json!({ "driver": "file", "filename": text(path)? });
+            let flash = serde_json::json!({ "driver": "raw", "node-name": node, "read-only": read_only, "file": file });
+            out.extend(["-blockdev".into(), flash.to_string()]);
+        }
+    }
+    Ok(out.into_iter().map(OsString::from).collect())
+}
+
 /// What is wrong with a plan, before anything of it is written.
-pub(super) fn check(plan: &MachinePlan) -> Result<(), DriverError> {
+pub(super) fn check(plan: &MachinePlan, uefi: Option<&Uefi>) -> Result<(), DriverError> {
     let plain = !plan.name.is_empty() && plan.name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
     if !plain {
         let name = hostler_model::error::excerpt(&plan.name);
@@ -85,11 +121,26 @@ pub(super) fn check(plan: &MachinePlan) -> Result<(), DriverError> {
             plan.id, spec.vcpus, spec.memory_mib, spec.disk_gib
         )));
     }
-    plan.manifest.check().map_err(|refusal| DriverError {
+    bootable(plan, uefi).map_err(|why| DriverError {
         code: Code::ImageFetchFailed,
-        detail: format!("the image {} cannot be booted: {}", plan.spec.image, refusal.detail),
+        detail: format!("the image {} cannot be booted: {why}", plan.spec.image),
         retryable: false,
     })
+}
+
+/// Why this host cannot boot an image, if it cannot.
+fn bootable(plan: &MachinePlan, uefi: Option<&Uefi>) -> Result<(), String> {
+    let manifest = &plan.manifest;
+    manifest.check().map_err(|refusal| refusal.detail)?;
+    if manifest.arch != ARCH {
+        return Err(format!("it is for {}, and this node runs {ARCH}", hostler_model::error::excerpt(&manifest.arch)));
+    }
+    match (manifest.firmware.unwrap_or_default(), uefi) {
+        (Firmware::Uefi, None) => {
+            Err("it asks for UEFI, and this node has no OVMF; install the package ovmf there".to_owned())
+        }
+        (Firmware::Uefi, Some(_)) | (Firmware::Bios, _) => Ok(()),
+    }
 }
 
 /// The image's line, and the machine's name for guests that take it from there (Linux from 5.19 on).

@@ -1,7 +1,7 @@
 //! A machine's folder: where its things lie, and what is remembered of it across agents.
 //!
 //! ```text
-//! <data>/vms/<vm id>/            spec.json (first of all) · disk.qcow2 · console.log · qemu.log · qemu.pid (QEMU's own)
+//! <data>/vms/<vm id>/            spec.json (first of all) · disk.qcow2 · efi-vars.fd · console.log · qemu.log · qemu.pid (QEMU's own)
 //!                                process.json (who QEMU is) · complete (the guest answered once)
 //! <data>/vms/<vm id>.removing/   the same, half removed
 //! <run>/<short id>/              qmp.sock · agent.sock
@@ -85,6 +85,11 @@ impl Folder {
 
     pub(super) fn disk(&self) -> PathBuf {
         self.base.join("disk.qcow2")
+    }
+
+    /// What UEFI firmware remembers.
+    pub(super) fn firmware_vars(&self) -> PathBuf {
+        self.base.join("efi-vars.fd")
     }
 
     pub(super) fn console(&self) -> PathBuf {

@@ -21,6 +21,7 @@ fn plans(count: usize) -> Vec<MachinePlan> {
         arch: "x86_64".into(),
         files: BTreeMap::new(),
         cmdline: String::new(),
+        firmware: None,
         defaults: ImageDefaults { vcpus: 1, memory_mib: 128, disk_gib: 1 },
         ready: Readiness::GuestAgent,
     };

@@ -19,6 +19,7 @@ fn plan() -> MachinePlan {
         arch: "x86_64".into(),
         files: parts.map(|(part, format)| (part, file(format))).into(),
         cmdline: "console=ttyS0 root=/dev/vda".into(),
+        firmware: None,
         defaults: ImageDefaults { vcpus: 1, memory_mib: 128, disk_gib: 1 },
         ready: Readiness::GuestAgent,
     };
@@ -37,7 +38,8 @@ fn plan() -> MachinePlan {
 
 fn line(plan: &MachinePlan, data: &str) -> Result<Vec<String>, DriverError> {
     let folder = Folder::new(&PathBuf::from(data), &PathBuf::from("/run/h"), plan.id);
-    let arguments = arguments(plan, &folder, &Acceleration::decide(Accel::Tcg, &Kvm::default()))?;
+    let uefi = Uefi { code: "/ovmf/code".into(), vars: "/ovmf/vars".into() };
+    let arguments = arguments(plan, &folder, &Acceleration::decide(Accel::Tcg, &Kvm::default()), Some(&uefi))?;
     Ok(arguments.into_iter().map(|argument| argument.into_string().unwrap()).collect())
 }
 
@@ -78,4 +80,35 @@ fn an_image_that_names_its_host_keeps_its_word() {
     let mut plan = plan();
     plan.manifest.cmdline = "hostname=mine quiet".into();
     assert_eq!(value(&line(&plan, "/data").unwrap(), "-append"), "hostname=mine quiet");
+}
+
+fn whole_disk(firmware: Option<Firmware>) -> MachinePlan {
+    let mut plan = plan();
+    let disk = plan.manifest.files.remove(&Part::Rootfs).unwrap();
+    plan.manifest = Manifest { files: [(Part::Disk, disk)].into(), cmdline: String::new(), firmware, ..plan.manifest };
+    plan
+}
+
+#[test]
+fn a_whole_disk_is_started_by_firmware() {
+    let bios = line(&whole_disk(None), "/data").unwrap();
+    assert!(!bios.contains(&"-kernel".to_owned()) && !bios.contains(&"-append".to_owned()), "{bios:?}");
+    assert_eq!(value(&bios, "-machine"), "q35");
+    assert!(bios.iter().any(|word| word == "virtio-blk-pci,drive=disk0,bootindex=1"));
+    let uefi = line(&whole_disk(Some(Firmware::Uefi)), "/data").unwrap();
+    assert_eq!(value(&uefi, "-machine"), "q35,pflash0=code,pflash1=vars");
+    assert!(uefi.iter().any(|word| word.contains("/ovmf/code") && word.contains("\"read-only\":true")), "{uefi:?}");
+    assert!(uefi.iter().any(|word| word.contains("efi-vars.fd")), "{uefi:?}");
+}
+
+#[test]
+fn what_this_host_cannot_boot_is_refused() {
+    let uefi = whole_disk(Some(Firmware::Uefi));
+    assert!(check(&uefi, None).unwrap_err().detail.contains("install the package ovmf"));
+    let mut foreign = whole_disk(None);
+    foreign.manifest.arch = "aarch64".into();
+    assert!(check(&foreign, None).unwrap_err().detail.contains("aarch64"));
+    let mut mixed = plan();
+    mixed.manifest.files.insert(Part::Disk, mixed.manifest.files[&Part::Rootfs].clone());
+    assert!(check(&mixed, None).unwrap_err().detail.contains("stands alone"));
 }
