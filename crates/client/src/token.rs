@@ -17,6 +17,11 @@ impl Token {
         self.0.is_empty()
     }
 
+    /// Its text, to be written where only its owner can read it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
     /// The value of the `Authorization` header; `None` when the token holds what no header may.
     pub(crate) fn header(&self) -> Option<http::HeaderValue> {
         let mut value = http::HeaderValue::from_str(&format!("Bearer {}", self.0)).ok()?;

@@ -1,24 +1,30 @@
-//! Where the server is, and with which token it is asked.
+//! Where the server is, and with which token it is asked: the first of these that says it.
 //!
 //! ```text
-//! address   --url | HOSTLER_URL            else  client.json in the data folder   else  http://127.0.0.1:9090
-//! token     --token-file | HOSTLER_TOKEN_FILE | HOSTLER_TOKEN   else  client.json, if it is for this address
-//! folder    --data | HOSTLER_DATA          else  $XDG_DATA_HOME/hostler           else  ~/.local/share/hostler
+//! --url | HOSTLER_URL, with a token: --token-file | HOSTLER_TOKEN_FILE | HOSTLER_TOKEN
+//! --context | HOSTLER_CONTEXT            a server by name ([`book`])
+//! --data | HOSTLER_DATA                  the server of this folder: its client.json
+//! the current context                    `hostler context use`
+//! $XDG_DATA_HOME/hostler | ~/.local/share/hostler   its client.json
 //! ```
 //!
 //! `hostler dev` writes `client.json`, so that the other verbs need no flags. A token never stands in a flag, where
 //! other users of the machine could read it, and never goes to another address than the one it was written for.
+
+pub mod book;
 
 use std::{
     env, fmt, fs,
     path::{Path, PathBuf},
 };
 
+use clap::{Args as _, FromArgMatches as _};
 use hostler_client::{Client, Token};
 use hostler_link::Link;
 use hostler_trust::file::{FileError, read_private, write_private};
 use serde::{Deserialize, Serialize};
 
+use self::book::{Book, Place};
 use crate::exit::{Exit, Failure};
 
 /// Where a server listens that was told nothing else.
@@ -37,6 +43,10 @@ pub struct ServerArgs {
     /// A file with the token; HOSTLER_TOKEN may hold the token itself
     #[arg(long, global = true, env = "HOSTLER_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+
+    /// A server by its name among the contexts; `hostler context list` shows them
+    #[arg(long, global = true, env = "HOSTLER_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
 
     /// The data folder [default: $XDG_DATA_HOME/hostler or ~/.local/share/hostler]
     #[arg(long, global = true, env = "HOSTLER_DATA", value_name = "DIR")]
@@ -101,6 +111,8 @@ fn unreadable(error: FileError) -> Failure {
 /// Where the server is, and how to be let in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Context {
+    /// Its name among the contexts, if it is one of them.
+    pub name: Option<String>,
     /// Its address.
     pub url: String,
     /// The token; empty when there is none.
@@ -119,40 +131,98 @@ impl ServerArgs {
         found.ok_or_else(|| Failure::usage("there is no data folder: HOME is not set").help("name one with --data DIR"))
     }
 
+    /// The flags as the environment alone gives them.
+    pub fn of_environment() -> ServerArgs {
+        let command = ServerArgs::augment_args(clap::Command::new("hostler").no_binary_name(true));
+        let matches = command.try_get_matches_from(std::iter::empty::<&str>());
+        matches.and_then(|matches| ServerArgs::from_arg_matches(&matches)).unwrap_or_default()
+    }
+
     /// Where the server is.
     pub fn context(&self) -> Result<Context, Failure> {
         let token = env::var("HOSTLER_TOKEN").ok().filter(|token| !token.trim().is_empty());
-        self.context_with(token)
+        self.context_with(token, Book::path().as_deref())
     }
 
-    fn context_with(&self, token: Option<String>) -> Result<Context, Failure> {
+    fn context_with(&self, token: Option<String>, book: Option<&Path>) -> Result<Context, Failure> {
         let given = match (&self.token_file, token) {
             (Some(file), _) => Some((read_token(file)?, Some(file.clone()))),
             (None, Some(token)) => Some((Token::from(token), None)),
             (None, None) => None,
         };
         if let (Some(url), Some((token, token_file))) = (&self.url, &given) {
-            return Ok(Context { url: url.clone(), token: token.clone(), token_file: token_file.clone() });
+            return Ok(Context { name: None, url: url.clone(), token: token.clone(), token_file: token_file.clone() });
         }
-        let data = self.data()?;
-        let local = ClientFile::load(&data)?;
+        let known = self.known(book)?;
         let url =
-            self.url.clone().or_else(|| Some(local.as_ref()?.url.clone())).unwrap_or_else(|| DEFAULT_URL.to_owned());
-        let (token, token_file) = match (given, local) {
-            (Some(given), _) => given,
-            (None, Some(local)) if same_place(&local.url, &url) => {
-                (Token::from(local.token), Some(ClientFile::path(&data)))
+            self.url.clone().or_else(|| Some(known.as_ref()?.url.clone())).unwrap_or_else(|| DEFAULT_URL.to_owned());
+        match (given, known) {
+            (Some((token, token_file)), known) => {
+                Ok(Context { name: known.and_then(|known| known.name), url, token, token_file })
             }
-            (None, _) => return Err(self.no_token(&url, &data)),
-        };
-        Ok(Context { url, token, token_file })
+            (None, Some(known)) if same_place(&known.url, &url) => Ok(Context { url, ..known }),
+            (None, _) => Err(self.no_token(&url)?),
+        }
+    }
+
+    /// The server that is known here: by its context's name, by its folder, as the current context, or in the usual folder.
+    fn known(&self, path: Option<&Path>) -> Result<Option<Context>, Failure> {
+        let book = || path.map_or_else(|| Ok(Book::default()), Book::load).map(|book| (book, path));
+        if let Some(name) = &self.context {
+            let (book, path) = book()?;
+            return placed(name, book.get(name)?, path).map(Some);
+        }
+        if self.data.is_none() {
+            let (book, path) = book()?;
+            if let Some((name, place)) = book.current() {
+                return placed(name, place, path).map(Some);
+            }
+        }
+        local(&self.data()?)
     }
 
     /// Where no address was given either, there is no server.
-    fn no_token(&self, url: &str, data: &Path) -> Failure {
+    fn no_token(&self, url: &str) -> Result<Failure, Failure> {
         let exit = if self.url.is_some() { Exit::Refused } else { Exit::Unreachable };
-        Failure::new(exit, format!("there is no token for {url}: none was given, and none is in {}", data.display()))
-            .help("start `hostler dev`, which writes one there, or give --token-file FILE or HOSTLER_TOKEN")
+        let data = self.data()?;
+        Ok(Failure::new(
+            exit,
+            format!("there is no token for {url}: none was given, and none is in {}", data.display()),
+        )
+        .help(
+            "start `hostler dev`, which writes one there; or give --context NAME, --token-file FILE or HOSTLER_TOKEN",
+        ))
+    }
+}
+
+/// The server of a folder, if one runs there.
+fn local(data: &Path) -> Result<Option<Context>, Failure> {
+    let found = ClientFile::load(data)?;
+    Ok(found.map(|file| Context {
+        name: None,
+        url: file.url,
+        token: Token::from(file.token),
+        token_file: Some(ClientFile::path(data)),
+    }))
+}
+
+/// The server of a context.
+fn placed(name: &str, place: &Place, book: Option<&Path>) -> Result<Context, Failure> {
+    let named = |context| Context { name: Some(name.to_owned()), ..context };
+    match place {
+        Place::Server { url, token } => Ok(Context {
+            name: Some(name.to_owned()),
+            url: url.clone(),
+            token: Token::from(token.as_str()),
+            token_file: book.map(Path::to_owned),
+        }),
+        Place::Local { data } => local(data)?.map(named).ok_or_else(|| {
+            Failure::new(
+                Exit::Unreachable,
+                format!("the server of the context {name} does not run: there is no client.json in {}", data.display()),
+            )
+            .help("`hostler dev` starts it; `hostler context list` shows the other contexts")
+        }),
     }
 }
 
@@ -205,15 +275,15 @@ mod tests {
         (dir, args)
     }
 
-    fn local(dir: &Path) {
+    fn running(dir: &Path) {
         ClientFile { url: "http://127.0.0.1:9191".into(), token: "local".into() }.save(dir).unwrap();
     }
 
     #[test]
     fn the_file_of_the_local_server_is_enough() {
         let (dir, args) = folder();
-        local(dir.path());
-        let context = args.context_with(None).unwrap();
+        running(dir.path());
+        let context = args.context_with(None, None).unwrap();
         assert_eq!((context.url.as_str(), context.token.clone()), ("http://127.0.0.1:9191", Token::from("local")));
         assert!(context.is_local());
     }
@@ -221,40 +291,69 @@ mod tests {
     #[test]
     fn a_file_that_others_can_read_is_refused() {
         let (dir, args) = folder();
-        local(dir.path());
+        running(dir.path());
         fs::set_permissions(ClientFile::path(dir.path()), fs::Permissions::from_mode(0o644)).unwrap();
-        let failure = args.context_with(None).unwrap_err();
+        let failure = args.context_with(None, None).unwrap_err();
         assert!(failure.lines()[0].1.contains("others can open it"), "{failure:?}");
     }
 
     #[test]
     fn the_local_token_does_not_go_to_another_address() {
         let (dir, mut args) = folder();
-        local(dir.path());
+        running(dir.path());
         args.url = Some("http://example.com:9090".into());
-        assert_eq!(args.context_with(None).unwrap_err().exit, Exit::Refused);
-        assert_eq!(args.context_with(Some("mine".into())).unwrap().token, Token::from("mine"));
+        assert_eq!(args.context_with(None, None).unwrap_err().exit, Exit::Refused);
+        assert_eq!(args.context_with(Some("mine".into()), None).unwrap().token, Token::from("mine"));
         args.url = Some("http://127.0.0.1:9191/".into());
-        assert_eq!(args.context_with(None).unwrap().token, Token::from("local"));
+        assert_eq!(args.context_with(None, None).unwrap().token, Token::from("local"));
     }
 
     #[test]
     fn without_a_file_or_a_flag_there_is_no_server() {
         let (_dir, args) = folder();
-        assert_eq!(args.context_with(None).unwrap_err().exit, Exit::Unreachable);
+        assert_eq!(args.context_with(None, None).unwrap_err().exit, Exit::Unreachable);
     }
 
     #[test]
     fn a_token_alone_asks_the_default_address() {
         let (_dir, args) = folder();
-        assert_eq!(args.context_with(Some("mine".into())).unwrap().url, DEFAULT_URL);
+        assert_eq!(args.context_with(Some("mine".into()), None).unwrap().url, DEFAULT_URL);
     }
 
     #[test]
     fn a_broken_file_does_not_show_its_token() {
         let (dir, args) = folder();
         write_private(&ClientFile::path(dir.path()), br#"{"url": 5, "token": "hst_secret"}"#).unwrap();
-        let failure = args.context_with(None).unwrap_err();
+        let failure = args.context_with(None, None).unwrap_err();
         assert!(!format!("{failure:?}").contains("secret"), "{failure:?}");
+    }
+
+    #[test]
+    fn a_named_context_wins_over_the_folder_and_the_current_one_does_not() {
+        let (dir, mut args) = folder();
+        running(dir.path());
+        let path = dir.path().join("contexts.toml");
+        let place = |url: &str| Place::Server { url: url.into(), token: "far".into() };
+        Book::change(&path, |book| book.add(&"prod".parse().unwrap(), place("https://prod"))).unwrap();
+        assert_eq!(args.context_with(None, Some(&path)).unwrap().url, "http://127.0.0.1:9191");
+        args.context = Some("prod".into());
+        let context = args.context_with(None, Some(&path)).unwrap();
+        assert_eq!((context.name.as_deref(), context.url.as_str()), (Some("prod"), "https://prod"));
+        args = ServerArgs::default();
+        assert_eq!(args.context_with(None, Some(&path)).unwrap().url, "https://prod", "the current one");
+        args.url = Some("https://elsewhere".into());
+        assert_eq!(args.context_with(None, Some(&path)).unwrap_err().exit, Exit::Refused, "its token stays here");
+    }
+
+    #[test]
+    fn a_local_context_whose_server_is_gone_says_so() {
+        let (dir, mut args) = folder();
+        let path = dir.path().join("contexts.toml");
+        let place = Place::Local { data: dir.path().to_owned() };
+        Book::change(&path, |book| book.add(&"dev".parse().unwrap(), place)).unwrap();
+        args.context = Some("dev".into());
+        assert_eq!(args.context_with(None, Some(&path)).unwrap_err().exit, Exit::Unreachable);
+        running(dir.path());
+        assert_eq!(args.context_with(None, Some(&path)).unwrap().name.as_deref(), Some("dev"));
     }
 }

@@ -20,7 +20,7 @@ use std::{
 
 use anstream::stderr;
 use clap::builder::styling::{AnsiColor, Style};
-use hostler_client::ClientError;
+use hostler_client::{Client, ClientError};
 use hostler_model::{
     Code, Refusal,
     api::Problem,
@@ -28,7 +28,7 @@ use hostler_model::{
     task::{Task, TaskState},
 };
 
-use crate::output::plain;
+use crate::{nearest::Missing, output::plain};
 
 /// How the program ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,12 +98,13 @@ pub struct Failure {
     help: Option<String>,
     code: Option<String>,
     request: Option<RequestId>,
+    missing: Option<Box<Missing>>,
 }
 
 impl Failure {
     /// What happened, to what, why.
     pub fn new(exit: Exit, message: impl Display) -> Failure {
-        Failure { exit, message: message.to_string(), help: None, code: None, request: None }
+        Failure { exit, message: message.to_string(), help: None, code: None, request: None, missing: None }
     }
 
     /// A command line that makes no sense.
@@ -116,6 +117,20 @@ impl Failure {
     pub fn help(mut self, help: impl Display) -> Failure {
         self.help = Some(help.to_string());
         self
+    }
+
+    /// With the names that may have been meant, where something that was named is not there.
+    pub async fn explained(self, client: &Client) -> Failure {
+        let Some(missing) = &self.missing else { return self };
+        match missing.meant(client).await {
+            Some(meant) => self.help(meant),
+            None => self,
+        }
+    }
+
+    /// Whether [`Failure::explained`] could have more to say.
+    pub fn names_something_missing(&self) -> bool {
+        self.missing.is_some()
     }
 
     /// The reader of our output went away: that is how `| head` ends, and nothing to talk about.
@@ -192,6 +207,7 @@ impl From<ClientError> for Failure {
                 help: advice(&problem).map(str::to_owned),
                 code: Some(problem.code.to_string()),
                 request,
+                missing: Missing::of(&problem).map(Box::new),
                 ..Failure::new(Exit::of_problem(&problem), &problem.detail)
             },
             ClientError::Unreachable { .. } => Failure::new(Exit::Unreachable, error)

@@ -5,6 +5,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::exit::{Exit, Failure};
 
+/// The number of Ctrl-C's signal.
+pub const INTERRUPT: i32 = 2;
+
 /// Ctrl-C, the polite request to end, and the terminal's end. From its making on they no longer end the program by themselves.
 #[derive(Debug)]
 pub struct Interrupt {

@@ -3,13 +3,18 @@
 //! This file is the list of verbs. Each family of verbs is a file in [`cli`]; `dev` runs the server and the agent.
 
 mod cli;
+mod command;
+mod complete;
 mod context;
 #[cfg(feature = "crash-points")]
 mod crash;
 mod dev;
 mod exit;
 mod interrupt;
+mod man;
+mod nearest;
 mod output;
+mod terminal;
 mod watch;
 
 use std::process::ExitCode;
@@ -28,6 +33,7 @@ Examples:
   hostler vm create web-1            a machine that stays
   hostler doctor                     what is wrong, and what to do about it
 
+Each flag has a variable: --url is HOSTLER_URL, and --memory of `vm create` is HOSTLER_VM_CREATE_MEMORY. The flag wins.
 Exit codes: 0 done, 1 the task failed, 2 usage, 3 refused, 4 unreachable, 5 timed out;
 `vm exec` and `run` end with the code of the program in the guest.";
 
@@ -60,6 +66,12 @@ enum Verb {
     Event(cli::event::Args),
     /// Look at everything that must be well, and say what is not
     Doctor(cli::doctor::Args),
+    /// Servers by name: list, use, add, show, remove, rename
+    Context(cli::context::Args),
+    /// Print what a shell needs to complete this command line
+    Completions(complete::Args),
+    /// Write manual pages
+    Man(man::Args),
 }
 
 impl Verb {
@@ -73,6 +85,9 @@ impl Verb {
             Verb::Image(args) => cli::image::run(args, globals).await,
             Verb::Event(args) => cli::event::run(args, globals).await,
             Verb::Doctor(args) => cli::doctor::run(args, globals).await,
+            Verb::Context(args) => cli::context::run(args, globals),
+            Verb::Completions(args) => complete::run(&args),
+            Verb::Man(args) => man::run(&args),
         }
     }
 
@@ -87,10 +102,16 @@ impl Verb {
 }
 
 fn main() -> ExitCode {
-    let Hostler { globals, verb } = Hostler::parse();
+    complete::answer();
+    let Hostler { globals, verb } = command::parse();
     hostler_trust::install_crypto();
     let result = match verb.runtime() {
-        Ok(runtime) => runtime.block_on(verb.run(&globals)),
+        Ok(runtime) => runtime.block_on(async {
+            match verb.run(&globals).await {
+                Ok(exit) => Ok(exit),
+                Err(failure) => Err(globals.explained(failure).await),
+            }
+        }),
         Err(error) => Err(Failure::new(Exit::Failed, format!("the program cannot begin: {error}"))),
     };
     result
@@ -103,13 +124,13 @@ fn main() -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::FromArgMatches as _;
 
     use super::*;
 
     #[test]
     fn the_command_line_is_sound() {
-        Hostler::command().debug_assert();
+        command::command().debug_assert();
     }
 
     #[test]
@@ -125,11 +146,11 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains(path), "`{path} --help` has no example of itself");
         }
-        leaves(&Hostler::command(), "hostler");
+        leaves(&command::command(), "hostler");
     }
 
     fn parse(line: &str) -> Result<Hostler, clap::Error> {
-        Hostler::try_parse_from(line.split(' '))
+        Hostler::from_arg_matches(&command::command().try_get_matches_from(line.split(' '))?)
     }
 
     #[test]
@@ -149,6 +170,12 @@ mod tests {
             "hostler event --follow --after 7 --subject 0190f1f0-0000-7000-8000-000000000001",
             "hostler -o json --url http://127.0.0.1:1 node show n1",
             "hostler events",
+            "hostler vm list --watch -o wide --no-headers",
+            "hostler vm delete a --no-wait --timeout 5m",
+            "hostler --context prod node list -o yaml",
+            "hostler context add prod --url https://hostler.example.com --token-file token",
+            "hostler completions fish",
+            "hostler man /tmp/man",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }
@@ -171,6 +198,9 @@ mod tests {
             "hostler task submit echo --param a=1 --params {}",
             "hostler task list --state lost",
             "hostler event --after soon",
+            "hostler completions tcsh",
+            "hostler context add Prod",
+            "hostler vm lisst",
         ] {
             let error = parse(line).err().unwrap_or_else(|| panic!("{line} was understood"));
             assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}");

@@ -1,15 +1,20 @@
-//! What the verbs print: tables and fields for people, JSON for programs. Results go to stdout, everything else to
-//! stderr. A reader that goes away (`| head`) is an `io::Error` that ends the program quietly.
+//! What the verbs print: tables and fields for people, JSON and YAML for programs. Results go to stdout, everything else
+//! to stderr. A reader that goes away (`| head`) is an `io::Error` that ends the program quietly.
+
+pub mod paint;
+mod table;
 
 use std::{
     fmt::Display,
-    io::{self, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     time::Duration,
 };
 
-use comfy_table::{ContentArrangement, Table, presets};
 use hostler_model::Timestamp;
 use serde::Serialize;
+
+pub use self::table::{Table, table};
+use crate::terminal;
 
 /// How results are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
@@ -17,8 +22,100 @@ pub enum Format {
     /// For people.
     #[default]
     Table,
+    /// For people, with all columns.
+    Wide,
     /// For programs: times in RFC 3339, amounts as integers.
     Json,
+    /// The same as JSON, in YAML.
+    Yaml,
+}
+
+/// The flags that say how results are printed.
+#[derive(Clone, Copy, Debug, Default, clap::Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// How results are printed
+    #[arg(short, long, global = true, value_enum, default_value_t, env = "HOSTLER_OUTPUT", value_name = "FORMAT")]
+    pub output: Format,
+
+    /// Leave the header of tables out
+    #[arg(long, global = true, env = "HOSTLER_NO_HEADERS", value_parser = clap::builder::FalseyValueParser::new())]
+    pub no_headers: bool,
+}
+
+impl OutputArgs {
+    /// How text for people is to look on this stdout.
+    pub fn style(&self) -> Style {
+        Style {
+            headers: !self.no_headers,
+            wide: self.output == Format::Wide,
+            width: terminal::width(),
+            colour: io::stdout().is_terminal(),
+        }
+    }
+}
+
+/// How text for people is to look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Style {
+    /// Whether tables have a header.
+    pub headers: bool,
+    /// Whether all columns are shown.
+    pub wide: bool,
+    /// How many characters fit in a line; no limit where there is no terminal.
+    pub width: Option<usize>,
+    /// Whether colours may be used. The stream may still take them out.
+    pub colour: bool,
+}
+
+/// As a file gets it.
+impl Default for Style {
+    fn default() -> Style {
+        Style { headers: true, wide: false, width: None, colour: false }
+    }
+}
+
+/// Something that people can read.
+pub trait Human {
+    /// As text, whole lines.
+    fn text(&self, style: &Style) -> String;
+}
+
+impl Human for String {
+    fn text(&self, _: &Style) -> String {
+        self.clone()
+    }
+}
+
+impl Format {
+    /// Whether results are for programs.
+    pub fn is_data(self) -> bool {
+        match self {
+            Format::Json | Format::Yaml => true,
+            Format::Table | Format::Wide => false,
+        }
+    }
+
+    /// A whole result for a program, as it would stand in a file.
+    pub fn document(self, value: &impl Serialize) -> io::Result<String> {
+        match self {
+            Format::Yaml => yaml(value),
+            Format::Json | Format::Table | Format::Wide => Ok(serde_json::to_string_pretty(value)?),
+        }
+    }
+
+    /// One of many results for a program: a line of JSON, or a document of a YAML stream.
+    pub fn record(self, value: &impl Serialize) -> io::Result<String> {
+        match self {
+            Format::Yaml => Ok(format!("---\n{}", yaml(value)?)),
+            Format::Json | Format::Table | Format::Wide => Ok(serde_json::to_string(value)?),
+        }
+    }
+}
+
+/// By way of JSON, so that both say the same.
+fn yaml(value: &impl Serialize) -> io::Result<String> {
+    serde_saphyr::to_string(&serde_json::to_value(value)?).map_err(io::Error::other)
 }
 
 /// Prints a text and ends it with a line feed where it has none. Nothing at all for an empty one.
@@ -40,16 +137,6 @@ pub fn guest(stdout: &str, stderr: &str) -> io::Result<()> {
     io::stderr().lock().write_all(stderr.as_bytes())
 }
 
-/// Prints JSON that people can read too.
-pub fn json(value: &impl Serialize) -> io::Result<()> {
-    text(&serde_json::to_string_pretty(value)?)
-}
-
-/// Prints JSON in one line: streams are one document per line.
-pub fn json_line(value: &impl Serialize) -> io::Result<()> {
-    text(&serde_json::to_string(value)?)
-}
-
 /// Says something that is no result, on stderr.
 pub fn note(text: impl Display) {
     // Who has closed stderr does not want to know.
@@ -62,28 +149,12 @@ pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
 
-/// Rows under a header, in columns as wide as they need to be.
-pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header);
-    for row in rows {
-        table.add_row(row);
-    }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    trimmed(table.lines())
-}
-
 /// One thing, a line for each of its fields. Fields without a value are left out.
 pub fn fields(fields: impl IntoIterator<Item = (&'static str, String)>) -> String {
     let fields: Vec<_> = fields.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     let width = fields.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    trimmed(fields.iter().map(|(name, value)| format!("{name:width$}  {}", plain(value))))
-}
-
-fn trimmed(lines: impl Iterator<Item = String>) -> String {
-    lines.map(|line| line.trim_end().to_owned() + "\n").collect()
+    let line = |(name, value): &(&str, String)| format!("{name:width$}  {}", plain(value)).trim_end().to_owned() + "\n";
+    fields.iter().map(line).collect()
 }
 
 /// What there is, or a dash.
@@ -170,13 +241,28 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_as_wide_as_they_need_to_be() {
-        let table =
-            table(["NAME", "STATE"], [["a".to_owned(), "running".to_owned()], ["longer".to_owned(), "-".to_owned()]]);
-        assert_eq!(table, "NAME    STATE\na       running\nlonger  -\n");
+    fn fields_stand_below_each_other() {
         assert_eq!(
             fields([("name", "a".to_owned()), ("reason", String::new()), ("id", "1".to_owned())]),
             "name  a\nid    1\n"
         );
+    }
+
+    #[test]
+    fn yaml_says_what_json_says() {
+        let value = serde_json::json!({"name": "a", "on": "yes", "labels": {"k": "1"}, "n": 5, "none": null, "list": [1, "x: y"]});
+        insta::assert_snapshot!(Format::Yaml.document(&value).unwrap(), @r#"
+        labels:
+          k: "1"
+        list:
+        - 1
+        - "x: y"
+        "n": 5
+        name: a
+        none: null
+        "on": "yes"
+        "#);
+        assert_eq!(Format::Json.record(&value).unwrap().lines().count(), 1);
+        assert!(Format::Yaml.record(&value).unwrap().starts_with("---\n"));
     }
 }

@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     interrupt::Interrupt,
-    output::{millis, note, plain, took},
+    output::{millis, note, paint, plain, took},
 };
 
 /// The first look comes soon: an exec takes 40 ms.
@@ -198,10 +198,10 @@ impl View {
         }
     }
 
-    /// Lines that the node wrote for people.
+    /// Lines that the node wrote for people. Where there is no terminal they would hide the phases.
     fn log(&self, lines: &[String]) {
-        if self.tell == Tell::Phases {
-            lines.iter().for_each(|line| self.line(&format!("  | {}", plain(line))));
+        if let Some(line) = &self.line {
+            lines.iter().for_each(|said| line.println(paint::faint(&format!("  | {}", plain(said)))));
         }
     }
 

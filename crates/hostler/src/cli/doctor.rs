@@ -14,7 +14,7 @@ use super::{Globals, host};
 use crate::{
     context::Context,
     exit::{Exit, Failure},
-    output::{self, Format},
+    output::{self, paint},
 };
 
 const EXAMPLES: &str = "\
@@ -78,9 +78,11 @@ impl Finding {
 /// Looks at everything.
 pub async fn run(_: Args, globals: &Globals) -> Result<Exit, Failure> {
     let findings = examine(globals).await;
-    match globals.output {
-        Format::Json => output::json(&findings)?,
-        Format::Table => output::text(&table(&findings))?,
+    let format = globals.output.output;
+    if format.is_data() {
+        output::text(&format.document(&findings)?)?;
+    } else {
+        output::text(&table(&findings))?;
     }
     let failed = findings.iter().any(|finding| finding.verdict == Verdict::Fail);
     Ok(if failed { Exit::Failed } else { Exit::Done })
@@ -189,7 +191,7 @@ fn table(findings: &[Finding]) -> String {
             Verdict::Warn => "warn",
             Verdict::Fail => "FAIL",
         };
-        text += &format!("{mark}  {name:width$}  {seen}\n");
+        text += &format!("{}  {name:width$}  {seen}\n", paint::state(mark));
         if let Some(advice) = advice.as_ref().filter(|advice| !advice.is_empty()) {
             text += &format!("      {:width$}  → {advice}\n", "");
         }
@@ -207,7 +209,7 @@ mod tests {
         let mut lost = fixture::node();
         lost.freshness = Freshness::Lost;
         let findings = [node(&fixture::node()), node(&lost), images(&[]), images(&[fixture::image()])];
-        insta::assert_snapshot!(table(&findings), @"
+        insta::assert_snapshot!(anstream::adapter::strip_str(&table(&findings)), @"
         ok    node local  ready, fresh, tcg
         FAIL  node local  ready, lost, tcg
                           → its agent is not heard any more: is it running?

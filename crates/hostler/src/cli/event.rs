@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::Globals;
 use crate::{
     exit::{Exit, Failure},
-    output::{self, Format},
+    output,
 };
 
 /// Without `--follow`: events that have happened come at once, so a stream that is silent this long has told them all.
@@ -45,10 +45,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     let mut events = globals.session()?.client.events(EventQuery { after, subject: args.subject });
     events.connect().await?;
     while let Some(entry) = next(&mut events, args.follow).await? {
-        match globals.output {
-            Format::Json => output::json_line(&entry)?,
-            Format::Table => output::text(&line(&entry))?,
-        }
+        let format = globals.output.output;
+        output::text(&if format.is_data() { format.record(&entry)? } else { line(&entry) })?;
     }
     Ok(Exit::Done)
 }

@@ -92,8 +92,8 @@ pub fn finish(session: &Session, task: Task) -> Result<Exit, Failure> {
         Failure::new(Exit::Unreachable, format!("the output of task {} cannot be read", task.id))
             .help(format!("`hostler task show {} -o json` shows it as it is", task.id))
     })?;
-    if session.is_json() {
-        output::json(&output)?;
+    if session.is_data() {
+        session.data(&output)?;
         return Ok(exit(&output));
     }
     output::guest(&output.stdout, &output.stderr)?;

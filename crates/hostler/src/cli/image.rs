@@ -6,7 +6,7 @@ use hostler_model::{Timestamp, image::Image};
 use super::Globals;
 use crate::{
     exit::{Exit, Failure},
-    output,
+    output::{self, Table},
 };
 
 /// The verbs of images.
@@ -32,7 +32,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn table(images: &[Image], now: Timestamp) -> String {
+fn table(images: &[Image], now: Timestamp) -> Table {
     let rows = images.iter().map(|image| {
         let manifest = &image.manifest;
         let defaults = manifest.defaults;

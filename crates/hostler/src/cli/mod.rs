@@ -1,6 +1,7 @@
 //! The client's verbs, one file for each family. A verb reads its flags, calls the server, waits where it is asked to,
 //! prints. What they share is here: the flags of all of them, and a session with the server.
 
+pub mod context;
 pub mod doctor;
 pub mod event;
 pub mod exec;
@@ -8,13 +9,15 @@ pub mod exec;
 pub mod fixture;
 mod host;
 pub mod image;
+pub mod live;
 pub mod node;
 pub mod read;
 pub mod run;
 pub mod task;
 pub mod vm;
+mod wait;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use hostler_client::Client;
 use hostler_model::{
@@ -23,12 +26,14 @@ use hostler_model::{
 };
 use serde::Serialize;
 
+pub use self::{
+    live::WatchArgs,
+    wait::{WaitArgs, goes_on},
+};
 use crate::{
     context::ServerArgs,
-    exit::{Exit, Failure},
-    interrupt::Interrupt,
-    output::{self, Format},
-    watch::{Tell, Watched, status, watch},
+    exit::Failure,
+    output::{self, Format, Human, OutputArgs, Style},
 };
 
 /// The flags that every verb has.
@@ -38,15 +43,24 @@ pub struct Globals {
     #[command(flatten)]
     pub server: ServerArgs,
 
-    /// How results are printed
-    #[arg(short, long, global = true, value_enum, default_value_t, env = "HOSTLER_OUTPUT", value_name = "FORMAT")]
-    pub output: Format,
+    /// How results are printed.
+    #[command(flatten)]
+    pub output: OutputArgs,
 }
 
 impl Globals {
     /// A session with the server. Nothing is sent yet.
     pub fn session(&self) -> Result<Session, Failure> {
-        Ok(Session { client: self.server.context()?.client()?, format: self.output, clock: Clock::system() })
+        let client = self.server.context()?.client()?;
+        Ok(Session { client, format: self.output.output, style: self.output.style(), clock: Clock::system() })
+    }
+
+    /// A failure with the names that may have been meant, if the server knows some.
+    pub async fn explained(&self, failure: Failure) -> Failure {
+        match self.session() {
+            Ok(session) if failure.names_something_missing() => failure.explained(&session.client).await,
+            Ok(_) | Err(_) => failure,
+        }
     }
 }
 
@@ -56,19 +70,8 @@ pub struct Session {
     /// The server.
     pub client: Client,
     format: Format,
+    style: Style,
     clock: Clock,
-}
-
-/// How long to wait.
-#[derive(Clone, Debug, clap::Args)]
-pub struct WaitArgs {
-    /// Do not wait for the end
-    #[arg(long)]
-    pub no_wait: bool,
-
-    /// Wait no longer than this; the task goes on
-    #[arg(long, value_name = "TIME", value_parser = read::duration, default_value = "10m", conflicts_with = "no_wait")]
-    pub timeout: Duration,
 }
 
 impl Session {
@@ -77,42 +80,42 @@ impl Session {
         self.clock.now()
     }
 
-    /// Prints a result: as JSON, or as the text made for people.
-    pub fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
-        match self.format {
-            Format::Json => output::json(value)?,
-            Format::Table => output::text(&text())?,
+    /// Prints a result: for programs, or as what was made for people.
+    pub fn print<H: Human>(&self, value: &impl Serialize, human: impl FnOnce() -> H) -> Result<(), Failure> {
+        if self.is_data() {
+            return self.data(value);
         }
-        Ok(())
+        self.text(&human())
+    }
+
+    /// Prints a result for programs.
+    pub fn data(&self, value: &impl Serialize) -> Result<(), Failure> {
+        Ok(output::text(&self.format.document(value)?)?)
+    }
+
+    /// Prints a result for people.
+    pub fn text(&self, human: &impl Human) -> Result<(), Failure> {
+        Ok(output::text(&human.text(&self.style))?)
+    }
+
+    /// One of many results for programs.
+    pub fn record(&self, value: &impl Serialize) -> Result<String, Failure> {
+        Ok(self.format.record(value)?)
     }
 
     /// Whether results are for programs.
-    pub fn is_json(&self) -> bool {
-        self.format == Format::Json
+    pub fn is_data(&self) -> bool {
+        self.format.is_data()
     }
 
-    /// The task once it ended, however it did.
-    pub async fn ended(&self, task: Task, limit: Option<Duration>, tell: Tell) -> Result<Task, Failure> {
-        let mut interrupt = Interrupt::listen()?;
-        match watch(&self.client, task, limit, &mut interrupt, tell).await? {
-            Watched::Ended(task) => Ok(task),
-            Watched::TimedOut(task) => Err(goes_on(&task, Exit::TimedOut, "time is over")),
-            Watched::Signalled(task, signal) => Err(goes_on(&task, Exit::Signalled(signal), "interrupted")),
-        }
-    }
-
-    /// Nodes by id, for tables. Who may not see nodes sees their ids.
+    /// Nodes by id, for tables. Who may not see nodes sees their ids. Programs get ids, and need no names.
     pub async fn node_names(&self) -> NodeNames {
+        if self.is_data() {
+            return NodeNames::default();
+        }
         let nodes = self.client.nodes().await.unwrap_or_default();
         NodeNames(nodes.into_iter().map(|node| (node.id, node.name.to_string())).collect())
     }
-}
-
-/// That a wait ended before its task did.
-fn goes_on(task: &Task, exit: Exit, why: &str) -> Failure {
-    let id = task.id;
-    Failure::new(exit, format!("{why}; the task goes on: {} {id} ({})", task.kind, status(task)))
-        .help(format!("`hostler task watch {id}` waits again, `hostler task cancel {id}` stops it"))
 }
 
 /// The task, if it did what it should.
@@ -142,15 +145,7 @@ impl NodeNames {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn who_stops_waiting_is_told_how_to_go_on() {
-        let failure = goes_on(&fixture::task("running"), Exit::Signalled(2), "interrupted");
-        assert_eq!(failure.exit.code(), 130);
-        let lines = failure.lines();
-        assert!(lines[0].1.contains("the task goes on"), "{lines:?}");
-        assert!(lines[1].1.contains("hostler task cancel 0190f1f0-0000-7000-8000-000000000001"), "{lines:?}");
-    }
+    use crate::exit::Exit;
 
     #[test]
     fn only_success_is_success() {

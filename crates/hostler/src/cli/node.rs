@@ -3,11 +3,18 @@
 use clap::Subcommand;
 use hostler_model::{Timestamp, node::Node};
 
-use super::Globals;
+use super::{Globals, WatchArgs};
 use crate::{
     exit::{Exit, Failure},
-    output,
+    output::{self, Table},
 };
+
+const LIST: &str = "\
+Examples:
+  hostler node list
+  hostler node list --watch
+  hostler node list -o wide
+  hostler node list -o json";
 
 /// The verbs of nodes.
 #[derive(clap::Args, Debug)]
@@ -19,31 +26,39 @@ pub struct Args {
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// List the nodes, with what is promised or in use of what may be
-    #[command(visible_alias = "ls", after_help = "Examples:\n  hostler node list\n  hostler node list -o json")]
-    List,
+    #[command(visible_alias = "ls", after_help = LIST)]
+    List(WatchArgs),
     /// Show one node
     #[command(after_help = "Examples:\n  hostler node show local")]
     Show {
         /// Its name or id
         node: String,
+        #[command(flatten)]
+        watch: WatchArgs,
     },
 }
 
 /// Runs a verb of nodes.
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     let session = globals.session()?;
-    let now = session.now();
     match args.verb {
-        Verb::List => {
-            let nodes = session.client.nodes().await?;
-            session.print(&nodes, || table(&nodes, now))?;
+        Verb::List(watch) => {
+            let look = async || {
+                let nodes = session.client.nodes().await?;
+                let text = table(&nodes, session.now());
+                Ok((nodes, text))
+            };
+            session.view(watch, None, look).await
         }
-        Verb::Show { node } => {
-            let node = session.client.node(&node).await?;
-            session.print(&node, || show(&node, now))?;
+        Verb::Show { node, watch } => {
+            let look = async || {
+                let node = session.client.node(&node).await?;
+                let text = show(&node, session.now());
+                Ok((node, text))
+            };
+            session.view(watch, None, look).await
         }
     }
-    Ok(Exit::Done)
 }
 
 /// What is promised or in use, and what may be.
@@ -61,7 +76,7 @@ fn seen(node: &Node, now: Timestamp) -> String {
     output::or_dash(node.last_seen.map(|seen| output::ago(seen, now)))
 }
 
-fn table(nodes: &[Node], now: Timestamp) -> String {
+fn table(nodes: &[Node], now: Timestamp) -> Table {
     let rows = nodes.iter().map(|node| {
         let [vcpus, memory, disk, vms] = room(node);
         let (state, heard) = (node.state.to_string(), node.freshness.as_str().to_owned());
@@ -75,9 +90,14 @@ fn table(nodes: &[Node], now: Timestamp) -> String {
             disk,
             vms,
             seen(node, now),
+            node.facts.agent_version.clone(),
+            node.facts.kernel.clone(),
+            node.id.to_string(),
         ]
     });
-    output::table(["NAME", "STATE", "AGENT", "ACCELERATION", "VCPUS", "MEMORY", "DISK", "VMS", "SEEN"], rows)
+    let header =
+        ["NAME", "STATE", "AGENT", "ACCELERATION", "VCPUS", "MEMORY", "DISK", "VMS", "SEEN", "VERSION", "KERNEL", "ID"];
+    output::table(header, rows).wide(&["VERSION", "KERNEL", "ID"])
 }
 
 fn show(node: &Node, now: Timestamp) -> String {

@@ -4,12 +4,15 @@ use std::{str::FromStr, time::Duration};
 
 use hostler_model::{
     Code, Refusal,
+    kind::KindName,
     task::TaskState,
     unit::{parse_gib, parse_mib},
     vm::VmState,
 };
 use serde::de::{DeserializeOwned, IntoDeserializer, value};
 use serde_json::Value;
+
+use crate::nearest::did_you_mean;
 
 fn words(refusal: Refusal) -> String {
     refusal.detail
@@ -28,6 +31,17 @@ pub fn disk(text: &str) -> Result<i64, String> {
 /// A name, a kind, an id: whatever the model reads.
 pub fn model<T: FromStr<Err = Refusal>>(text: &str) -> Result<T, String> {
     text.parse().map_err(words)
+}
+
+/// A kind of task.
+pub fn kind(text: &str) -> Result<KindName, String> {
+    text.parse().map_err(|refusal: Refusal| {
+        let known: Vec<&str> = KindName::ALL.iter().map(|kind| kind.as_str()).collect();
+        match did_you_mean(text, &known) {
+            Some(meant) => format!("there is no such kind of task; {meant}"),
+            None => refusal.detail,
+        }
+    })
 }
 
 /// `10m`, `1h30m`, `500ms`, or a number of seconds.
@@ -131,6 +145,8 @@ mod tests {
     fn a_state_is_one_of_those_there_are() {
         assert_eq!(task_state("failed"), Ok(TaskState::Failed));
         assert_eq!(vm_state("running"), Ok(VmState::Running));
+        assert_eq!(kind("ecko").unwrap_err(), "there is no such kind of task; did you mean echo?");
+        assert!(kind("explode").unwrap_err().contains("there are"));
         assert!(vm_state("lost").unwrap_err().contains("provisioning"));
     }
 }

@@ -13,10 +13,10 @@ use hostler_model::{
 };
 use serde_json::{Map, Value};
 
-use super::{Globals, NodeNames, Session, WaitArgs, read, succeeded};
+use super::{Globals, NodeNames, Session, WaitArgs, WatchArgs, read, succeeded};
 use crate::{
     exit::{Exit, Failure},
-    output,
+    output::{self, Table},
     watch::Tell,
 };
 
@@ -28,7 +28,13 @@ Examples:
   hostler task list
   hostler task list --state failed --kind vm.create
   hostler task list --code ATTEMPTS_EXHAUSTED
+  hostler task list --state running --watch
   hostler task list --vm web-1 -o json";
+
+const SHOW: &str = "\
+Examples:
+  hostler task show 0190f1f0-0000-7000-8000-000000000001
+  hostler task show 000000000001 --watch";
 
 const SUBMIT: &str = "\
 Examples:
@@ -50,8 +56,13 @@ enum Verb {
     #[command(visible_alias = "ls", after_help = LIST)]
     List(List),
     /// Show one task
-    #[command(after_help = "Examples:\n  hostler task show 0190f1f0-0000-7000-8000-000000000001")]
-    Show(Which),
+    #[command(after_help = SHOW)]
+    Show {
+        #[command(flatten)]
+        which: Which,
+        #[command(flatten)]
+        watch: WatchArgs,
+    },
     /// Show a task's phases until it ends; exit 0 if it succeeded, 1 if not
     #[command(after_help = "Examples:\n  hostler task watch 0190f1f0-0000-7000-8000-000000000001")]
     Watch {
@@ -100,7 +111,7 @@ struct List {
     #[arg(long, value_parser = read::task_state)]
     state: Option<TaskState>,
     /// Only those of this kind
-    #[arg(long, value_parser = read::model::<KindName>)]
+    #[arg(long, value_parser = read::kind)]
     kind: Option<KindName>,
     /// Only those about this machine, by name or id
     #[arg(long)]
@@ -111,12 +122,14 @@ struct List {
     /// At most this many, the newest
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 #[derive(clap::Args, Debug)]
 struct NewArgs {
     /// The kind, such as echo
-    #[arg(value_parser = read::model::<KindName>)]
+    #[arg(value_parser = read::kind)]
     kind: KindName,
     /// A parameter; a value that reads as JSON is sent as JSON. May be given more than once
     #[arg(long, value_name = "KEY=VALUE", value_parser = read::param)]
@@ -139,10 +152,14 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     let session = globals.session()?;
     match args.verb {
         Verb::List(args) => list(args, &session).await,
-        Verb::Show(which) => {
-            let task = find(&session, &which.id).await?;
-            print(&session, &task).await?;
-            Ok(Exit::Done)
+        Verb::Show { which, watch } => {
+            let id = find(&session, &which.id).await?.id;
+            let look = async || {
+                let task = session.client.task(id).await?;
+                let text = show(&task, &session.node_names().await, session.now());
+                Ok((task, text))
+            };
+            session.view(watch, Some(id.0), look).await
         }
         Verb::Watch { which, timeout } => {
             let task = find(&session, &which.id).await?;
@@ -170,10 +187,13 @@ async fn list(args: List, session: &Session) -> Result<Exit, Failure> {
         None => None,
     };
     let which = TaskQuery { state: args.state, kind: args.kind, vm, code: args.code };
-    let tasks = session.client.tasks(&which, Some(args.limit)).await?;
-    let nodes = if tasks.is_empty() { NodeNames::default() } else { session.node_names().await };
-    session.print(&tasks, || table(&tasks, &nodes, session.now()))?;
-    Ok(Exit::Done)
+    let look = async || {
+        let tasks = session.client.tasks(&which, Some(args.limit)).await?;
+        let nodes = if tasks.is_empty() { NodeNames::default() } else { session.node_names().await };
+        let text = table(&tasks, &nodes, session.now());
+        Ok((tasks, text))
+    };
+    session.view(args.watch, None, look).await
 }
 
 /// A machine's id. A machine that is gone has no name any more, but its tasks are kept under its id.
@@ -196,7 +216,7 @@ async fn submit(args: NewArgs, session: &Session) -> Result<Exit, Failure> {
 async fn cancel(args: Act, session: &Session) -> Result<Exit, Failure> {
     let id = find(session, &args.which.id).await?.id;
     let mut task = session.client.cancel_task(id).await?;
-    if !args.wait.no_wait {
+    if !args.wait.no_wait() {
         task = session.ended(task, Some(args.wait.timeout), Tell::Phases).await?;
     }
     print(session, &task).await?;
@@ -210,7 +230,7 @@ async fn cancel(args: Act, session: &Session) -> Result<Exit, Failure> {
 }
 
 async fn follow(session: &Session, submitted: Submitted, wait: &WaitArgs) -> Result<Exit, Failure> {
-    if wait.no_wait {
+    if wait.no_wait() {
         print(session, &submitted.task).await?;
         return Ok(Exit::Done);
     }
@@ -225,7 +245,7 @@ async fn end(session: &Session, task: Task, limit: Option<Duration>) -> Result<E
 
 async fn print(session: &Session, task: &Task) -> Result<(), Failure> {
     let nodes =
-        if task.node.is_some() && !session.is_json() { session.node_names().await } else { NodeNames::default() };
+        if task.node.is_some() && !session.is_data() { session.node_names().await } else { NodeNames::default() };
     session.print(task, || show(task, &nodes, session.now()))
 }
 
@@ -264,7 +284,7 @@ fn time(task: &Task) -> Option<String> {
     Some(output::took(task.finished_at?.since(task.started_at.unwrap_or(task.created_at))))
 }
 
-fn table(tasks: &[Task], nodes: &NodeNames, now: Timestamp) -> String {
+fn table(tasks: &[Task], nodes: &NodeNames, now: Timestamp) -> Table {
     let rows = tasks.iter().map(|task| {
         let why = task.error.as_ref().map(|error| error.code.to_string());
         [
@@ -275,9 +295,16 @@ fn table(tasks: &[Task], nodes: &NodeNames, now: Timestamp) -> String {
             output::ago(task.created_at, now),
             output::or_dash(time(task)),
             why.unwrap_or_default(),
+            output::or_nothing(task.target.vm),
+            if task.fence.attempt > 0 {
+                format!("{}/{}", task.fence.attempt, task.max_attempts)
+            } else {
+                String::new()
+            },
         ]
     });
-    output::table(["ID", "KIND", "STATE", "NODE", "CREATED", "TOOK", "ERROR"], rows)
+    output::table(["ID", "KIND", "STATE", "NODE", "CREATED", "TOOK", "ERROR", "VM", "ATTEMPT"], rows)
+        .wide(&["VM", "ATTEMPT"])
 }
 
 fn show(task: &Task, nodes: &NodeNames, now: Timestamp) -> String {

@@ -14,10 +14,10 @@ use hostler_model::{
 };
 use serde::Deserialize;
 
-use super::{Globals, NodeNames, Session, WaitArgs, exec, read, succeeded};
+use super::{Globals, NodeNames, Session, WaitArgs, WatchArgs, exec, read, succeeded};
 use crate::{
     exit::{Exit, Failure},
-    output,
+    output::{self, Table},
     watch::Tell,
 };
 
@@ -39,6 +39,8 @@ const LIST: &str = "\
 Examples:
   hostler vm list
   hostler vm list --state error
+  hostler vm list --watch
+  hostler vm list -o wide --no-headers
   hostler vm list -o json";
 
 const DELETE: &str = "\
@@ -56,10 +58,7 @@ enum Verb {
     List(List),
     /// Show one machine
     #[command(after_help = "Examples:\n  hostler vm show web-1\n  hostler vm show web-1 -o json")]
-    Show {
-        /// Its name or id
-        vm: String,
-    },
+    Show(Show),
     /// Run a program in a machine; end as it does
     #[command(after_help = exec::EXAMPLES)]
     Exec(exec::Args),
@@ -142,6 +141,18 @@ struct List {
     /// At most this many, the newest
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct Show {
+    /// Its name or id
+    vm: String,
+
+    #[command(flatten)]
+    watch: WatchArgs,
 }
 
 #[derive(clap::Args, Debug)]
@@ -160,12 +171,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     match args.verb {
         Verb::Create(args) => create(args, &session).await,
         Verb::List(args) => list(args, &session).await,
-        Verb::Show { vm } => {
-            let vm = session.client.vm(&vm).await?;
-            let nodes = session.node_names().await;
-            session.print(&vm, || show(&vm, &nodes, session.now()))?;
-            Ok(Exit::Done)
-        }
+        Verb::Show(args) => show_one(args, &session).await,
         Verb::Exec(args) => exec::run(args, &session).await,
         Verb::Delete(args) => delete(args, &session).await,
     }
@@ -174,7 +180,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
 async fn create(args: Create, session: &Session) -> Result<Exit, Failure> {
     let how = if args.dry_run { Submit::dry() } else { Submit::default() };
     let mut submitted = session.client.create_vm(&args.shape.vm(args.name), &how).await?;
-    if args.dry_run || args.wait.no_wait {
+    if args.dry_run || args.wait.no_wait() {
         session.print(&submitted, || planned(&submitted, args.dry_run))?;
         return Ok(Exit::Done);
     }
@@ -184,12 +190,12 @@ async fn create(args: Create, session: &Session) -> Result<Exit, Failure> {
     {
         *vm = now;
     }
-    if session.is_json() {
-        output::json(&submitted)?;
+    if session.is_data() {
+        session.data(&submitted)?;
     }
     let task = succeeded(submitted.task)?;
-    if !session.is_json() {
-        output::text(&created(submitted.vm.as_ref(), &task))?;
+    if !session.is_data() {
+        session.text(&created(submitted.vm.as_ref(), &task))?;
     }
     Ok(Exit::Done)
 }
@@ -230,10 +236,23 @@ fn created(vm: Option<&Vm>, task: &Task) -> String {
 
 async fn list(args: List, session: &Session) -> Result<Exit, Failure> {
     let which = VmQuery { state: args.state, node: args.node };
-    let vms = session.client.vms(&which, args.limit).await?;
-    let nodes = if vms.is_empty() { NodeNames::default() } else { session.node_names().await };
-    session.print(&vms, || table(&vms, &nodes, session.now()))?;
-    Ok(Exit::Done)
+    let look = async || {
+        let vms = session.client.vms(&which, args.limit).await?;
+        let nodes = if vms.is_empty() { NodeNames::default() } else { session.node_names().await };
+        let text = table(&vms, &nodes, session.now());
+        Ok((vms, text))
+    };
+    session.view(args.watch, None, look).await
+}
+
+async fn show_one(args: Show, session: &Session) -> Result<Exit, Failure> {
+    let subject = if args.watch.watch { Some(session.client.vm(&args.vm).await?.id.0) } else { None };
+    let look = async || {
+        let vm = session.client.vm(&args.vm).await?;
+        let text = show(&vm, &session.node_names().await, session.now());
+        Ok((vm, text))
+    };
+    session.view(args.watch, subject, look).await
 }
 
 /// Each machine by itself: one that cannot be deleted does not save the others.
@@ -242,7 +261,7 @@ async fn delete(args: Delete, session: &Session) -> Result<Exit, Failure> {
     for vm in &args.vm {
         match session.client.delete_vm(vm, &Submit::default()).await {
             Ok(submitted) => tasks.push((vm, submitted.task)),
-            Err(error) => failures.push(Failure::from(error)),
+            Err(error) => failures.push(Failure::from(error).explained(&session.client).await),
         }
     }
     let mut ended = Vec::new();
@@ -253,8 +272,8 @@ async fn delete(args: Delete, session: &Session) -> Result<Exit, Failure> {
             Err(failure) => failures.push(failure),
         }
     }
-    if session.is_json() {
-        output::json(&ended)?;
+    if session.is_data() {
+        session.data(&ended)?;
     }
     let last = failures.pop();
     failures.iter().for_each(Failure::tell);
@@ -262,14 +281,14 @@ async fn delete(args: Delete, session: &Session) -> Result<Exit, Failure> {
 }
 
 async fn deleted(session: &Session, vm: &str, task: Task, wait: &WaitArgs) -> Result<Task, Failure> {
-    if wait.no_wait {
-        if !session.is_json() {
+    if wait.no_wait() {
+        if !session.is_data() {
             output::text(&format!("{vm} is being deleted: task {}", task.id))?;
         }
         return Ok(task);
     }
     let task = succeeded(session.ended(task, Some(wait.timeout), Tell::Phases).await?)?;
-    if !session.is_json() {
+    if !session.is_data() {
         output::text(&format!("{vm} is deleted"))?;
     }
     Ok(task)
@@ -290,7 +309,7 @@ fn state(vm: &Vm) -> String {
     }
 }
 
-fn table(vms: &[Vm], nodes: &NodeNames, now: Timestamp) -> String {
+fn table(vms: &[Vm], nodes: &NodeNames, now: Timestamp) -> Table {
     let rows = vms.iter().map(|vm| {
         [
             vm.name.to_string(),
@@ -301,13 +320,19 @@ fn table(vms: &[Vm], nodes: &NodeNames, now: Timestamp) -> String {
             format!("{} GiB", vm.spec.disk_gib),
             nodes.of(vm.node),
             output::ago(vm.created_at, now),
+            labels(vm),
+            vm.id.to_string(),
         ]
     });
-    output::table(["NAME", "STATE", "IMAGE", "VCPUS", "MEMORY", "DISK", "NODE", "CREATED"], rows)
+    output::table(["NAME", "STATE", "IMAGE", "VCPUS", "MEMORY", "DISK", "NODE", "CREATED", "LABELS", "ID"], rows)
+        .wide(&["LABELS", "ID"])
+}
+
+fn labels(vm: &Vm) -> String {
+    vm.spec.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
 }
 
 fn show(vm: &Vm, nodes: &NodeNames, now: Timestamp) -> String {
-    let labels: Vec<String> = vm.spec.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let digest: String = vm.spec.image_digest.0.chars().take(12).collect();
     output::fields([
         ("name", vm.name.to_string()),
@@ -321,7 +346,7 @@ fn show(vm: &Vm, nodes: &NodeNames, now: Timestamp) -> String {
         ("vcpus", vm.spec.vcpus.to_string()),
         ("memory", output::mib(vm.spec.memory_mib)),
         ("disk", format!("{} GiB", vm.spec.disk_gib)),
-        ("labels", labels.join(", ")),
+        ("labels", labels(vm)),
         ("created", output::ago(vm.created_at, now)),
         ("changed", output::ago(vm.updated_at, now)),
     ])
@@ -353,7 +378,10 @@ mod tests {
         db     error (node lost)  tiny   1      256 MiB  1 GiB  …00000000000c  60s ago
         new    provisioning       tiny   1      256 MiB  1 GiB  -              60s ago
         ");
-        assert_eq!(table(&[], &names(), fixture::NOW), "NAME  STATE  IMAGE  VCPUS  MEMORY  DISK  NODE  CREATED\n");
+        assert_eq!(
+            table(&[], &names(), fixture::NOW).to_string(),
+            "NAME  STATE  IMAGE  VCPUS  MEMORY  DISK  NODE  CREATED\n"
+        );
     }
 
     #[test]

@@ -1,0 +1,133 @@
+//! Waiting for a task's end, for every verb that makes one; and what becomes of the task when Ctrl-C ends the waiting.
+//!
+//! ```text
+//! Ctrl-C ─► on a terminal: cancel or leave? ─ c ─► cancelled, and waited for ─ Ctrl-C ─► left
+//!        │                                  └ l, Enter, Ctrl-C ─► left
+//!        └► elsewhere: left, with its id and how to go on
+//! ```
+
+use std::{
+    io::{IsTerminal as _, stderr},
+    time::Duration,
+};
+
+use clap::builder::FalseyValueParser;
+use hostler_model::task::Task;
+
+use super::{Session, read};
+use crate::{
+    exit::{Exit, Failure},
+    interrupt::{INTERRUPT, Interrupt},
+    output::note,
+    terminal::Keys,
+    watch::{Tell, Watched, status, watch},
+};
+
+/// How long to wait.
+#[derive(Clone, Debug, clap::Args)]
+pub struct WaitArgs {
+    /// Do not wait for the end
+    #[arg(long, env = "HOSTLER_NO_WAIT", value_parser = FalseyValueParser::new(), overrides_with = "wait")]
+    no_wait: bool,
+
+    /// Wait for the end, as without any flag: for when HOSTLER_NO_WAIT is set
+    #[arg(long, env = "HOSTLER_WAIT", value_parser = FalseyValueParser::new())]
+    wait: bool,
+
+    /// Wait no longer than this; the task goes on
+    #[arg(long, env = "HOSTLER_TIMEOUT", value_name = "TIME", value_parser = read::duration, default_value = "10m")]
+    pub timeout: Duration,
+}
+
+impl WaitArgs {
+    /// Whether to come back at once.
+    pub fn no_wait(&self) -> bool {
+        self.no_wait && !self.wait
+    }
+}
+
+impl Session {
+    /// The task once it ended, however it did.
+    pub async fn ended(&self, task: Task, limit: Option<Duration>, tell: Tell) -> Result<Task, Failure> {
+        let mut interrupt = Interrupt::listen()?;
+        match watch(&self.client, task, limit, &mut interrupt, tell).await? {
+            Watched::Ended(task) => Ok(task),
+            Watched::TimedOut(task) => Err(goes_on(&task, Exit::TimedOut, "time is over")),
+            Watched::Signalled(task, INTERRUPT) => self.interrupted(task, &mut interrupt, tell).await,
+            Watched::Signalled(task, signal) => Err(goes_on(&task, Exit::Signalled(signal), "interrupted")),
+        }
+    }
+
+    /// After Ctrl-C: cancels the task and waits for its end, or leaves it.
+    async fn interrupted(&self, task: Task, interrupt: &mut Interrupt, tell: Tell) -> Result<Task, Failure> {
+        let left = |task: &Task| Err(goes_on(task, Exit::Signalled(INTERRUPT), "interrupted"));
+        if ask(&task, interrupt).await == Answer::Leave {
+            return left(&task);
+        }
+        let task = self.client.cancel_task(task.id).await?;
+        match watch(&self.client, task, None, interrupt, tell).await? {
+            Watched::Ended(task) => Ok(task),
+            Watched::TimedOut(task) | Watched::Signalled(task, _) => left(&task),
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    Cancel,
+    Leave,
+}
+
+/// Where nobody can be asked, the task is left.
+async fn ask(task: &Task, interrupt: &mut Interrupt) -> Answer {
+    let keys = if stderr().is_terminal() { Keys::open() } else { None };
+    let Some(mut keys) = keys else { return Answer::Leave };
+    note(format_args!("{} {} goes on by itself. (c)ancel it, or (l)eave it? [l]", task.kind, task.id));
+    loop {
+        let key = tokio::select! {
+            _ = interrupt.caught() => return Answer::Leave,
+            key = keys.next() => key,
+        };
+        match key {
+            'c' => return Answer::Cancel,
+            'l' | '\n' | '\r' => return Answer::Leave,
+            _ => {}
+        }
+    }
+}
+
+/// That a wait ended before its task did.
+pub fn goes_on(task: &Task, exit: Exit, why: &str) -> Failure {
+    let id = task.id;
+    Failure::new(exit, format!("{why}; the task goes on: {} {id} ({})", task.kind, status(task)))
+        .help(format!("`hostler task watch {id}` waits again, `hostler task cancel {id}` stops it"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Args as _, FromArgMatches as _};
+
+    use super::*;
+    use crate::cli::fixture;
+
+    fn args(line: &str) -> WaitArgs {
+        let command = WaitArgs::augment_args(clap::Command::new("x"));
+        WaitArgs::from_arg_matches(&command.get_matches_from(line.split(' '))).unwrap()
+    }
+
+    #[test]
+    fn waiting_is_what_happens_unless_it_is_not_wanted() {
+        assert!(!args("x").no_wait() && !args("x --wait").no_wait());
+        assert!(args("x --no-wait").no_wait() && args("x --no-wait --timeout 5s").no_wait());
+        assert!(!args("x --no-wait --wait").no_wait());
+    }
+
+    #[test]
+    fn who_stops_waiting_is_told_how_to_go_on() {
+        let failure = goes_on(&fixture::task("running"), Exit::Signalled(2), "interrupted");
+        assert_eq!(failure.exit.code(), 130);
+        let lines = failure.lines();
+        assert!(lines[0].1.contains("the task goes on"), "{lines:?}");
+        assert!(lines[1].1.contains("hostler task cancel 0190f1f0-0000-7000-8000-000000000001"), "{lines:?}");
+    }
+}

@@ -1,0 +1,79 @@
+//! The command line as it is parsed: the verbs, and what every flag of theirs gets without being written at each.
+//!
+//! * A variable: the flag `--memory` of `hostler vm create` is also `HOSTLER_VM_CREATE_MEMORY`. Flags of all verbs have
+//!   short ones, such as `HOSTLER_URL`. The flag wins over the variable.
+//! * Completion of names, from the server ([`complete`](crate::complete)).
+
+use clap::{Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _, builder::FalseyValueParser};
+
+use crate::{Hostler, complete};
+
+/// The whole command line.
+pub fn command() -> Command {
+    dressed(Hostler::command(), "HOSTLER")
+}
+
+/// Reads the words of a command line. One that makes no sense, or asks for help, ends the program here.
+pub fn parse() -> Hostler {
+    let mut matches = command().get_matches();
+    Hostler::from_arg_matches_mut(&mut matches).unwrap_or_else(|error| error.format(&mut command()).exit())
+}
+
+/// `path` is what the variables of the command's flags begin with.
+fn dressed(command: Command, path: &str) -> Command {
+    let command = command.mut_args(|arg| complete::names(variable(arg, path)));
+    command.mut_subcommands(|sub| {
+        let path = format!("{path}_{}", shouted(sub.get_name()));
+        dressed(sub, &path)
+    })
+}
+
+fn variable(arg: Arg, path: &str) -> Arg {
+    let arg = match arg.get_action() {
+        // So that 0, false, no and off mean what they say.
+        ArgAction::SetTrue => arg.value_parser(FalseyValueParser::new()),
+        _ => arg,
+    };
+    match (arg.get_long(), arg.get_env()) {
+        // Said once for all in the help of the program: at every flag it would hide what matters.
+        (Some(long), None) => {
+            let name = format!("{path}_{}", shouted(long));
+            arg.env(name).hide_env(true)
+        }
+        (Some(_), Some(_)) | (None, _) => arg,
+    }
+}
+
+fn shouted(word: &str) -> String {
+    word.to_ascii_uppercase().replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn variables(command: &Command, path: &str, found: &mut BTreeMap<String, String>) {
+        for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
+            let flag = format!("{path} --{}", arg.get_long().unwrap());
+            let name = arg.get_env().unwrap_or_else(|| panic!("{flag} has no variable")).to_string_lossy().into_owned();
+            assert!(name.starts_with("HOSTLER_"), "{flag}: {name}");
+            if let Some(other) = found.insert(name.clone(), flag.clone()) {
+                let same = other.rsplit(' ').next() == flag.rsplit(' ').next();
+                assert!(same, "{name} means {other} and {flag}");
+            }
+        }
+        for sub in command.get_subcommands() {
+            variables(sub, &format!("{path} {}", sub.get_name()), found);
+        }
+    }
+
+    #[test]
+    fn every_flag_has_a_variable_and_no_variable_two_meanings() {
+        let mut found = BTreeMap::new();
+        variables(&command(), "hostler", &mut found);
+        assert_eq!(found["HOSTLER_VM_CREATE_MEMORY"], "hostler vm create --memory");
+        assert_eq!(found["HOSTLER_URL"], "hostler --url");
+    }
+}
