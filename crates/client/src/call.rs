@@ -106,6 +106,10 @@ impl Call {
         Call::new(Method::POST, path)
     }
 
+    pub(crate) fn patch(path: impl Into<String>) -> Call {
+        Call::new(Method::PATCH, path)
+    }
+
     pub(crate) fn delete(path: impl Into<String>) -> Call {
         Call::new(Method::DELETE, path)
     }

@@ -3,11 +3,12 @@
 use hostler_model::{
     Code,
     api::{NewExec, NewVm, Page, Submitted},
+    edit::VmPatch,
     vm::{Vm, VmState},
 };
 
 use crate::{
-    Client, ClientError, Paging, Submit,
+    Client, ClientError, Mode, Paging, Submit,
     call::{Call, segment},
 };
 
@@ -54,6 +55,21 @@ impl Client {
     /// Runs a program in a machine's guest.
     pub async fn exec(&self, vm: &str, exec: &NewExec, how: &Submit) -> Result<Submitted, ClientError> {
         self.submit(Call::post(format!("{}/exec", path(vm)?)).json(exec)?, how).await
+    }
+
+    /// Edits a machine; with `generation`, only if that is its generation.
+    pub async fn edit_vm(
+        &self,
+        vm: &str,
+        patch: &VmPatch,
+        generation: Option<u32>,
+        mode: Mode,
+    ) -> Result<Vm, ClientError> {
+        let mut call = Call::patch(path(vm)?).json(patch)?.query("dry_run", (mode == Mode::DryRun).then_some(true));
+        if let Some(generation) = generation {
+            call = call.header("if-match", &format!("\"{generation}\""))?;
+        }
+        self.call(call).await
     }
 
     /// Ends a machine and removes what it had.

@@ -9,6 +9,7 @@ mod blob;
 mod body;
 mod cursor;
 mod document;
+mod etag;
 mod event;
 mod gate;
 mod health;

@@ -74,6 +74,10 @@ codes! {
     UnknownAction = "UNKNOWN_ACTION", 400, "There is no such kind of task";
     /// Another thing that is not deleted has this name.
     NameTaken = "NAME_TAKEN", 409, "The name is taken";
+    /// The VM is protected from deletion.
+    VmProtected = "VM_PROTECTED", 409, "The VM is protected";
+    /// `If-Match` names another generation than the one there is.
+    PreconditionFailed = "PRECONDITION_FAILED", 412, "It was changed meanwhile";
     /// The VM's state does not allow this.
     VmStateConflict = "VM_STATE_CONFLICT", 409, "The VM's state does not allow this";
     /// The task's state does not allow this.

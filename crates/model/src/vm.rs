@@ -152,14 +152,35 @@ pub struct Vm {
     pub node: Option<NodeId>,
     /// Grows with every placement; agents refuse an older one.
     pub epoch: u32,
-    /// Grows with every change of the spec.
+    /// Grows with every change that somebody asks for: of the spec, the labels, the protection, the time to live.
     pub generation: u32,
+    /// The generation of which everything has taken effect on the host; a change that waits for the next start is above it.
+    #[serde(default)]
+    pub observed_generation: u32,
+    /// Whether it is protected from deletion.
+    #[serde(default)]
+    pub protected: bool,
+    /// When it is deleted by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
     /// What it is made of.
     pub spec: VmSpec,
     /// When it was asked for.
     pub created_at: Timestamp,
     /// When this row last changed.
     pub updated_at: Timestamp,
+}
+
+impl Vm {
+    /// A change that takes effect by being written down: a new generation, and observed at once where nothing before it
+    /// waits for the host.
+    pub fn changed_in_record(&mut self) {
+        let current = self.observed_generation == self.generation;
+        self.generation = self.generation.saturating_add(1);
+        if current {
+            self.observed_generation = self.generation;
+        }
+    }
 }
 
 /// What observation or a task's end makes of a machine.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hostler_model::{
     Code, Fence, NodeId, PrincipalId, Resources, TaskId, TenantId, Timestamp, VmId,
+    edit::VmPatch,
     event::{Actor, Class},
     id::EnrolmentId,
     internal::{Heartbeat, ProgressReport, Report},
@@ -49,6 +50,27 @@ pub struct NewMachine {
     pub name: Name,
     /// Its spec.
     pub spec: VmSpec,
+    /// Whether it is protected from deletion.
+    pub protected: bool,
+    /// How long after its submission it is deleted by itself.
+    pub ttl: Option<Duration>,
+}
+
+/// A change of a machine's record.
+#[derive(Clone, Debug)]
+pub struct EditVm {
+    /// Which machine.
+    pub vm: VmId,
+    /// Whose.
+    pub tenant: TenantId,
+    /// Who asks, for the audit.
+    pub actor: Actor,
+    /// What is to differ.
+    pub patch: VmPatch,
+    /// The generations that it may have; `None`: any.
+    pub if_match: Option<Vec<u32>>,
+    /// Answer as if, and write nothing.
+    pub dry_run: bool,
 }
 
 /// An `Idempotency-Key`: unique per tenant, principal and route, kept for 24 h and until its task ends.

@@ -5,6 +5,7 @@ use hostler_model::{
     TaskId, VmId,
     alloc::{Allocation, Hold, Owner, Settlement},
     event::Actor,
+    kind::Aim,
     task::{self, Denial, Event, Outcome, TaskState, Verdict},
     vm::{VmChange, VmState},
 };
@@ -112,6 +113,13 @@ impl Work<'_> {
         let Some(vm) = self.vms.get(&id) else { return Ok(()) };
         let node = vm.vm.node;
         let settled = (row.task.kind.spec().settle)(vm.vm.state, verdict);
+        if row.task.kind.spec().aim == Aim::NewVm
+            && matches!(verdict, Verdict::Succeeded { .. })
+            && let Some(vm) = self.vms.change(&id)
+        {
+            // What it was made of is what runs; only its record changed meanwhile.
+            vm.vm.observed_generation = vm.vm.generation;
+        }
         if let Some(change) = settled.vm {
             self.change_vm(id, &change, json!({"task": row.task.id}));
         }

@@ -2,6 +2,8 @@
 //! [`crate::work::Work::finish`].
 
 pub(crate) mod cancel;
+pub(crate) mod edit;
+pub(crate) mod expire;
 pub(crate) mod heartbeat;
 pub(crate) mod join;
 pub(crate) mod lease;

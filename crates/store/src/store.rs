@@ -19,12 +19,12 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Caller, Cancel, Claim, Gauges, JoinNode, Leased, LogFilter, NewApiToken, NewJoinToken,
-    Progressed, Result, Settle, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
+    Accepted, Answer, Beat, Caller, Cancel, Claim, EditVm, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
+    NewJoinToken, Progressed, Result, Settle, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     image, log, node,
     service::Service,
-    step::{cancel, heartbeat, join, lease, progress, settle, submit, sweep},
+    step::{cancel, edit, expire, heartbeat, join, lease, progress, settle, submit, sweep},
     task, tenant, token, vm,
     work::{Context, Work},
 };
@@ -171,6 +171,11 @@ impl Store {
         self.pass("store.judge", sweep::judge_nodes).await
     }
 
+    /// Machines whose time is over.
+    pub async fn expire_vms(&self) -> Result<Swept> {
+        self.pass("store.expire", expire::expire_vms).await
+    }
+
     /// Idempotency keys of 24 hours ago whose task ended.
     pub async fn drop_idempotency_keys(&self) -> Result<Swept> {
         self.pass("store.forget", sweep::drop_idempotency_keys).await
@@ -224,6 +229,11 @@ impl Store {
     /// Whom a token stands for.
     pub async fn authenticate(&self, token_hash: String) -> Result<Option<Caller>> {
         self.read(move |tx| token::caller(tx, &token_hash)).await
+    }
+
+    /// Changes a machine's record: what no host needs to know.
+    pub async fn edit_vm(&self, edit: EditVm) -> Result<Answer<Vm>> {
+        self.step("store.vm", move |work| edit::edit(work, &edit)).await
     }
 
     /// Makes a tenant, or changes its name and limits. A name that another tenant has is refused.

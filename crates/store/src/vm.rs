@@ -16,13 +16,15 @@ use crate::VmFilter;
 pub(crate) struct VmRow {
     pub(crate) seq: i64,
     pub(crate) vm: Vm,
+    /// When a deletion for the end of its time was last filed.
+    pub(crate) reaped_at: Option<Timestamp>,
 }
 
 /// The columns of a VM in the order in which [`read`] expects them.
 macro_rules! columns {
     () => {
         "v.id, v.seq, v.tenant, v.name, v.state, v.ready, v.reason, v.detail, v.last_state, v.task, v.node, v.epoch,
-         v.generation, v.spec, v.created_at, v.updated_at"
+         v.generation, v.spec, v.created_at, v.updated_at, v.observed_generation, v.protected, v.expires_at, v.reaped_at"
     };
 }
 
@@ -67,6 +69,23 @@ SELECT ",
 /// Those that are on these nodes and not deleted.
 pub(crate) fn on_nodes(tx: &Tx<'_>, nodes: &[NodeId]) -> Result<Vec<VmRow>> {
     tx.query(ON_NODES, &nodes, read)
+}
+
+const OVER: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
+  FROM vms v
+ WHERE v.expires_at <= CAST(?1->>'now' AS BIGINT) AND v.protected = 0 AND v.state <> 'deleted'
+   AND (v.reaped_at IS NULL OR v.reaped_at <= CAST(?1->>'again' AS BIGINT))
+ ORDER BY v.expires_at
+ LIMIT CAST(?1->>'limit' AS BIGINT)"
+);
+
+/// Those whose time is over and whose deletion was not filed after `again`, the longest over first.
+pub(crate) fn over(tx: &Tx<'_>, now: Timestamp, again: Timestamp, limit: usize) -> Result<Vec<VmRow>> {
+    tx.query(OVER, &json!({"now": now.as_micros(), "again": again.as_micros(), "limit": limit}), read)
 }
 
 /// What every list of VMs filters by beside its own index. An id has no letter above `f`.
@@ -153,11 +172,13 @@ pub(crate) fn list(tx: &Tx<'_>, filter: &VmFilter, before: Option<VmId>, limit: 
 
 const INSERT: &str = "
 INSERT INTO vms (id, seq, tenant, name, state, ready, reason, detail, last_state, task, node, epoch, generation, spec,
-                 created_at, updated_at)
+                 created_at, updated_at, observed_generation, protected, expires_at, reaped_at)
 SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'name', value->>'state',
        CAST(value->>'ready' AS BIGINT), value->>'reason', value->>'detail', value->>'last_state', value->>'task',
        value->>'node', CAST(value->>'epoch' AS BIGINT), CAST(value->>'generation' AS BIGINT), value->>'spec',
-       CAST(value->>'created_at' AS BIGINT), CAST(value->>'updated_at' AS BIGINT)
+       CAST(value->>'created_at' AS BIGINT), CAST(value->>'updated_at' AS BIGINT),
+       CAST(value->>'observed_generation' AS BIGINT), CAST(value->>'protected' AS BIGINT),
+       CAST(value->>'expires_at' AS BIGINT), CAST(value->>'reaped_at' AS BIGINT)
   FROM jsonb_each(?1)
  WHERE true";
 
@@ -167,7 +188,10 @@ UPDATE vms
        reason = c.value->>'reason', detail = c.value->>'detail', last_state = c.value->>'last_state',
        task = c.value->>'task', node = c.value->>'node', epoch = CAST(c.value->>'epoch' AS BIGINT),
        generation = CAST(c.value->>'generation' AS BIGINT), spec = c.value->>'spec',
-       updated_at = CAST(c.value->>'updated_at' AS BIGINT)
+       updated_at = CAST(c.value->>'updated_at' AS BIGINT), name = c.value->>'name',
+       observed_generation = CAST(c.value->>'observed_generation' AS BIGINT),
+       protected = CAST(c.value->>'protected' AS BIGINT), expires_at = CAST(c.value->>'expires_at' AS BIGINT),
+       reaped_at = CAST(c.value->>'reaped_at' AS BIGINT)
   FROM jsonb_each(?1) c
  WHERE vms.id = c.value->>'id'";
 
@@ -189,6 +213,10 @@ struct Written<'a> {
     spec: &'a VmSpec,
     created_at: i64,
     updated_at: i64,
+    observed_generation: u32,
+    protected: u8,
+    expires_at: Option<i64>,
+    reaped_at: Option<i64>,
 }
 
 /// Writes new VMs.
@@ -228,6 +256,10 @@ fn written(row: &VmRow) -> Written<'_> {
         spec: &vm.spec,
         created_at: vm.created_at.as_micros(),
         updated_at: vm.updated_at.as_micros(),
+        observed_generation: vm.observed_generation,
+        protected: u8::from(vm.protected),
+        expires_at: vm.expires_at.map(Timestamp::as_micros),
+        reaped_at: row.reaped_at.map(Timestamp::as_micros),
     }
 }
 
@@ -248,18 +280,23 @@ fn read(row: &Row<'_>) -> Result<VmRow> {
         spec: row.json(13)?,
         created_at: Timestamp::from_micros(row.get(14)?),
         updated_at: Timestamp::from_micros(row.get(15)?),
+        observed_generation: row.get(16)?,
+        protected: row.get(17)?,
+        expires_at: row.get::<Option<i64>>(18)?.map(Timestamp::from_micros),
     };
-    Ok(VmRow { seq: row.get(1)?, vm })
+    let reaped_at = row.get::<Option<i64>>(19)?.map(Timestamp::from_micros);
+    Ok(VmRow { seq: row.get(1)?, vm, reaped_at })
 }
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
 pub(crate) const HOT: &[&str] =
-    &[BY_IDS, BY_NAMES, ON_NODES, UPDATE, ALL, OF_TENANT, OF_NODE, DELETED, DELETED_OF_TENANT];
+    &[BY_IDS, BY_NAMES, ON_NODES, OVER, UPDATE, ALL, OF_TENANT, OF_NODE, DELETED, DELETED_OF_TENANT];
 
 /// Lists, and the index that each is to walk.
 #[cfg(test)]
 pub(crate) const INDEXED: &[(&str, &str)] = &[
+    (OVER, "vms_by_expiry (expires_at<?)"),
     (OF_TENANT, "vms_by_tenant (tenant=? AND id<?)"),
     (OF_NODE, "vms_on_node (node=? AND id<?)"),
     (DELETED, "vms_deleted (id<?)"),

@@ -5,6 +5,7 @@
 use hostler_model::{
     Code, NodeId, Refusal, TaskId, TenantId,
     api::{NewTask, TargetRef},
+    edit,
     image::Image,
     kind::{Aim, FillContext, KindName, Spec, VmCreateParams},
     task::Target,
@@ -171,7 +172,8 @@ impl App {
             None => format!("vm-{}", id.short()).parse()?,
         };
         params["name"] = Value::from(name.as_str());
-        Ok(NewMachine { id, name, spec })
+        let ttl = filled.ttl_seconds.map(edit::ttl).transpose()?;
+        Ok(NewMachine { id, name, spec, protected: filled.protected, ttl })
     }
 }
 

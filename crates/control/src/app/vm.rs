@@ -1,7 +1,7 @@
-//! Machines: found by id or name, listed. Every change of one is a task (`submit.rs`).
+//! Machines: found by id or name, listed, their records edited. What a host must do about one is a task (`submit.rs`).
 
-use hostler_model::{Code, TenantId, VmId, name::Name, vm::Vm};
-use hostler_store::VmFilter;
+use hostler_model::{Code, TenantId, VmId, edit::VmPatch, kind::Role, name::Name, vm::Vm};
+use hostler_store::{EditVm, VmFilter};
 
 use super::{App, Result, caller::Call, not_found};
 
@@ -25,6 +25,21 @@ impl App {
             return Ok(vm);
         }
         Err(not_found(Code::VmNotFound, "vm", text).into())
+    }
+
+    /// Edits a machine's record. `if_match`: the generations that it may have.
+    pub async fn edit_vm(
+        &self,
+        call: &Call,
+        text: &str,
+        patch: VmPatch,
+        if_match: Option<Vec<u32>>,
+        dry_run: bool,
+    ) -> Result<Vm> {
+        call.require(Role::Operator)?;
+        let Vm { id: vm, tenant, .. } = self.vm(call, text).await?;
+        let edit = EditVm { vm, tenant, actor: call.actor(), patch, if_match, dry_run };
+        Ok(self.store.edit_vm(edit).await??)
     }
 
     /// The caller's machines, newest first.

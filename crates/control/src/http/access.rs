@@ -46,6 +46,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::GET, "/api/v1/vms", VIEWER),
     row(Method::POST, "/api/v1/vms", OPERATOR),
     row(Method::GET, "/api/v1/vms/{vm}", VIEWER),
+    row(Method::PATCH, "/api/v1/vms/{vm}", OPERATOR),
     row(Method::DELETE, "/api/v1/vms/{vm}", OPERATOR),
     row(Method::POST, "/api/v1/vms/{vm}/exec", OPERATOR),
     row(Method::GET, "/api/v1/images", VIEWER),

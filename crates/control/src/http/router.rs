@@ -42,7 +42,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(task::retry_task))
         .routes(routes!(task::force_task))
         .routes(routes!(vm::list_vms, vm::create_vm))
-        .routes(routes!(vm::show_vm, vm::delete_vm))
+        .routes(routes!(vm::show_vm, vm::edit::patch_vm, vm::delete_vm))
         .routes(routes!(vm::exec_in_vm))
         .routes(routes!(node::list_nodes))
         .routes(routes!(node::show_node))

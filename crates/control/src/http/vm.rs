@@ -1,5 +1,7 @@
 //! Machines: `/api/v1/vms`. Each change of one is a task of the matching kind.
 
+pub(super) mod edit;
+
 use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
@@ -18,6 +20,7 @@ use super::{
     body::{Json, Nothing, Strict},
     cursor::{self, List},
     document::Refusals,
+    etag::tagged,
     path::InPath,
     query::{InQuery, before, limit},
 };
@@ -81,9 +84,11 @@ pub(super) async fn create_vm(
 
 /// Shows a machine.
 #[utoipa::path(get, path = "/api/v1/vms/{vm}", tag = "vms", params(("vm" = String, Path, description = "Its id or name")),
-    responses((status = 200, description = "The machine", body = Vm), Refusals))]
-pub(super) async fn show_vm(State(app): State<Arc<App>>, call: Call, path: InPath) -> Result<Json<Vm>> {
-    Ok(Json(app.vm(&call, path.get("vm")?).await?))
+    responses(
+        (status = 200, description = "The machine", body = Vm, headers(("ETag" = String, description = "Its generation"))),
+        Refusals))]
+pub(super) async fn show_vm(State(app): State<Arc<App>>, call: Call, path: InPath) -> Result<Response> {
+    Ok(tagged(&app.vm(&call, path.get("vm")?).await?))
 }
 
 /// Ends a machine and removes what it had. Tasks before it on the same machine are aborted.

@@ -168,6 +168,7 @@ fn quick() -> Pace {
         expire_queued: every,
         expire_running: every,
         judge_nodes: every,
+        expire_vms: every,
         drop_idempotency_keys: every,
     }
 }

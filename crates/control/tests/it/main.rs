@@ -3,6 +3,7 @@
 mod access;
 mod bad_input;
 mod dispatch;
+mod edit;
 mod events;
 mod harness;
 mod idempotency;

@@ -5,6 +5,7 @@ use std::{str::FromStr, time::Duration};
 use hostler_model::{
     Code, Refusal,
     kind::KindName,
+    patch::Patch,
     task::TaskState,
     unit::{parse_gib, parse_mib},
     vm::VmState,
@@ -53,6 +54,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|time| Duration::try_from(time).ok())
         .ok_or_else(|| "a time is written like 30s, 10m or 1h30m".to_owned())
+}
+
+/// A time to live, or `never`.
+pub fn ttl(text: &str) -> Result<Patch<u64>, String> {
+    if text == "never" {
+        return Ok(Patch::Remove);
+    }
+    duration(text).map(|time| Patch::Set(time.as_secs().max(1))).map_err(|words| format!("{words}, or never"))
 }
 
 /// A whole number of seconds, as the API counts a program's time: 1 s to 1 h.

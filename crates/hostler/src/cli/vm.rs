@@ -1,5 +1,7 @@
 //! `hostler vm`: machines.
 
+mod edit;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::Subcommand;
@@ -62,6 +64,9 @@ enum Verb {
     /// Run a program in a machine; end as it does
     #[command(after_help = exec::EXAMPLES)]
     Exec(exec::Args),
+    /// Change a machine
+    #[command(after_help = edit::EXAMPLES)]
+    Edit(edit::Args),
     /// End machines and remove what they had
     #[command(visible_alias = "rm", after_help = DELETE)]
     Delete(Delete),
@@ -93,6 +98,14 @@ pub struct Shape {
     /// The only node that will do, by name or id
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
+
+    /// Protect it from deletion
+    #[arg(long)]
+    pub protect: bool,
+
+    /// Delete it by itself after this time, such as 8h
+    #[arg(long, value_name = "TIME", value_parser = read::duration)]
+    pub ttl: Option<Duration>,
 }
 
 impl Shape {
@@ -106,6 +119,8 @@ impl Shape {
             disk_gib: self.disk,
             node: self.node,
             labels: BTreeMap::from_iter(self.label),
+            protected: self.protect,
+            ttl_seconds: self.ttl.map(|ttl| ttl.as_secs().max(1)),
             ..NewVm::default()
         }
     }
@@ -173,6 +188,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::List(args) => list(args, &session).await,
         Verb::Show(args) => show_one(args, &session).await,
         Verb::Exec(args) => exec::run(args, &session).await,
+        Verb::Edit(args) => edit::run(args, &session).await,
         Verb::Delete(args) => delete(args, &session).await,
     }
 }
@@ -347,6 +363,8 @@ fn show(vm: &Vm, nodes: &NodeNames, now: Timestamp) -> String {
         ("memory", output::mib(vm.spec.memory_mib)),
         ("disk", format!("{} GiB", vm.spec.disk_gib)),
         ("labels", labels(vm)),
+        ("protected", edit::protected(vm)),
+        ("expires", edit::expires(vm, now)),
         ("created", output::ago(vm.created_at, now)),
         ("changed", output::ago(vm.updated_at, now)),
     ])

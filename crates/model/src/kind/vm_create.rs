@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn, undone, within};
 use crate::{
     alloc::Settlement,
+    edit,
     error::{Code, Refusal, excerpt},
     id::ImageDigest,
     name::Name,
@@ -46,6 +47,13 @@ pub struct VmCreateParams {
     pub node: Option<String>,
     /// Free words: at most 64, keys up to 63 bytes, values up to 255.
     pub labels: BTreeMap<String, String>,
+    /// Whether it is protected from deletion.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub protected: bool,
+    /// After how many seconds from its submission it is deleted by itself: 1 to 315,360,000; never where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 315_360_000)]
+    pub ttl_seconds: Option<u64>,
 }
 
 impl VmCreateParams {
@@ -110,11 +118,8 @@ impl Kind for VmCreate {
         params.disk_gib = Some(within("disk_gib", params.disk_gib.unwrap_or(defaults.disk_gib), 1, 65_536)?);
         params.ready_timeout_seconds =
             Some(within("ready_timeout_seconds", params.ready_timeout_seconds.unwrap_or(120), 1, 3600)?);
-        within("labels", params.labels.len(), 0, 64)?;
-        for (key, value) in &params.labels {
-            within("labels (bytes in a key)", key.len(), 1, 63)?;
-            within("labels (bytes in a value)", value.len(), 0, 255)?;
-        }
+        edit::check_labels(&params.labels)?;
+        params.ttl_seconds.map(edit::ttl).transpose()?;
         Ok(params)
     }
 

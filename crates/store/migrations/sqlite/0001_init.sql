@@ -145,6 +145,7 @@ CREATE INDEX tasks_by_tenant ON tasks (tenant, id);
 CREATE INDEX tasks_by_vm ON tasks (vm, id) WHERE vm IS NOT NULL;
 CREATE INDEX tasks_by_code ON tasks (code, id) WHERE code IS NOT NULL;
 
+-- `reaped_at`: when a deletion for the end of its time was last filed.
 CREATE TABLE vms (
     id         TEXT PRIMARY KEY,
     seq        INTEGER NOT NULL,
@@ -159,6 +160,10 @@ CREATE TABLE vms (
     node       TEXT,
     epoch      INTEGER NOT NULL,
     generation INTEGER NOT NULL,
+    observed_generation INTEGER NOT NULL,
+    protected  INTEGER NOT NULL,
+    expires_at INTEGER,
+    reaped_at  INTEGER,
     spec       TEXT    NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
@@ -166,6 +171,7 @@ CREATE TABLE vms (
 
 CREATE UNIQUE INDEX vms_by_name ON vms (tenant, name) WHERE state <> 'deleted';
 CREATE INDEX vms_on_node ON vms (node, id) WHERE state <> 'deleted';
+CREATE INDEX vms_by_expiry ON vms (expires_at) WHERE expires_at IS NOT NULL AND protected = 0 AND state <> 'deleted';
 -- Lists.
 CREATE INDEX vms_by_tenant ON vms (tenant, id) WHERE state <> 'deleted';
 CREATE INDEX vms_deleted ON vms (id) WHERE state = 'deleted';

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hostler_model::{
     Code, Fence, NodeId, Refusal, Resources, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
+    edit,
     kind::{Admission, Aim, Turn},
     name::Name,
     placement::{self, Wanted},
@@ -36,9 +37,14 @@ impl Step for Submit {
     const MOST: usize = 256;
 
     fn run(work: &mut Work<'_>, items: &[Submission]) -> Result<Vec<Answer<Accepted>>> {
-        let mut batch = Batch::read(work, items)?;
-        items.iter().map(|item| batch.answer(work, item)).collect()
+        run(work, items)
     }
+}
+
+/// Answers each item, in order; also for steps that file tasks of their own.
+pub(super) fn run(work: &mut Work<'_>, items: &[Submission]) -> Result<Vec<Answer<Accepted>>> {
+    let mut batch = Batch::read(work, items)?;
+    items.iter().map(|item| batch.answer(work, item)).collect()
 }
 
 /// What the whole batch needs.
@@ -143,6 +149,11 @@ impl Batch {
         let Some(vm) = vm.cloned() else { return Ok(Err(vm_not_found(id))) };
         let Some(node) = vm.vm.node else { return Ok(Err(vm_not_found(id))) };
         let (spec, earlier) = (item.kind.spec(), work.first_change(&queue));
+        if spec.turn == Turn::Final
+            && let Err(refusal) = edit::check_deletable(&vm.vm)
+        {
+            return Ok(Err(refusal));
+        }
         if earlier.is_none()
             && let Admission::Refuse(code, detail) = (spec.admit)(vm.vm.state)
         {
@@ -303,11 +314,14 @@ fn new_vm(work: &Work<'_>, item: &Submission, machine: &NewMachine, node: NodeId
         node: Some(node),
         epoch: 1,
         generation: 1,
+        observed_generation: 0,
+        protected: machine.protected,
+        expires_at: machine.ttl.map(|ttl| work.now.plus(ttl)),
         spec: machine.spec.clone(),
         created_at: work.now,
         updated_at: work.now,
     };
-    VmRow { seq: 0, vm }
+    VmRow { seq: 0, vm, reaped_at: None }
 }
 
 /// The event and the audit entry of a task that was accepted. The event is the task's own number.
@@ -326,7 +340,7 @@ fn name_taken(name: &Name, id: VmId) -> Refusal {
         .with("vm", id.to_string())
 }
 
-fn vm_not_found(id: VmId) -> Refusal {
+pub(super) fn vm_not_found(id: VmId) -> Refusal {
     Refusal::new(Code::VmNotFound, "there is no such VM; `hostler vm list` shows those there are")
         .with("vm", id.to_string())
 }

@@ -5,6 +5,7 @@
 
 mod cancel;
 mod doctor;
+mod edit;
 mod heartbeat;
 mod history;
 mod idempotency;
@@ -144,6 +145,16 @@ macro_rules! every_claim {
                 a_delete_whose_vm_vanished_meanwhile_is_moot
                 what_waits_says_for_what
                 a_turn_is_held_through_backoff;
+            edit:
+                a_record_is_changed_with_its_event_and_audit_entry
+                an_edit_of_an_older_generation_is_refused
+                another_tenants_or_a_deleted_machine_is_not_edited
+                a_protected_machine_is_not_deleted_also_within_a_batch
+                a_machine_made_protected_and_for_a_time_is_both
+                a_machine_whose_time_is_over_is_deleted_by_the_system
+                a_time_that_was_extended_or_taken_back_does_not_end_a_machine
+                a_protected_machine_outlives_its_time_until_it_is_unprotected
+                a_deletion_that_failed_is_filed_again_after_a_pause;
             cancel:
                 what_was_never_leased_ends_at_once
                 what_is_leased_waits_for_its_nodes_word

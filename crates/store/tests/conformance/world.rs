@@ -190,7 +190,8 @@ impl World {
     }
 
     pub fn create(&self, name: &str) -> Submission {
-        let machine = NewMachine { id: self.id(), name: name.parse().unwrap(), spec: spec() };
+        let machine =
+            NewMachine { id: self.id(), name: name.parse().unwrap(), spec: spec(), protected: false, ttl: None };
         let params = json!({"name": name, "image": "tiny", "image_digest": "d", "vcpus": 1, "memory_mib": 256, "disk_gib": 1, "ready_timeout_seconds": 60});
         Submission { kind: KindName::VmCreate, params, vm: Some(machine), ..self.echo() }
     }

@@ -1,0 +1,257 @@
+//! Editing a machine: what a merge patch makes of it. Pure: the store calls it under its locks, with the machine as it is.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    clock::Timestamp,
+    error::{Code, Refusal},
+    patch::Patch,
+    vm::Vm,
+};
+
+/// The longest time to live: ten years, in seconds. What is to stay longer has none.
+pub const TTL_LIMIT: u64 = 10 * 365 * 86_400;
+
+/// A merge patch of a machine: what is not named stays, null removes.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct VmPatch {
+    /// Labels by key; a null takes one away, and null instead of the object all of them.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<BTreeMap<String, Option<String>>>)]
+    pub labels: Patch<BTreeMap<String, Option<String>>>,
+    /// Whether it is protected from deletion.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<bool>)]
+    pub protected: Patch<bool>,
+    /// When it is deleted by itself.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<Timestamp>)]
+    pub expires_at: Patch<Timestamp>,
+    /// The same, in seconds from now: 1 to 315,360,000.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<u64>, minimum = 1, maximum = 315_360_000)]
+    pub ttl_seconds: Patch<u64>,
+}
+
+impl VmPatch {
+    /// The machine afterwards. Where nothing differs it is the same, its generation included.
+    ///
+    /// # Errors
+    /// For what cannot be, with the field.
+    pub fn apply(&self, vm: &Vm, now: Timestamp) -> Result<Vm, Refusal> {
+        let mut after = vm.clone();
+        after.spec.labels = self.labels_over(&vm.spec.labels)?;
+        match self.protected {
+            Patch::Keep => {}
+            Patch::Remove => after.protected = false,
+            Patch::Set(protected) => after.protected = protected,
+        }
+        after.expires_at = self.expiry(vm.expires_at, now)?;
+        if after != *vm {
+            after.changed_in_record();
+            after.updated_at = now;
+        }
+        Ok(after)
+    }
+
+    fn labels_over(&self, labels: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Refusal> {
+        let changes = match &self.labels {
+            Patch::Keep => return Ok(labels.clone()),
+            Patch::Remove => return Ok(BTreeMap::new()),
+            Patch::Set(changes) => changes,
+        };
+        let mut labels = labels.clone();
+        for (key, value) in changes {
+            match value {
+                Some(value) => labels.insert(key.clone(), value.clone()),
+                None => labels.remove(key),
+            };
+        }
+        check_labels(&labels)?;
+        Ok(labels)
+    }
+
+    fn expiry(&self, expires_at: Option<Timestamp>, now: Timestamp) -> Result<Option<Timestamp>, Refusal> {
+        match (&self.expires_at, &self.ttl_seconds) {
+            (Patch::Keep, Patch::Keep) => Ok(expires_at),
+            (Patch::Keep, Patch::Set(seconds)) => Ok(Some(now.plus(ttl(*seconds)?))),
+            (Patch::Set(at), Patch::Keep) if *at <= now => {
+                Err(Refusal::field("expires_at", format!("{at} is over; name a time to come, or delete the VM")))
+            }
+            (Patch::Set(at), Patch::Keep) => Ok(Some(*at)),
+            (Patch::Remove, Patch::Keep | Patch::Remove) | (Patch::Keep, Patch::Remove) => Ok(None),
+            (Patch::Set(_), Patch::Set(_) | Patch::Remove) | (Patch::Remove, Patch::Set(_)) => {
+                Err(Refusal::field("ttl_seconds", "expires_at says the same in another way; send one of the two"))
+            }
+        }
+    }
+}
+
+/// A time to live.
+///
+/// # Errors
+/// For one that is nothing, or endless.
+pub fn ttl(seconds: u64) -> Result<std::time::Duration, Refusal> {
+    if seconds == 0 || seconds > TTL_LIMIT {
+        return Err(Refusal::field("ttl_seconds", format!("{seconds} is not between 1 and {TTL_LIMIT}")));
+    }
+    Ok(std::time::Duration::from_secs(seconds))
+}
+
+/// Refuses labels that are too many or too long.
+pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    let within = |field: &str, value: usize, least: usize, most: usize| {
+        if (least..=most).contains(&value) {
+            return Ok(());
+        }
+        Err(Refusal::field(field, format!("{value} is not between {least} and {most}")))
+    };
+    within("labels", labels.len(), 0, 64)?;
+    for (key, value) in labels {
+        within("labels (bytes in a key)", key.len(), 1, 63)?;
+        within("labels (bytes in a value)", value.len(), 0, 255)?;
+    }
+    Ok(())
+}
+
+/// Which fields of its record an edit changed, for the log.
+pub fn changed(before: &Vm, after: &Vm) -> Vec<&'static str> {
+    let differs = [
+        ("labels", before.spec.labels != after.spec.labels),
+        ("protected", before.protected != after.protected),
+        ("expires_at", before.expires_at != after.expires_at),
+    ];
+    differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+}
+
+/// Refuses an edit of a machine that is not as whoever edits it believes. `expected`: the generations it may have;
+/// `None` where nothing was said.
+pub fn check_generation(vm: &Vm, expected: Option<&[u32]>) -> Result<(), Refusal> {
+    if expected.is_none_or(|expected| expected.contains(&vm.generation)) {
+        return Ok(());
+    }
+    let detail = format!(
+        "the VM {} was changed since it was read: its generation is {}; read it again, and decide anew",
+        vm.name, vm.generation
+    );
+    Err(Refusal::new(Code::PreconditionFailed, detail).with("vm", vm.id.to_string()).with("generation", vm.generation))
+}
+
+/// Refuses the deletion of a protected machine.
+pub fn check_deletable(vm: &Vm) -> Result<(), Refusal> {
+    if !vm.protected {
+        return Ok(());
+    }
+    let name = &vm.name;
+    let detail = format!(
+        "the VM {name} is protected from deletion; `hostler vm edit {name} --unprotect` lifts that (PATCH with protected: false)"
+    );
+    Err(Refusal::new(Code::VmProtected, detail).with("vm", json!(vm.id)))
+}
+
+/// How long after a deletion for its time's end was filed another is, should the machine still be there: long enough
+/// for a person to see why the first one failed.
+pub const FILE_AGAIN: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// Whether a machine's time is over and its deletion is to be filed. `filed_at`: when it was filed last.
+pub fn is_over(vm: &Vm, filed_at: Option<Timestamp>, now: Timestamp) -> bool {
+    let over = vm.expires_at.is_some_and(|at| at <= now);
+    let lately = filed_at.is_some_and(|at| now.since(at) < FILE_AGAIN);
+    over && !vm.protected && !lately
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::api::strict;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
+
+    fn vm() -> Vm {
+        let id = "0190f1f0-0000-7000-8000-00000000000b";
+        serde_json::from_value(json!({
+            "id": id, "tenant": id, "name": "web", "state": "running", "ready": true, "epoch": 1,
+            "generation": 3, "observed_generation": 3, "created_at": "2026-01-01T00:00:00Z", "updated_at": "2026-01-01T00:00:00Z",
+            "spec": {"image": "tiny", "image_digest": "ab", "vcpus": 1, "memory_mib": 256, "disk_gib": 1,
+                "ready_timeout_seconds": 60, "labels": {"tier": "web"}},
+        }))
+        .unwrap()
+    }
+
+    fn patch(value: Value) -> VmPatch {
+        strict(&value).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_named_stays_and_null_removes() {
+        let before = vm();
+        assert_eq!(patch(json!({})).apply(&before, NOW).unwrap(), before);
+        let after = patch(json!({"labels": {"tier": null, "app": "shop"}, "protected": true, "ttl_seconds": 60}));
+        let after = after.apply(&before, NOW).unwrap();
+        assert_eq!(json!(after.spec.labels), json!({"app": "shop"}));
+        assert_eq!((after.protected, after.expires_at), (true, Some(NOW.plus(Duration::from_secs(60)))));
+        assert_eq!((after.generation, after.observed_generation), (4, 4));
+        assert_eq!(changed(&before, &after), ["labels", "protected", "expires_at"]);
+        let bare = patch(json!({"labels": null, "protected": null, "expires_at": null})).apply(&after, NOW).unwrap();
+        assert!(bare.spec.labels.is_empty() && !bare.protected && bare.expires_at.is_none());
+    }
+
+    #[test]
+    fn what_says_what_is_there_changes_nothing() {
+        let same = patch(json!({"labels": {"tier": "web", "gone": null}, "protected": false, "expires_at": null}));
+        assert_eq!(same.apply(&vm(), NOW).unwrap(), vm());
+    }
+
+    #[test]
+    fn a_change_of_the_record_does_not_say_that_the_host_is_up_to_date() {
+        let behind = Vm { observed_generation: 2, ..vm() };
+        let after = patch(json!({"protected": true})).apply(&behind, NOW).unwrap();
+        assert_eq!((after.generation, after.observed_generation), (4, 2));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_its_field() {
+        let many: BTreeMap<String, String> = (0..65).map(|n| (n.to_string(), String::new())).collect();
+        for (body, field) in [
+            (json!({"ttl_seconds": 0}), "ttl_seconds"),
+            (json!({"ttl_seconds": TTL_LIMIT + 1}), "ttl_seconds"),
+            (json!({"ttl_seconds": 5, "expires_at": "2030-01-01T00:00:00Z"}), "ttl_seconds"),
+            (json!({"expires_at": "2020-01-01T00:00:00Z"}), "expires_at"),
+            (json!({"labels": {"": "x"}}), "labels (bytes in a key)"),
+            (json!({"labels": many}), "labels"),
+        ] {
+            let refusal = patch(body).apply(&vm(), NOW).unwrap_err();
+            assert_eq!((refusal.code, &refusal.facts["field"]), (Code::ValidationError, &json!(field)));
+        }
+        assert!(strict::<VmPatch>(&json!({"vpus": 2})).is_err());
+        assert!(strict::<VmPatch>(&json!({"protected": "yes"})).is_err());
+    }
+
+    #[test]
+    fn only_who_knows_the_machine_as_it_is_may_edit_it() {
+        assert!(check_generation(&vm(), None).is_ok() && check_generation(&vm(), Some(&[1, 3])).is_ok());
+        assert_eq!(check_generation(&vm(), Some(&[2])).unwrap_err().code, Code::PreconditionFailed);
+        assert_eq!(check_generation(&vm(), Some(&[])).unwrap_err().code, Code::PreconditionFailed);
+    }
+
+    proptest! {
+        #[test]
+        fn a_protected_machine_is_never_over(protected: bool, left in -1_000i64..1_000, filed in proptest::option::of(0u64..1_000)) {
+            let at = Timestamp::from_micros(NOW.as_micros() + left * 1_000_000);
+            let vm = Vm { protected, expires_at: Some(at), ..vm() };
+            let filed_at = filed.map(|ago| Timestamp::from_micros(NOW.as_micros() - ago as i64 * 1_000_000));
+            let over = is_over(&vm, filed_at, NOW);
+            prop_assert_eq!(over, !protected && left <= 0 && filed.is_none_or(|ago| ago >= FILE_AGAIN.as_secs()));
+            prop_assert_eq!(check_deletable(&vm).is_err(), protected);
+        }
+    }
+}
