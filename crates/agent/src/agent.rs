@@ -189,6 +189,7 @@ impl Agent {
             hypervisor: config.hypervisor.clone(),
             root: config.root.clone(),
             data: config.data.clone(),
+            clock: config.clock.clone(),
         };
         Ok(Agent {
             facts,

@@ -3,7 +3,7 @@
 //! Never here: the journal, the network. What stops an attempt only says so; the handler's future is dropped elsewhere.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
@@ -12,6 +12,7 @@ use hostler_model::{
     internal::HeldLease,
     kind::{Class, KindName},
     task::{Intent, PhaseTiming, Progress},
+    task_log::{self, Said},
 };
 use tokio::{
     sync::{Notify, Semaphore, SemaphorePermit, watch},
@@ -46,6 +47,40 @@ pub struct Attempt {
     started_at: OnceLock<Timestamp>,
     phases: Mutex<Phases>,
     progress: watch::Sender<Progress>,
+    lines: Mutex<Lines>,
+}
+
+/// Lines that the server has not acknowledged, as many as one report takes. When there are more, the oldest go.
+#[derive(Default, Debug)]
+struct Lines {
+    kept: VecDeque<Said>,
+    last: Timestamp,
+    left_out: Option<(Timestamp, usize)>,
+}
+
+impl Lines {
+    fn add(&mut self, text: &str, now: Timestamp) {
+        // Each later than the one before: that is how the server knows a repeat.
+        self.last = now.max(Timestamp::from_micros(self.last.as_micros() + 1));
+        self.kept.push_back(Said { at: self.last, text: task_log::tidy(text) });
+        // One place is for the line that says how many are missing.
+        if self.kept.len() >= task_log::PER_REPORT
+            && let Some(oldest) = self.kept.pop_front()
+        {
+            self.left_out = Some((oldest.at, self.left_out.map_or(1, |(_, n)| n + 1)));
+        }
+    }
+
+    fn pending(&self) -> Vec<Said> {
+        let missing =
+            |(at, n): (Timestamp, usize)| Said { at, text: format!("… {n} lines left out: too many at once") };
+        self.left_out.map(missing).into_iter().chain(self.kept.iter().cloned()).collect()
+    }
+
+    fn acknowledge(&mut self, upto: Timestamp) {
+        self.kept.retain(|line| line.at > upto);
+        self.left_out = self.left_out.filter(|(at, _)| *at > upto);
+    }
 }
 
 #[derive(Default, Debug)]
@@ -76,6 +111,7 @@ impl Attempt {
             started_at: OnceLock::new(),
             phases: Mutex::default(),
             progress: watch::Sender::new(Progress::default()),
+            lines: Mutex::default(),
         }
     }
 
@@ -135,6 +171,26 @@ impl Attempt {
         });
     }
 
+    /// Writes lines for people, one for each line of the text.
+    pub fn log(&self, text: &str, now: Timestamp) {
+        let mut lines = lock(&self.lines);
+        text.lines().for_each(|line| lines.add(line, now));
+        drop(lines);
+        self.progress.send_modify(|_| {});
+    }
+
+    /// The lines that the server has not acknowledged.
+    pub fn lines(&self) -> Vec<Said> {
+        lock(&self.lines).pending()
+    }
+
+    /// The server has these lines.
+    pub fn acknowledge(&self, sent: &[Said]) {
+        if let Some(last) = sent.last() {
+            lock(&self.lines).acknowledge(last.at);
+        }
+    }
+
     /// Ends the last phase, and says how long each took.
     pub fn timings(&self) -> Vec<PhaseTiming> {
         let mut phases = lock(&self.phases);
@@ -142,7 +198,7 @@ impl Attempt {
         std::mem::take(&mut phases.done)
     }
 
-    /// How far it is, as it changes.
+    /// How far it is, as it changes or lines are written.
     pub fn progress(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
@@ -308,11 +364,37 @@ mod tests {
 
     const SLOTS: Slots = Slots { boot: 4, disk: 2, quick: 64 };
 
+    fn attempt(ids: &Ids, kind: KindName) -> Attempt {
+        Attempt::new(ids.next(Timestamp::from_micros(0)), kind, Fence { store_epoch: 1, attempt: 1 })
+    }
+
     fn add(works: &Works, ids: &Ids, kind: KindName, many: usize) {
         for _ in 0..many {
-            let fence = Fence { store_epoch: 1, attempt: 1 };
-            works.add(Arc::new(Attempt::new(ids.next(Timestamp::from_micros(0)), kind, fence)));
+            works.add(Arc::new(attempt(ids, kind)));
         }
+    }
+
+    #[test]
+    fn lines_are_bounded_and_stay_until_they_are_acknowledged() {
+        let (attempt, now) = (attempt(&Ids::seeded(1), KindName::Echo), Timestamp::from_micros(7));
+        attempt.log("one\ntwo\n", now);
+        let sent = attempt.lines();
+        assert_eq!(sent.iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["one", "two"]);
+        assert!(sent[0].at < sent[1].at);
+        attempt.log("three", now);
+        assert_eq!(attempt.lines().len(), 3);
+        attempt.acknowledge(&sent);
+        assert_eq!(attempt.lines().iter().map(|line| line.text.as_str()).collect::<Vec<_>>(), ["three"]);
+        (0..1000).for_each(|n| attempt.log(&n.to_string(), now));
+        let lines = attempt.lines();
+        assert_eq!(lines.len(), task_log::PER_REPORT);
+        assert_eq!(
+            (lines[0].text.as_str(), lines[63].text.as_str()),
+            ("… 938 lines left out: too many at once", "999")
+        );
+        assert!(lines.is_sorted_by_key(|line| line.at));
+        attempt.acknowledge(&lines);
+        assert!(attempt.lines().is_empty());
     }
 
     #[test]

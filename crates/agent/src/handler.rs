@@ -19,7 +19,7 @@ mod vm_exec;
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use hostler_model::{
-    TaskId, VmId,
+    Clock, TaskId, VmId,
     error::Code,
     for_each_kind,
     internal::Assignment,
@@ -108,6 +108,8 @@ pub struct Tools {
     pub root: PathBuf,
     /// The agent's data folder.
     pub data: PathBuf,
+    /// The time, for the lines that they write.
+    pub clock: Clock,
 }
 
 /// One attempt at a task, for its handler.
@@ -157,6 +159,12 @@ impl<K: Kind> Job<K> {
     /// How much of the phase is done, in percent.
     pub fn percent(&self, percent: u8) {
         self.attempt.percent(percent);
+    }
+
+    /// Writes a line for people into the task's log: what was done and found, with amounts and times. It never says
+    /// what is secret, and nothing depends on it. A text of several lines is as many lines.
+    pub fn log(&self, text: impl AsRef<str>) {
+        self.attempt.log(text.as_ref(), self.tools.clock.now());
     }
 }
 

@@ -57,9 +57,9 @@ fn obey(node: &Node, held: &[HeldLease], answer: &HeartbeatAnswer, doubtful: &[H
     for task in &answer.abort {
         node.works.abort(*task);
     }
-    // The answer names tasks; what is over is the attempt that was sent, not one adopted since.
+    // Only what was asked about can be over.
     let (over, said_once): (Vec<HeldLease>, Vec<HeldLease>) =
-        held.iter().filter(|held| answer.over.contains(&held.task)).partition(|held| doubtful.contains(held));
+        answer.over.iter().filter(|over| held.contains(over)).partition(|over| doubtful.contains(over));
     over.into_iter().for_each(|held| node.works.over(held));
     said_once
 }

@@ -130,4 +130,9 @@ pub trait Machine: Send + Sync {
 
     /// Milliseconds between the process's start and the guest's first answer, once [`Machine::ready`] has returned.
     fn boot_ms(&self) -> f64;
+
+    /// The process's id on this host, where there is a process.
+    fn pid(&self) -> Option<i32> {
+        None
+    }
 }

@@ -50,6 +50,8 @@ pub struct CachedImage {
     pub manifest: Manifest,
     /// The folder that holds its files by the names of their parts.
     pub dir: PathBuf,
+    /// Whether it was fetched just now.
+    pub fetched: bool,
 }
 
 /// The cache. Clones share it.
@@ -165,7 +167,7 @@ impl Images {
         examine(&part.0, digest, &manifest)?;
         complete(&part.0, dir, &manifest).map_err(|error| storage(digest, &error))?;
         tracing::info!(image = %digest, name = manifest.name, bytes = of, "fetched an image");
-        Ok(CachedImage { manifest, dir: dir.to_owned() })
+        Ok(CachedImage { manifest, dir: dir.to_owned(), fetched: true })
     }
 
     fn part(&self, digest: &ImageDigest) -> io::Result<PartFolder> {
@@ -227,7 +229,7 @@ async fn cached(dir: &Path, digest: &ImageDigest) -> Result<Option<CachedImage>,
         return Err(failed(false, digest, &detail));
     };
     match lacking(dir, &manifest).map_err(|error| storage(digest, &error))? {
-        None => Ok(Some(CachedImage { manifest, dir: dir.to_owned() })),
+        None => Ok(Some(CachedImage { manifest, dir: dir.to_owned(), fetched: false })),
         Some(part) => {
             tracing::warn!(image = %digest, file = part.file_name(), "a cached image lacks a file; it is fetched again");
             Ok(None)

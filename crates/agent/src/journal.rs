@@ -274,7 +274,7 @@ fn old_epoch(assignment: &Assignment, now: Timestamp) -> Report {
     );
     let end = End::Failed { code: Code::TaskRefused, detail, retryable: false, effects: Effects::Remain };
     let Assignment { sub: task, fence, .. } = *assignment;
-    Report { task, fence, end, phases: Vec::new(), started_at: now, finished_at: now }
+    Report { task, fence, end, phases: Vec::new(), log: Vec::new(), started_at: now, finished_at: now }
 }
 
 fn read_known(tx: &Tx<'_>, batch: &[Assignment]) -> Result<HashMap<TaskId, KnownRow>> {

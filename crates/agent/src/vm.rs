@@ -43,6 +43,8 @@ const ATTACH_AGAIN: Duration = Duration::from_secs(5);
 pub struct Made {
     /// From its process's start to the guest's first answer, in milliseconds.
     pub boot_ms: f64,
+    /// Its process on this host, where there is one.
+    pub pid: Option<i32>,
 }
 
 /// What is known of a machine at a glance.

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use hostler_model::{
     Timestamp,
     internal::{Assignment, ProgressReport, Report},
-    task::{End, Intent},
+    task::{End, Intent, Progress},
 };
 
 use crate::{
@@ -20,6 +20,9 @@ use crate::{
 
 /// How long after the journal failed it is tried again: a full disk may have room then.
 const JOURNAL_AGAIN: Duration = Duration::from_secs(1);
+
+/// Lines alone are told this often at most: soon enough for who watches, and few calls for who does not.
+const LINES_EVERY: Duration = Duration::from_millis(200);
 
 /// Begins to work on what the journal has.
 pub fn begin(node: &Arc<Node>, assignment: Assignment, start: Start) {
@@ -75,22 +78,39 @@ async fn deadline(attempt: &Attempt, deadline: Timestamp, node: &Node) -> Infall
     std::future::pending().await
 }
 
-/// Tells the server each new phase and percent, one call at a time: what changes meanwhile is told by the next. A call
-/// that fails is not repeated; heartbeats renew the lease, and results need none of this.
+/// Tells the server each new phase, percent and line, one call at a time: what changes meanwhile is told by the next.
+/// Lines alone wait a little, so that many of them are one call. A call that fails is not repeated, and its lines go
+/// with the next; heartbeats renew the lease, and results need none of this but take the last lines with them.
 async fn progress(node: &Node, attempt: &Attempt) -> Infallible {
     let mut changes = attempt.progress();
+    let mut told = Progress::default();
+    let mut lines_from = tokio::time::Instant::now();
     loop {
         if changes.changed().await.is_err() {
             std::future::pending::<()>().await;
         }
-        let progress = changes.borrow_and_update().clone();
-        let started_at = attempt.started_at().unwrap_or_else(|| node.clock.now());
-        let report = ProgressReport { fence: attempt.fence(), started_at, progress, log: Vec::new() };
-        match node.server.progress(attempt.task, &report).await {
-            Ok(answer) if answer.abort => attempt.stop(Cause::Abort),
-            Ok(_) => {}
-            Err(error) => tracing::debug!(task.id = %attempt.task, %error, "progress was not told"),
+        tokio::select! {
+            // A sender that has gone never tells of a change.
+            Ok(_) = changes.wait_for(|progress| *progress != told) => {}
+            () = tokio::time::sleep_until(lines_from) => {}
         }
+        told = changes.borrow_and_update().clone();
+        tell(node, attempt, told.clone()).await;
+        lines_from = tokio::time::Instant::now() + LINES_EVERY;
+    }
+}
+
+async fn tell(node: &Node, attempt: &Attempt, progress: Progress) {
+    let started_at = attempt.started_at().unwrap_or_else(|| node.clock.now());
+    let report = ProgressReport { fence: attempt.fence(), started_at, progress, log: attempt.lines() };
+    match node.server.progress(attempt.task, &report).await {
+        Ok(answer) => {
+            attempt.acknowledge(&report.log);
+            if answer.abort {
+                attempt.stop(Cause::Abort);
+            }
+        }
+        Err(error) => tracing::debug!(task.id = %attempt.task, %error, "progress was not told"),
     }
 }
 
@@ -108,6 +128,7 @@ async fn conclude(node: &Node, attempt: &Arc<Attempt>, end: Option<End>) {
         fence: attempt.fence(),
         end,
         phases: attempt.timings(),
+        log: attempt.lines(),
         started_at: attempt.started_at().unwrap_or(now),
         finished_at: now,
     };

@@ -123,6 +123,12 @@ impl Call {
         self
     }
 
+    /// The server was asked to wait this long before it answers.
+    pub(crate) fn patient(mut self, wait: Duration) -> Call {
+        self.wait = wait;
+        self
+    }
+
     pub(crate) fn json(mut self, body: &impl Serialize) -> Result<Call, ClientError> {
         let body = serde_json::to_value(body).map_err(|error| self.unsendable(error))?;
         self.body = Some(body);

@@ -19,6 +19,7 @@ mod node;
 mod page;
 mod quota;
 mod task;
+mod task_log;
 mod token;
 mod vm;
 

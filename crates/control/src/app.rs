@@ -10,6 +10,7 @@ pub mod image;
 pub mod node;
 pub mod submit;
 pub mod task;
+pub mod task_log;
 pub mod vm;
 
 use std::{io, sync::Arc};

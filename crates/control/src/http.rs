@@ -24,6 +24,7 @@ mod query;
 mod quota;
 mod router;
 mod task;
+mod task_log;
 mod vm;
 
 pub use document::openapi;

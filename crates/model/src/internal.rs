@@ -10,6 +10,7 @@ use crate::{
     kind::KindName,
     node::NodeFacts,
     task::{End, Intent, PhaseTiming, Progress, Target},
+    task_log::Said,
     vm::Observation,
 };
 
@@ -131,8 +132,8 @@ pub struct HeldLease {
 pub struct HeartbeatAnswer {
     /// Leases to stop and undo.
     pub abort: Vec<TaskId>,
-    /// Leases that are over: another attempt is current, or the task has ended.
-    pub over: Vec<TaskId>,
+    /// Leases that are over, as the agent named them: another attempt is current, or the task has ended.
+    pub over: Vec<HeldLease>,
     /// Machines here that the server does not know, or knows as deleted: reported, never deleted by themselves.
     pub orphans: Vec<VmId>,
     /// How long until the next one, in milliseconds.
@@ -148,9 +149,9 @@ pub struct ProgressReport {
     pub started_at: Timestamp,
     /// How far it is.
     pub progress: Progress,
-    /// Lines for people.
+    /// Lines for people, each later than the one before.
     #[serde(default)]
-    pub log: Vec<String>,
+    pub log: Vec<Said>,
 }
 
 /// The answer to a [`ProgressReport`].
@@ -174,6 +175,9 @@ pub struct Report {
     /// How long its phases took.
     #[serde(default)]
     pub phases: Vec<PhaseTiming>,
+    /// The last lines for people, some of which may have come with progress already.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub log: Vec<Said>,
     /// When the handler began.
     pub started_at: Timestamp,
     /// When it ended.

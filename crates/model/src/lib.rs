@@ -24,6 +24,7 @@ pub mod placement;
 pub mod quota;
 pub mod retry;
 pub mod task;
+pub mod task_log;
 pub mod tenant;
 pub mod unit;
 pub mod vm;

@@ -236,6 +236,8 @@ pub struct Wakes {
     pub nodes: Vec<NodeId>,
     /// Tasks that ended.
     pub ended: Vec<TaskId>,
+    /// Tasks whose logs have new lines.
+    pub logged: Vec<TaskId>,
     /// Tasks that a node works on and is to stop.
     pub aborting: Vec<(NodeId, TaskId)>,
     /// The last log entry's number.

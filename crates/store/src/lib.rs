@@ -23,6 +23,7 @@ mod service;
 mod step;
 mod store;
 mod task;
+mod task_log;
 mod tenant;
 mod token;
 mod vm;

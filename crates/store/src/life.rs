@@ -6,7 +6,7 @@ use hostler_model::{
     alloc::{Allocation, Hold, Owner, Settlement},
     event::Actor,
     kind::Aim,
-    task::{self, Denial, Event, Outcome, TaskState, Verdict},
+    task::{self, Denial, End, Event, Outcome, TaskState, Verdict},
     vm::{VmChange, VmState},
 };
 use hostler_sqlite::Result;
@@ -21,7 +21,7 @@ impl Work<'_> {
         let (before, spec) = (row.life(), row.task.kind.spec());
         let mut life = before.clone();
         let rules = spec.rules(&row.task.params);
-        let word = Word::of(&event);
+        let (word, failure) = (Word::of(&event), failure(&event));
         let outcome = match task::apply(&mut life, event, &rules, self.now, self.context.ids.unit()) {
             Ok(outcome) => outcome,
             Err(denial) => return Ok(Err(denial)),
@@ -46,7 +46,10 @@ impl Work<'_> {
         }
         match &outcome {
             Outcome::Ended(verdict) => self.end(id, verdict)?,
-            Outcome::Alive => self.tell(id, word, before.state),
+            Outcome::Alive => {
+                self.tell(id, word, before.state);
+                self.explain(id, word, failure);
+            }
         }
         Ok(Ok(outcome))
     }
@@ -86,6 +89,22 @@ impl Work<'_> {
         }
         let tenant = task.tenant;
         self.event(Some(tenant), "task", kind, id.0, data);
+    }
+
+    /// What the task's log says of a second attempt and how it came to that; a task that goes well costs no line.
+    fn explain(&mut self, id: TaskId, word: Word, failure: Option<String>) {
+        let Some(task) = self.tasks.get(&id).map(|row| &row.task) else { return };
+        let again = match task.state {
+            TaskState::Queued => format!("; it is tried again after {}", task.not_before),
+            TaskState::Running | TaskState::Aborting => String::new(),
+            TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => return,
+        };
+        match (word, failure) {
+            (Word::Leased, _) if task.fence.attempt > 1 => self.note(id, None),
+            (Word::Lapsed, _) => self.note(id, Some(format!("its node was not heard of it in time{again}"))),
+            (Word::Reported, Some(failure)) => self.note(id, Some(format!("failed: {failure}{again}"))),
+            (Word::Leased | Word::Renewed | Word::Reported | Word::Stopped, _) => {}
+        }
     }
 
     /// All that follows from a task's end.
@@ -200,6 +219,23 @@ impl Word {
             | Event::Moot { .. }
             | Event::Force => Word::Stopped,
         }
+    }
+}
+
+/// Why an attempt failed, in words.
+fn failure(event: &Event) -> Option<String> {
+    match event {
+        Event::Report { end: End::Failed { code, detail, .. }, .. } => Some(format!("{code}: {detail}")),
+        Event::Report { .. }
+        | Event::Lease(_)
+        | Event::Renew { .. }
+        | Event::Lapse
+        | Event::Cancel
+        | Event::MissQueueDeadline
+        | Event::MissDeadline
+        | Event::Refuse { .. }
+        | Event::Moot { .. }
+        | Event::Force => None,
     }
 }
 

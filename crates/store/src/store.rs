@@ -11,6 +11,7 @@ use hostler_model::{
     name::Name,
     node::{Node, NodeEvent},
     task::Task,
+    task_log::Line,
     vm::Vm,
 };
 use hostler_sqlite::{Migrations, Mode, Sqlite, Tx};
@@ -25,7 +26,7 @@ use crate::{
     image, log, node,
     service::Service,
     step::{cancel, edit, expire, heartbeat, join, lease, progress, settle, submit, sweep},
-    task, tenant, token, vm,
+    task, task_log, tenant, token, vm,
     work::{Context, Work},
 };
 
@@ -272,6 +273,11 @@ impl Store {
     pub async fn task(&self, id: TaskId) -> Result<Option<Task>> {
         let now = self.now();
         self.read(move |tx| task::one(tx, id, now)).await
+    }
+
+    /// Lines of a task's log with a number above `after`, oldest first.
+    pub async fn task_log(&self, id: TaskId, after: i64, limit: usize) -> Result<Vec<Line>> {
+        self.read(move |tx| task_log::after(tx, id, after, limit)).await
     }
 
     /// Newest first; `before` is the last id of the page before.

@@ -15,6 +15,7 @@ use hostler_model::{
     event::{Actor, Class, NewEntry},
     placement::Candidate,
     task::TaskState,
+    task_log::{NewLine, Said},
 };
 use hostler_sqlite::{Result, Sqlite, Tx};
 use serde_json::{Value, json};
@@ -29,6 +30,7 @@ use crate::{
     rows::Rows,
     service::Service,
     task::{self, TaskRow},
+    task_log,
     tenant::{self, TenantRow},
     vm::{self, VmRow},
 };
@@ -94,6 +96,7 @@ pub(crate) struct Work<'a> {
     wake_nodes: BTreeSet<NodeId>,
     aborting: Vec<(NodeId, TaskId)>,
     ended: Vec<TaskId>,
+    lines: Vec<NewLine>,
 }
 
 /// An allocation as it was read, and as it is now.
@@ -124,6 +127,7 @@ impl<'a> Work<'a> {
             wake_nodes: BTreeSet::new(),
             aborting: Vec::new(),
             ended: Vec::new(),
+            lines: Vec::new(),
         }
     }
 
@@ -290,6 +294,23 @@ impl<'a> Work<'a> {
         self.entries.push(NewEntry { class: Class::Audit, tenant, kind, noun, subject, data });
     }
 
+    /// Adds a line of the server's to a task's log; without a text the attempt is marked, and nothing else.
+    pub(crate) fn note(&mut self, id: TaskId, text: Option<String>) {
+        let Some(attempt) = self.attempt_of(id) else { return };
+        self.lines.push(NewLine { task: id, attempt, text, said: None });
+    }
+
+    /// Adds lines that a node wrote under the task's current fence.
+    pub(crate) fn say(&mut self, id: TaskId, said: &[Said]) {
+        let Some(attempt) = self.attempt_of(id) else { return };
+        let line = |said: &Said| NewLine { task: id, attempt, text: Some(said.text.clone()), said: Some(said.at) };
+        self.lines.extend(said.iter().take(hostler_model::task_log::PER_REPORT).map(line));
+    }
+
+    fn attempt_of(&self, id: TaskId) -> Option<(u32, u32)> {
+        self.tasks.get(&id).map(|row| (row.task.fence.attempt, row.task.max_attempts))
+    }
+
     /// Says after the commit that a node has something to fetch.
     pub(crate) fn wake(&mut self, node: Option<NodeId>) {
         self.wake_nodes.extend(node);
@@ -310,6 +331,7 @@ impl<'a> Work<'a> {
         let mut wakes = Wakes {
             nodes: self.wake_nodes.iter().copied().collect(),
             ended: std::mem::take(&mut self.ended),
+            logged: self.lines.iter().map(|line| line.task).collect(),
             aborting: std::mem::take(&mut self.aborting),
             seq: 0,
         };
@@ -350,6 +372,7 @@ impl<'a> Work<'a> {
         task::insert(self.tx, self.tasks.made())?;
         task::update(self.tx, self.tasks.changed())?;
         task::renew(self.tx, &self.renewed, self.now.plus(self.context.timing.lease))?;
+        task_log::append(self.tx, &self.lines, self.now)?;
         let differ = || self.allocations.iter().filter(|(_, slot)| slot.before != slot.after);
         allocation::upsert(self.tx, differ().filter_map(|(_, slot)| slot.after))?;
         allocation::delete(self.tx, differ().filter(|(_, slot)| slot.after.is_none()).map(|(owner, _)| *owner))?;

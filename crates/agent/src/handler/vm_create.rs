@@ -20,8 +20,10 @@ impl Handler for VmCreate {
     async fn run(job: &Job<VmCreate>) -> Result<VmCreateOutput, Failure> {
         let plan = plan(job).await?;
         let ready = Duration::from_secs(u64::from(plan.spec.ready_timeout_seconds));
-        let Made { boot_ms } = make(job, &plan, ready).await?;
+        let Made { boot_ms, pid } = make(job, &plan, ready).await?;
         let acceleration = job.tools.hypervisor.acceleration().to_owned();
+        let process = pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
+        job.log(format!("the guest answered {boot_ms:.0} ms after its start ({acceleration}{process})"));
         Ok(VmCreateOutput { charge: plan.spec.charge(), boot_ms, acceleration })
     }
 
@@ -57,6 +59,9 @@ async fn plan(job: &Job<VmCreate>) -> Result<MachinePlan, Failure> {
     })?;
     job.phase("image");
     let image = job.tools.images.get(&spec.image_digest, |percent| job.percent(percent)).await?;
+    let bytes: u64 = image.manifest.files.values().map(|file| file.size).sum();
+    let came = if image.fetched { "was fetched" } else { "is in the cache" };
+    job.log(format!("image {} ({:.1} MB) {came}", image.manifest.name, bytes as f64 / 1e6));
     let name = job.params.name.as_ref().map_or_else(|| format!("vm-{}", id.short()), |name| name.to_string());
     Ok(MachinePlan { id, epoch, name, spec, manifest: image.manifest, image_dir: image.dir })
 }

@@ -8,7 +8,9 @@ use super::{Begun, Failure, Handler, Job, Undo};
 
 impl Handler for VmDelete {
     async fn run(job: &Job<VmDelete>) -> Result<VmDeleteOutput, Failure> {
-        Ok(VmDeleteOutput { existed: super::remove(job).await? })
+        let existed = super::remove(job).await?;
+        job.log(if existed { "the machine and all it had are removed" } else { "there was nothing of it any more" });
+        Ok(VmDeleteOutput { existed })
     }
 
     async fn undo(job: &Job<VmDelete>, begun: Begun) -> Undo<VmDeleteOutput> {

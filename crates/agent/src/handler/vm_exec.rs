@@ -12,7 +12,14 @@ impl Handler for VmExec {
         let (vm, epoch) = job.vm()?;
         // Never retried by itself: whatever failed, the program may have run.
         let once = |failure| Failure { retryable: false, ..failure };
-        job.tools.vms.exec(vm, epoch, &job.params).await.map_err(once)
+        let output = job.tools.vms.exec(vm, epoch, &job.params).await.map_err(once)?;
+        if let Some(signal) = output.signal {
+            job.log(format!("the program was ended by signal {signal}"));
+        }
+        if output.stdout_truncated {
+            job.log("its output was cut: only the first 64 KiB are kept");
+        }
+        Ok(output)
     }
 
     async fn undo(_: &Job<VmExec>, begun: Begun) -> Undo<VmExecOutput> {

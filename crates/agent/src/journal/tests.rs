@@ -36,7 +36,15 @@ fn task(n: u128, attempt: u32) -> Assignment {
 
 fn report(assignment: &Assignment, end: End) -> Report {
     let phases = vec![PhaseTiming { phase: "one".into(), ms: 1.5 }];
-    Report { task: assignment.sub, fence: assignment.fence, end, phases, started_at: NOW, finished_at: NOW }
+    Report {
+        task: assignment.sub,
+        fence: assignment.fence,
+        end,
+        phases,
+        log: Vec::new(),
+        started_at: NOW,
+        finished_at: NOW,
+    }
 }
 
 fn success() -> End {

@@ -203,7 +203,7 @@ impl Drive {
         self.programs.spawn(async move {
             tokio::select! {
                 answered = machine.ready(ready) => {
-                    answer(reply, answered.map(|()| Made { boot_ms: machine.boot_ms() }).map_err(Failure::from));
+                    answer(reply, answered.map(|()| made(&*machine)).map_err(Failure::from));
                 }
                 () = reply.closed() => {}
             }
@@ -236,10 +236,10 @@ impl Drive {
     fn done(&mut self, done: Done) -> Then {
         match done {
             Done::Made(Ok(machine), reply) => {
-                let boot_ms = machine.boot_ms();
+                let made = made(&*machine);
                 self.machine = Some(machine);
                 self.enter(Stage::Running, None);
-                answer(reply, Ok(Made { boot_ms }));
+                answer(reply, Ok(made));
             }
             Done::Made(Err(error), reply) => {
                 self.enter(Stage::Partial, Some((VmState::Error, Some(VmReason::CreateFailed), error.detail.clone())));
@@ -285,6 +285,10 @@ impl Drive {
         self.ready = stage == Stage::Running;
         self.vms.publish(self);
     }
+}
+
+fn made(machine: &dyn Machine) -> Made {
+    Made { boot_ms: machine.boot_ms(), pid: machine.pid() }
 }
 
 fn answer<T>(reply: Reply<T>, answer: Result<T, Failure>) {

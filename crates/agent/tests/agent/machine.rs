@@ -24,6 +24,14 @@ async fn a_machine_is_made_with_its_phases_and_deleted_again() {
     assert_eq!((&output["boot_ms"], &output["acceleration"]), (&12.5.into(), &"simulated".into()));
     let phases: Vec<_> = report.phases.iter().map(|timing| timing.phase.as_str()).collect();
     assert_eq!(phases, ["image", "disk", "start", "boot"]);
+    // What was told as it happened is not told again.
+    let told = server.with(|heard| heard.progress.iter().flat_map(|(_, told)| told.log.clone()).collect::<Vec<_>>());
+    let lines: Vec<_> = told.iter().chain(&report.log).map(|line| line.text.as_str()).collect();
+    assert!(lines[0].starts_with("image tiny (") && lines[0].ends_with(" was fetched"), "{lines:?}");
+    assert!(
+        lines.iter().any(|line| line.starts_with("the guest answered 12 ms after its start (simulated")),
+        "{lines:?}"
+    );
     server.give(&server.exec(vm));
     assert_eq!(succeeded(&server.result(2).await)["stdout"], "uname -a");
     server.give(&server.delete(vm));

@@ -282,11 +282,12 @@ impl Server {
 
     fn beat(&self, body: &Bytes) -> Response<Body> {
         let beat: Heartbeat = serde_json::from_slice(body).unwrap();
+        let leases = beat.leases.clone();
         self.with(|heard| {
             heard.heartbeats.push(beat);
             json_of(&HeartbeatAnswer {
                 abort: heard.abort.clone(),
-                over: heard.over.clone(),
+                over: leases.into_iter().filter(|held| heard.over.contains(&held.task)).collect(),
                 orphans: Vec::new(),
                 next_ms: 5000,
             })

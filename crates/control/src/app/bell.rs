@@ -1,4 +1,4 @@
-//! Rings for whoever waits: a task's end, a new log entry. One task listens to the store for all of them. A ring is a
+//! Rings for whoever waits: a task's end or a line of its log, a new log entry. One task listens to the store for all of them. A ring is a
 //! hint; whoever waits also looks by itself every [`LOOK`]. Never here: an answer to the question that is waited for.
 
 use std::{
@@ -53,9 +53,9 @@ impl Bell {
     }
 
     fn ring(&self, wake: &Wakes) {
-        if !wake.ended.is_empty() {
+        if !wake.ended.is_empty() || !wake.logged.is_empty() {
             let tasks = self.tasks();
-            for waiting in wake.ended.iter().filter_map(|task| tasks.get(task)) {
+            for waiting in wake.ended.iter().chain(&wake.logged).filter_map(|task| tasks.get(task)) {
                 waiting.iter().for_each(|notify| notify.notify_one());
             }
         }
@@ -69,11 +69,12 @@ impl Bell {
         self.0.seq.send_modify(|_| {});
     }
 
-    /// Rings when this task ends, also between this call and the wait: ask for the task after calling this.
-    pub fn on_end(&self, task: TaskId) -> OnEnd {
+    /// Rings when this task ends or says something, also between this call and the wait: ask for the task after calling
+    /// this.
+    pub fn on_task(&self, task: TaskId) -> OnTask {
         let notify = Arc::new(Notify::new());
         self.tasks().entry(task).or_default().push(notify.clone());
-        OnEnd { bell: self.clone(), task, notify }
+        OnTask { bell: self.clone(), task, notify }
     }
 
     /// Changes with every commit that added to the log.
@@ -86,15 +87,15 @@ impl Bell {
     }
 }
 
-/// Waits for one task's end. Dropped, it no longer does.
+/// Waits for one task. Dropped, it no longer does.
 #[derive(Debug)]
-pub struct OnEnd {
+pub struct OnTask {
     bell: Bell,
     task: TaskId,
     notify: Arc<Notify>,
 }
 
-impl OnEnd {
+impl OnTask {
     /// Until it rings, or it is time to look anyway.
     pub async fn wait(&self) {
         // Either way the caller looks.
@@ -102,7 +103,7 @@ impl OnEnd {
     }
 }
 
-impl Drop for OnEnd {
+impl Drop for OnTask {
     fn drop(&mut self) {
         let mut tasks = self.bell.tasks();
         if let Some(waiting) = tasks.get_mut(&self.task) {
@@ -126,14 +127,14 @@ mod tests {
         let (sender, receiver) = broadcast::channel(4);
         let bell = Bell::start(receiver, CancellationToken::new());
         let task = Ids::seeded(1).next(Timestamp::from_micros(0));
-        let on_end = bell.on_end(task);
+        let on_task = bell.on_task(task);
         bell.ring(&Wakes { ended: vec![task], ..Wakes::default() });
         let began = tokio::time::Instant::now();
-        on_end.wait().await;
+        on_task.wait().await;
         assert_eq!(began.elapsed(), Duration::ZERO);
-        on_end.wait().await;
+        on_task.wait().await;
         assert_eq!(began.elapsed(), LOOK);
-        drop(on_end);
+        drop(on_task);
         assert!(bell.tasks().is_empty());
         drop(sender);
     }

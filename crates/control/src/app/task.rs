@@ -40,14 +40,14 @@ impl App {
     /// A task once it has ended; `None` when the time is up before, or the server goes away.
     pub async fn ended(&self, id: TaskId, up_to: Duration) -> Result<Option<Task>> {
         let until = tokio::time::Instant::now() + up_to;
-        let on_end = self.bell.on_end(id);
+        let on_task = self.bell.on_task(id);
         loop {
             let task = self.store.task(id).await?.ok_or_else(|| unknown(id))?;
             if task.state.is_terminal() {
                 return Ok(Some(task));
             }
             tokio::select! {
-                () = on_end.wait() => {}
+                () = on_task.wait() => {}
                 () = tokio::time::sleep_until(until) => return Ok(None),
                 () = self.closing.cancelled() => return Ok(None),
             }

@@ -40,6 +40,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::GET, "/api/v1/tasks", VIEWER),
     row(Method::POST, "/api/v1/tasks", OPERATOR),
     row(Method::GET, "/api/v1/tasks/{task}", VIEWER),
+    row(Method::GET, "/api/v1/tasks/{task}/log", VIEWER),
     row(Method::POST, "/api/v1/tasks/{task}/cancel", OPERATOR),
     row(Method::POST, "/api/v1/tasks/{task}/retry", OPERATOR),
     row(Method::POST, "/api/v1/tasks/{task}/force", PLATFORM_ADMIN),

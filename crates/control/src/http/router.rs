@@ -12,7 +12,7 @@ use hostler_model::{Code, Refusal, error::excerpt};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{audit, blob, document::Head, event, gate, health, image, internal, node, quota, task, vm};
+use super::{audit, blob, document::Head, event, gate, health, image, internal, node, quota, task, task_log, vm};
 use crate::app::{App, Error};
 
 /// Where a node joins: the only internal route that needs no certificate.
@@ -41,6 +41,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(task::cancel_task))
         .routes(routes!(task::retry_task))
         .routes(routes!(task::force_task))
+        .routes(routes!(task_log::read_task_log))
         .routes(routes!(vm::list_vms, vm::create_vm))
         .routes(routes!(vm::show_vm, vm::edit::patch_vm, vm::delete_vm))
         .routes(routes!(vm::exec_in_vm))

@@ -77,8 +77,7 @@ async fn progress_and_heartbeats_renew_and_tell_what_to_stop() {
     let task = world.echo("x").await;
     let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
     world.pass(Duration::from_secs(10));
-    let progress =
-        json!({"fence": one.fence, "started_at": world.clock.now(), "progress": {"phase": "work"}, "log": ["hi"]});
+    let progress = json!({"fence": one.fence, "started_at": world.clock.now(), "progress": {"phase": "work"}, "log": [{"at": world.clock.now(), "text": "hi"}]});
     let path = format!("tasks/{}/progress", task.id);
     let answer = agent.call(&world, Method::POST, &path).json(&progress).send().await.json();
     assert_eq!(answer["abort"], false);

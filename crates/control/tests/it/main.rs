@@ -11,3 +11,4 @@ mod life;
 mod listen;
 mod lists;
 mod loops;
+mod task_log;

@@ -1,5 +1,7 @@
 //! `hostler task`: everything that is done on a host.
 
+mod log;
+
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -72,6 +74,9 @@ enum Verb {
         #[arg(long, value_name = "TIME", value_parser = read::duration)]
         timeout: Option<Duration>,
     },
+    /// Show what a task's handlers wrote for people
+    #[command(after_help = log::EXAMPLES)]
+    Log(log::Args),
     /// Stop a task and undo what it did
     #[command(after_help = "Examples:\n  hostler task cancel 0190f1f0-0000-7000-8000-000000000001")]
     Cancel(Act),
@@ -165,6 +170,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             let task = find(&session, &which.id).await?;
             end(&session, task, timeout).await
         }
+        Verb::Log(args) => log::run(args, &session).await,
         Verb::Cancel(args) => cancel(args, &session).await,
         Verb::Force(which) => {
             let id = find(&session, &which.id).await?.id;

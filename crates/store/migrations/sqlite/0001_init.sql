@@ -145,6 +145,20 @@ CREATE INDEX tasks_by_tenant ON tasks (tenant, id);
 CREATE INDEX tasks_by_vm ON tasks (vm, id) WHERE vm IS NOT NULL;
 CREATE INDEX tasks_by_code ON tasks (code, id) WHERE code IS NOT NULL;
 
+-- Lines for people, the last ones of each task. `said`: the last line of the node in that attempt, by the node's clock.
+-- `bytes`: of this line and all before it.
+CREATE TABLE task_log (
+    task    TEXT    NOT NULL,
+    number  INTEGER NOT NULL,
+    at      INTEGER NOT NULL,
+    attempt INTEGER NOT NULL,
+    author  TEXT    NOT NULL,
+    text    TEXT    NOT NULL,
+    said    INTEGER NOT NULL,
+    bytes   INTEGER NOT NULL,
+    PRIMARY KEY (task, number)
+) STRICT, WITHOUT ROWID;
+
 -- `reaped_at`: when a deletion for the end of its time was last filed.
 CREATE TABLE vms (
     id         TEXT PRIMARY KEY,

@@ -113,11 +113,11 @@ fn freshen(work: &mut Work<'_>, beat: &Beat) {
 
 fn renew(work: &mut Work<'_>, beat: &Beat, held: &HeldLease, answer: &mut HeartbeatAnswer) {
     let Some(row) = work.tasks.get(&held.task).filter(|row| row.task.node == Some(beat.node)) else {
-        answer.over.push(held.task);
+        answer.over.push(*held);
         return;
     };
     if row.ended() || row.task.fence != held.fence {
-        answer.over.push(held.task);
+        answer.over.push(*held);
         return;
     }
     if row.task.state == TaskState::Aborting {

@@ -13,9 +13,8 @@ use serde_json::json;
 use super::identify;
 use crate::{Answer, Progressed, group::Step, node, work::Work};
 
-/// Lines of one report that are kept, and bytes of each: progress is for people who watch, not a file.
-const LINES: usize = 64;
-const LINE: usize = 1024;
+/// Characters of a phase's name that are kept.
+const PHASE: usize = 128;
 
 /// The step.
 #[derive(Debug)]
@@ -85,15 +84,15 @@ fn write_down(work: &mut Work<'_>, item: &Progressed) {
         let data = json!({"node": item.node, "fence": fence, "started_at": started_at});
         work.event(Some(tenant), "task", "task.started", item.task.0, data);
     }
-    let lines: Vec<String> = report.log.iter().take(LINES).map(|line| cut(line)).collect();
-    if !lines.is_empty() || (moved && !progress.phase.is_empty()) {
-        let data = json!({"fence": fence, "phase": progress.phase, "percent": progress.percent, "done": progress.done, "log": lines});
+    work.say(item.task, &report.log);
+    if moved && !progress.phase.is_empty() {
+        let data = json!({"fence": fence, "phase": progress.phase, "percent": progress.percent, "done": progress.done});
         work.event(Some(tenant), "task", "task.progress", item.task.0, data);
     }
 }
 
 fn cut(text: &str) -> String {
-    text.chars().take(LINE).collect()
+    text.chars().take(PHASE).collect()
 }
 
 fn stale(task: TaskId) -> Refusal {

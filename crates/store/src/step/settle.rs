@@ -58,6 +58,8 @@ fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report) -> Result<Receip
     if life.fence != report.fence || life.state.is_terminal() {
         return Ok(Receipt::Stale);
     }
+    work.say(report.task, &report.log);
+    let Some(row) = work.tasks.get(&report.task) else { return Ok(Receipt::Unknown) };
     let before = (row.task.started_at, row.task.finished_at, row.task.phases.clone());
     note_times(work, report);
     let end = bounded(report.end.clone());

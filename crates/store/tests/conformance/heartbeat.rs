@@ -2,7 +2,7 @@
 
 use hostler_model::{
     Code,
-    internal::HeartbeatAnswer,
+    internal::{HeartbeatAnswer, HeldLease},
     kind::KindName,
     node::Freshness,
     task::Effects,
@@ -14,6 +14,10 @@ use crate::world::{Agent, World, cancelled, failed, one_vm, seen};
 async fn beat_with(world: &World, agent: Agent, leases: &[&hostler_store::Leased]) -> HeartbeatAnswer {
     let beat = world.heartbeat(agent, leases, false, Vec::new());
     world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap()
+}
+
+fn held(leased: &hostler_store::Leased) -> HeldLease {
+    HeldLease { task: leased.task, fence: leased.fence }
 }
 
 pub async fn a_heartbeat_renews_leases(world: &mut World) {
@@ -39,10 +43,10 @@ pub async fn a_heartbeat_learns_what_to_abort_and_what_is_over(world: &mut World
     world.cancel(leased[0].task).await.unwrap();
     world.succeed(agent, &leased[1]).await;
     let answer = beat_with(world, agent, &[&leased[0], &leased[1], &leased[2]]).await;
-    assert_eq!((answer.abort, answer.over), (vec![leased[0].task], vec![leased[1].task]));
+    assert_eq!((answer.abort, answer.over), (vec![leased[0].task], vec![held(&leased[1])]));
     // Another attempt is current.
     let stale = hostler_store::Leased { fence: leased[2].fence.next(), ..leased[2].clone() };
-    assert_eq!(beat_with(world, agent, &[&stale]).await.over, [leased[2].task]);
+    assert_eq!(beat_with(world, agent, &[&stale]).await.over, [held(&stale)]);
     // Nobody else has it: the attempt may still report.
     world.advance(31);
     world.store.lapse_leases().await.unwrap();

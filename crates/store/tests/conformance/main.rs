@@ -17,6 +17,7 @@ mod query;
 mod settle;
 mod submit;
 mod sweep;
+mod task_log;
 mod turn;
 mod world;
 
@@ -91,7 +92,6 @@ macro_rules! every_claim {
                 progress_of_another_node_is_refused
                 progress_of_a_task_that_ended_is_refused
                 progress_learns_of_a_cancel
-                lines_reach_the_log
                 a_report_that_says_nothing_new_writes_no_event;
             heartbeat:
                 a_heartbeat_renews_leases
@@ -112,6 +112,16 @@ macro_rules! every_claim {
                 what_was_unknown_is_known_again_when_its_node_returns
                 an_unknown_vm_is_not_what_it_was_in_another_life
                 a_state_that_no_node_can_see_changes_nothing;
+            task_log:
+                lines_are_kept_in_their_order_with_their_attempt
+                lines_that_come_again_are_kept_once
+                lines_alone_write_no_event_and_wake_followers
+                the_last_lines_come_with_the_result
+                a_retry_says_why_and_marks_the_next_attempt
+                lines_under_a_stale_fence_are_not_kept
+                only_the_last_lines_of_a_task_are_kept
+                only_so_many_bytes_of_a_task_are_kept
+                a_task_that_goes_well_without_a_word_has_no_lines;
             settle:
                 a_success_is_written_down_with_all_that_follows
                 a_repeat_of_a_result_changes_nothing

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use hostler_model::{Code, task::Progress};
-use hostler_store::LogFilter;
 
 use crate::world::{Agent, World};
 
@@ -76,17 +75,6 @@ pub async fn progress_learns_of_a_cancel(world: &mut World) {
     let leased = world.lease_one(agent).await;
     world.cancel(task.id).await.unwrap();
     assert!(world.progress(agent, &leased, "boot", &[]).await.unwrap().abort);
-}
-
-pub async fn lines_reach_the_log(world: &mut World) {
-    let agent = world.node("a").await;
-    let task = world.ok(world.echo()).await;
-    let leased = world.lease_one(agent).await;
-    world.progress(agent, &leased, "boot", &["one", "two"]).await.unwrap();
-    let filter = LogFilter { subject: Some(task.id.0), ..LogFilter::default() };
-    let entries = world.store.log(filter, 0, 100).await.unwrap();
-    let progress = entries.iter().find(|entry| entry.kind == "task.progress").unwrap();
-    assert_eq!((&progress.data["phase"], &progress.data["log"]), (&"boot".into(), &serde_json::json!(["one", "two"])));
 }
 
 pub async fn a_report_that_says_nothing_new_writes_no_event(world: &mut World) {

@@ -18,6 +18,7 @@ use hostler_model::{
     kind::KindName,
     node::{Node, NodeFacts},
     task::{Effects, End, PhaseTiming, Progress, Target, Task},
+    task_log::{Line, Said},
     vm::{Observation, Vm, VmSpec, VmState},
 };
 use hostler_sqlite::Mode;
@@ -254,6 +255,7 @@ impl World {
             fence: leased.fence,
             end,
             phases: vec![PhaseTiming { phase: "run".into(), ms: 1.5 }],
+            log: Vec::new(),
             started_at: self.now(),
             finished_at: self.now(),
         };
@@ -277,7 +279,7 @@ impl World {
             fence: leased.fence,
             started_at: self.now(),
             progress: Progress { phase: phase.into(), ..Progress::default() },
-            log: log.iter().map(|line| (*line).into()).collect(),
+            log: self.said(log),
         };
         let Agent { node, enrolment } = agent;
         self.store
@@ -286,6 +288,17 @@ impl World {
             .unwrap()
             .pop()
             .unwrap()
+    }
+
+    /// Lines that a node writes now, a microsecond apart.
+    pub fn said(&self, lines: &[&str]) -> Vec<Said> {
+        let at = |n: usize| Timestamp::from_micros(self.now().as_micros() + i64::try_from(n).unwrap());
+        lines.iter().enumerate().map(|(n, line)| Said { at: at(n), text: (*line).into() }).collect()
+    }
+
+    /// All lines that are kept of a task.
+    pub async fn lines(&self, task: TaskId) -> Vec<Line> {
+        self.store.task_log(task, 0, 10_000).await.unwrap()
     }
 
     pub fn heartbeat(&self, agent: Agent, leases: &[&Leased], full: bool, vms: Vec<Observation>) -> Beat {

@@ -239,6 +239,10 @@ impl Machine for QemuMachine {
     fn boot_ms(&self) -> f64 {
         self.0.boot_ms.get().copied().unwrap_or_default()
     }
+
+    fn pid(&self) -> Option<i32> {
+        Some(self.0.pid())
+    }
 }
 
 fn guest_failed(detail: String, retryable: bool) -> DriverError {
