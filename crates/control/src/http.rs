@@ -8,6 +8,7 @@ mod audit;
 mod blob;
 mod body;
 mod cursor;
+mod docs;
 mod document;
 mod etag;
 mod event;

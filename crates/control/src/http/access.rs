@@ -37,6 +37,8 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::GET, "/readyz", ANYONE),
     row(Method::GET, "/metrics", PLATFORM_ADMIN),
     row(Method::GET, "/openapi.json", VIEWER),
+    row(Method::GET, "/docs", VIEWER),
+    row(Method::GET, "/docs/{file}", VIEWER),
     row(Method::GET, "/api/v1/tasks", VIEWER),
     row(Method::POST, "/api/v1/tasks", OPERATOR),
     row(Method::GET, "/api/v1/tasks/{task}", VIEWER),
@@ -66,6 +68,12 @@ pub(super) const TABLE: &[Row] = &[
 
 const fn row(method: Method, route: &'static str, access: Access) -> Row {
     Row { method, route, access }
+}
+
+/// Whether a person opens this route in a browser, which can only send a name and a password: the token counts as the
+/// password here. Nowhere else, because a browser adds them to requests that other pages make it send.
+pub(super) fn by_browser(route: &str) -> bool {
+    ["/docs", "/docs/{file}", "/openapi.json"].contains(&route)
 }
 
 /// The line for a method and a route. A HEAD is allowed to whoever may GET.
@@ -99,6 +107,13 @@ mod tests {
         let listed: BTreeSet<String> = TABLE.iter().map(|row| format!("{} {}", row.method, row.route)).collect();
         assert_eq!(documented, listed);
         assert_eq!(listed.len(), TABLE.len(), "a route is listed twice");
+    }
+
+    #[test]
+    fn a_browser_only_reads() {
+        for row in TABLE.iter().filter(|row| by_browser(row.route)) {
+            assert_eq!((&row.method, row.access), (&Method::GET, VIEWER), "{}", row.route);
+        }
     }
 
     #[test]

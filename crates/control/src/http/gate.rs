@@ -8,10 +8,11 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::FutureExt;
 use hostler_model::{Code, Refusal, id::RequestId};
 use hostler_store::Caller;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::{
     access::{self, Access},
@@ -24,6 +25,8 @@ use crate::app::{
 
 /// The header in which an answer says which request it is to.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What makes a browser ask for a name and a password.
+const ASK_BROWSER: &str = "Basic realm=\"hostler: any name, and your token as the password\", charset=\"UTF-8\"";
 /// What counts as a route where there is none.
 const NO_ROUTE: &str = "none";
 
@@ -32,7 +35,8 @@ pub(super) async fn people(State(app): State<Arc<App>>, mut request: Request, ne
     let began = Began::now(&app, request.method());
     let row = request.extensions().get::<MatchedPath>().and_then(|path| access::find(request.method(), path.as_str()));
     let route = row.map_or(NO_ROUTE, |row| row.route);
-    let response = match admit(&app, row.map(|row| row.access), request.headers()).await {
+    let browser = access::by_browser(route);
+    let response = match admit(&app, row.map(|row| row.access), browser, request.headers()).await {
         Ok(Some(caller)) => {
             request.extensions_mut().insert(Call { caller, request: began.id });
             run(next, request).await
@@ -40,7 +44,11 @@ pub(super) async fn people(State(app): State<Arc<App>>, mut request: Request, ne
         Ok(None) => run(next, request).await,
         Err(error) => refuse(request, error),
     };
-    began.end(&app, route, response)
+    let mut response = began.end(&app, route, response);
+    if browser && response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().append(header::WWW_AUTHENTICATE, HeaderValue::from_static(ASK_BROWSER));
+    }
+    response
 }
 
 /// The gate of agents: everything but the join needs a certificate, and the certificate must be that of the node in
@@ -58,22 +66,36 @@ pub(super) async fn agents(State(app): State<Arc<App>>, mut request: Request, ne
 
 /// Who calls; `None` where nobody needs to be known. What is not in the table is not for anybody in particular: with a
 /// credential one learns that it is not there.
-async fn admit(app: &App, access: Option<Access>, headers: &HeaderMap) -> Result<Option<Caller>> {
+async fn admit(app: &App, access: Option<Access>, browser: bool, headers: &HeaderMap) -> Result<Option<Caller>> {
     if access == Some(Access::Anyone) {
         return Ok(None);
     }
-    let caller = app.authenticate(bearer(headers)?).await?;
+    let password = if browser { password(headers) } else { None };
+    let caller = match password {
+        Some(token) => app.authenticate(&token).await?,
+        None => app.authenticate(bearer(headers)?).await?,
+    };
     if let Some(Access::From(role)) = access {
         require(&caller, role)?;
     }
     Ok(Some(caller))
 }
 
+fn credential<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (said, credential) = value.split_once(' ')?;
+    said.eq_ignore_ascii_case(scheme).then(|| credential.trim())
+}
+
+/// What a person typed as the password; the name may be anything.
+fn password(headers: &HeaderMap) -> Option<String> {
+    let both = STANDARD.decode(credential(headers, "basic")?).ok()?;
+    let (_, password) = std::str::from_utf8(&both).ok()?.split_once(':')?;
+    Some(password.to_owned())
+}
+
 fn bearer(headers: &HeaderMap) -> std::result::Result<&str, Refusal> {
-    let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token =
-        value.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
-    token.map(|(_, token)| token.trim()).ok_or_else(|| {
+    credential(headers, "bearer").ok_or_else(|| {
         Refusal::new(Code::Unauthenticated, "a credential is needed: send `Authorization: Bearer <token>`")
     })
 }

@@ -12,7 +12,7 @@ use hostler_model::{Code, Refusal, error::excerpt};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{audit, blob, document::Head, event, gate, health, image, internal, node, quota, task, task_log, vm};
+use super::{audit, blob, docs, document::Head, event, gate, health, image, internal, node, quota, task, task_log, vm};
 use crate::app::{App, Error};
 
 /// Where a node joins: the only internal route that needs no certificate.
@@ -35,6 +35,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(health::show_ready))
         .routes(routes!(health::show_metrics))
         .routes(routes!(health::show_document))
+        .routes(routes!(docs::show_docs))
+        .routes(routes!(docs::show_docs_file))
         .routes(routes!(health::show_diagnosis))
         .routes(routes!(task::list_tasks, task::submit_task))
         .routes(routes!(task::show_task))

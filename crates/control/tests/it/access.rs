@@ -1,5 +1,6 @@
 //! Who may call what: every route of the document, with every role and without any.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use hostler_model::kind::Role;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -12,6 +13,7 @@ fn routes() -> Vec<(Method, String)> {
     for (path, item) in document["paths"].as_object().unwrap() {
         let path = path.replace("{task}", "01900000-0000-7000-8000-000000000042");
         let path = path.replace("{vm}", "no-such").replace("{node}", "no-such").replace("{sha256}", &"0".repeat(64));
+        let path = path.replace("{file}", "index.html");
         for method in item.as_object().unwrap().keys() {
             routes.push((method.to_ascii_uppercase().parse().unwrap(), path.clone()));
         }
@@ -36,6 +38,33 @@ async fn nothing_but_health_answers_without_a_credential() {
     }
 }
 
+/// A browser cannot send a bearer token by itself.
+#[tokio::test]
+async fn a_token_is_the_password_for_the_documentation_and_nothing_else() {
+    let world = World::new().await;
+    let basic = |token: &str| format!("Basic {}", STANDARD.encode(format!("me:{token}")));
+    let token = world.token(Role::Viewer);
+    for path in ["/docs/index.html", "/docs/swagger-ui.css", "/docs/swagger-initializer.js", "/openapi.json"] {
+        let answer = world.get(path).header("authorization", &basic(token)).send().await;
+        assert_eq!(answer.status, StatusCode::OK, "{path} {}", answer.text());
+        assert!(!answer.text().contains("https://unpkg.com"), "{path} loads from elsewhere");
+        let wrong = world.get(path).header("authorization", &basic("hos_wrong")).send().await;
+        assert_eq!(wrong.status, StatusCode::UNAUTHORIZED, "{path}");
+        let asks: Vec<_> = wrong.headers.get_all("www-authenticate").iter().collect();
+        assert!(asks.iter().any(|ask| ask.as_bytes().starts_with(b"Basic")), "{path} {asks:?}");
+    }
+    for path in ["/api/v1/vms", "/metrics", "/api/v1/quota"] {
+        let answer = world.get(path).header("authorization", &basic(token)).send().await;
+        assert_eq!(answer.code(), "UNAUTHENTICATED", "{path}");
+        assert!(answer.header("www-authenticate").starts_with("Bearer"), "{path}");
+        assert_eq!(answer.headers.get_all("www-authenticate").iter().count(), 1, "{path}");
+    }
+    assert_eq!(world.get("/docs").send().await.header("location"), "/docs/index.html");
+    for path in ["/docs/..", "/docs/passwd", "/docs/%2e%2e"] {
+        assert_eq!(world.get(path).send().await.status, StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn every_wrong_token_gets_the_same_answer() {
     let world = World::new().await;
@@ -53,7 +82,7 @@ async fn every_wrong_token_gets_the_same_answer() {
 async fn a_lesser_role_is_refused_what_the_table_says() {
     let world = World::new().await;
     let viewer_may: Vec<&str> =
-        vec!["/openapi.json", "/api/v1/tasks", "/api/v1/vms", "/api/v1/images", "/api/v1/quota", "/api/v1/nodes"];
+        vec!["/openapi.json", "/docs", "/docs/index.html", "/api/v1/tasks", "/api/v1/vms", "/api/v1/images", "/api/v1/quota", "/api/v1/nodes"];
     for (method, path) in routes() {
         // The stream does not end by itself.
         if path == "/api/v1/events" || ["/healthz", "/readyz"].contains(&path.as_str()) {
