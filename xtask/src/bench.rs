@@ -4,12 +4,17 @@
 //! is a test: a figure that misses its target is printed as missed.
 
 mod boot;
+mod burst;
+mod by_hand;
 mod commit;
 mod dispatch;
+mod exec;
 mod http;
 mod life;
 mod memory;
+mod power;
 mod server;
+mod snapshot;
 mod table;
 
 use std::{
@@ -25,7 +30,7 @@ use self::table::Row;
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// Only this one: dispatch, life, boot or memory.
+    /// Only this one: dispatch, life, boot, burst, exec, power, snapshot or memory.
     #[arg(long)]
     only: Option<String>,
     /// Also write the rows here.
@@ -39,7 +44,7 @@ pub(crate) struct Bench {
     boots: usize,
 }
 
-const NAMES: [&str; 4] = ["dispatch", "life", "boot", "memory"];
+const NAMES: [&str; 8] = ["dispatch", "life", "boot", "burst", "exec", "power", "snapshot", "memory"];
 
 /// Builds what is measured, measures, and prints the table.
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
@@ -93,6 +98,18 @@ async fn measure(bench: &Bench) -> Result<Vec<Row>> {
     }
     if wanted("boot") {
         rows.extend(boot::measure(bench.boots).await?);
+    }
+    if wanted("burst") {
+        rows.extend(burst::measure(bench.boots.div_ceil(2)).await?);
+    }
+    if wanted("exec") {
+        rows.extend(exec::measure(100).await?);
+    }
+    if wanted("power") {
+        rows.extend(power::measure(100).await?);
+    }
+    if wanted("snapshot") {
+        rows.extend(snapshot::measure(bench.boots).await?);
     }
     if wanted("memory") {
         rows.extend(memory::measure().await?);

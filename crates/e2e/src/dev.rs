@@ -71,6 +71,14 @@ impl Dev {
         Ok(())
     }
 
+    /// Lets the process see this host name.
+    pub fn on_a_host_named(&mut self, name: &str) {
+        let user: &[&str] = if rustix::process::geteuid().is_root() { &[] } else { &["--user", "--map-root-user"] };
+        let set = format!("hostname '{name}' && exec \"$@\"");
+        let words = [&["unshare", "--uts"], user, &["sh", "-c", &set, "sh"]].concat();
+        self.wrapper = words.into_iter().map(str::to_owned).collect();
+    }
+
     /// Its data folder.
     pub fn data(&self) -> PathBuf {
         self.home.path().join("data")

@@ -2,4 +2,5 @@
 //! ever part of the product.
 
 pub mod dev;
+pub mod doc;
 pub mod process;

@@ -26,7 +26,12 @@ impl Connection {
 
     /// One call; the body as bytes.
     pub(crate) async fn call(&mut self, method: &str, path: &str, body: &str) -> Result<(u16, Vec<u8>)> {
-        let request = format!("{method} {path} HTTP/1.1\r\n{}Content-Length: {}\r\n\r\n{body}", self.head, body.len());
+        self.call_with(method, path, "", body).await
+    }
+
+    async fn call_with(&mut self, method: &str, path: &str, more: &str, body: &str) -> Result<(u16, Vec<u8>)> {
+        let head = &self.head;
+        let request = format!("{method} {path} HTTP/1.1\r\n{head}{more}Content-Length: {}\r\n\r\n{body}", body.len());
         self.stream.write_all(request.as_bytes()).await?;
         self.buffer.clear();
         let end = loop {
@@ -51,6 +56,22 @@ impl Connection {
     pub(crate) async fn json(&mut self, method: &str, path: &str, body: &str) -> Result<(u16, Value)> {
         let (status, body) = self.call(method, path, body).await?;
         Ok((status, serde_json::from_slice(&body)?))
+    }
+
+    /// One call that makes a task, answered when that has succeeded.
+    pub(crate) async fn done(&mut self, method: &str, path: &str, body: &str) -> Result<Value> {
+        let (status, answer) = self.call_with(method, path, "Prefer: wait=60\r\n", body).await?;
+        let answer: Value = serde_json::from_slice(&answer)?;
+        if status != 200 || answer["task"]["state"] != "succeeded" {
+            bail!("{method} {path}: {status} {answer}");
+        }
+        Ok(answer)
+    }
+
+    /// A machine whose guest answers; its id.
+    pub(crate) async fn machine(&mut self, body: &str) -> Result<String> {
+        let answer = self.done("POST", "/api/v1/vms", body).await?;
+        Ok(answer["vm"]["id"].as_str().context("a VM's id")?.to_owned())
     }
 
     /// Asks until a task has ended.

@@ -49,6 +49,19 @@ impl Row {
         }
     }
 
+    /// A figure that must not be further than so much above its floor.
+    pub(crate) fn at_most_above(name: &str, value: f64, unit: &'static str, floor: f64, above: f64) -> Row {
+        Row {
+            name: name.into(),
+            value,
+            unit,
+            floor: Some(floor),
+            ratio: Some(value / floor),
+            target: format!("≤ floor + {above} {unit}"),
+            met: value <= floor + above,
+        }
+    }
+
     /// A figure that must not be below so many times its floor.
     pub(crate) fn at_least_times(name: &str, value: f64, unit: &'static str, floor: f64, times: f64) -> Row {
         let ratio = value / floor;

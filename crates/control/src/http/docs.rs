@@ -14,7 +14,8 @@ use super::document::Refusals;
 use crate::app::{Error, Result};
 
 /// The page runs its own scripts only and talks to this server only. Its icons are in the page, and so are some styles.
-const POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
+const POLICY: &str =
+    "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'";
 
 static CONFIG: LazyLock<Arc<Config<'static>>> = LazyLock::new(|| {
     let config = Config::from("/openapi.json").deep_linking(true).display_request_duration(true).filter(true);

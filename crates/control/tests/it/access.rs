@@ -81,8 +81,16 @@ async fn every_wrong_token_gets_the_same_answer() {
 #[tokio::test]
 async fn a_lesser_role_is_refused_what_the_table_says() {
     let world = World::new().await;
-    let viewer_may: Vec<&str> =
-        vec!["/openapi.json", "/docs", "/docs/index.html", "/api/v1/tasks", "/api/v1/vms", "/api/v1/images", "/api/v1/quota", "/api/v1/nodes"];
+    let viewer_may: Vec<&str> = vec![
+        "/openapi.json",
+        "/docs",
+        "/docs/index.html",
+        "/api/v1/tasks",
+        "/api/v1/vms",
+        "/api/v1/images",
+        "/api/v1/quota",
+        "/api/v1/nodes",
+    ];
     for (method, path) in routes() {
         // The stream does not end by itself.
         if path == "/api/v1/events" || ["/healthz", "/readyz"].contains(&path.as_str()) {
