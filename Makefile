@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps image build release demo test lint check unit api bench openapi clean
+.PHONY: help deps image build release demo test lint check unit api bench generated clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,7 +31,7 @@ lint: ## format and clippy, warnings denied
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
 
-check: ## the direction of imports, the checked-in API document
+check: ## the direction of imports, the documents made from the code
 	cargo xtask check
 
 unit: ## every test; --all-features turns on the points at which tests kill the process
@@ -44,8 +44,8 @@ api: ## the OpenAPI document against the server: schemathesis
 bench: image ## the figures of docs/benchmarks.md, measured now
 	cargo xtask bench
 
-openapi: ## write docs/openapi.json from the code
-	cargo xtask openapi
+generated: ## write docs/openapi.json and docs/errors.md from the code
+	cargo xtask generate
 
 clean: ## remove what was built
 	cargo clean

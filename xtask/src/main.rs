@@ -1,8 +1,8 @@
-//! Repository chores: `cargo xtask check | openapi | bench`.
+//! Repository chores: `cargo xtask check | generate | bench`.
 
 mod bench;
 mod check;
-mod openapi;
+mod generated;
 
 use std::process::ExitCode;
 
@@ -18,10 +18,11 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Checks the direction of imports and the checked-in API document.
+    /// Checks the direction of imports and the documents that are made from the code.
     Check,
-    /// Writes docs/openapi.json from the code.
-    Openapi,
+    /// Writes the documents that are made from the code: docs/openapi.json, docs/errors.md.
+    #[command(alias = "openapi")]
+    Generate,
     /// Measures the figures of docs/benchmarks.md.
     Bench(bench::Bench),
 }
@@ -30,9 +31,9 @@ fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().chore {
         Chore::Check => {
             check::run()?;
-            openapi::compare()?;
+            generated::compare()?;
         }
-        Chore::Openapi => openapi::write()?,
+        Chore::Generate => generated::write()?,
         Chore::Bench(wanted) => return bench::run(&wanted),
     }
     Ok(ExitCode::SUCCESS)

@@ -72,6 +72,8 @@ enum Verb {
     Completions(complete::Args),
     /// Write manual pages
     Man(man::Args),
+    /// What an error code means, and what to do about it
+    Explain(cli::explain::Args),
 }
 
 impl Verb {
@@ -88,6 +90,7 @@ impl Verb {
             Verb::Context(args) => cli::context::run(args, globals),
             Verb::Completions(args) => complete::run(&args),
             Verb::Man(args) => man::run(&args),
+            Verb::Explain(args) => cli::explain::run(&args),
         }
     }
 

@@ -1,5 +1,7 @@
 //! Refusals: a stable code, a sentence that helps, and facts. One place maps a code to its HTTP status.
 
+mod remedy;
+
 use std::fmt;
 
 use serde::{Deserialize, Serialize};

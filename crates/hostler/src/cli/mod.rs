@@ -5,6 +5,7 @@ pub mod context;
 pub mod doctor;
 pub mod event;
 pub mod exec;
+pub mod explain;
 #[cfg(test)]
 pub mod fixture;
 mod host;
