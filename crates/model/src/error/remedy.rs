@@ -82,6 +82,25 @@ impl Code {
             Code::Unavailable => {
                 "The server is starting or going away. Repeat in a moment, with the same `Idempotency-Key`."
             }
+            Code::ImageUnsafe => {
+                "The detail says what the file refers to or claims. Export it anew without a backing or data file (`qemu-img convert`), and import that."
+            }
+            Code::ImageInUse => {
+                "The facts say which machines use it: delete them first. New machines can be given another image at once."
+            }
+            Code::ImportFailed => {
+                "The detail says at which step: fetching, verifying or converting. Nothing of it was kept; mend the cause and import again."
+            }
+            Code::ImportNotFound => "`hostler image list` shows what came of earlier imports; begin the import again.",
+            Code::SourceForbidden => {
+                "The server reads from public addresses and from folders that its operator named. Upload the file instead, or let the operator allow the source."
+            }
+            Code::VmProtected => {
+                "Lift the protection first, if the machine is really to go: `hostler vm edit NAME --unprotect`."
+            }
+            Code::PreconditionFailed => {
+                "Read the thing again, look at what changed, and send the change with the new `ETag`."
+            }
             Code::StorageFull => {
                 "The disk under the server's data folder is full: reads still work. Free space there; nothing that was answered is lost."
             }
