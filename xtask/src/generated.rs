@@ -9,8 +9,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use hostler_model::Code;
 
-const DOCUMENTS: &[(&str, fn() -> String)] =
-    &[("docs/openapi.json", hostler_control::openapi), ("docs/errors.md", errors)];
+/// A document's path, and what makes it.
+type Document = (&'static str, fn() -> String);
+
+const DOCUMENTS: [Document; 2] = [("docs/openapi.json", hostler_control::openapi), ("docs/errors.md", errors)];
 
 fn path(document: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(document)
