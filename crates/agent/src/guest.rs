@@ -31,6 +31,7 @@ use self::wire::{Answer, Command, Nothing};
 use crate::host::line::{Lines, Long};
 
 pub use exec::{ExecError, exec};
+pub use wire::Mode;
 
 /// How long the guest may be silent within a command. A guest agent answers in milliseconds; ten seconds allow for a
 /// guest that swaps or whose host emulates its processor under load.
@@ -47,6 +48,9 @@ const SYNC: Duration = Duration::from_secs(60);
 
 /// The longest answer to anything but a look at a program: a pid, or an error.
 const SHORT_ANSWER_LIMIT: usize = 64 * 1024;
+
+/// How long a guest may take to refuse to turn itself off: what it does instead of answering takes longer.
+const REFUSAL: Duration = Duration::from_secs(5);
 
 /// How much of a guest's own words is shown.
 const WORDS_LIMIT: usize = 300;
@@ -148,6 +152,18 @@ impl Guest {
                 // A refused connection fails at once: no attempt takes less than this, so that waiting costs nothing.
                 Err(_) => tokio::time::sleep_until(begun + Duration::from_millis(50)).await,
             }
+        }
+    }
+
+    /// Asks the guest to turn itself off or to begin anew. It is silent when it does.
+    ///
+    /// # Errors
+    /// When it could not be asked, or refused. A connection that ends is no error: that is what was asked for.
+    pub async fn shutdown(&self, mode: Mode) -> Result<(), GuestError> {
+        self.reach().await?;
+        match timeout(REFUSAL, self.call::<Nothing>(&Command::Shutdown { mode })).await {
+            Ok(Err(error @ GuestError::Refused { .. })) => Err(error),
+            Ok(Ok(Nothing {})) | Ok(Err(_)) | Err(_) => Ok(()),
         }
     }
 

@@ -15,6 +15,11 @@ mod echo;
 mod vm_create;
 mod vm_delete;
 mod vm_exec;
+mod vm_pause;
+mod vm_reboot;
+mod vm_resume;
+mod vm_start;
+mod vm_stop;
 
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
@@ -27,10 +32,11 @@ use hostler_model::{
     task::{Effects, End, Target},
 };
 use serde::Deserialize;
+use tokio::sync::mpsc;
 
 use crate::{
     attempt::{Attempt, Cause},
-    hypervisor::{DriverError, Hypervisor},
+    hypervisor::{DriverError, Hypervisor, Phases},
     image::Images,
     journal::Start,
     vm::{Vms, admit::Denial},
@@ -151,6 +157,11 @@ impl<K: Kind> Job<K> {
         })
     }
 
+    /// Whether somebody wants it stopped: [`Handler::undo`] follows a failure as well.
+    pub fn is_stopped(&self) -> bool {
+        self.attempt.cause().is_some()
+    }
+
     /// The next phase begins: the one before it is timed, and the server hears of it.
     pub fn phase(&self, name: &str) {
         self.attempt.phase(name);
@@ -165,6 +176,31 @@ impl<K: Kind> Job<K> {
     /// what is secret, and nothing depends on it. A text of several lines is as many lines.
     pub fn log(&self, text: impl AsRef<str>) {
         self.attempt.log(text.as_ref(), self.tools.clock.now());
+    }
+}
+
+/// Works with a driver, with its phases as the task's.
+async fn with_phases<K: Kind, T, F: Future<Output = Result<T, Failure>>>(
+    job: &Job<K>,
+    work: impl FnOnce(Phases) -> F,
+) -> Result<T, Failure> {
+    let (phases, mut begun) = mpsc::unbounded_channel();
+    let working = work(phases);
+    tokio::pin!(working);
+    loop {
+        tokio::select! {
+            biased;
+            Some(phase) = begun.recv() => job.phase(phase),
+            done = &mut working => return done,
+        }
+    }
+}
+
+/// What becomes of undoing what cannot be: how the machine is, the node's next inventory says.
+fn cannot_be_undone<Output>(begun: Begun) -> Undo<Output> {
+    match begun {
+        Begun::No => Undo::Undone,
+        Begun::Yes => Undo::Remains(None),
     }
 }
 

@@ -7,7 +7,7 @@ pub mod qemu;
 pub mod sim;
 mod turns;
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use hostler_model::{
@@ -17,10 +17,11 @@ use hostler_model::{
     kind::{VmExecOutput, VmExecParams},
     vm::VmSpec,
 };
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 /// What a machine is made of, with its image already in the node's cache.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MachinePlan {
     /// Which machine.
     pub id: VmId,
@@ -36,6 +37,13 @@ pub struct MachinePlan {
     pub image_dir: PathBuf,
 }
 
+impl MachinePlan {
+    /// How long its guest may take to answer.
+    pub fn ready_timeout(&self) -> Duration {
+        Duration::from_secs(u64::from(self.spec.ready_timeout_seconds))
+    }
+}
+
 /// What went wrong in a driver.
 #[derive(Debug, thiserror::Error)]
 #[error("{detail}")]
@@ -49,7 +57,8 @@ pub struct DriverError {
 }
 
 /// Why a machine's process ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Exit {
     /// The guest turned itself off.
     GuestShutdown,
@@ -57,6 +66,39 @@ pub enum Exit {
     Requested,
     /// By itself: a signal, an error; with what is known.
     Crashed(String),
+    /// The host it ran on was turned off or restarted.
+    HostWentDown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::GuestShutdown => f.write_str("the guest turned itself off"),
+            Exit::Requested => f.write_str("it was told to end"),
+            Exit::Crashed(detail) => f.write_str(detail),
+            Exit::HostWentDown => f.write_str("its host went down"),
+        }
+    }
+}
+
+/// What the processors of a machine whose process lives are doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Power {
+    /// They run.
+    Running,
+    /// They are held.
+    Paused,
+}
+
+/// What came of asking a guest to restart itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Restart {
+    /// It has begun anew.
+    Begun,
+    /// It turned itself off instead: the process has ended.
+    Off,
+    /// Nothing, in the time it was given.
+    Ignored,
 }
 
 /// What a driver found of a machine when the agent started.
@@ -70,6 +112,11 @@ pub struct Found {
     pub alive: bool,
     /// Whether the making of it was completed (the guest answered once).
     pub complete: bool,
+    /// Whether the guest has answered since its process began.
+    pub answered: bool,
+    /// How its process ended, as far as it is known: what [`Hypervisor::note_end`] wrote down, or that the host went
+    /// down under it.
+    pub ended: Option<Exit>,
 }
 
 /// What a driver found on its host.
@@ -101,6 +148,17 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// that is there, it does what is missing only: one process at the most ever exists for one machine.
     async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError>;
 
+    /// What a machine is, as its folder says; `None` where that was never written down.
+    async fn plan(&self, id: VmId) -> Result<Option<MachinePlan>, DriverError>;
+
+    /// Starts the process of a machine whose folder is complete, and returns once it answers its control socket: phase
+    /// `start`. What is started is what the plan says (by [`Hypervisor::plan`]), on the disk that is there. One whose
+    /// process lives is taken hold of as it is.
+    async fn start(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError>;
+
+    /// Remembers how a machine's process ended, until it is started again. Nothing is written while one lives.
+    async fn note_end(&self, id: VmId, exit: &Exit) -> Result<(), DriverError>;
+
     /// Takes hold of a machine that an earlier agent made; `None` when its process does not live. An error means that
     /// this is not known.
     async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError>;
@@ -127,6 +185,29 @@ pub trait Machine: Send + Sync {
 
     /// Waits until the process has ended, and says why.
     async fn exited(&self) -> Exit;
+
+    /// What its processors are doing now.
+    async fn power(&self) -> Result<Power, DriverError>;
+
+    /// Holds its processors. One that is held already stays so.
+    async fn pause(&self) -> Result<(), DriverError>;
+
+    /// Lets its processors run. They may run already.
+    async fn resume(&self) -> Result<(), DriverError>;
+
+    /// Asks the guest to turn itself off: through its agent, or by the power button. That it was asked says nothing
+    /// about what it does.
+    async fn shutdown(&self) -> Result<(), DriverError>;
+
+    /// Ends the process as pulling the plug does, and returns when it is gone. Its disk is whole; what the guest had
+    /// not written there is lost.
+    async fn end(&self) -> Result<(), DriverError>;
+
+    /// Asks the guest to restart itself, through its agent or by the power button, and waits for that so long.
+    async fn reboot(&self, patience: Duration) -> Result<Restart, DriverError>;
+
+    /// Restarts the machine as its reset button does.
+    async fn reset(&self) -> Result<(), DriverError>;
 
     /// Milliseconds between the process's start and the guest's first answer, once [`Machine::ready`] has returned.
     fn boot_ms(&self) -> f64;

@@ -4,7 +4,11 @@
 //! machine at once. Never here: what a request means for the books; files and processes, which are the driver's.
 
 pub mod admit;
+mod create;
 mod drive;
+mod exec;
+mod power;
+mod remove;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,37 +19,26 @@ use std::{
     time::Duration,
 };
 
-use hostler_model::{
-    VmId,
-    error::Code,
-    internal::Inventory,
-    kind::{VmExecOutput, VmExecParams},
-    vm::Observation,
-};
+use hostler_model::{VmId, error::Code, internal::Inventory, vm::Observation};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::{
     admit::{Denial, Stage},
-    drive::{Drive, Posted, Request},
+    drive::{Drive, Posted, Reply, Request},
+};
+pub use self::{
+    create::Made,
+    power::{Rebooted, Started},
 };
 use crate::{
     handler::Failure,
-    hypervisor::{Finds, Found, Hypervisor, MachinePlan, Phases},
+    hypervisor::{DriverError, Finds, Found, Hypervisor, Machine, Power},
     tether::Tether,
 };
 
 /// How long after machines could not be looked at it is tried again: whatever kept us from it (open files, memory, a
 /// disk) may be over then.
 const ATTACH_AGAIN: Duration = Duration::from_secs(5);
-
-/// A machine that was made, and whose guest has answered.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub struct Made {
-    /// From its process's start to the guest's first answer, in milliseconds.
-    pub boot_ms: f64,
-    /// Its process on this host, where there is one.
-    pub pid: Option<i32>,
-}
 
 /// What is known of a machine at a glance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,8 +128,8 @@ impl Vms {
         if self.0.is_driven(found.id) {
             return true;
         }
-        let machine = match self.0.hypervisor.attach(found.id).await {
-            Ok(machine) => machine,
+        let live = match self.live(found).await {
+            Ok(live) => live,
             Err(error) => {
                 tracing::error!(vm.id = %found.id, %error, "a machine cannot be attached to; whether it runs is not known");
                 return false;
@@ -145,32 +138,26 @@ impl Vms {
         let mut machines = self.0.lock();
         // Somebody asked for it meanwhile, and it may be gone by now.
         if !self.0.is_driven(found.id) {
-            tracing::info!(vm.id = %found.id, alive = machine.is_some(), complete = found.complete, "found a machine");
-            let drive = Drive::found(self.0.clone(), found, machine.map(Arc::from));
-            self.start(&mut machines, found.id, drive);
+            tracing::info!(vm.id = %found.id, alive = live.is_some(), complete = found.complete, "found a machine");
+            let drive = Drive::found(self.0.clone(), found, live);
+            self.drive(&mut machines, found.id, drive);
         }
         true
     }
 
-    /// Makes a machine and waits until its guest answers. One that is there already only has to answer.
-    ///
-    /// Dropping the future gives the making up; what was made stays for [`Vms::remove`].
-    pub async fn create(&self, plan: &MachinePlan, ready: Duration, phases: &Phases) -> Result<Made, Failure> {
-        let request = |reply| Request::Create { plan: Box::new(plan.clone()), ready, phases: phases.clone(), reply };
-        self.ask(plan.id, Code::HypervisorFailed, request).await
+    /// A machine whose process lives, and what its processors do.
+    async fn live(&self, found: &Found) -> Result<Option<(Arc<dyn Machine>, Power)>, DriverError> {
+        let Some(machine) = self.0.hypervisor.attach(found.id).await? else { return Ok(None) };
+        let power = machine.power().await.unwrap_or_else(|error| {
+            tracing::warn!(vm.id = %found.id, %error, "whether a machine is paused cannot be asked; it is taken to run");
+            Power::Running
+        });
+        Ok(Some((machine.into(), power)))
     }
 
-    /// Runs a program in a machine. Dropping the future stops waiting for it.
-    pub async fn exec(&self, vm: VmId, epoch: u32, params: &VmExecParams) -> Result<VmExecOutput, Failure> {
-        if self.glance(vm).is_none() {
-            return Err(Denial::Absent.into());
-        }
-        self.ask(vm, Code::OutcomeUnknown, |reply| Request::Exec { epoch, params: params.clone(), reply }).await
-    }
-
-    /// Ends and removes a machine, and says whether there was anything. It goes on when the future is dropped.
-    pub async fn remove(&self, vm: VmId, epoch: u32) -> Result<bool, Failure> {
-        self.ask(vm, Code::HypervisorFailed, |reply| Request::Remove { epoch, reply }).await
+    /// Refuses where there is nothing of a machine: a driving task is started only for one that is to be.
+    fn is_here(&self, vm: VmId) -> Result<(), Failure> {
+        self.glance(vm).map(drop).ok_or_else(|| Denial::Absent.into())
     }
 
     /// Where a machine stands; `None` when there is nothing of it.
@@ -192,15 +179,15 @@ impl Vms {
     /// Sends a request to the machine's driving task, which is started where there is none. A task that ended before
     /// it took the request has dropped it: another is asked. One that took it and gave no answer may have acted, and
     /// the request fails with the code `lost`.
-    async fn ask<T>(
+    async fn ask<T, R: Request + 'static>(
         &self,
         vm: VmId,
         lost: Code,
-        request: impl Fn(oneshot::Sender<Result<T, Failure>>) -> Request,
+        request: impl Fn(Reply<T>) -> R,
     ) -> Result<T, Failure> {
         loop {
             let (reply, answer) = oneshot::channel();
-            let (posted, taken) = Posted::new(request(reply));
+            let (posted, taken) = Posted::new(Box::new(request(reply)));
             // A closed channel drops the request, and with it the reply.
             drop(self.requests(vm).send(posted));
             if let Ok(answer) = answer.await {
@@ -221,10 +208,10 @@ impl Vms {
         {
             return entry.requests.clone();
         }
-        self.start(&mut machines, vm, Drive::absent(self.0.clone(), vm))
+        self.drive(&mut machines, vm, Drive::absent(self.0.clone(), vm))
     }
 
-    fn start(&self, machines: &mut BTreeMap<VmId, Entry>, vm: VmId, mut drive: Drive) -> mpsc::UnboundedSender<Posted> {
+    fn drive(&self, machines: &mut BTreeMap<VmId, Entry>, vm: VmId, mut drive: Drive) -> mpsc::UnboundedSender<Posted> {
         let (requests, queue) = mpsc::unbounded_channel();
         let life = self.0.lives.fetch_add(1, Ordering::Relaxed);
         drive.life = life;

@@ -2,7 +2,7 @@
 
 use hostler_model::{
     Code,
-    api::{NewExec, NewVm, Page, Submitted},
+    api::{NewExec, NewReboot, NewStart, NewStop, NewVm, Page, Submitted},
     edit::VmPatch,
     vm::{Vm, VmState},
 };
@@ -70,6 +70,31 @@ impl Client {
             call = call.header("if-match", &format!("\"{generation}\""))?;
         }
         self.call(call).await
+    }
+
+    /// Starts a machine that is stopped or in error.
+    pub async fn start_vm(&self, vm: &str, start: &NewStart, how: &Submit) -> Result<Submitted, ClientError> {
+        self.submit(Call::post(format!("{}/start", path(vm)?)).json(start)?, how).await
+    }
+
+    /// Stops a machine and keeps its disk.
+    pub async fn stop_vm(&self, vm: &str, stop: &NewStop, how: &Submit) -> Result<Submitted, ClientError> {
+        self.submit(Call::post(format!("{}/stop", path(vm)?)).json(stop)?, how).await
+    }
+
+    /// Restarts a machine's guest.
+    pub async fn reboot_vm(&self, vm: &str, reboot: &NewReboot, how: &Submit) -> Result<Submitted, ClientError> {
+        self.submit(Call::post(format!("{}/reboot", path(vm)?)).json(reboot)?, how).await
+    }
+
+    /// Holds a machine's processors.
+    pub async fn pause_vm(&self, vm: &str, how: &Submit) -> Result<Submitted, ClientError> {
+        self.submit(Call::post(format!("{}/pause", path(vm)?)), how).await
+    }
+
+    /// Lets a paused machine's processors run again.
+    pub async fn resume_vm(&self, vm: &str, how: &Submit) -> Result<Submitted, ClientError> {
+        self.submit(Call::post(format!("{}/resume", path(vm)?)), how).await
     }
 
     /// Ends a machine and removes what it had.

@@ -27,6 +27,7 @@ mod router;
 mod task;
 mod task_log;
 mod vm;
+mod vm_power;
 
 pub use document::openapi;
 pub use peer::PeerIdentity;

@@ -10,7 +10,7 @@ use crate::{
     error::{Code, Refusal},
     event::Entry,
     id::{RequestId, TenantId},
-    kind::{VmCreateParams, VmExecParams},
+    kind::{VmCreateParams, VmExecParams, VmRebootParams, VmStartParams, VmStopParams},
     task::{Target, Task},
     unit::Resources,
     vm::Vm,
@@ -92,6 +92,15 @@ pub type NewVm = VmCreateParams;
 
 /// A program to run in a guest: `POST /vms/{vm}/exec`.
 pub type NewExec = VmExecParams;
+
+/// How a machine is to be started: `POST /vms/{vm}/start`.
+pub type NewStart = VmStartParams;
+
+/// How a machine is to be stopped: `POST /vms/{vm}/stop`.
+pub type NewStop = VmStopParams;
+
+/// How a machine is to be restarted: `POST /vms/{vm}/reboot`.
+pub type NewReboot = VmRebootParams;
 
 /// What a submission answers: the task, and the machine it is about.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]

@@ -6,6 +6,11 @@ mod echo;
 mod vm_create;
 mod vm_delete;
 mod vm_exec;
+mod vm_pause;
+mod vm_reboot;
+mod vm_resume;
+mod vm_start;
+mod vm_stop;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -18,6 +23,11 @@ pub use self::{
     vm_create::{VmCreate, VmCreateOutput, VmCreateParams},
     vm_delete::{VmDelete, VmDeleteOutput, VmDeleteParams},
     vm_exec::{OUTPUT_LIMIT, VmExec, VmExecOutput, VmExecParams},
+    vm_pause::{VmPause, VmPauseOutput, VmPauseParams},
+    vm_reboot::{RebootHow, VmReboot, VmRebootOutput, VmRebootParams},
+    vm_resume::{VmResume, VmResumeOutput, VmResumeParams},
+    vm_start::{StartHow, VmStart, VmStartOutput, VmStartParams},
+    vm_stop::{STOP_TIMEOUT_SECONDS, StopHow, VmStop, VmStopOutput, VmStopParams},
 };
 use crate::{
     alloc::Settlement,
@@ -33,7 +43,7 @@ use crate::{
 #[macro_export]
 macro_rules! for_each_kind {
     ($then:ident) => {
-        $then! { Echo, VmCreate, VmExec, VmDelete, DiagHealthProbe }
+        $then! { Echo, VmCreate, VmStart, VmStop, VmReboot, VmPause, VmResume, VmExec, VmDelete, DiagHealthProbe }
     };
 }
 
@@ -187,6 +197,11 @@ pub struct Settled {
 impl Settled {
     /// Nothing changes.
     pub const NOTHING: Settled = Settled { vm: None, allocation: Settlement::Keep };
+
+    /// The machine changes, and its charge stays.
+    fn vm(change: VmChange) -> Settled {
+        Settled { vm: Some(change), ..Settled::NOTHING }
+    }
 }
 
 /// Everything a kind says about itself.
@@ -315,6 +330,11 @@ fn within<N: PartialOrd + fmt::Display + Copy>(field: &str, value: N, least: N, 
         return Err(Refusal::field(field, format!("{value} is not between {least} and {most}")));
     }
     Ok(value)
+}
+
+/// That a machine in this state cannot do what is asked, and what can be done instead.
+fn cannot(vm: VmState, instead: &str) -> Admission {
+    Admission::Refuse(Code::VmStateConflict, format!("the VM is {vm}; {instead}"))
 }
 
 /// Whether an unsuccessful end provably left nothing.

@@ -93,6 +93,8 @@ pub enum VmReason {
     OutcomeUnknown,
     /// The guest turned itself off.
     GuestShutdown,
+    /// Its host went down and came back, and nobody has started it yet.
+    HostWentDown,
 }
 
 /// What a machine is made of, everything filled in.

@@ -26,6 +26,19 @@ pub(super) enum Command<'a> {
     },
     #[serde(rename = "guest-exec-status")]
     ExecStatus { pid: i64 },
+    /// It has no answer but a refusal.
+    #[serde(rename = "guest-shutdown")]
+    Shutdown { mode: Mode },
+}
+
+/// What a guest is to do with itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Turn itself off.
+    Powerdown,
+    /// Begin anew.
+    Reboot,
 }
 
 impl Command<'_> {
@@ -39,7 +52,9 @@ impl Command<'_> {
     /// How long the answer may be.
     pub(super) fn answer_limit(&self) -> usize {
         match self {
-            Command::Sync { .. } | Command::Ping | Command::Exec { .. } => SHORT_ANSWER_LIMIT,
+            Command::Sync { .. } | Command::Ping | Command::Exec { .. } | Command::Shutdown { .. } => {
+                SHORT_ANSWER_LIMIT
+            }
             Command::ExecStatus { .. } => ANSWER_LIMIT,
         }
     }
@@ -135,6 +150,8 @@ mod tests {
             "{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"ls\",\"arg\":[\"-l\"],\"capture-output\":true}}\n"
         );
         assert_eq!(Command::Sync { id: 7 }.line_after_reset()[0], 0xff);
+        let shutdown = Command::Shutdown { mode: Mode::Reboot };
+        assert_eq!(line(shutdown), "{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"reboot\"}}\n");
     }
 
     #[test]

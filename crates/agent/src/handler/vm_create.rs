@@ -1,14 +1,11 @@
 //! `vm.create`: phases `image`, `disk`, `start`, `boot`. What fails or is stopped is removed; only when the driver says
 //! that nothing is left does the attempt say so.
 
-use std::time::Duration;
-
 use hostler_model::{
     error::Code,
     kind::{VmCreate, VmCreateOutput},
     vm::VmSpec,
 };
-use tokio::sync::mpsc;
 
 use super::{Begun, Failure, Handler, Job, Undo};
 use crate::{
@@ -19,8 +16,7 @@ use crate::{
 impl Handler for VmCreate {
     async fn run(job: &Job<VmCreate>) -> Result<VmCreateOutput, Failure> {
         let plan = plan(job).await?;
-        let ready = Duration::from_secs(u64::from(plan.spec.ready_timeout_seconds));
-        let Made { boot_ms, pid } = make(job, &plan, ready).await?;
+        let Made { boot_ms, pid } = make(job, &plan).await?;
         let acceleration = job.tools.hypervisor.acceleration().to_owned();
         let process = pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
         job.log(format!("the guest answered {boot_ms:.0} ms after its start ({acceleration}{process})"));
@@ -32,7 +28,7 @@ impl Handler for VmCreate {
         let (vm, epoch) = job.vm()?;
         if let Some(glance) = job.tools.vms.glance(vm) {
             match glance.stage {
-                Stage::Running => {}
+                Stage::Running | Stage::Paused | Stage::Changing => {}
                 Stage::Absent | Stage::Making | Stage::Partial | Stage::Removing if glance.alive => {}
                 Stage::Absent | Stage::Making | Stage::Partial | Stage::Removing | Stage::Ended => {
                     job.tools.vms.remove(vm, epoch).await?;
@@ -67,15 +63,7 @@ async fn plan(job: &Job<VmCreate>) -> Result<MachinePlan, Failure> {
 }
 
 /// Makes the machine, with the driver's phases as ours.
-async fn make(job: &Job<VmCreate>, plan: &MachinePlan, ready: Duration) -> Result<Made, Failure> {
-    let (phases, mut begun) = mpsc::unbounded_channel();
-    let making = job.tools.vms.create(plan, ready, &phases);
-    tokio::pin!(making);
-    loop {
-        tokio::select! {
-            biased;
-            Some(phase) = begun.recv() => job.phase(phase),
-            made = &mut making => return made,
-        }
-    }
+async fn make(job: &Job<VmCreate>, plan: &MachinePlan) -> Result<Made, Failure> {
+    let vms = &job.tools.vms;
+    super::with_phases(job, |phases| async move { vms.create(plan, plan.ready_timeout(), &phases).await }).await
 }

@@ -23,9 +23,6 @@ impl Handler for VmExec {
     }
 
     async fn undo(_: &Job<VmExec>, begun: Begun) -> Undo<VmExecOutput> {
-        match begun {
-            Begun::No => Undo::Undone,
-            Begun::Yes => Undo::Remains(None),
-        }
+        super::cannot_be_undone(begun)
     }
 }

@@ -19,6 +19,7 @@ mod folder;
 mod launch;
 mod logs;
 mod machine;
+mod power;
 mod qcow2;
 mod qmp;
 mod seek;
@@ -45,13 +46,13 @@ use self::{
     accel::Acceleration,
     error::{disk_full, failed, refused, storage},
     firmware::Uefi,
-    folder::{Folder, SpecFile},
+    folder::Folder,
     launch::Status,
     machine::{Live, QemuMachine},
     qmp::Qmp,
     seek::{Census, seek, seek_in},
 };
-use super::{DriverError, Finds, Found, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
+use super::{DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
 use crate::{
     guest::Guest,
     host::{self, Process, file::present, process::TICKS_PER_SECOND},
@@ -193,6 +194,21 @@ impl Hypervisor for Qemu {
         Ok(Box::new(QemuMachine(live)))
     }
 
+    async fn plan(&self, id: VmId) -> Result<Option<MachinePlan>, DriverError> {
+        self.0.plan(&self.0.folder(id)).await
+    }
+
+    async fn start(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
+        let (driver, plan, phases) = (Arc::clone(&self.0), plan.clone(), phases.clone());
+        let live = whole(async move { driver.start(&plan, &phases).await }).await?;
+        Ok(Box::new(QemuMachine(live)))
+    }
+
+    async fn note_end(&self, id: VmId, exit: &Exit) -> Result<(), DriverError> {
+        let (driver, exit) = (Arc::clone(&self.0), exit.clone());
+        whole(async move { driver.note_end(id, exit).await }).await
+    }
+
     async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError> {
         let _turn = self.0.turns.wait(id).await;
         let live = self.0.living(&self.0.folder(id)).await?;
@@ -232,7 +248,7 @@ impl Driver {
         }
         self.prepare(plan, &folder).await?;
         let _ = phases.send("start");
-        self.start(&folder, &arguments).await
+        self.launch(&folder, &arguments).await
     }
 
     /// What an earlier call left of this machine: its process, if it lives. An older epoch's is an earlier life of the
@@ -266,7 +282,7 @@ impl Driver {
             let cannot = |what: &str, error: &io::Error| {
                 storage(format!("the {what} of machine {} cannot be written", plan.id), error)
             };
-            folder.write_spec(&SpecFile::of(&plan)).map_err(|error| cannot("spec", &error))?;
+            folder.write_spec(&plan).map_err(|error| cannot("spec", &error))?;
             folder.make_sockets().map_err(|error| cannot("socket folder", &error))?;
             if folder.complete().map_err(|error| cannot("state", &error))?.is_some() && folder.disk().exists() {
                 return Ok(());
@@ -277,7 +293,7 @@ impl Driver {
         made.await.unwrap_or_else(|error| Err(failed(format!("the disk's making was broken off: {error}"))))
     }
 
-    async fn start(&self, folder: &Folder, arguments: &[OsString]) -> Result<Arc<Live>, DriverError> {
+    async fn launch(&self, folder: &Folder, arguments: &[OsString]) -> Result<Arc<Live>, DriverError> {
         fail::fail_point!("agent.qemu.before_start");
         let started = launch::spawn(&self.binary, arguments, folder)?;
         fail::fail_point!("agent.qemu.after_start");
@@ -329,6 +345,7 @@ impl Driver {
         let Some(handle) = handle else { return Ok(None) };
         let known = folder.clone();
         let complete = blocking(move || known.complete()).await.unwrap_or_default();
+        let complete = complete.filter(|complete| complete.process == process);
         Ok(Some(Live {
             folder: folder.clone(),
             handle,
@@ -396,11 +413,14 @@ impl Driver {
 
     fn look(&self, id: VmId, census: &Census) -> io::Result<Found> {
         let folder = self.folder(id);
+        let (process, complete) = (seek_in(&folder, census)?, folder.complete()?);
         Ok(Found {
             id,
             epoch: folder.spec()?.map_or(0, |spec| spec.epoch),
-            alive: seek_in(&folder, census)?.is_some(),
-            complete: folder.complete()?.is_some(),
+            alive: process.is_some(),
+            complete: complete.is_some(),
+            answered: process.is_some() && complete.map(|complete| complete.process) == process,
+            ended: if process.is_none() { power::how_it_ended(&folder)? } else { None },
         })
     }
 }

@@ -20,7 +20,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hostler_model::{VmId, error::Code};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 pub use self::host::SimHost;
 use self::{
@@ -28,7 +28,7 @@ use self::{
     host::Boot,
     machine::SimMachine,
 };
-use super::{DriverError, Finds, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
+use super::{DriverError, Exit, Finds, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
 
 /// How a simulated hypervisor behaves. Rates are between 0 and 1; latencies are evenly spread over their range.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub struct SimConfig {
     pub exec: Range<Duration>,
     /// How long a removal takes.
     pub remove: Range<Duration>,
+    /// How long a guest takes to turn itself off or to begin anew, once it is asked.
+    pub power: Range<Duration>,
     /// How often `create` fails, half of the times before and half of the times after the process is there.
     pub create_failures: f64,
     /// How often a guest never answers.
@@ -51,6 +53,8 @@ pub struct SimConfig {
     pub exec_failures: f64,
     /// How often a removal fails, with the machine still there.
     pub remove_failures: f64,
+    /// How often a guest ignores being asked to turn itself off or to begin anew.
+    pub power_failures: f64,
     /// How many of the machines crash.
     pub crashes: f64,
     /// How long after their start.
@@ -67,10 +71,12 @@ impl SimConfig {
             boot: none.clone(),
             exec: none.clone(),
             remove: none.clone(),
+            power: none.clone(),
             create_failures: 0.0,
             boot_failures: 0.0,
             exec_failures: 0.0,
             remove_failures: 0.0,
+            power_failures: 0.0,
             crashes: 0.0,
             crash_after: none,
         }
@@ -84,6 +90,7 @@ impl SimConfig {
             boot: ms(200, 900),
             exec: ms(1, 40),
             remove: ms(10, 60),
+            power: ms(100, 600),
             ..SimConfig::quick(seed)
         }
     }
@@ -95,6 +102,7 @@ impl SimConfig {
             boot_failures: 0.1,
             exec_failures: 0.1,
             remove_failures: 0.1,
+            power_failures: 0.1,
             crashes: 0.2,
             crash_after: Duration::ZERO..Duration::from_secs(30),
             ..SimConfig::steady(seed)
@@ -138,6 +146,28 @@ impl Hypervisor for Sim {
         let (driver, plan, phases) = (Arc::clone(&self.0), plan.clone(), phases.clone());
         let created = tokio::spawn(async move { driver.create(&plan, &phases).await }).await;
         Ok(Box::new(created.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))?))
+    }
+
+    async fn plan(&self, id: VmId) -> Result<Option<MachinePlan>, DriverError> {
+        Ok(self.0.host.plan(id))
+    }
+
+    async fn start(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
+        let (driver, plan, phases) = (Arc::clone(&self.0), plan.clone(), phases.clone());
+        let started = tokio::spawn(async move {
+            let _turn = driver.turns.wait(plan.id).await;
+            match driver.living(plan.id) {
+                Some(machine) => Ok(machine),
+                None => driver.start(&plan, &phases).await,
+            }
+        });
+        Ok(Box::new(started.await.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))?))
+    }
+
+    async fn note_end(&self, id: VmId, exit: &Exit) -> Result<(), DriverError> {
+        let _turn = self.0.turns.wait(id).await;
+        self.0.host.note_end(id, exit);
+        Ok(())
     }
 
     async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError> {
@@ -189,7 +219,8 @@ impl Driver {
                 plan.id
             )));
         }
-        let process = self.host.start(plan.id, self.boot(plan.id));
+        let boot = Boot::of(&self.config, &mut self.dice(plan.id, Throw::Boot));
+        let process = self.host.start(plan.id, boot);
         self.host.fate(process, &self.config, &mut dice);
         if fails {
             return Err(injected(format!(
@@ -198,12 +229,6 @@ impl Driver {
             )));
         }
         Ok(SimMachine::new(&self.config, &self.host, plan.id, process))
-    }
-
-    fn boot(&self, id: VmId) -> Boot {
-        let mut dice = self.dice(id, Throw::Boot);
-        let (fails, takes) = (dice.happens(self.config.boot_failures), dice.within(&self.config.boot));
-        Boot { began: Instant::now(), takes: (!fails).then_some(takes) }
     }
 
     fn living(&self, id: VmId) -> Option<SimMachine> {

@@ -1,7 +1,12 @@
 //! The task that drives one machine: it owns the machine's handle, takes requests one after another, and notices when
 //! the process ends by itself. Programs run beside each other under it.
 //!
-//! The stages and what is taken in each are drawn in [`super::admit`]. Never here: locks across an await, the books.
+//! ```text
+//! request ──admit──► taken (its own file: create, exec, power, remove) ──► work, one at a time ──► where it stands now
+//! ```
+//!
+//! The stages and what is taken in each are drawn in [`super::admit`]. Never here: locks across an await, the books,
+//! what a request does.
 
 use std::{
     future::pending,
@@ -15,8 +20,6 @@ use std::{
 use futures_util::future::BoxFuture;
 use hostler_model::{
     VmId,
-    error::Code,
-    kind::{VmExecOutput, VmExecParams},
     vm::{Observation, VmReason, VmState},
 };
 use tokio::{
@@ -25,70 +28,125 @@ use tokio::{
 };
 
 use super::{
-    Glance, Inner, Made,
-    admit::{Admission, Ask, Stage, admit},
+    Glance, Inner,
+    admit::{Admission, Ask, Denial, Stage, admit, waits},
 };
 use crate::{
     handler::Failure,
-    hypervisor::{DriverError, Exit, Found, Hypervisor, Machine, MachinePlan, Phases},
+    hypervisor::{Exit, Found, Hypervisor, Machine, Power},
 };
 
-type Reply<T> = oneshot::Sender<Result<T, Failure>>;
+/// How long one wait for a guest lasts that did not answer in the time it had. The next one follows.
+const LATE: Duration = Duration::from_secs(3600);
 
-/// What is asked of a machine. Dropping the receiver gives a create or an exec up; a removal goes on.
-pub(super) enum Request {
-    Create { plan: Box<MachinePlan>, ready: Duration, phases: Phases, reply: Reply<Made> },
-    Exec { epoch: u32, params: VmExecParams, reply: Reply<VmExecOutput> },
-    Remove { epoch: u32, reply: Reply<bool> },
+/// Where the answer to a request goes. Who asked may have gone: then it is closed.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, Failure>>;
+
+/// What is asked of a machine.
+pub(super) trait Request: Send {
+    /// What it is, for admission.
+    fn ask(&self) -> Ask;
+
+    /// The epoch of the placement that it is about.
+    fn epoch(&self) -> u32;
+
+    /// Does it, begins it, shares what is so already, or says why not.
+    fn take(self: Box<Self>, drive: &mut Drive, admission: Admission);
 }
 
 /// A request on its way to the task. Who asks can tell one that nobody has read from one that was taken and dropped.
 pub(super) struct Posted {
-    request: Request,
+    request: Box<dyn Request>,
     taken: Arc<AtomicBool>,
 }
 
 impl Posted {
     /// With what says whether it was taken.
-    pub(super) fn new(request: Request) -> (Posted, Arc<AtomicBool>) {
+    pub(super) fn new(request: Box<dyn Request>) -> (Posted, Arc<AtomicBool>) {
         let taken = Arc::new(AtomicBool::new(false));
         (Posted { request, taken: taken.clone() }, taken)
     }
 
-    fn take(self) -> Request {
+    fn take(self) -> Box<dyn Request> {
         self.taken.store(true, Ordering::Release);
         self.request
     }
 }
 
-/// What the task works on, besides programs.
-enum Done {
-    Made(Result<Arc<dyn Machine>, DriverError>, Reply<Made>),
-    GivenUp,
-    Removed(Result<bool, DriverError>),
-}
+/// What follows from a piece of work: it is applied to the machine, and answers who asked.
+pub(super) type Done = Box<dyn FnOnce(&mut Drive) -> Then + Send>;
 
 /// Whether the task goes on.
 #[derive(PartialEq, Eq)]
-enum Then {
+pub(super) enum Then {
     Continue,
     End,
+}
+
+/// Why a machine is not as it should be.
+#[derive(Clone, Debug)]
+pub(super) struct Trouble {
+    pub(super) state: VmState,
+    pub(super) reason: Option<VmReason>,
+    pub(super) detail: String,
+}
+
+impl Trouble {
+    /// An error.
+    pub(super) fn error(reason: VmReason, detail: impl Into<String>) -> Trouble {
+        Trouble { state: VmState::Error, reason: Some(reason), detail: detail.into() }
+    }
+
+    /// What it means that the process ended; nothing when that was asked for.
+    pub(super) fn of(exit: &Exit) -> Option<Trouble> {
+        match exit {
+            Exit::Requested => None,
+            Exit::GuestShutdown => Some(Trouble {
+                state: VmState::Stopped,
+                reason: Some(VmReason::GuestShutdown),
+                detail: "the guest turned itself off".to_owned(),
+            }),
+            Exit::Crashed(detail) => Some(Trouble::error(VmReason::Crashed, detail.as_str())),
+            Exit::HostWentDown => Some(Trouble::error(VmReason::HostWentDown, "its host was restarted")),
+        }
+    }
+}
+
+/// Where a complete machine stands.
+pub(super) enum Standing {
+    /// Its process lives; with whether its guest has answered.
+    Up(Arc<dyn Machine>, Power, bool),
+    /// It has none.
+    Down(Option<Trouble>),
+}
+
+impl Standing {
+    /// As the machine says itself, after something that may have come to nothing. Who cannot be asked goes on as before.
+    pub(super) async fn of(machine: Arc<dyn Machine>, before: Power, answered: bool) -> Standing {
+        tokio::select! {
+            biased;
+            exit = machine.exited() => Standing::Down(Trouble::of(&exit)),
+            power = machine.power() => Standing::Up(machine.clone(), power.unwrap_or(before), answered),
+        }
+    }
 }
 
 /// One machine and what is known of it.
 pub(super) struct Drive {
     pub(super) id: VmId,
     pub(super) life: u64,
-    vms: Arc<Inner>,
-    epoch: u32,
-    stage: Stage,
-    ready: bool,
-    /// Why it is not as it should be.
-    trouble: Option<(VmState, Option<VmReason>, String)>,
-    machine: Option<Arc<dyn Machine>>,
+    pub(super) vms: Arc<Inner>,
+    pub(super) epoch: u32,
+    pub(super) stage: Stage,
+    /// Whether its guest has answered since its process began.
+    pub(super) answered: bool,
+    pub(super) trouble: Option<Trouble>,
+    pub(super) machine: Option<Arc<dyn Machine>>,
     work: Option<BoxFuture<'static, Done>>,
-    removers: Vec<Reply<bool>>,
-    programs: JoinSet<()>,
+    /// What is asked of it while it is being changed.
+    waiting: Vec<Box<dyn Request>>,
+    pub(super) removers: Vec<Reply<bool>>,
+    pub(super) programs: JoinSet<()>,
 }
 
 impl Drive {
@@ -100,28 +158,33 @@ impl Drive {
             vms,
             epoch: 0,
             stage: Stage::Absent,
-            ready: false,
+            answered: false,
             trouble: None,
             machine: None,
             work: None,
+            waiting: Vec::new(),
             removers: Vec::new(),
             programs: JoinSet::new(),
         }
     }
 
     /// A machine that an earlier agent left.
-    pub(super) fn found(vms: Arc<Inner>, found: &Found, machine: Option<Arc<dyn Machine>>) -> Drive {
-        let gone = |text: &str| Some((VmState::Error, Some(VmReason::Crashed), text.to_owned()));
+    pub(super) fn found(vms: Arc<Inner>, found: &Found, live: Option<(Arc<dyn Machine>, Power)>) -> Drive {
         // A task that still has it under way makes it anew; should there be none, this is what it stays.
-        let half = |text: &str| Some((VmState::Error, Some(VmReason::CreateFailed), text.to_owned()));
-        let (stage, trouble) = match (found.complete, machine.is_some()) {
-            (true, true) => (Stage::Running, None),
-            (true, false) => (Stage::Ended, gone("its process was not there when the agent started")),
-            (false, true) => (Stage::Partial, half("its guest had not answered when the agent before this one ended")),
-            (false, false) => (Stage::Partial, half("it was half made when the agent before this one ended")),
+        let half = |text: &str| Some(Trouble::error(VmReason::CreateFailed, text));
+        let lost = || Exit::Crashed("its process was not there when the agent started".to_owned());
+        let (stage, trouble) = match (found.complete, &live) {
+            (true, Some((_, Power::Running))) => (Stage::Running, None),
+            (true, Some((_, Power::Paused))) => (Stage::Paused, None),
+            (true, None) => (Stage::Ended, Trouble::of(&found.ended.clone().unwrap_or_else(lost))),
+            (false, Some(_)) => {
+                (Stage::Partial, half("its guest had not answered when the agent before this one ended"))
+            }
+            (false, None) => (Stage::Partial, half("it was half made when the agent before this one ended")),
         };
-        let ready = stage == Stage::Running;
-        Drive { epoch: found.epoch, stage, ready, trouble, machine, ..Drive::absent(vms, found.id) }
+        let machine = live.map(|(machine, _)| machine);
+        let answered = found.complete && found.answered;
+        Drive { epoch: found.epoch, stage, answered, trouble, machine, ..Drive::absent(vms, found.id) }
     }
 
     pub(super) fn glance(&self) -> Glance {
@@ -131,13 +194,26 @@ impl Drive {
     pub(super) fn seen(&self) -> Option<Observation> {
         let (state, reason, detail) = match (self.stage, &self.trouble) {
             (Stage::Absent, _) => return None,
-            (_, Some((state, reason, detail))) => (*state, *reason, Some(detail.clone())),
+            (_, Some(trouble)) => (trouble.state, trouble.reason, Some(trouble.detail.clone())),
             (Stage::Making | Stage::Partial, None) => (VmState::Provisioning, None, None),
             (Stage::Running, None) => (VmState::Running, None, None),
-            (Stage::Ended, None) => (VmState::Stopped, None, None),
-            (Stage::Removing, None) => (VmState::Stopped, None, None),
+            (Stage::Paused, None) => (VmState::Paused, None, None),
+            // The task that changes it says what it becomes.
+            (Stage::Changing, None) if self.machine.is_some() => (VmState::Running, None, None),
+            (Stage::Ended | Stage::Changing | Stage::Removing, None) => (VmState::Stopped, None, None),
         };
-        Some(Observation { vm: self.id, epoch: self.epoch, state, ready: self.ready, reason, detail })
+        Some(Observation { vm: self.id, epoch: self.epoch, state, ready: self.ready(), reason, detail })
+    }
+
+    /// The machine whose process lives, and what its processors do.
+    pub(super) fn live(&self) -> Option<(Arc<dyn Machine>, Power)> {
+        let power = if self.stage == Stage::Paused { Power::Paused } else { Power::Running };
+        self.machine.clone().map(|machine| (machine, power))
+    }
+
+    /// Whether its guest would answer now.
+    fn ready(&self) -> bool {
+        self.answered && self.stage == Stage::Running
     }
 
     /// Until the machine is gone or the agent ends.
@@ -150,150 +226,101 @@ impl Drive {
                 },
                 done = working(&mut self.work) => {
                     self.work = None;
-                    if self.done(done) == Then::End {
+                    if done(&mut self) == Then::End {
                         break;
                     }
+                    std::mem::take(&mut self.waiting).into_iter().for_each(|request| self.take(request));
                 }
                 exit = exited(self.stage, self.machine.as_ref()) => self.ended(exit),
+                () = late(self.stage, self.answered, self.machine.as_ref()) => self.answers(),
                 Some(_) = self.programs.join_next() => {}
             }
+        }
+        for request in std::mem::take(&mut self.waiting) {
+            request.take(&mut self, Admission::Refuse(Denial::Absent));
         }
         // What nobody has taken is dropped here, and asked of the next task.
         requests.close();
     }
 
-    fn take(&mut self, request: Request) {
-        match request {
-            Request::Create { plan, ready, phases, reply } => {
-                match admit(self.stage, self.epoch, Ask::Create, plan.epoch) {
-                    Admission::Accept => self.make(plan, ready, phases, reply),
-                    Admission::Ignore => self.greet(ready, reply),
-                    Admission::Refuse(denial) => answer(reply, Err(denial.into())),
-                }
-            }
-            Request::Exec { epoch, params, reply } => match admit(self.stage, self.epoch, Ask::Exec, epoch) {
-                Admission::Accept | Admission::Ignore => self.exec(params, reply),
-                Admission::Refuse(denial) => answer(reply, Err(denial.into())),
-            },
-            Request::Remove { epoch, reply } => match admit(self.stage, self.epoch, Ask::Remove, epoch) {
-                Admission::Accept => self.remove(reply),
-                Admission::Ignore => self.removers.push(reply),
-                Admission::Refuse(denial) => answer(reply, Err(denial.into())),
-            },
+    fn take(&mut self, request: Box<dyn Request>) {
+        if waits(self.stage, request.ask()) {
+            return self.waiting.push(request);
         }
+        let admission = admit(self.stage, self.epoch, request.ask(), request.epoch());
+        request.take(self, admission);
     }
 
-    fn make(&mut self, plan: Box<MachinePlan>, ready: Duration, phases: Phases, mut reply: Reply<Made>) {
-        self.epoch = plan.epoch;
-        self.machine = None;
-        self.enter(Stage::Making, None);
-        let hypervisor = self.vms.hypervisor.clone();
-        self.work = Some(Box::pin(async move {
-            let made = tokio::select! {
-                made = make(&*hypervisor, &plan, ready, &phases) => Some(made),
-                () = reply.closed() => None,
-            };
-            made.map_or(Done::GivenUp, |made| Done::Made(made, reply))
-        }));
+    /// Works on the machine, in place of what was worked on before.
+    pub(super) fn work(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+        self.work = Some(Box::pin(work));
     }
 
-    /// The machine is there: its guest only has to answer.
-    fn greet(&mut self, ready: Duration, mut reply: Reply<Made>) {
-        let Some(machine) = self.machine.clone() else { return };
-        self.programs.spawn(async move {
-            tokio::select! {
-                answered = machine.ready(ready) => {
-                    answer(reply, answered.map(|()| made(&*machine)).map_err(Failure::from));
-                }
-                () = reply.closed() => {}
-            }
-        });
+    /// Changes the whole of a complete machine.
+    pub(super) fn change(&mut self, work: impl Future<Output = Done> + Send + 'static) {
+        self.enter(Stage::Changing, None);
+        self.work(work);
     }
 
-    fn exec(&mut self, params: VmExecParams, mut reply: Reply<VmExecOutput>) {
-        let Some(machine) = self.machine.clone() else { return };
-        self.programs.spawn(async move {
-            tokio::select! {
-                output = machine.exec(&params) => answer(reply, output.map_err(Failure::from)),
-                exit = machine.exited() => answer(reply, Err(broken_off(&exit))),
-                () = reply.closed() => {}
+    /// Where a complete machine stands after a piece of work.
+    pub(super) fn rest(&mut self, standing: Standing) {
+        match standing {
+            Standing::Up(machine, power, answered) => {
+                (self.machine, self.answered) = (Some(machine), answered);
+                let stage = match power {
+                    Power::Running => Stage::Running,
+                    Power::Paused => Stage::Paused,
+                };
+                self.enter(stage, None);
             }
-        });
-    }
-
-    fn remove(&mut self, reply: Reply<bool>) {
-        self.removers.push(reply);
-        self.machine = None;
-        self.ready = false;
-        // Their callers hear that what became of them is not known.
-        self.programs.abort_all();
-        self.stage = Stage::Removing;
-        self.vms.publish(self);
-        let (hypervisor, id) = (self.vms.hypervisor.clone(), self.id);
-        self.work = Some(Box::pin(async move { Done::Removed(hypervisor.remove(id).await) }));
-    }
-
-    fn done(&mut self, done: Done) -> Then {
-        match done {
-            Done::Made(Ok(machine), reply) => {
-                let made = made(&*machine);
-                self.machine = Some(machine);
-                self.enter(Stage::Running, None);
-                answer(reply, Ok(made));
-            }
-            Done::Made(Err(error), reply) => {
-                self.enter(Stage::Partial, Some((VmState::Error, Some(VmReason::CreateFailed), error.detail.clone())));
-                answer(reply, Err(error.into()));
-            }
-            Done::GivenUp => {
-                let detail = "its making was given up".to_owned();
-                self.enter(Stage::Partial, Some((VmState::Error, Some(VmReason::CreateFailed), detail)));
-            }
-            Done::Removed(Ok(existed)) => {
-                self.stage = Stage::Absent;
-                self.vms.forget(self);
-                self.removers.drain(..).for_each(|reply| answer(reply, Ok(existed)));
-                return Then::End;
-            }
-            Done::Removed(Err(error)) => {
-                let trouble = (VmState::Error, Some(VmReason::DeleteFailed), error.detail.clone());
-                self.enter(Stage::Partial, Some(trouble));
-                let failure = Failure::from(error);
-                self.removers.drain(..).for_each(|reply| answer(reply, Err(failure.clone())));
+            Standing::Down(trouble) => {
+                (self.machine, self.answered) = (None, false);
+                self.enter(Stage::Ended, trouble);
             }
         }
-        Then::Continue
     }
 
     /// The process ended by itself.
     fn ended(&mut self, exit: Exit) {
-        let trouble = match exit {
-            Exit::GuestShutdown => {
-                (VmState::Stopped, Some(VmReason::GuestShutdown), "the guest turned itself off".to_owned())
-            }
-            Exit::Requested => (VmState::Stopped, None, "its process was told to end".to_owned()),
-            Exit::Crashed(detail) => (VmState::Error, Some(VmReason::Crashed), detail),
-        };
-        tracing::warn!(vm.id = %self.id, state = %trouble.0, detail = trouble.2, "a machine's process has ended");
-        self.machine = None;
-        self.enter(Stage::Ended, Some(trouble));
+        tracing::warn!(vm.id = %self.id, ?exit, "a machine's process has ended");
+        self.rest(Standing::Down(Trouble::of(&exit)));
+        let (hypervisor, id) = (self.vms.hypervisor.clone(), self.id);
+        self.vms.tether.spawn(async move { note_end(&*hypervisor, id, &exit).await });
         self.vms.stirred.notify_one();
     }
 
-    fn enter(&mut self, stage: Stage, trouble: Option<(VmState, Option<VmReason>, String)>) {
+    /// The guest answers at last.
+    fn answers(&mut self) {
+        self.answered = true;
+        self.vms.publish(self);
+        self.vms.stirred.notify_one();
+    }
+
+    pub(super) fn enter(&mut self, stage: Stage, trouble: Option<Trouble>) {
         (self.stage, self.trouble) = (stage, trouble);
-        self.ready = stage == Stage::Running;
         self.vms.publish(self);
     }
 }
 
-fn made(machine: &dyn Machine) -> Made {
-    Made { boot_ms: machine.boot_ms(), pid: machine.pid() }
+/// The end of a piece of work on a complete machine.
+pub(super) fn done<T: Send + 'static>(standing: Standing, reply: Reply<T>, outcome: Result<T, Failure>) -> Done {
+    Box::new(move |drive| {
+        drive.rest(standing);
+        answer(reply, outcome);
+        Then::Continue
+    })
 }
 
-fn answer<T>(reply: Reply<T>, answer: Result<T, Failure>) {
+pub(super) fn answer<T>(reply: Reply<T>, answer: Result<T, Failure>) {
     // Who asked may have gone.
     drop(reply.send(answer));
+}
+
+/// Remembers how a process ended. Should that fail, an agent started anew takes it for a crash.
+pub(super) async fn note_end(hypervisor: &dyn Hypervisor, id: VmId, exit: &Exit) {
+    if let Err(error) = hypervisor.note_end(id, exit).await {
+        tracing::warn!(vm.id = %id, %error, "how a machine ended cannot be remembered");
+    }
 }
 
 async fn working(work: &mut Option<BoxFuture<'static, Done>>) -> Done {
@@ -305,42 +332,17 @@ async fn working(work: &mut Option<BoxFuture<'static, Done>>) -> Done {
 
 async fn exited(stage: Stage, machine: Option<&Arc<dyn Machine>>) -> Exit {
     match (stage, machine) {
-        (Stage::Running, Some(machine)) => machine.exited().await,
+        (Stage::Running | Stage::Paused, Some(machine)) => machine.exited().await,
         _ => pending().await,
     }
 }
 
-async fn make(
-    hypervisor: &dyn Hypervisor,
-    plan: &MachinePlan,
-    ready: Duration,
-    phases: &Phases,
-) -> Result<Arc<dyn Machine>, DriverError> {
-    let machine: Arc<dyn Machine> = hypervisor.create(plan, phases).await?.into();
-    // Nobody may be listening any more.
-    let _ = phases.send("boot");
-    tokio::select! {
-        biased;
-        answered = machine.ready(ready) => answered?,
-        exit = machine.exited() => return Err(died_in_boot(&exit)),
+/// Waits for a guest that has not answered yet.
+async fn late(stage: Stage, answered: bool, machine: Option<&Arc<dyn Machine>>) {
+    if let (Stage::Running, false, Some(machine)) = (stage, answered, machine)
+        && machine.ready(LATE).await.is_ok()
+    {
+        return;
     }
-    Ok(machine)
-}
-
-fn died_in_boot(exit: &Exit) -> DriverError {
-    let detail = format!("the machine's process ended before its guest answered: {}", describe(exit));
-    DriverError { code: Code::HypervisorFailed, detail, retryable: true }
-}
-
-fn broken_off(exit: &Exit) -> Failure {
-    let detail = format!("the machine's process ended while the program ran: {}", describe(exit));
-    Failure { code: Code::GuestFailed, detail, retryable: false }
-}
-
-fn describe(exit: &Exit) -> &str {
-    match exit {
-        Exit::GuestShutdown => "the guest turned itself off",
-        Exit::Requested => "it was told to end",
-        Exit::Crashed(detail) => detail,
-    }
+    pending().await
 }

@@ -235,7 +235,7 @@ async fn a_machine_found_half_made_that_no_task_makes_is_not_said_to_be_in_the_m
     for exit in [None, Some(Exit::Requested)] {
         let (server, data, world) = (Server::new(), folder(), World::new());
         let vm = server.vm();
-        let half = Box_ { epoch: 1, complete: false, exit, process: 1 };
+        let half = Box_::new(1, 1, exit);
         world.change(|state| drop(state.machines.insert(vm, half)));
         let agent = server.agent(data.path(), world.clone()).await;
         let beat = server.until(|heard| heard.heartbeats.last().cloned()).await;

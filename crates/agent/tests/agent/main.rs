@@ -2,6 +2,7 @@
 
 mod delivery;
 mod machine;
+mod power;
 mod restart;
 mod server;
 mod storm;

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
-use hostler_agent::hypervisor::{DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, Phases};
+use hostler_agent::hypervisor::{
+    DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, Phases, Power, Restart,
+};
 use hostler_model::{
     VmId,
     error::Code,
@@ -17,6 +19,8 @@ pub enum Gate {
     Ready,
     Exec,
     Remove,
+    Start,
+    Shutdown,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -39,6 +43,16 @@ pub struct Box_ {
     pub complete: bool,
     pub exit: Option<Exit>,
     pub process: u64,
+    pub plan: Option<MachinePlan>,
+    pub paused: bool,
+    /// What was noted of its end.
+    pub ended: Option<Exit>,
+}
+
+impl Box_ {
+    pub fn new(epoch: u32, process: u64, exit: Option<Exit>) -> Box_ {
+        Box_ { epoch, complete: false, exit, process, plan: None, paused: false, ended: None }
+    }
 }
 
 #[derive(Clone)]
@@ -74,7 +88,7 @@ impl World {
     }
 
     pub fn running(&self, vm: VmId) {
-        let machine = Box_ { epoch: 1, complete: true, exit: None, process: 1 };
+        let machine = Box_ { complete: true, ..Box_::new(1, 1, None) };
         self.change(|state| drop(state.machines.insert(vm, machine)));
     }
 
@@ -88,6 +102,20 @@ impl World {
 
     pub fn exit(&self, vm: VmId, exit: Exit) {
         self.change(|state| state.machines.get_mut(&vm).unwrap().exit = Some(exit));
+    }
+
+    /// The machine's process: the one that lives, or another.
+    fn process(&self, id: VmId) -> Handle {
+        let mut process = 0;
+        self.change(|state| {
+            let machine = state.machines.get_mut(&id).unwrap();
+            if machine.exit.take().is_some() {
+                machine.process += 1;
+            }
+            (machine.paused, machine.ended) = (false, None);
+            process = machine.process;
+        });
+        Handle { world: self.clone(), id, process }
     }
 
     async fn pass(&self, gate: Gate) {
@@ -112,21 +140,32 @@ impl Hypervisor for World {
 
     async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
         let _ = phases.send("disk");
-        let fresh = Box_ { epoch: plan.epoch, complete: false, exit: Some(Exit::Requested), process: 0 };
+        let fresh = Box_ { plan: Some(plan.clone()), ..Box_::new(plan.epoch, 0, Some(Exit::Requested)) };
         self.change(|state| {
             state.machines.entry(plan.id).or_insert(fresh);
         });
         let _ = phases.send("start");
         self.pass(Gate::Create).await;
-        let mut process = 0;
+        Ok(Box::new(self.process(plan.id)))
+    }
+
+    async fn plan(&self, id: VmId) -> Result<Option<MachinePlan>, DriverError> {
+        Ok(self.see().machines.get(&id).and_then(|machine| machine.plan.clone()))
+    }
+
+    async fn start(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
+        let _ = phases.send("start");
+        self.pass(Gate::Start).await;
+        Ok(Box::new(self.process(plan.id)))
+    }
+
+    async fn note_end(&self, id: VmId, exit: &Exit) -> Result<(), DriverError> {
         self.change(|state| {
-            let machine = state.machines.get_mut(&plan.id).unwrap();
-            if machine.exit.take().is_some() {
-                machine.process += 1;
+            if let Some(machine) = state.machines.get_mut(&id).filter(|machine| machine.exit.is_some()) {
+                machine.ended = Some(exit.clone());
             }
-            process = machine.process;
         });
-        Ok(Box::new(Handle { world: self.clone(), id: plan.id, process }))
+        Ok(())
     }
 
     async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError> {
@@ -161,6 +200,8 @@ impl Hypervisor for World {
             epoch: machine.epoch,
             alive: machine.exit.is_none(),
             complete: machine.complete,
+            answered: machine.complete && machine.exit.is_none(),
+            ended: machine.ended.clone(),
         };
         let State { machines, unread, .. } = self.see();
         let found = machines.iter().filter(|(id, _)| !unread.contains(id)).map(found).collect();
@@ -219,6 +260,41 @@ impl Machine for Handle {
             exit = why.clone();
         }
         exit
+    }
+
+    async fn power(&self) -> Result<Power, DriverError> {
+        let paused = self.world.see().machines.get(&self.id).is_some_and(|machine| machine.paused);
+        Ok(if paused { Power::Paused } else { Power::Running })
+    }
+
+    async fn pause(&self) -> Result<(), DriverError> {
+        self.world.change(|state| state.machines.get_mut(&self.id).unwrap().paused = true);
+        Ok(())
+    }
+
+    async fn resume(&self) -> Result<(), DriverError> {
+        self.world.change(|state| state.machines.get_mut(&self.id).unwrap().paused = false);
+        Ok(())
+    }
+
+    async fn shutdown(&self) -> Result<(), DriverError> {
+        self.world.pass(Gate::Shutdown).await;
+        self.world.exit(self.id, Exit::GuestShutdown);
+        Ok(())
+    }
+
+    async fn end(&self) -> Result<(), DriverError> {
+        self.world.exit(self.id, Exit::Requested);
+        Ok(())
+    }
+
+    async fn reboot(&self, patience: Duration) -> Result<Restart, DriverError> {
+        let shut = tokio::time::timeout(patience, self.world.pass(Gate::Shutdown)).await;
+        Ok(if shut.is_ok() { Restart::Begun } else { Restart::Ignored })
+    }
+
+    async fn reset(&self) -> Result<(), DriverError> {
+        Ok(())
     }
 
     fn boot_ms(&self) -> f64 {

@@ -12,7 +12,9 @@ use hostler_model::{Code, Refusal, error::excerpt};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{audit, blob, docs, document::Head, event, gate, health, image, internal, node, quota, task, task_log, vm};
+use super::{
+    audit, blob, docs, document::Head, event, gate, health, image, internal, node, quota, task, task_log, vm, vm_power,
+};
 use crate::app::{App, Error};
 
 /// Where a node joins: the only internal route that needs no certificate.
@@ -47,6 +49,11 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(vm::list_vms, vm::create_vm))
         .routes(routes!(vm::show_vm, vm::edit::patch_vm, vm::delete_vm))
         .routes(routes!(vm::exec_in_vm))
+        .routes(routes!(vm_power::start_vm))
+        .routes(routes!(vm_power::stop_vm))
+        .routes(routes!(vm_power::reboot_vm))
+        .routes(routes!(vm_power::pause_vm))
+        .routes(routes!(vm_power::resume_vm))
         .routes(routes!(node::list_nodes))
         .routes(routes!(node::show_node))
         .routes(routes!(node::approve_node))

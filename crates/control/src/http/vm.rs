@@ -109,9 +109,7 @@ pub(super) async fn delete_vm(
     asked: Asked,
     body: Strict<Nothing>,
 ) -> Result<Response> {
-    let new = NewTask { kind: KindName::VmDelete.to_string(), target: target(&path)?, params: empty() };
-    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
-    asked.answer(&app, accepted).await
+    submit_plain(&app, &call, KindName::VmDelete, &path, asked, &body).await
 }
 
 /// Runs a program in a guest: a list of arguments, never a shell line.
@@ -133,9 +131,35 @@ pub(super) async fn exec_in_vm(
     asked: Asked,
     body: Strict<NewExec>,
 ) -> Result<Response> {
-    let new = task(KindName::VmExec, target(&path)?, &body.value)?;
-    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
-    asked.answer(&app, accepted).await
+    submit(&app, &call, KindName::VmExec, &path, asked, &body).await
+}
+
+/// Submits a task on the machine of the path, with the body as its parameters.
+pub(super) async fn submit<T: Serialize>(
+    app: &Arc<App>,
+    call: &Call,
+    kind: KindName,
+    path: &InPath,
+    asked: Asked,
+    body: &Strict<T>,
+) -> Result<Response> {
+    let new = task(kind, target(path)?, &body.value)?;
+    let accepted = app.submit(call, new, asked.terms(&body.sha256)).await?;
+    asked.answer(app, accepted).await
+}
+
+/// Submits a task on the machine of the path that needs no parameters.
+pub(super) async fn submit_plain(
+    app: &Arc<App>,
+    call: &Call,
+    kind: KindName,
+    path: &InPath,
+    asked: Asked,
+    body: &Strict<Nothing>,
+) -> Result<Response> {
+    let new = NewTask { kind: kind.to_string(), target: target(path)?, params: empty() };
+    let accepted = app.submit(call, new, asked.terms(&body.sha256)).await?;
+    asked.answer(app, accepted).await
 }
 
 fn target(path: &InPath) -> Result<TargetRef> {

@@ -1,6 +1,7 @@
-//! `hostler vm`: machines.
+//! `hostler vm`: machines. Their power is in `power`.
 
 mod edit;
+mod power;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -67,6 +68,8 @@ enum Verb {
     /// Change a machine
     #[command(after_help = edit::EXAMPLES)]
     Edit(edit::Args),
+    #[command(flatten)]
+    Power(power::Verb),
     /// End machines and remove what they had
     #[command(visible_alias = "rm", after_help = DELETE)]
     Delete(Delete),
@@ -189,6 +192,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::Show(args) => show_one(args, &session).await,
         Verb::Exec(args) => exec::run(args, &session).await,
         Verb::Edit(args) => edit::run(args, &session).await,
+        Verb::Power(verb) => power::run(verb, &session).await,
         Verb::Delete(args) => delete(args, &session).await,
     }
 }

@@ -48,6 +48,16 @@ fn told() -> impl Strategy<Value = Told> {
     ]
 }
 
+fn power() -> impl Strategy<Value = KindName> {
+    proptest::sample::select(vec![
+        KindName::VmStart,
+        KindName::VmStop,
+        KindName::VmReboot,
+        KindName::VmPause,
+        KindName::VmResume,
+    ])
+}
+
 fn acts() -> impl Strategy<Value = Act> {
     let n = || any::<u8>();
     prop_oneof![
@@ -55,6 +65,7 @@ fn acts() -> impl Strategy<Value = Act> {
         3 => (0u8..4).prop_map(Act::Create),
         2 => n().prop_map(|vm| Act::OnVm(KindName::VmExec, vm)),
         2 => n().prop_map(|vm| Act::OnVm(KindName::VmDelete, vm)),
+        3 => (power(), n()).prop_map(|(kind, vm)| Act::OnVm(kind, vm)),
         6 => (n(), 1u8..4).prop_map(|(node, max)| Act::Lease(node, max)),
         1 => n().prop_map(Act::Resync),
         2 => n().prop_map(Act::Progress),

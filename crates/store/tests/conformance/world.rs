@@ -400,6 +400,11 @@ pub fn output(kind: KindName) -> Value {
         KindName::Echo => json!({"message": "hi"}),
         KindName::VmCreate => json!({"charge": spec().charge(), "boot_ms": 1.0, "acceleration": "tcg"}),
         KindName::VmExec => json!({"exit_code": 0, "stdout": "", "stderr": ""}),
+        KindName::VmStart => json!({"how": "started", "boot_ms": 1.0}),
+        KindName::VmStop => json!({"how": "graceful"}),
+        KindName::VmReboot => json!({"how": "graceful", "boot_ms": 1.0}),
+        KindName::VmPause => json!({"already": false}),
+        KindName::VmResume => json!({"already": false, "ready": true}),
         KindName::VmDelete => json!({"existed": true}),
         KindName::DiagHealthProbe => json!({}),
     }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! <data>/vms/<vm id>/            spec.json (first of all) · disk.qcow2 · efi-vars.fd · console.log · qemu.log · qemu.pid (QEMU's own)
-//!                                process.json (who QEMU is) · complete (the guest answered once)
+//!                                process.json (who QEMU is) · complete (the guest answered once) · ended (how QEMU ended)
 //! <data>/vms/<vm id>.removing/   the same, half removed
 //! <run>/<short id>/              qmp.sock · agent.sock
 //! ```
@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hostler_model::{VmId, image::Manifest, vm::VmSpec};
+use hostler_model::VmId;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
         Process,
         file::{present, sync_folder, tail, write_durably},
     },
-    hypervisor::MachinePlan,
+    hypervisor::{Exit, MachinePlan},
 };
 
 /// The longest path of a unix socket: `sun_path` has 108 bytes, the last of them NUL (unix(7)).
@@ -35,24 +35,6 @@ const LOG_BYTES: u64 = 8 * 1024;
 
 const REMOVING: &str = ".removing";
 
-/// What a machine is made of, as it is remembered.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-pub(super) struct SpecFile {
-    pub(super) id: VmId,
-    pub(super) epoch: u32,
-    pub(super) name: String,
-    pub(super) spec: VmSpec,
-    pub(super) manifest: Manifest,
-    pub(super) image_dir: PathBuf,
-}
-
-impl SpecFile {
-    pub(super) fn of(plan: &MachinePlan) -> SpecFile {
-        let MachinePlan { id, epoch, name, spec, manifest, image_dir } = plan.clone();
-        SpecFile { id, epoch, name, spec, manifest, image_dir }
-    }
-}
-
 /// Which process is a machine's QEMU; good for one run of the host only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) struct ProcessFile {
@@ -60,10 +42,11 @@ pub(super) struct ProcessFile {
     pub(super) process: Process,
 }
 
-/// That the guest answered once.
+/// That the guest answered once; of which process it was the last time, and how long that took.
 #[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
 pub(super) struct CompleteFile {
     pub(super) boot_ms: f64,
+    pub(super) process: Process,
 }
 
 /// One machine's folders.
@@ -159,7 +142,7 @@ impl Folder {
         private().recursive(true).create(&self.sockets)
     }
 
-    pub(super) fn write_spec(&self, spec: &SpecFile) -> io::Result<()> {
+    pub(super) fn write_spec(&self, spec: &MachinePlan) -> io::Result<()> {
         self.write("spec.json", spec)?;
         // The folder's own name must last as well: `find` begins with it.
         self.base.parent().map_or(Ok(()), sync_folder)
@@ -173,7 +156,20 @@ impl Folder {
         self.write("complete", complete)
     }
 
-    pub(super) fn spec(&self) -> io::Result<Option<SpecFile>> {
+    /// How the process ended: written when that is seen, and gone before the next one begins.
+    pub(super) fn write_ended(&self, exit: &Exit) -> io::Result<()> {
+        self.write("ended", exit)
+    }
+
+    pub(super) fn forget_ended(&self) -> io::Result<()> {
+        present(fs::remove_file(self.base.join("ended"))).map(drop)
+    }
+
+    pub(super) fn ended(&self) -> io::Result<Option<Exit>> {
+        self.read("ended")
+    }
+
+    pub(super) fn spec(&self) -> io::Result<Option<MachinePlan>> {
         self.read("spec.json")
     }
 

@@ -30,12 +30,12 @@ use super::{
     error::{failed, storage},
     folder::{CompleteFile, Folder},
     launch::{Status, words},
-    qmp::{Qmp, Shutdown},
+    qmp::{Qmp, QmpError, Shutdown},
 };
 use crate::{
-    guest::{ExecError, Guest, GuestError, exec},
+    guest::{ExecError, Guest, GuestError, Mode, exec},
     host::{Handle, process::uptime_ms},
-    hypervisor::{DriverError, Exit, Machine},
+    hypervisor::{DriverError, Exit, Machine, Power, Restart},
 };
 
 /// How long a process that has ended may take to be accounted for: its last event read, itself reaped.
@@ -136,12 +136,12 @@ impl Live {
 
     async fn complete(&self) -> Result<(), DriverError> {
         let boot_ms = *self.boot_ms.get_or_init(|| uptime_ms() - self.began_ms);
-        let folder = self.folder.clone();
+        let (folder, complete) = (self.folder.clone(), CompleteFile { boot_ms, process: self.handle.process() });
         blocking(move || {
-            if folder.complete()?.is_some() {
+            if folder.complete()? == Some(complete) {
                 return Ok(());
             }
-            folder.write_complete(&CompleteFile { boot_ms })
+            folder.write_complete(&complete)
         })
         .await
         .map_err(|error| storage("the machine's completion cannot be written down", &error))
@@ -165,15 +165,38 @@ impl Live {
         DriverError { code: Code::GuestNotReady, detail, retryable: true }
     }
 
+    /// The control socket, or why there is none.
+    pub(super) fn qmp(&self) -> Result<&Qmp, DriverError> {
+        self.qmp.as_ref().ok_or_else(|| {
+            failed(format!(
+                "the control socket of machine {} did not answer when the agent took hold of it: another program may \
+                 have it, or QEMU hangs; restart the agent, or stop the machine hard",
+                self.folder.id()
+            ))
+        })
+    }
+
+    /// Says of a command what came of it.
+    fn told<T>(&self, what: &str, told: Result<T, QmpError>) -> Result<T, DriverError> {
+        told.map_err(|error| failed(format!("machine {} cannot be {what}: {error}", self.folder.id())))
+    }
+
+    /// Asks the guest's agent, if it answers, and otherwise presses the power button.
+    async fn ask_guest(&self, mode: Mode) -> Result<(), DriverError> {
+        match self.guest.ping(ANSWERS).await {
+            Ok(()) => match self.guest.shutdown(mode).await {
+                Ok(()) => return Ok(()),
+                Err(error) => tracing::debug!(vm.id = %self.folder.id(), %error, "the guest agent was asked in vain"),
+            },
+            Err(error) => tracing::debug!(vm.id = %self.folder.id(), %error, "the guest agent does not answer"),
+        }
+        self.told("turned off by its power button", self.qmp()?.press_power().await)
+    }
+
     fn ended_early(&self, exit: &Exit) -> DriverError {
-        let reason = match exit {
-            Exit::GuestShutdown => "the guest turned itself off".to_owned(),
-            Exit::Requested => "it was told to end".to_owned(),
-            Exit::Crashed(reason) => reason.clone(),
-        };
         let console = Folder::last_lines(&self.folder.console(), CONSOLE_LINES);
         failed(format!(
-            "machine {} ended before its guest answered: {reason}; its console's last lines:{console}",
+            "machine {} ended before its guest answered: {exit}; its console's last lines:{console}",
             self.folder.id()
         ))
     }
@@ -234,6 +257,66 @@ impl Machine for QemuMachine {
 
     async fn exited(&self) -> Exit {
         self.0.exit().await
+    }
+
+    async fn power(&self) -> Result<Power, DriverError> {
+        let live = &*self.0;
+        let status = live.told("asked how it is", live.qmp()?.status().await)?;
+        Ok(if status == "running" { Power::Running } else { Power::Paused })
+    }
+
+    async fn pause(&self) -> Result<(), DriverError> {
+        let live = &*self.0;
+        live.told("paused", live.qmp()?.stop().await)
+    }
+
+    async fn resume(&self) -> Result<(), DriverError> {
+        let live = &*self.0;
+        live.told("resumed", live.qmp()?.cont().await)
+    }
+
+    async fn shutdown(&self) -> Result<(), DriverError> {
+        self.0.ask_guest(Mode::Powerdown).await
+    }
+
+    async fn end(&self) -> Result<(), DriverError> {
+        self.0.end().await
+    }
+
+    async fn reboot(&self, patience: Duration) -> Result<Restart, DriverError> {
+        let live = &*self.0;
+        let qmp = live.qmp()?;
+        let before = qmp.resets();
+        let asked = async {
+            live.ask_guest(Mode::Reboot).await?;
+            std::future::pending().await
+        };
+        let seen = async {
+            match qmp.reset_after(before).await {
+                Ok(()) => Restart::Begun,
+                // The connection ends with the process.
+                Err(_) => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = live.handle.ended() => Ok(Restart::Off),
+            begun = seen => Ok(begun),
+            refused = asked => refused,
+            () = tokio::time::sleep(patience) => Ok(Restart::Ignored),
+        }
+    }
+
+    async fn reset(&self) -> Result<(), DriverError> {
+        let live = &*self.0;
+        let qmp = live.qmp()?;
+        let before = qmp.resets();
+        // QEMU answers before it does it, and until then the old guest would answer for the new one.
+        let done = async {
+            qmp.press_reset().await?;
+            qmp.reset_after(before).await
+        };
+        live.told("reset", timeout(POLITELY, done).await.unwrap_or(Err(QmpError::Silent(POLITELY))))
     }
 
     fn boot_ms(&self) -> f64 {

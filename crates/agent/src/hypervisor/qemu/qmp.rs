@@ -58,6 +58,12 @@ pub(super) enum Command {
     Capabilities,
     QueryStatus,
     Quit,
+    Stop,
+    Cont,
+    #[serde(rename = "system_powerdown")]
+    PowerButton,
+    #[serde(rename = "system_reset")]
+    ResetButton,
 }
 
 impl Command {
@@ -66,6 +72,10 @@ impl Command {
             Command::Capabilities => "qmp_capabilities",
             Command::QueryStatus => "query-status",
             Command::Quit => "quit",
+            Command::Stop => "stop",
+            Command::Cont => "cont",
+            Command::PowerButton => "system_powerdown",
+            Command::ResetButton => "system_reset",
         }
     }
 }
@@ -139,7 +149,15 @@ type Waiting = oneshot::Sender<Result<Value, String>>;
 #[derive(Debug)]
 pub(super) struct Qmp {
     commands: mpsc::UnboundedSender<(Command, Waiting)>,
-    shutdown: watch::Receiver<Option<Shutdown>>,
+    notes: watch::Receiver<Notes>,
+}
+
+/// What QEMU's events have said so far.
+#[derive(Clone, Default, Debug)]
+struct Notes {
+    shutdown: Option<Shutdown>,
+    /// How often the machine was reset.
+    resets: u64,
 }
 
 impl Qmp {
@@ -167,9 +185,9 @@ impl Qmp {
             Err(error) => return Err(QmpError::Malformed(error.to_string())),
         }
         let (commands, asked) = mpsc::unbounded_channel();
-        let (note, shutdown) = watch::channel(None);
+        let (note, notes) = watch::channel(Notes::default());
         tokio::spawn(Connection { lines, waiting: HashMap::new(), last_id: 0, note }.serve(asked));
-        let qmp = Qmp { commands, shutdown };
+        let qmp = Qmp { commands, notes };
         qmp.execute(Command::Capabilities).await?;
         Ok(qmp)
     }
@@ -191,6 +209,37 @@ impl Qmp {
         }
     }
 
+    /// Holds the processors.
+    pub(super) async fn stop(&self) -> Result<(), QmpError> {
+        self.execute(Command::Stop).await.map(drop)
+    }
+
+    /// Lets the processors run.
+    pub(super) async fn cont(&self) -> Result<(), QmpError> {
+        self.execute(Command::Cont).await.map(drop)
+    }
+
+    /// Presses the power button: what happens then is the guest's affair.
+    pub(super) async fn press_power(&self) -> Result<(), QmpError> {
+        self.execute(Command::PowerButton).await.map(drop)
+    }
+
+    /// Presses the reset button.
+    pub(super) async fn press_reset(&self) -> Result<(), QmpError> {
+        self.execute(Command::ResetButton).await.map(drop)
+    }
+
+    /// How often the machine was reset since this connection began.
+    pub(super) fn resets(&self) -> u64 {
+        self.notes.borrow().resets
+    }
+
+    /// Waits until the machine was reset more often than this; an error when the connection ended before.
+    pub(super) async fn reset_after(&self, before: u64) -> Result<(), QmpError> {
+        let mut notes = self.notes.clone();
+        notes.wait_for(|notes| notes.resets > before).await.map(drop).map_err(|_| QmpError::Closed)
+    }
+
     async fn execute(&self, command: Command) -> Result<Value, QmpError> {
         let (told, tell) = oneshot::channel();
         self.commands.send((command, told)).map_err(|_| QmpError::Closed)?;
@@ -203,8 +252,8 @@ impl Qmp {
 
     /// The reason for which QEMU ends, once it has said so; `None` when the connection ended without one.
     pub(super) async fn shutdown(&self) -> Option<Shutdown> {
-        let mut note = self.shutdown.clone();
-        note.wait_for(Option::is_some).await.ok()?.clone()
+        let mut notes = self.notes.clone();
+        notes.wait_for(|notes| notes.shutdown.is_some()).await.ok()?.shutdown.clone()
     }
 }
 
@@ -213,7 +262,7 @@ struct Connection {
     lines: Lines<UnixStream>,
     waiting: HashMap<u64, Waiting>,
     last_id: u64,
-    note: watch::Sender<Option<Shutdown>>,
+    note: watch::Sender<Notes>,
 }
 
 impl Connection {
@@ -249,7 +298,11 @@ impl Connection {
             Ok(Message::Error { error, id }) => self.tell(id.unwrap_or_default(), Err(error.desc)),
             Ok(Message::Event { event, data }) if event == "SHUTDOWN" => {
                 let reason = serde_json::from_value(data).map(|data: ShutdownData| data.reason);
-                self.note.send_replace(Some(reason.unwrap_or(Shutdown::Other("unknown".to_owned()))));
+                let reason = reason.unwrap_or(Shutdown::Other("unknown".to_owned()));
+                self.note.send_modify(|notes| notes.shutdown = Some(reason));
+            }
+            Ok(Message::Event { event, .. }) if event == "RESET" => {
+                self.note.send_modify(|notes| notes.resets += 1);
             }
             Ok(Message::Event { .. } | Message::Greeting { .. }) => {}
             Err(_) => return false,

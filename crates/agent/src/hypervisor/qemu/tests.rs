@@ -20,6 +20,7 @@ use crate::{
 
 mod boot;
 mod life;
+mod power;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 

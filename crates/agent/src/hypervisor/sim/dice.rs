@@ -12,6 +12,7 @@ pub(super) enum Throw {
     Boot,
     Exec,
     Remove,
+    Power,
 }
 
 /// The numbers of one decision.

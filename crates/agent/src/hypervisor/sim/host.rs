@@ -16,7 +16,7 @@ use super::{
     SimConfig,
     dice::{Dice, Throw},
 };
-use crate::hypervisor::{Exit, Found, MachinePlan};
+use crate::hypervisor::{Exit, Found, MachinePlan, Power};
 
 /// A process's number; none is ever given twice.
 pub(super) type Number = u64;
@@ -29,6 +29,12 @@ pub(super) struct Boot {
 }
 
 impl Boot {
+    /// As the dice have it, from now on.
+    pub(super) fn of(config: &SimConfig, dice: &mut Dice) -> Boot {
+        let (fails, takes) = (dice.happens(config.boot_failures), dice.within(&config.boot));
+        Boot { began: Instant::now(), takes: (!fails).then_some(takes) }
+    }
+
     /// When the guest answers.
     pub(super) fn done(&self) -> Option<Instant> {
         Some(self.began + self.takes?)
@@ -49,14 +55,17 @@ struct World {
 }
 
 struct Folder {
-    epoch: u32,
-    name: String,
+    plan: MachinePlan,
     boot_ms: Option<f64>,
+    /// Whose guest it was that answered the last time.
+    answered: Option<Number>,
+    ended: Option<Exit>,
 }
 
 struct Process {
     vm: VmId,
     boot: Boot,
+    power: Power,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -113,11 +122,20 @@ impl SimHost {
         self.world().end(id, &Exit::Crashed(reason.to_owned()))
     }
 
+    /// Turns a machine off as its own guest may do at any time; says whether it lived.
+    pub fn turn_off(&self, id: VmId) -> bool {
+        self.world().end(id, &Exit::GuestShutdown)
+    }
+
     /// Turns the host off and on: every process is gone, what is on disk stays.
     pub fn reboot(&self) {
-        let world = self.world();
-        for process in world.processes.values() {
-            process.exit.send_if_modified(|exit| set(exit, &Exit::Crashed("the host was restarted".to_owned())));
+        let mut world = self.world();
+        let world = &mut *world;
+        for process in world.processes.values().filter(|process| process.alive()) {
+            if let Some(folder) = world.folders.get_mut(&process.vm) {
+                folder.ended = Some(Exit::HostWentDown);
+            }
+            process.exit.send_if_modified(|exit| set(exit, &Exit::HostWentDown));
         }
     }
 }
@@ -137,7 +155,7 @@ impl SimHost {
     }
 
     pub(super) fn epoch(&self, id: VmId) -> Option<u32> {
-        self.world().folders.get(&id).map(|folder| folder.epoch)
+        self.world().folders.get(&id).map(|folder| folder.plan.epoch)
     }
 
     pub(super) fn has(&self, id: VmId) -> bool {
@@ -146,17 +164,35 @@ impl SimHost {
     }
 
     pub(super) fn make_folder(&self, plan: &MachinePlan) {
-        let folder = || Folder { epoch: plan.epoch, name: plan.name.clone(), boot_ms: None };
+        let folder = || Folder { plan: plan.clone(), boot_ms: None, answered: None, ended: None };
         self.world().folders.entry(plan.id).or_insert_with(folder);
+    }
+
+    pub(super) fn plan(&self, id: VmId) -> Option<MachinePlan> {
+        self.world().folders.get(&id).map(|folder| folder.plan.clone())
+    }
+
+    /// Writes down how the machine's process ended, unless one lives.
+    pub(super) fn note_end(&self, id: VmId, exit: &Exit) {
+        let mut world = self.world();
+        if world.alive(id) == 0
+            && let Some(folder) = world.folders.get_mut(&id)
+        {
+            folder.ended = Some(exit.clone());
+        }
     }
 
     pub(super) fn start(&self, id: VmId, boot: Boot) -> Number {
         let mut world = self.world();
         world.last += 1;
         let number = world.last;
+        if let Some(folder) = world.folders.get_mut(&id) {
+            folder.ended = None;
+        }
         // Those that ended are kept while somebody waits for them.
         world.processes.retain(|_, process| process.alive() || process.exit.receiver_count() > 0);
-        world.processes.insert(number, Process { vm: id, boot, exit: watch::channel(None).0 });
+        let process = Process { vm: id, boot, power: Power::Running, exit: watch::channel(None).0 };
+        world.processes.insert(number, process);
         let alive = world.alive(id);
         let most = world.most.entry(id).or_default();
         *most = (*most).max(alive);
@@ -191,14 +227,43 @@ impl SimHost {
         self.world().processes.get(&number).map(|process| process.boot)
     }
 
+    /// The guest begins anew.
+    pub(super) fn restart(&self, number: Number, boot: Boot) {
+        if let Some(process) = self.world().processes.get_mut(&number) {
+            (process.boot, process.power) = (boot, Power::Running);
+        }
+    }
+
+    /// What the processors of a living process do.
+    pub(super) fn power(&self, number: Number) -> Option<Power> {
+        self.world().processes.get(&number).filter(|process| process.alive()).map(|process| process.power)
+    }
+
+    /// Holds the processors or lets them run; says whether the process lives.
+    pub(super) fn set_power(&self, number: Number, power: Power) -> bool {
+        let mut world = self.world();
+        let Some(process) = world.processes.get_mut(&number).filter(|process| process.alive()) else { return false };
+        process.power = power;
+        true
+    }
+
+    /// Ends one process.
+    pub(super) fn end(&self, number: Number, exit: &Exit) {
+        if let Some(process) = self.world().processes.get(&number) {
+            process.exit.send_if_modified(|now| set(now, exit));
+        }
+    }
+
     /// What tells of the process's end; `None` when that is long past.
     pub(super) fn exit(&self, number: Number) -> Option<watch::Receiver<Option<Exit>>> {
         self.world().processes.get(&number).map(|process| process.exit.subscribe())
     }
 
-    pub(super) fn complete(&self, id: VmId, boot_ms: f64) {
-        if let Some(folder) = self.world().folders.get_mut(&id) {
-            folder.boot_ms.get_or_insert(boot_ms);
+    pub(super) fn complete(&self, id: VmId, number: Number, boot_ms: f64) {
+        if let Some(folder) = self.world().folders.get_mut(&id)
+            && folder.answered.replace(number) != Some(number)
+        {
+            folder.boot_ms = Some(boot_ms);
         }
     }
 
@@ -207,7 +272,7 @@ impl SimHost {
     }
 
     pub(super) fn name(&self, id: VmId) -> String {
-        self.world().folders.get(&id).map(|folder| folder.name.clone()).unwrap_or_default()
+        self.world().folders.get(&id).map(|folder| folder.plan.name.clone()).unwrap_or_default()
     }
 
     /// Ends the machine's process and removes its folder.
@@ -221,9 +286,11 @@ impl SimHost {
         let world = self.world();
         let found = |(id, folder): (&VmId, &Folder)| Found {
             id: *id,
-            epoch: folder.epoch,
+            epoch: folder.plan.epoch,
             alive: world.alive(*id) > 0,
             complete: folder.boot_ms.is_some(),
+            answered: folder.answered.is_some_and(|number| world.lives(number)),
+            ended: folder.ended.clone(),
         };
         world.folders.iter().map(found).collect()
     }
@@ -232,6 +299,10 @@ impl SimHost {
 impl World {
     fn alive(&self, id: VmId) -> usize {
         self.processes.values().filter(|process| process.vm == id && process.alive()).count()
+    }
+
+    fn lives(&self, number: Number) -> bool {
+        self.processes.get(&number).is_some_and(Process::alive)
     }
 
     fn end(&self, id: VmId, exit: &Exit) -> bool {

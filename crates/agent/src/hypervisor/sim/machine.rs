@@ -16,7 +16,7 @@ use super::{
     host::{Boot, Number, SimHost},
     injected,
 };
-use crate::hypervisor::{DriverError, Exit, Machine};
+use crate::hypervisor::{DriverError, Exit, Machine, Power, Restart};
 
 /// What a program gets when nothing is said: the default of `vm.exec`.
 const DEFAULT_TIMEOUT_SECONDS: u32 = 60;
@@ -53,8 +53,30 @@ impl SimMachine {
         DriverError { code: Code::GuestNotReady, detail, retryable: true }
     }
 
+    fn set_power(&self, power: Power) -> Result<(), DriverError> {
+        if self.host.set_power(self.process, power) { Ok(()) } else { Err(gone(self.id)) }
+    }
+
+    /// What the guest makes of being asked to turn itself off or begin anew: how long it takes; `None`: it ignores it.
+    fn obeys(&self) -> Option<Duration> {
+        let mut dice = self.dice(Throw::Power);
+        let (ignores, takes) = (dice.happens(self.config.power_failures), dice.within(&self.config.power));
+        let done = self.host.boot(self.process).and_then(|boot| boot.done());
+        let hears =
+            self.host.power(self.process) == Some(Power::Running) && done.is_some_and(|at| at <= Instant::now());
+        (hears && !ignores).then_some(takes)
+    }
+
+    fn dice(&self, throw: Throw) -> Dice {
+        Dice::new(self.config.seed, self.id, throw, self.host.count(self.id, throw))
+    }
+
+    fn boot_anew(&self) {
+        self.host.restart(self.process, Boot::of(&self.config, &mut self.dice(Throw::Boot)));
+    }
+
     async fn program(&self, params: &VmExecParams) -> Result<VmExecOutput, DriverError> {
-        let mut dice = Dice::new(self.config.seed, self.id, Throw::Exec, self.host.count(self.id, Throw::Exec));
+        let mut dice = self.dice(Throw::Exec);
         sleep(dice.within(&self.config.exec) + naps(params)).await;
         if dice.happens(self.config.exec_failures) {
             return Err(DriverError {
@@ -75,13 +97,14 @@ impl Machine for SimMachine {
             booted = timeout(patience, self.boot()) => booted,
         };
         let boot = booted.ok().flatten().ok_or_else(|| self.not_ready(patience))?;
-        self.host.complete(self.id, boot.takes.unwrap_or_default().as_secs_f64() * 1e3);
+        self.host.complete(self.id, self.process, boot.takes.unwrap_or_default().as_secs_f64() * 1e3);
         Ok(())
     }
 
     async fn answers(&self) -> bool {
         let done = self.host.boot(self.process).and_then(|boot| boot.done());
-        self.host.living(self.id) == Some(self.process) && done.is_some_and(|done| done <= Instant::now())
+        let runs = self.host.power(self.process) == Some(Power::Running);
+        runs && done.is_some_and(|done| done <= Instant::now())
     }
 
     async fn exec(&self, params: &VmExecParams) -> Result<VmExecOutput, DriverError> {
@@ -106,22 +129,69 @@ impl Machine for SimMachine {
         exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone()).unwrap_or_else(gone)
     }
 
+    async fn power(&self) -> Result<Power, DriverError> {
+        self.host.power(self.process).ok_or_else(|| gone(self.id))
+    }
+
+    async fn pause(&self) -> Result<(), DriverError> {
+        self.set_power(Power::Paused)
+    }
+
+    async fn resume(&self) -> Result<(), DriverError> {
+        self.set_power(Power::Running)
+    }
+
+    async fn shutdown(&self) -> Result<(), DriverError> {
+        if let Some(takes) = self.obeys() {
+            let (host, process) = (self.host.clone(), self.process);
+            tokio::spawn(async move {
+                sleep(takes).await;
+                host.end(process, &Exit::GuestShutdown);
+            });
+        }
+        Ok(())
+    }
+
+    async fn end(&self) -> Result<(), DriverError> {
+        self.host.end(self.process, &Exit::Requested);
+        Ok(())
+    }
+
+    async fn reboot(&self, patience: Duration) -> Result<Restart, DriverError> {
+        let takes = self.obeys().filter(|takes| *takes <= patience);
+        tokio::select! {
+            biased;
+            _ = self.exited() => return Ok(Restart::Off),
+            () = sleep(takes.unwrap_or(patience)) => {}
+        }
+        if takes.is_none() {
+            return Ok(Restart::Ignored);
+        }
+        self.boot_anew();
+        Ok(Restart::Begun)
+    }
+
+    async fn reset(&self) -> Result<(), DriverError> {
+        self.set_power(Power::Running)?;
+        self.boot_anew();
+        Ok(())
+    }
+
     fn boot_ms(&self) -> f64 {
         self.host.boot_ms(self.id).unwrap_or_default()
     }
 }
 
 fn ended(id: VmId, exit: &Exit) -> DriverError {
-    let reason = match exit {
-        Exit::GuestShutdown => "its guest turned itself off".to_owned(),
-        Exit::Requested => "it was told to".to_owned(),
-        Exit::Crashed(reason) => reason.clone(),
-    };
     DriverError {
         code: Code::HypervisorFailed,
-        detail: format!("simulated machine {id} ended: {reason}"),
+        detail: format!("simulated machine {id} ended: {exit}"),
         retryable: true,
     }
+}
+
+fn gone(id: VmId) -> DriverError {
+    ended(id, &Exit::Crashed("its process is no more".to_owned()))
 }
 
 fn timed_out(id: VmId, seconds: u32) -> DriverError {

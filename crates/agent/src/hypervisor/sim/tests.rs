@@ -8,7 +8,10 @@ use hostler_model::{
     kind::{OUTPUT_LIMIT, VmExecParams},
     vm::VmSpec,
 };
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout},
+};
 
 use super::*;
 use crate::hypervisor::Exit;
@@ -117,7 +120,7 @@ async fn a_machine_lives_on_without_its_agent() {
     let next = Sim::new(SimConfig::steady(1), host.clone());
     assert_eq!(
         next.find().await.unwrap().found,
-        [crate::hypervisor::Found { id: plan.id, epoch: 1, alive: true, complete: true }]
+        [crate::hypervisor::Found { id: plan.id, epoch: 1, alive: true, complete: true, answered: true, ended: None }]
     );
     let machine = next.attach(plan.id).await.unwrap().unwrap();
     assert!(machine.answers().await && machine.boot_ms() == boot_ms);
