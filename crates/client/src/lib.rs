@@ -15,6 +15,7 @@ mod diagnosis;
 mod error;
 mod event;
 mod image;
+mod join_token;
 mod node;
 mod page;
 mod quota;
@@ -29,6 +30,7 @@ pub use self::{
     diagnosis::Health,
     error::ClientError,
     event::{EventQuery, Events},
+    node::Decision,
     page::Paging,
     task::TaskQuery,
     token::Token,

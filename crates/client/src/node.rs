@@ -7,10 +7,37 @@ use crate::{
     call::{Call, segment},
 };
 
+/// What an operator decides about a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// It may work.
+    Approve,
+    /// No new machines there.
+    Cordon,
+    /// New machines there again.
+    Uncordon,
+}
+
+impl Decision {
+    fn verb(self) -> &'static str {
+        match self {
+            Decision::Approve => "approve",
+            Decision::Cordon => "cordon",
+            Decision::Uncordon => "uncordon",
+        }
+    }
+}
+
 impl Client {
     /// One node, by id or name.
     pub async fn node(&self, node: &str) -> Result<Node, ClientError> {
         self.call(Call::get(format!("/api/v1/nodes/{}", segment(node, Code::NodeNotFound)?))).await
+    }
+
+    /// What an operator decides about a node; answers how it is now.
+    pub async fn change_node(&self, node: &str, decision: Decision) -> Result<Node, ClientError> {
+        let path = format!("/api/v1/nodes/{}/{}", segment(node, Code::NodeNotFound)?, decision.verb());
+        self.call(Call::post(path)).await
     }
 
     /// All nodes: the server gives them on one page.

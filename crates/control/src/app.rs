@@ -7,6 +7,7 @@ pub mod caller;
 pub mod event;
 pub mod health;
 pub mod image;
+pub mod join_token;
 pub mod node;
 pub mod submit;
 pub mod task;

@@ -16,6 +16,7 @@ mod gate;
 mod health;
 mod image;
 mod internal;
+mod join_token;
 pub mod listen;
 mod node;
 mod path;

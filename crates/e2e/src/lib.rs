@@ -3,4 +3,5 @@
 
 pub mod dev;
 pub mod doc;
+pub mod pair;
 pub mod process;

@@ -7,36 +7,37 @@
 //!
 //! Nothing is simulated between the two: the agent joins with a token and a certificate request, and speaks mTLS.
 
-mod folder;
 mod nodes;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
-
-use hostler_control::{Limits, Pace, Server, ServerConfig};
-use hostler_model::{Clock, Ids, PrincipalId, TenantId, event::Actor, kind::Role};
-use hostler_sqlite::Mode;
-use hostler_store::{Caller, NewApiToken, Store, Timing};
-use hostler_trust::{
-    ApiToken, Authority, TaskSigner,
-    file::{read_private, write_private},
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
 };
+
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    folder::Folder,
-    nodes::{Nodes, Running},
-};
+use self::nodes::{Nodes, Running};
 use crate::{
     cli::Globals,
-    context::ClientFile,
+    context::{
+        ClientFile,
+        book::{Book, Place},
+    },
+    driver::{Acceleration, Driver},
     exit::{Exit, Failure},
+    folder::{Folder, Sockets, Stay},
     interrupt::Interrupt,
     output,
+    service::{self, Opening, address, bind},
 };
 
 /// What this control plane calls itself in the tasks it signs.
 const ISSUER: &str = "hostler-dev";
+
+/// The name of its server among the contexts.
+const CONTEXT: &str = "dev";
 
 /// The flags of `dev`.
 #[derive(clap::Args, Debug)]
@@ -75,31 +76,15 @@ pub struct Args {
     /// How long an agent may be silent before its work is taken to be lost, in seconds
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     lease_seconds: u64,
-}
 
-/// What runs machines.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-enum Driver {
-    /// QEMU: real machines
-    Qemu,
-    /// A simulation, for trying and testing
-    Sim,
-}
-
-/// How QEMU runs machines.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-enum Acceleration {
-    /// KVM where the processor and /dev/kvm allow it, else TCG
-    Auto,
-    /// The processor's own virtualisation
-    Kvm,
-    /// Software emulation
-    Tcg,
+    /// How much is logged: error, warn, info, debug or trace, also by part, as in info,hostler_store=debug
+    #[arg(long, env = "HOSTLER_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
 }
 
 /// Runs until it is told to end.
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
-    logging();
+    service::logging(&args.log)?;
     #[cfg(feature = "crash-points")]
     crate::crash::arm();
     if args.nodes > 1 && args.driver == Driver::Qemu {
@@ -108,10 +93,12 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         );
     }
     let mut interrupt = Interrupt::listen()?;
-    let folder = Folder::take(globals.server.data()?, args.ephemeral)?;
-    let outcome = match Nodes::new(&args, &folder).await {
+    let stay = if args.ephemeral { Stay::Ephemeral } else { Stay::Stays };
+    let folder = Folder::take(globals.server.data()?, stay)?;
+    let sockets = Sockets::of(&folder, None)?;
+    let outcome = match Nodes::new(&args, &folder, &sockets).await {
         Ok(nodes) => {
-            let outcome = work(&args, &folder, &nodes, &mut interrupt).await;
+            let outcome = work(&args, globals, &folder, &nodes, &mut interrupt).await;
             if args.ephemeral {
                 // The folder is what a machine that could not be ended is found by: then it stays.
                 nodes.remove_machines().await?;
@@ -122,16 +109,24 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     };
     if args.ephemeral {
         folder.remove();
+        sockets.remove();
     }
     outcome
 }
 
 /// Everything between the folder's taking and its leaving.
-async fn work(args: &Args, folder: &Folder, nodes: &Nodes, interrupt: &mut Interrupt) -> Result<Exit, Failure> {
+async fn work(
+    args: &Args,
+    globals: &Globals,
+    folder: &Folder,
+    nodes: &Nodes,
+    interrupt: &mut Interrupt,
+) -> Result<Exit, Failure> {
     let api = listen(args.listen).await?;
     let internal = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let (url, internal_port) = (format!("http://{}", address(&api)?), address(&internal)?.port());
-    let server = server(args, folder)?;
+    let lease = Duration::from_secs(args.lease_seconds);
+    let server = service::open(Opening { data: &folder.data, issuer: ISSUER, lease, names: Vec::new() })?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());
@@ -139,10 +134,14 @@ async fn work(args: &Args, folder: &Folder, nodes: &Nodes, interrupt: &mut Inter
     });
     let mut running = Running::none(stop.child_token());
     let start = async {
-        let images = import(args, &server).await?;
+        let images = match images_folder(args)? {
+            Some(images) => service::import(&images, &server).await?,
+            None => Vec::new(),
+        };
         nodes.start(&server, internal_port, &mut running).await?;
-        write_client_file(folder, &server, &url).await?;
-        greet(&url, folder, nodes, &images)
+        service::write_client_file(&folder.data, &server, &url).await?;
+        let context = if globals.server.data.is_none() { own_context(&folder.data) } else { None };
+        greet(&url, folder, nodes, &images, context)
     };
     let started = tokio::select! {
         started = start => started.map(|()| true),
@@ -175,18 +174,6 @@ async fn work(args: &Args, folder: &Folder, nodes: &Nodes, interrupt: &mut Inter
     }
 }
 
-/// Logs go to stderr; `HOSTLER_LOG` says how much, as `RUST_LOG` does elsewhere.
-fn logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("HOSTLER_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    // A second subscriber in the same process can only be a test's: then that one stays.
-    let _ = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr)
-        .try_init();
-}
-
 /// The address that was asked for; else the default one, else, if that is taken, a free one.
 async fn listen(asked: Option<SocketAddr>) -> Result<TcpListener, Failure> {
     let default = SocketAddr::from(([127, 0, 0, 1], 9090));
@@ -203,64 +190,6 @@ async fn listen(asked: Option<SocketAddr>) -> Result<TcpListener, Failure> {
     }
 }
 
-async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        Failure::new(Exit::Failed, format!("{address} cannot be listened on: {error}"))
-            .help("name another with --listen, such as 127.0.0.1:0 for a free port")
-    })
-}
-
-fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
-    listener.local_addr().map_err(|error| Failure::new(Exit::Failed, error))
-}
-
-fn server(args: &Args, folder: &Folder) -> Result<Server, Failure> {
-    let (clock, ids) = (Clock::system(), Ids::system());
-    let broken = |what: &str, error: &dyn std::fmt::Display| {
-        Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", folder.data.display()))
-            .help("see that the folder can be written and its disk has room")
-    };
-    let timing = Timing { lease: Duration::from_secs(args.lease_seconds), ..Timing::default() };
-    let config = hostler_store::Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing };
-    let store = Store::open(&folder.data.join("hostler.db"), config).map_err(|e| broken("the database", &e))?;
-    let ca = folder.data.join("ca");
-    let authority = Authority::load_or_create(&ca, clock.now()).map_err(|e| broken("the certificate authority", &e))?;
-    let signer = TaskSigner::load_or_create(&ca).map_err(|e| broken("the key that signs tasks", &e))?;
-    Ok(Server::new(ServerConfig {
-        store,
-        clock,
-        ids,
-        authority,
-        signer,
-        issuer: ISSUER.to_owned(),
-        blobs: folder.data.join("blobs"),
-        names: Vec::new(),
-        pace: Pace::default(),
-        limits: Limits::default(),
-    }))
-}
-
-/// Takes in every image of the images folder; hands back their names.
-async fn import(args: &Args, server: &Server) -> Result<Vec<String>, Failure> {
-    let Some(folder) = images_folder(args)? else { return Ok(Vec::new()) };
-    let mut found: Vec<PathBuf> = std::fs::read_dir(&folder)
-        .map_err(|error| Failure::new(Exit::Failed, format!("{} cannot be read: {error}", folder.display())))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.join("image.json").is_file())
-        .collect();
-    found.sort();
-    let mut names = Vec::new();
-    for path in found {
-        let image = server.app().import_dir(TenantId::DEFAULT, &path, Actor::system()).await.map_err(|error| {
-            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
-            Failure::new(Exit::Failed, format!("the image in {} cannot be taken in: {error}{source}", path.display()))
-                .help("make it anew, or name another folder with --images")
-        })?;
-        names.push(image.manifest.name);
-    }
-    Ok(names)
-}
-
 fn images_folder(args: &Args) -> Result<Option<PathBuf>, Failure> {
     if let Some(named) = &args.images {
         return if named.is_dir() {
@@ -273,45 +202,31 @@ fn images_folder(args: &Args) -> Result<Option<PathBuf>, Failure> {
     Ok(known.into_iter().find(|path| path.is_dir()))
 }
 
-/// The file is written last: who finds it finds a server.
-async fn write_client_file(folder: &Folder, server: &Server, url: &str) -> Result<(), Failure> {
-    let token = token(folder, server).await?;
-    let file = ClientFile { url: url.to_owned(), token: token.reveal() };
-    file.save(&folder.data).map_err(|error| Failure::new(Exit::Failed, format!("{error:#}")))
-}
-
-/// One token for the life of the folder, in a file that only its owner can read: a new one with each start would leave the
-/// old ones good for ever.
-async fn token(folder: &Folder, server: &Server) -> Result<ApiToken, Failure> {
-    let app = server.app();
-    let failed =
-        |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("there is no token to be had: {error}"));
-    let path = folder.data.join("token");
-    if let Some(token) =
-        read_private(&path).map_err(|e| failed(&e))?.and_then(|text| text.trim().parse::<ApiToken>().ok())
-    {
-        let known = app.store.authenticate(token.hash().to_string()).await.map_err(|e| failed(&e))?;
-        if known.is_some() {
-            return Ok(token);
+/// The usual folder's server is the context `dev`, from its first start on. One that cannot be written is no reason not
+/// to start. What there is to say when another context is in use.
+fn own_context(data: &Path) -> Option<String> {
+    let place = Place::Local { data: data.to_owned() };
+    let added = Book::change(&Book::path()?, |book| {
+        if !book.contexts.contains_key(CONTEXT) {
+            book.add(&CONTEXT.parse()?, place)?;
+        }
+        Ok(book.current.clone().filter(|current| current != CONTEXT))
+    });
+    match added {
+        Ok(other) => other.map(|other| format!("{CONTEXT}; in use is {other}: `hostler context use {CONTEXT}`")),
+        Err(failure) => {
+            failure.tell();
+            None
         }
     }
-    let token = ApiToken::generate(&app.ids);
-    write_private(&path, token.reveal().as_bytes()).map_err(|e| failed(&e))?;
-    let caller = Caller {
-        principal: app.ids.next::<PrincipalId>(app.clock.now()),
-        tenant: TenantId::DEFAULT,
-        role: Role::PlatformAdmin,
-    };
-    let new = NewApiToken { token_hash: token.hash().to_string(), caller, label: "hostler dev".to_owned() };
-    app.store.create_api_token(new).await.map_err(|e| failed(&e))?;
-    Ok(token)
 }
 
-fn greet(url: &str, folder: &Folder, nodes: &Nodes, images: &[String]) -> Result<(), Failure> {
+fn greet(url: &str, folder: &Folder, nodes: &Nodes, images: &[String], context: Option<String>) -> Result<(), Failure> {
     let images =
         if images.is_empty() { "none: `make image` makes the small one".to_owned() } else { images.join(", ") };
     let fields = [
         ("server", url.to_owned()),
+        ("context", context.unwrap_or_default()),
         ("data", folder.data.display().to_string()),
         ("machines", nodes.describe()),
         ("images", images),

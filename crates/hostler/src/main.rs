@@ -2,6 +2,7 @@
 //!
 //! This file is the list of verbs. Each family of verbs is a file in [`cli`]; `dev` runs the server and the agent.
 
+mod agent;
 mod cli;
 mod command;
 mod complete;
@@ -9,11 +10,16 @@ mod context;
 #[cfg(feature = "crash-points")]
 mod crash;
 mod dev;
+mod driver;
 mod exit;
+mod folder;
 mod interrupt;
 mod man;
 mod nearest;
 mod output;
+mod server;
+mod service;
+mod settings;
 mod terminal;
 mod watch;
 
@@ -51,13 +57,17 @@ struct Hostler {
 enum Verb {
     /// Run a server and an agent in one process, for this machine
     Dev(dev::Args),
+    /// Run the server: the API, the database, the agents' listener
+    Server(server::Args),
+    /// Run the agent: this host's machines, for a server
+    Agent(agent::Args),
     /// Make a machine, run a program in it
     Run(cli::run::Args),
     /// Machines: create, list, show, exec, delete
     Vm(cli::vm::Args),
     /// Tasks: list, show, watch, submit, cancel, retry
     Task(cli::task::Args),
-    /// Hosts: list, show
+    /// Hosts: list, show, token, approve, cordon, uncordon
     Node(cli::node::Args),
     /// Images: list
     Image(cli::image::Args),
@@ -66,6 +76,8 @@ enum Verb {
     Event(cli::event::Args),
     /// Look at everything that must be well, and say what is not
     Doctor(cli::doctor::Args),
+    /// The configuration of server and agent: show, check, example
+    Config(cli::config::Args),
     /// Servers by name: list, use, add, show, remove, rename
     Context(cli::context::Args),
     /// Print what a shell needs to complete this command line
@@ -80,6 +92,8 @@ impl Verb {
     async fn run(self, globals: &Globals) -> Result<Exit, Failure> {
         match self {
             Verb::Dev(args) => dev::run(args, globals).await,
+            Verb::Server(args) => server::run(args).await,
+            Verb::Agent(args) => agent::run(args).await,
             Verb::Run(args) => cli::run::run(args, globals).await,
             Verb::Vm(args) => cli::vm::run(args, globals).await,
             Verb::Task(args) => cli::task::run(args, globals).await,
@@ -88,16 +102,17 @@ impl Verb {
             Verb::Event(args) => cli::event::run(args, globals).await,
             Verb::Doctor(args) => cli::doctor::run(args, globals).await,
             Verb::Context(args) => cli::context::run(args, globals),
+            Verb::Config(args) => cli::config::run(args, globals),
             Verb::Completions(args) => complete::run(&args),
             Verb::Man(args) => man::run(&args),
             Verb::Explain(args) => cli::explain::run(&args),
         }
     }
 
-    /// `dev` works on all processors; the others mostly wait, and start sooner on one.
+    /// The long-running ones work on all processors; the others mostly wait, and start sooner on one.
     fn runtime(&self) -> std::io::Result<tokio::runtime::Runtime> {
         let mut builder = match self {
-            Verb::Dev(_) => tokio::runtime::Builder::new_multi_thread(),
+            Verb::Dev(_) | Verb::Server(_) | Verb::Agent(_) => tokio::runtime::Builder::new_multi_thread(),
             _ => tokio::runtime::Builder::new_current_thread(),
         };
         builder.enable_all().build()
@@ -179,6 +194,10 @@ mod tests {
             "hostler context add prod --url https://hostler.example.com --token-file token",
             "hostler completions fish",
             "hostler man /tmp/man",
+            "hostler server --listen 127.0.0.1:0 --insecure-listen --names a,b --data /d --config /c",
+            "hostler agent --server https://h:9091 --join-token-file /t --driver sim --run /r",
+            "hostler config show --config /c -o yaml",
+            "hostler node token --pending web-1",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
         }

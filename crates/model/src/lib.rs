@@ -16,6 +16,7 @@ pub mod fence;
 pub mod id;
 pub mod image;
 pub mod internal;
+pub mod join_token;
 pub mod kind;
 pub mod name;
 pub mod node;

@@ -68,6 +68,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::POST, "/api/v1/nodes/{node}/approve", PLATFORM_ADMIN),
     row(Method::POST, "/api/v1/nodes/{node}/cordon", PLATFORM_ADMIN),
     row(Method::POST, "/api/v1/nodes/{node}/uncordon", PLATFORM_ADMIN),
+    row(Method::POST, "/api/v1/join-tokens", PLATFORM_ADMIN),
     row(Method::GET, "/api/v1/doctor", PLATFORM_ADMIN),
 ];
 

@@ -13,7 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    audit, blob, docs, document::Head, event, gate, health, image, internal, node, quota, task, task_log, vm, vm_power,
+    audit, blob, docs, document::Head, event, gate, health, image, internal, join_token, node, quota, task, task_log,
+    vm, vm_power,
 };
 use crate::app::{App, Error};
 
@@ -59,6 +60,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(node::approve_node))
         .routes(routes!(node::cordon_node))
         .routes(routes!(node::uncordon_node))
+        .routes(routes!(join_token::make_join_token))
         .routes(routes!(image::list_images, image::put_image))
         .routes(routes!(blob::put_blob))
         .routes(routes!(event::follow_events))

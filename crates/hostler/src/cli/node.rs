@@ -1,9 +1,15 @@
 //! `hostler node`: the hosts that run machines, and how much room they have.
 
 use clap::Subcommand;
-use hostler_model::{Timestamp, node::Node};
+use hostler_client::Decision;
+use hostler_model::{
+    Timestamp,
+    join_token::{IssuedJoinToken, NewJoinToken},
+    name::Name,
+    node::Node,
+};
 
-use super::{Globals, WatchArgs};
+use super::{Globals, Session, WatchArgs, read};
 use crate::{
     exit::{Exit, Failure},
     output::{self, Table},
@@ -15,6 +21,13 @@ Examples:
   hostler node list --watch
   hostler node list -o wide
   hostler node list -o json";
+
+const TOKEN: &str = "\
+Examples:
+  hostler node token                 any host may join with it, once, within 15 minutes
+  hostler node token rack1-a         only under this name
+  hostler node token --pending       it gets no tasks before `hostler node approve`
+  hostler node token --no-headers -o json | jq -r .token > token";
 
 /// The verbs of nodes.
 #[derive(clap::Args, Debug)]
@@ -36,6 +49,31 @@ enum Verb {
         #[command(flatten)]
         watch: WatchArgs,
     },
+    /// Make a token by which one host joins. It is shown only now
+    #[command(after_help = TOKEN)]
+    Token {
+        /// The only name under which a host may join with it
+        #[arg(value_parser = read::model::<Name>)]
+        name: Option<Name>,
+        /// The node gets no tasks before it is approved
+        #[arg(long)]
+        pending: bool,
+    },
+    /// Let a node that joined get tasks
+    #[command(after_help = "Examples:\n  hostler node approve rack1-a")]
+    Approve(Which),
+    /// Place no new machines on a node
+    #[command(after_help = "Examples:\n  hostler node cordon rack1-a")]
+    Cordon(Which),
+    /// Place new machines on a node again
+    #[command(after_help = "Examples:\n  hostler node uncordon rack1-a")]
+    Uncordon(Which),
+}
+
+#[derive(clap::Args, Debug)]
+struct Which {
+    /// Its name or id
+    node: String,
 }
 
 /// Runs a verb of nodes.
@@ -58,7 +96,32 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             };
             session.view(watch, None, look).await
         }
+        Verb::Token { name, pending } => {
+            let issued = session.client.make_join_token(&NewJoinToken { node: name, approve: !pending }).await?;
+            session.print(&issued, || told(&issued, session.now()))?;
+            Ok(Exit::Done)
+        }
+        Verb::Approve(Which { node }) => decide(&session, &node, Decision::Approve).await,
+        Verb::Cordon(Which { node }) => decide(&session, &node, Decision::Cordon).await,
+        Verb::Uncordon(Which { node }) => decide(&session, &node, Decision::Uncordon).await,
     }
+}
+
+async fn decide(session: &Session, node: &str, decision: Decision) -> Result<Exit, Failure> {
+    let node = session.client.change_node(node, decision).await?;
+    session.print(&node, || show(&node, session.now()))?;
+    Ok(Exit::Done)
+}
+
+/// The token, and what to do with it on the host that is to join.
+fn told(issued: &IssuedJoinToken, now: Timestamp) -> String {
+    output::fields([
+        ("token", issued.token.clone()),
+        ("node", output::or_nothing(issued.node.as_ref())),
+        ("works", format!("once, for {}", output::took(issued.expires_at.since(now)))),
+        ("then", if issued.approve { "" } else { "`hostler node approve NODE`, before it gets tasks" }.to_owned()),
+        ("use", "hostler agent --server https://SERVER:9091 --join-token-file FILE".to_owned()),
+    ])
 }
 
 /// What is promised or in use, and what may be.

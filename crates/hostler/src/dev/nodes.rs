@@ -1,19 +1,17 @@
 //! The agents of `hostler dev`: one that runs real machines, or several that pretend to.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use hostler_agent::{
     Agent, AgentConfig, AgentError, Connect, Slots,
     hypervisor::{
         Hypervisor,
-        qemu::{Accel, Qemu, QemuConfig},
         sim::{Sim, SimConfig, SimHost},
     },
 };
 use hostler_control::Server;
 use hostler_link::Link;
-use hostler_model::{Resources, event::Actor, name::Name};
-use hostler_store::NewJoinToken;
+use hostler_model::{Resources, event::Actor, join_token::NewJoinToken, name::Name};
 use hostler_trust::{
     Credentials, JoinToken,
     tls::{self, ServerTrust},
@@ -21,11 +19,12 @@ use hostler_trust::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{Acceleration, Args, Driver, folder::Folder};
-use crate::exit::{Exit, Failure};
-
-/// How long a join token of our own is good: the agent uses it at once.
-const JOIN: Duration = Duration::from_secs(15 * 60);
+use super::Args;
+use crate::{
+    driver::{self, Driver, host_name},
+    exit::{Exit, Failure},
+    folder::{Folder, Sockets},
+};
 
 /// What a simulated node says it has: enough that load, not room, is what is tried.
 const SIMULATED: Resources = Resources { vcpus: 1 << 20, memory_mib: 1 << 30, disk_gib: 1 << 20, vms: 1 << 20 };
@@ -49,10 +48,11 @@ pub struct Running {
 
 impl Nodes {
     /// Sets the drivers up; nothing runs yet.
-    pub async fn new(args: &Args, folder: &Folder) -> Result<Nodes, Failure> {
+    pub async fn new(args: &Args, folder: &Folder, sockets: &Sockets) -> Result<Nodes, Failure> {
         match args.driver {
             Driver::Qemu => {
-                let hypervisor: Arc<dyn Hypervisor> = Arc::new(qemu(args, folder).await?);
+                let hypervisor: Arc<dyn Hypervisor> =
+                    Arc::new(driver::qemu(&folder.data, &sockets.run, args.acceleration).await?);
                 Ok(Nodes(vec![Node { name: host_name(), data: folder.data.clone(), hypervisor, simulated: false }]))
             }
             Driver::Sim => {
@@ -130,18 +130,6 @@ impl Running {
     }
 }
 
-async fn qemu(args: &Args, folder: &Folder) -> Result<Qemu, Failure> {
-    let mut config = QemuConfig::new(&folder.data, &folder.run);
-    config.acceleration = match args.acceleration {
-        Acceleration::Auto => Accel::Auto,
-        Acceleration::Kvm => Accel::Kvm,
-        Acceleration::Tcg => Accel::Tcg,
-    };
-    let made = tokio::task::spawn_blocking(|| Qemu::new(config)).await;
-    let made = made.map_err(|error| Failure::new(Exit::Failed, error))?;
-    made.map_err(|error| Failure::new(Exit::Failed, error).help("`hostler doctor` says what this host lacks"))
-}
-
 fn simulated(number: u16, folder: &Folder) -> Result<Node, Failure> {
     let name = format!("sim-{number}").parse().map_err(|error| Failure::new(Exit::Failed, error))?;
     let driver = Sim::new(SimConfig::steady(u64::from(number)), SimHost::new());
@@ -149,27 +137,14 @@ fn simulated(number: u16, folder: &Folder) -> Result<Node, Failure> {
     Ok(Node { name, data, hypervisor: Arc::new(driver), simulated: true })
 }
 
-/// This host's name as far as it makes a name of ours; `local` where nothing is left of it.
-fn host_name() -> Name {
-    let host = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
-    let first = host.split('.').next().unwrap_or_default();
-    let clean: String = first.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(63).collect();
-    let fallback = || "local".parse().expect("`local` is a name");
-    clean.trim_matches('-').parse().unwrap_or_else(|_| fallback())
-}
-
 /// A token for a node that has no identity yet; one that has does not use it.
 async fn join_token(server: &Server, node: &Node) -> Result<JoinToken, Failure> {
-    let app = server.app();
-    let token = JoinToken::generate(&app.ids, app.authority.fingerprint());
-    let new = NewJoinToken {
-        token_hash: token.hash().to_string(),
-        node_name: Some(node.name.clone()),
-        expires_at: app.clock.now().plus(JOIN),
-        approve: true,
-        actor: Actor::system(),
-    };
-    app.store.create_join_token(new).await.map_err(|error| Failure::new(Exit::Failed, error))?;
+    let asked = NewJoinToken { node: Some(node.name.clone()), approve: true };
+    let (token, _) = server
+        .app()
+        .make_join_token(asked, Actor::system())
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, error))?;
     Ok(token)
 }
 

@@ -1,0 +1,168 @@
+//! `hostler server` and `hostler agent` as two processes, configured by files, each killed and started by itself.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    dev::{PATIENCE, binary, images},
+    process,
+};
+
+/// A server and an agent in a folder of their own. Whatever they leave behind ends with this value.
+pub struct Pair {
+    home: TempDir,
+    server: Option<Child>,
+    agent: Option<Child>,
+}
+
+impl Pair {
+    /// Their files; nothing runs yet.
+    pub fn new() -> Result<Pair> {
+        let home = tempfile::Builder::new().prefix("hostler-pair").tempdir()?;
+        let pair = Pair { home, server: None, agent: None };
+        fs::write(pair.config(), pair.configuration()?)?;
+        Ok(pair)
+    }
+
+    /// One file for both, with a port for agents that stays the same across restarts.
+    fn configuration(&self) -> Result<String> {
+        let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let (home, images) = (self.home.path().display(), images()?);
+        Ok(format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\nagents_listen = \"{free}\"\ndata = \"{home}/server\"\n\
+             images = \"{}\"\nlease_seconds = 5\n\n\
+             [agent]\nserver = \"https://{free}\"\ndata = \"{home}/agent\"\nname = \"n1\"\nrun = \"{home}/run\"\n\
+             join_token_file = \"{home}/token\"\n",
+            images.display()
+        ))
+    }
+
+    /// The file.
+    pub fn config(&self) -> PathBuf {
+        self.home.path().join("hostler.toml")
+    }
+
+    /// The file from which the agent reads its token.
+    pub fn token_file(&self) -> PathBuf {
+        self.home.path().join("token")
+    }
+
+    /// A folder in the pair's own.
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    fn spawn(&self, verb: &str) -> Result<Child> {
+        let log = fs::File::options().create(true).append(true).open(self.folder("log"))?;
+        let mut command = Command::new(binary()?);
+        command.arg(verb).arg("--config").arg(self.config()).env_remove("HOSTLER_DATA").stdin(Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log).spawn().context("the binary under test cannot be started")
+    }
+
+    /// What both said so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder("log")).unwrap_or_default()
+    }
+
+    /// Starts the server and waits until it answers.
+    pub async fn start_server(&mut self) -> Result<()> {
+        self.server = Some(self.spawn("server")?);
+        self.until("the server answers", |pair| Ok(pair.hostler(&["node", "list"])?.status.success().then_some(())))
+            .await
+    }
+
+    /// Starts the agent and waits until the server hears it.
+    pub async fn start_agent(&mut self) -> Result<()> {
+        self.agent = Some(self.spawn("agent")?);
+        self.until("the agent is heard", |pair| {
+            let nodes = pair.json(&["node", "list"])?;
+            Ok((nodes[0]["freshness"] == "fresh").then_some(()))
+        })
+        .await
+    }
+
+    /// Ends the server as systemd does, and waits.
+    pub async fn stop_server(&mut self) -> Result<()> {
+        let mut child = self.server.take().context("the server runs")?;
+        let pid = rustix::process::Pid::from_raw(child.id() as i32).context("a pid")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        let status = self.until("the server ends", move |_| Ok(child.try_wait()?)).await?;
+        if status.success() { Ok(()) } else { bail!("the server ended with {status}:\n{}", self.log()) }
+    }
+
+    /// Ends the agent without warning.
+    pub fn kill_agent(&mut self) -> Result<()> {
+        let mut child = self.agent.take().context("the agent runs")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Runs a verb of the client against the server.
+    pub fn hostler(&self, words: &[&str]) -> Result<Output> {
+        let mut command = Command::new(binary()?);
+        command.arg("--data").arg(self.folder("server")).args(words).stdin(Stdio::null());
+        Ok(command.output()?)
+    }
+
+    /// The same, and what it printed as JSON.
+    pub fn json(&self, words: &[&str]) -> Result<Value> {
+        let output = self.hostler(&[&["-o", "json"], words].concat())?;
+        if !output.status.success() {
+            bail!("{words:?}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.log());
+        }
+        Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+    }
+
+    /// The same, and what it printed.
+    pub fn says(&self, words: &[&str]) -> Result<String> {
+        let output = self.hostler(words)?;
+        if !output.status.success() {
+            bail!("{words:?}: {}\n{}", String::from_utf8_lossy(&output.stderr), self.log());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Asks again and again until there is an answer.
+    pub async fn until<T>(&self, what: &str, mut ask: impl FnMut(&Pair) -> Result<Option<T>>) -> Result<T> {
+        let begun = Instant::now();
+        loop {
+            if let Some(answer) = ask(self)? {
+                return Ok(answer);
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("{what}: not after {PATIENCE:?}; the log says\n{}", self.log());
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The machines' processes.
+    pub fn qemus(&self) -> Vec<i32> {
+        process::qemus(self.home.path())
+    }
+
+    /// Everything's folder.
+    pub fn home(&self) -> &Path {
+        self.home.path()
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for child in [&mut self.agent, &mut self.server].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        process::naming(self.home.path()).into_iter().for_each(process::kill);
+    }
+}

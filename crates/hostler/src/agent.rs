@@ -1,0 +1,150 @@
+//! `hostler agent`: this host's machines, for a server elsewhere. It joins once with a token; then its certificate is who
+//! it is. Its end, however it comes, leaves the machines running: the next agent over the same folder takes them up.
+
+use std::{fs, path::Path, sync::Arc};
+
+use hostler_agent::{
+    Agent as Node, AgentConfig, Connect,
+    hypervisor::{
+        Hypervisor,
+        sim::{Sim, SimConfig, SimHost},
+    },
+};
+use hostler_link::Link;
+use hostler_model::{Clock, name::Name};
+use hostler_trust::{
+    Credentials, JoinToken,
+    tls::{self, ServerTrust},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    driver::{self, Driver, host_name},
+    exit::{Exit, Failure},
+    folder::{Folder, Sockets, Stay},
+    interrupt::Interrupt,
+    output, service,
+    settings::{Agent, AgentFlags, FileArgs, layers},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  hostler agent --server https://hostler.example.com:9091 --join-token-file token
+  hostler agent                              as /etc/hostler/hostler.toml says, once it has joined
+
+The token is from `hostler node token` on the server's side; it works once, within 15 minutes.";
+
+/// The flags of `agent`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    file: FileArgs,
+
+    #[command(flatten)]
+    flags: AgentFlags,
+}
+
+/// Runs until it is told to end.
+pub async fn run(args: Args) -> Result<Exit, Failure> {
+    let settings: Agent = layers::merged(&args.flags, &layers::File::read(&args.file)?)?;
+    service::logging(&settings.log)?;
+    #[cfg(feature = "crash-points")]
+    crate::crash::arm();
+    let mut interrupt = Interrupt::listen()?;
+    let name = name(&settings)?;
+    let folder = Folder::take(settings.data.clone(), Stay::Stays)?;
+    let hypervisor = hypervisor(&settings, &folder).await?;
+    greet(&settings, &folder, &name, hypervisor.as_ref())?;
+    let mut config = config(&settings, &folder, &name, hypervisor)?;
+    config.join = token(&settings.join_token_file)?;
+    let agent = Node::start(config).await.map_err(failed)?;
+    let stop = CancellationToken::new();
+    let running = agent.run(stop.clone());
+    tokio::pin!(running);
+    tokio::select! {
+        ended = &mut running => return ended.map(|()| Exit::Done).map_err(failed),
+        _ = interrupt.caught() => output::note("ending; the machines go on. Ctrl-C again ends at once"),
+    }
+    stop.cancel();
+    tokio::select! {
+        ended = running => ended.map(|()| Exit::Done).map_err(failed),
+        signal = interrupt.caught() => Ok(Exit::Signalled(signal)),
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Failed, format!("the agent failed: {error}"))
+}
+
+fn name(settings: &Agent) -> Result<Name, Failure> {
+    if settings.name.is_empty() {
+        return Ok(host_name());
+    }
+    let name = settings.name.parse();
+    name.map_err(|refusal: hostler_model::Refusal| Failure::usage(format!("agent.name: {}", refusal.detail)))
+}
+
+async fn hypervisor(settings: &Agent, folder: &Folder) -> Result<Arc<dyn Hypervisor>, Failure> {
+    match settings.driver {
+        Driver::Qemu => {
+            let run = Some(settings.run.as_path()).filter(|run| !run.as_os_str().is_empty());
+            let sockets = Sockets::of(folder, run)?;
+            Ok(Arc::new(driver::qemu(&folder.data, &sockets.run, settings.acceleration).await?))
+        }
+        Driver::Sim => Ok(Arc::new(Sim::new(SimConfig::steady(1), SimHost::new()))),
+    }
+}
+
+fn config(
+    settings: &Agent,
+    folder: &Folder,
+    name: &Name,
+    hypervisor: Arc<dyn Hypervisor>,
+) -> Result<AgentConfig, Failure> {
+    // Looked at now, so that an address that makes no sense is no endless wait for a server.
+    let http = tls::plain_http_client().map_err(failed)?;
+    Link::http(http, &settings.server)
+        .map_err(|error| Failure::usage(format!("agent.server: {error}")).help("write https://HOST:9091"))?;
+    let join = token(&settings.join_token_file)?;
+    let connect = connect(settings.server.clone(), join);
+    Ok(AgentConfig::new(&folder.data, name.as_str(), connect, hypervisor))
+}
+
+/// The token of the first start. A file that is not there is no error: a node that has joined needs it no more.
+fn token(file: &Path) -> Result<Option<JoinToken>, Failure> {
+    if file.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    match fs::read_to_string(file) {
+        Ok(text) => text.trim().parse().map(Some).map_err(|error| {
+            Failure::usage(format!("{}: {error}", file.display())).help("`hostler node token` makes another")
+        }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::usage(format!("the join token cannot be read from {}: {error}", file.display()))),
+    }
+}
+
+/// The way to the server, known by its authority: the one in the join token before the join, the one in the node's own
+/// credentials after it.
+fn connect(server: String, join: Option<JoinToken>) -> Connect {
+    let clock = Clock::system();
+    Arc::new(move |credentials: Option<&Credentials>| {
+        let known = credentials.map(Credentials::authority_fingerprint).or(join.as_ref().map(JoinToken::authority));
+        let authority = known.ok_or("there is no join token")?;
+        let config = tls::client_config(ServerTrust::Fingerprint(authority), credentials, &clock)?;
+        Ok(Link::http(tls::http_client(config)?, &server)?)
+    })
+}
+
+fn greet(settings: &Agent, folder: &Folder, name: &Name, hypervisor: &dyn Hypervisor) -> Result<(), Failure> {
+    let machines =
+        format!("{}, {} ({})", hypervisor.version(), hypervisor.acceleration(), hypervisor.acceleration_reason());
+    let fields = [
+        ("node", name.to_string()),
+        ("server", settings.server.clone()),
+        ("data", folder.data.display().to_string()),
+        ("machines", machines),
+    ];
+    Ok(output::text(&output::fields(fields))?)
+}

@@ -1,0 +1,106 @@
+//! `hostler config`: what the configuration says, whence, and whether it is right.
+
+use clap::Subcommand;
+
+use super::Globals;
+use crate::{
+    exit::{Exit, Failure},
+    output::{self, Human as _, Table},
+    settings::{
+        Agent, FILE, FileArgs, Server, example,
+        layers::{File, InForce, in_force},
+    },
+};
+
+/// The verbs of the configuration.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+const SHOW: &str = "\
+Examples:
+  hostler config show
+  HOSTLER_SERVER_LISTEN=127.0.0.1:8080 hostler config show
+  hostler config show --config ./hostler.toml -o json";
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Print what is in force, and whence: a variable, the file or the default
+    #[command(after_help = SHOW)]
+    Show(FileArgs),
+    /// Look for mistakes in the file and the variables
+    #[command(after_help = "Examples:\n  hostler config check\n  hostler config check --config ./hostler.toml")]
+    Check(FileArgs),
+    /// Print a file with every key, what it is for and its default
+    #[command(after_help = "Examples:\n  hostler config example > /etc/hostler/hostler.toml")]
+    Example,
+}
+
+/// Runs a verb of the configuration. No server is asked.
+pub fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+    match args.verb {
+        Verb::Show(which) => {
+            let all = everything(&which)?;
+            let format = globals.output.output;
+            let text =
+                if format.is_data() { format.document(&all)? } else { table(&all).text(&globals.output.style()) };
+            output::text(&text)?;
+        }
+        Verb::Check(which) => {
+            everything(&which)?;
+            let named = which.config.map_or_else(|| FILE.to_owned(), |path| path.display().to_string());
+            output::text(&format!("{named} and the variables make sense"))?;
+        }
+        Verb::Example => output::text(&example::text())?,
+    }
+    Ok(Exit::Done)
+}
+
+fn everything(which: &FileArgs) -> Result<Vec<InForce>, Failure> {
+    let file = File::read(which)?;
+    let mut all = in_force::<Server>(&file)?;
+    all.extend(in_force::<Agent>(&file)?);
+    Ok(all.into_iter().map(redacted).collect())
+}
+
+/// An address may carry a password; what comes before the `@` is nobody's business.
+fn redacted(mut one: InForce) -> InForce {
+    if let Some((scheme, rest)) = one.value.as_str().and_then(|text| text.split_once("://"))
+        && let Some((_, host)) = rest.split_once('@')
+    {
+        one.value = format!("{scheme}://(redacted)@{host}").into();
+    }
+    one
+}
+
+fn table(all: &[InForce]) -> Table {
+    let rows = all.iter().map(|one| {
+        let value = one.value.as_str().map_or_else(|| one.value.to_string(), str::to_owned);
+        [one.key.clone(), if value.is_empty() { "-".to_owned() } else { value }, one.from.to_string()]
+    });
+    output::table(["KEY", "VALUE", "FROM"], rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::layers::Source;
+
+    #[test]
+    fn a_password_is_not_shown() {
+        let one = |value: &str| InForce { key: "agent.server".into(), value: value.into(), from: Source::Default };
+        assert_eq!(redacted(one("https://u:secret@h:1")).value, "https://(redacted)@h:1");
+        assert_eq!(redacted(one("https://h:1")).value, "https://h:1");
+    }
+
+    #[test]
+    fn what_is_in_force_is_a_table() {
+        let file = File::parse("f.toml", "[server]\nnames = [\"a\", \"b\"]\n").unwrap();
+        let all = in_force::<Server>(&file).unwrap();
+        let text = table(&all).to_string();
+        assert!(text.lines().any(|line| line.starts_with("server.names") && line.ends_with("f.toml")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("server.listen") && line.ends_with("default")), "{text}");
+    }
+}

@@ -1,0 +1,134 @@
+//! `hostler server`: the control plane in a process of its own.
+//!
+//! ```text
+//! settings ─► lock the folder ─► store · authority · keys ─► people's API on `listen`, agents over mTLS on `agents_listen`
+//! told to end: requests are let end; machines and agents go on, and come back to the next server over the same folder
+//! ```
+//!
+//! Who may read its folder may be its administrator: `client.json` there holds a token.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    context::ClientFile,
+    exit::{Exit, Failure},
+    folder::{Folder, Stay},
+    interrupt::Interrupt,
+    output,
+    service::{self, Opening, address, bind},
+    settings::{FileArgs, Server, ServerFlags, layers},
+};
+
+/// What it calls itself in the tasks it signs.
+const ISSUER: &str = "hostler";
+
+const EXAMPLES: &str = "\
+Examples:
+  hostler server                                        as /etc/hostler/hostler.toml says
+  hostler server --data ./server --listen 127.0.0.1:9090
+  hostler server --agents-listen 0.0.0.0:9091 --names hostler.example.com
+
+Then, for each host:
+  hostler --data /var/lib/hostler/server node token     a token; the host joins with `hostler agent`";
+
+/// The flags of `server`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    file: FileArgs,
+
+    #[command(flatten)]
+    flags: ServerFlags,
+}
+
+/// Runs until it is told to end.
+pub async fn run(args: Args) -> Result<Exit, Failure> {
+    let settings: Server = layers::merged(&args.flags, &layers::File::read(&args.file)?)?;
+    service::logging(&settings.log)?;
+    #[cfg(feature = "crash-points")]
+    crate::crash::arm();
+    refuse_the_open(&settings)?;
+    let mut interrupt = Interrupt::listen()?;
+    let folder = Folder::take(settings.data.clone(), Stay::Stays)?;
+    let (api, agents) = (bind(settings.listen).await?, bind(settings.agents_listen).await?);
+    let server = service::open(Opening {
+        data: &folder.data,
+        issuer: ISSUER,
+        lease: Duration::from_secs(settings.lease_seconds),
+        names: settings.names.0.clone(),
+    })?;
+    if !settings.images.as_os_str().is_empty() {
+        service::import(&settings.images, &server).await?;
+    }
+    let url = format!("http://{}", address(&api)?);
+    greet(&url, &folder, address(&agents)?)?;
+    let stop = CancellationToken::new();
+    let mut serving = tokio::spawn({
+        let (server, stop) = (server.clone(), stop.clone());
+        async move { server.serve(api, agents, stop).await }
+    });
+    service::write_client_file(&folder.data, &server, &url).await?;
+    let failed = |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("the server failed: {error}"));
+    let ended = |ended: Result<Result<(), _>, _>| match ended {
+        Ok(Ok(())) => Ok(Exit::Done),
+        Ok(Err(error)) => Err(failed(&error)),
+        Err(error) => Err(failed(&error)),
+    };
+    tokio::select! {
+        served = &mut serving => return ended(served),
+        _ = interrupt.caught() => output::note("ending; Ctrl-C again ends at once"),
+    }
+    ClientFile::remove(&folder.data);
+    stop.cancel();
+    tokio::select! {
+        served = serving => ended(served),
+        signal = interrupt.caught() => Ok(Exit::Signalled(signal)),
+    }
+}
+
+/// Tokens travel in every request: without TLS they must not leave the machine, unless somebody says that they may.
+fn refuse_the_open(settings: &Server) -> Result<(), Failure> {
+    if settings.listen.ip().is_loopback() {
+        return Ok(());
+    }
+    if settings.insecure_listen {
+        tracing::warn!(listen = %settings.listen, "tokens travel unencrypted to this address");
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{} is not loopback, and the API speaks plain HTTP: tokens could be read on the way", settings.listen))
+        .help("listen on 127.0.0.1 behind a proxy that does TLS, or through `ssh -L`; --insecure-listen where the network is trusted"))
+}
+
+fn greet(url: &str, folder: &Folder, agents: std::net::SocketAddr) -> Result<(), Failure> {
+    let data = folder.data.display();
+    let fields = [
+        ("server", url.to_owned()),
+        ("agents", format!("https://{agents}")),
+        ("data", data.to_string()),
+        ("try", format!("hostler --data {data} node token")),
+    ];
+    Ok(output::text(&output::fields(fields))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_api_stays_on_loopback_unless_somebody_says_otherwise() {
+        let at = |listen: &str, insecure_listen| Server {
+            listen: listen.parse().unwrap(),
+            insecure_listen,
+            ..Server::default()
+        };
+        assert!(refuse_the_open(&at("127.0.0.1:9090", false)).is_ok());
+        assert!(refuse_the_open(&at("[::1]:9090", false)).is_ok());
+        let failure = refuse_the_open(&at("0.0.0.0:9090", false)).unwrap_err();
+        assert_eq!(failure.exit, Exit::Usage);
+        assert!(failure.lines()[1].1.contains("--insecure-listen"));
+        assert!(refuse_the_open(&at("0.0.0.0:9090", true)).is_ok());
+    }
+}

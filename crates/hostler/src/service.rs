@@ -1,0 +1,144 @@
+//! What `dev`, `server` and `agent` are made of: logs, listeners, a server over its folder, and the file that lets the
+//! owner of that folder in.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use hostler_control::{Limits, Pace, Server, ServerConfig};
+use hostler_model::{Clock, Ids, PrincipalId, TenantId, event::Actor, kind::Role};
+use hostler_sqlite::Mode;
+use hostler_store::{Caller, NewApiToken, Store, Timing};
+use hostler_trust::{
+    ApiToken, Authority, TaskSigner,
+    file::{read_private, write_private},
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    context::ClientFile,
+    exit::{Exit, Failure},
+};
+
+/// Logs go to stderr; the filter says how much, as `RUST_LOG` does elsewhere. One that makes no sense is refused.
+pub fn logging(filter: &str) -> Result<(), Failure> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|error| {
+        Failure::usage(format!("the log filter {filter:?}: {error}")).help("write info, or info,hostler_store=debug")
+    })?;
+    // A second subscriber in the same process can only be a test's: then that one stays.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .with_writer(std::io::stderr)
+        .try_init();
+    Ok(())
+}
+
+/// Listens.
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::new(Exit::Failed, format!("{address} cannot be listened on: {error}"))
+            .help("name another with --listen, such as 127.0.0.1:0 for a free port")
+    })
+}
+
+/// Where it listens.
+pub fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
+    listener.local_addr().map_err(|error| Failure::new(Exit::Failed, error))
+}
+
+/// What a server is opened with.
+pub struct Opening<'a> {
+    /// Its data folder.
+    pub data: &'a Path,
+    /// What it calls itself in the tasks it signs.
+    pub issuer: &'a str,
+    /// How long an agent may be silent.
+    pub lease: Duration,
+    /// Names for its certificate, beside loopback.
+    pub names: Vec<String>,
+}
+
+/// Opens the store, the authority and the keys in a data folder.
+pub fn open(opening: Opening<'_>) -> Result<Server, Failure> {
+    let Opening { data, issuer, lease, names } = opening;
+    let (clock, ids) = (Clock::system(), Ids::system());
+    let broken = |what: &str, error: &dyn std::fmt::Display| {
+        Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
+            .help("see that the folder can be written and its disk has room")
+    };
+    let timing = Timing { lease, ..Timing::default() };
+    let config = hostler_store::Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing };
+    let store = Store::open(&data.join("hostler.db"), config).map_err(|e| broken("the database", &e))?;
+    let ca = data.join("ca");
+    let authority = Authority::load_or_create(&ca, clock.now()).map_err(|e| broken("the certificate authority", &e))?;
+    let signer = TaskSigner::load_or_create(&ca).map_err(|e| broken("the key that signs tasks", &e))?;
+    Ok(Server::new(ServerConfig {
+        store,
+        clock,
+        ids,
+        authority,
+        signer,
+        issuer: issuer.to_owned(),
+        blobs: data.join("blobs"),
+        names,
+        pace: Pace::default(),
+        limits: Limits::default(),
+    }))
+}
+
+/// Takes in every image of a folder; hands back their names.
+pub async fn import(folder: &Path, server: &Server) -> Result<Vec<String>, Failure> {
+    let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map_err(|error| Failure::new(Exit::Failed, format!("{} cannot be read: {error}", folder.display())))?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.join("image.json").is_file())
+        .collect();
+    found.sort();
+    let mut names = Vec::new();
+    for path in found {
+        let image = server.app().import_dir(TenantId::DEFAULT, &path, Actor::system()).await.map_err(|error| {
+            let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
+            Failure::new(Exit::Failed, format!("the image in {} cannot be taken in: {error}{source}", path.display()))
+                .help("make it anew, or name another folder with --images")
+        })?;
+        names.push(image.manifest.name);
+    }
+    Ok(names)
+}
+
+/// The file is written last: who finds it finds a server.
+pub async fn write_client_file(data: &Path, server: &Server, url: &str) -> Result<(), Failure> {
+    let token = token(data, server).await?;
+    let file = ClientFile { url: url.to_owned(), token: token.reveal() };
+    file.save(data).map_err(|error| Failure::new(Exit::Failed, format!("{error:#}")))
+}
+
+/// One token for the life of the folder, in a file that only its owner can read: a new one with each start would leave the
+/// old ones good for ever.
+async fn token(data: &Path, server: &Server) -> Result<ApiToken, Failure> {
+    let app = server.app();
+    let failed =
+        |error: &dyn std::fmt::Display| Failure::new(Exit::Failed, format!("there is no token to be had: {error}"));
+    let path = data.join("token");
+    if let Some(token) =
+        read_private(&path).map_err(|e| failed(&e))?.and_then(|text| text.trim().parse::<ApiToken>().ok())
+    {
+        let known = app.store.authenticate(token.hash().to_string()).await.map_err(|e| failed(&e))?;
+        if known.is_some() {
+            return Ok(token);
+        }
+    }
+    let token = ApiToken::generate(&app.ids);
+    write_private(&path, token.reveal().as_bytes()).map_err(|e| failed(&e))?;
+    let caller = Caller {
+        principal: app.ids.next::<PrincipalId>(app.clock.now()),
+        tenant: TenantId::DEFAULT,
+        role: Role::PlatformAdmin,
+    };
+    let new = NewApiToken { token_hash: token.hash().to_string(), caller, label: "the token file".to_owned() };
+    app.store.create_api_token(new).await.map_err(|e| failed(&e))?;
+    Ok(token)
+}

@@ -1,0 +1,175 @@
+//! The settings of the long-running verbs, `server` and `agent`: each key is said once, here, and is a flag, a variable
+//! and a key of the configuration file by that.
+//!
+//! ```text
+//! --listen  >  HOSTLER_SERVER_LISTEN  >  [server] listen in the file  >  the default
+//! ```
+//!
+//! The file is `--config FILE`, `HOSTLER_CONFIG`, or `/etc/hostler/hostler.toml` where that is there. A key that it does
+//! not know is refused. [`layers`] puts them on each other; [`example`] writes the file that is shipped.
+
+pub mod example;
+pub mod layers;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use clap::builder::BoolishValueParser;
+use serde::{Deserialize, Serialize};
+
+use crate::driver::{Acceleration, Driver};
+
+/// The configuration file, where none is named.
+pub const FILE: &str = "/etc/hostler/hostler.toml";
+
+/// A section: its keys, what they are when nothing says otherwise, and the flags that are the same keys.
+pub trait Section: Serialize + for<'de> Deserialize<'de> + Default {
+    /// Its name in the file, which is the verb's.
+    const NAME: &'static str;
+    /// The keys as flags.
+    type Flags: clap::Args + Serialize + Default;
+    /// The keys in their order.
+    const KEYS: &'static [Key];
+}
+
+/// A key, as the file's example tells it.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name in the file.
+    pub name: &'static str,
+    /// What it is for, line by line.
+    pub doc: &'static [&'static str],
+}
+
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])* $section:ident, $flags:ident, $name:literal {
+            $( $(#[doc = $doc:literal])* $(#[arg($($arg:tt)*)])? $key:ident: $type:ty = $default:expr; )*
+        }
+    ) => {
+        $(#[doc = $about])*
+        #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+        pub struct $section { $( $(#[doc = $doc])* pub $key: $type, )* }
+
+        /// The same keys as flags: what is given, and nothing else.
+        #[derive(Clone, Debug, Default, clap::Args, Serialize)]
+        pub struct $flags {
+            $(
+                $(#[doc = $doc])*
+                #[arg(long $(, $($arg)*)?)]
+                #[serde(skip_serializing_if = "Option::is_none")]
+                pub $key: Option<$type>,
+            )*
+        }
+
+        impl Default for $section {
+            fn default() -> Self {
+                $section { $( $key: $default, )* }
+            }
+        }
+
+        impl Section for $section {
+            const NAME: &'static str = $name;
+            type Flags = $flags;
+            const KEYS: &'static [Key] = &[$( Key { name: stringify!($key), doc: &[$($doc),*] }, )*];
+        }
+    };
+}
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+section! {
+    /// The server.
+    Server, ServerFlags, "server" {
+        /// Where the API of people listens. It speaks plain HTTP: another address than loopback
+        /// is refused unless insecure_listen says that this is meant
+        #[arg(value_name = "ADDRESS")]
+        listen: SocketAddr = loopback(9090);
+
+        /// Listen on other addresses than loopback although tokens then travel unencrypted
+        #[arg(value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
+        insecure_listen: bool = false;
+
+        /// Where agents connect, over mutual TLS
+        #[arg(value_name = "ADDRESS")]
+        agents_listen: SocketAddr = loopback(9091);
+
+        /// Host names and addresses, beside loopback, under which agents reach this server:
+        /// they stand in its certificate
+        #[arg(value_name = "NAME", value_parser = crate::settings::layers::names)]
+        names: Names = Names::default();
+
+        /// The data folder: database, certificate authority, images
+        #[arg(value_name = "DIR")]
+        data: PathBuf = PathBuf::from("/var/lib/hostler/server");
+
+        /// A folder with images that are taken in at each start; none where it is empty
+        #[arg(value_name = "DIR")]
+        images: PathBuf = PathBuf::new();
+
+        /// How long an agent may be silent before its work is taken to be lost, in seconds
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
+        lease_seconds: u64 = 30;
+
+        /// How much is logged: error, warn, info, debug or trace, also by part, as in
+        /// info,hostler_store=debug
+        #[arg(value_name = "FILTER")]
+        log: String = "info".to_owned();
+    }
+}
+
+section! {
+    /// The agent.
+    Agent, AgentFlags, "agent" {
+        /// Where the server takes agents: its agents_listen, by a name that stands in its names
+        #[arg(value_name = "URL")]
+        server: String = "https://127.0.0.1:9091".to_owned();
+
+        /// A file with a join token, which `hostler node token` makes. It is read at the first
+        /// start only: then the node has a certificate
+        #[arg(value_name = "FILE")]
+        join_token_file: PathBuf = PathBuf::new();
+
+        /// The node's name; this host's name where it is empty
+        #[arg(value_name = "NAME")]
+        name: String = String::new();
+
+        /// The data folder: journal, machines and their disks, images
+        #[arg(value_name = "DIR")]
+        data: PathBuf = PathBuf::from("/var/lib/hostler/agent");
+
+        /// The folder of sockets, short, and the same at each start: machines outlive the agent.
+        /// Where it is empty one is chosen at the first start and remembered
+        #[arg(value_name = "DIR")]
+        run: PathBuf = PathBuf::new();
+
+        /// What runs machines: qemu, or sim, which only pretends
+        #[arg(value_name = "DRIVER", value_enum)]
+        driver: Driver = Driver::Qemu;
+
+        /// How QEMU runs them: auto takes KVM only where it works; kvm; tcg
+        #[arg(value_name = "HOW", value_enum)]
+        acceleration: Acceleration = Acceleration::Auto;
+
+        /// How much is logged, as for the server
+        #[arg(value_name = "FILTER")]
+        log: String = "info".to_owned();
+    }
+}
+
+/// A list of names; in a flag or a variable with commas between them.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Names(pub Vec<String>);
+
+/// Which file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct FileArgs {
+    /// The configuration file [default: /etc/hostler/hostler.toml, where that is there]
+    #[arg(long, env = "HOSTLER_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
