@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps image build release demo test lint check unit api bench generated clean
+.PHONY: help deps image build release install uninstall deb demo test lint check unit api bench generated clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -18,6 +18,15 @@ build: ## a debug build
 
 release: ## a release build
 	@cargo build --release --locked -p hostler
+
+install: ## the program, units, manual, completions; PREFIX, DESTDIR
+	@scripts/install.sh install
+
+uninstall: ## take away what install put there
+	@scripts/install.sh uninstall
+
+deb: ## target/hostler_VERSION_ARCH.deb, from a release build
+	@scripts/deb.sh
 
 demo: image release ## a machine made, used and deleted, from nothing
 	@scripts/demo.sh

@@ -90,7 +90,7 @@ async fn a_machine_whose_qemu_is_killed_says_so_within_seconds() -> Result<()> {
 
 #[tokio::test]
 async fn machines_outlive_hostler_and_are_taken_up_again() -> Result<()> {
-    let mut dev = Dev::started(&[]).await?;
+    let mut dev = Dev::started(&["--keep"]).await?;
     dev.machine("m").await?;
     let before = dev.qemus();
     exec(&mut dev, "m", &["sh", "-c", "echo kept > /note"]).await?;
@@ -104,6 +104,23 @@ async fn machines_outlive_hostler_and_are_taken_up_again() -> Result<()> {
     dev.start().await?;
     assert_eq!(exec(&mut dev, "m", &["cat", "/note"]).await?["output"]["stdout"], "kept\n");
     Ok(())
+}
+
+#[tokio::test]
+async fn told_to_end_it_stops_its_machines_and_keeps_their_disks() -> Result<()> {
+    let mut dev = Dev::started(&[]).await?;
+    dev.machine("m").await?;
+    exec(&mut dev, "m", &["sh", "-c", "echo kept > /note; sync"]).await?;
+    let status = dev.stop().await?;
+    assert!(status.success(), "{status}\n{}", dev.log());
+    assert!(dev.qemus().is_empty(), "a machine still runs\n{}", dev.log());
+    dev.start().await?;
+    assert_eq!(dev.get("/api/v1/vms/m").await?.1["state"], "stopped");
+    let (_, answer) = dev.post("/api/v1/vms/m/start", json!({})).await?;
+    let started = dev.ended_task(answer["task"]["id"].as_str().context("id")?).await?;
+    assert_eq!(started["state"], "succeeded", "{started}");
+    assert_eq!(exec(&mut dev, "m", &["cat", "/note"]).await?["output"]["stdout"], "kept\n");
+    dev.assert_well().await
 }
 
 #[tokio::test]

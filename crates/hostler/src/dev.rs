@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! lock the folder ─► store · authority · keys ─► server (API, mTLS listener, loops) ─► images ─► agents ─► client.json
-//! told to end:  client.json goes ─► agents end ─► server ends ─► (--ephemeral: machines and folder go)
+//! told to end:  machines are stopped (not with --keep) ─► client.json goes ─► agents end ─► server ends ─► (--ephemeral: machines and folder go)
 //! ```
 //!
 //! Nothing is simulated between the two: the agent joins with a token and a certificate request, and speaks mTLS.
 
+mod ending;
 mod nodes;
 
 use std::{
@@ -22,7 +23,7 @@ use self::nodes::{Nodes, Running};
 use crate::{
     cli::Globals,
     context::{
-        ClientFile,
+        ClientFile, ServerArgs,
         book::{Book, Place},
     },
     driver::{Acceleration, Driver},
@@ -47,7 +48,10 @@ Examples:
   hostler dev --ephemeral                     its machines and its folder go when it ends
   hostler dev --driver sim --nodes 4          four nodes that only pretend, to try placement and load
 
-Ctrl-C ends it and leaves its machines running; the next `hostler dev` takes them up again.")]
+  hostler dev --keep                          its machines go on when it ends; the next `hostler dev` takes them up
+
+Ctrl-C ends it: its machines are asked to turn themselves off, and those that do not are ended after 30 s. A second
+Ctrl-C leaves what still runs. After a crash machines go on, too.")]
 pub struct Args {
     /// Where the API listens: loopback only [default: 127.0.0.1:9090, or a free port]
     #[arg(long, env = "HOSTLER_LISTEN", value_name = "ADDRESS")]
@@ -56,6 +60,10 @@ pub struct Args {
     /// End the machines and remove the folder when it ends
     #[arg(long)]
     ephemeral: bool,
+
+    /// Leave the machines running when it ends
+    #[arg(long, conflicts_with = "ephemeral")]
+    keep: bool,
 
     /// What runs machines
     #[arg(long, env = "HOSTLER_DRIVER", value_enum, default_value_t = Driver::Qemu)]
@@ -149,15 +157,16 @@ async fn work(
     };
     let ended = match started {
         Ok(true) => tokio::select! {
-            _ = interrupt.caught() => {
-                output::note("ending; Ctrl-C again ends at once");
-                Ok(Exit::Done)
-            }
+            _ = interrupt.caught() => Ok(Exit::Done),
             failed = running.failed() => Err(Failure::new(Exit::Failed, failed)),
         },
         Ok(false) => Ok(Exit::Done),
         Err(failure) => Err(failure),
     };
+    if let (Ok(Exit::Done), false) = (&ended, args.keep || args.ephemeral) {
+        stop_machines(folder, interrupt).await;
+    }
+    output::note("ending; Ctrl-C again ends at once");
     ClientFile::remove(&folder.data);
     let quietly = async {
         running.end().await;
@@ -171,6 +180,18 @@ async fn work(
             Err(error) => Err(Failure::new(Exit::Failed, format!("the server failed: {error}"))),
         },
         signal = interrupt.caught() => Ok(Exit::Signalled(signal)),
+    }
+}
+
+/// What goes wrong with it is said, and no reason to stay.
+async fn stop_machines(folder: &Folder, interrupt: &mut Interrupt) {
+    let server = ServerArgs { data: Some(folder.data.clone()), ..ServerArgs::default() };
+    let stopped = match server.context().and_then(|context| context.client()) {
+        Ok(client) => ending::stop_machines(&client, interrupt).await,
+        Err(failure) => Err(failure),
+    };
+    if let Err(failure) = stopped {
+        failure.tell();
     }
 }
 

@@ -60,7 +60,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         lease: Duration::from_secs(settings.lease_seconds),
         names: settings.names.0.clone(),
     })?;
-    if !settings.images.as_os_str().is_empty() {
+    if settings.images.is_dir() {
         service::import(&settings.images, &server).await?;
     }
     let url = format!("http://{}", address(&api)?);

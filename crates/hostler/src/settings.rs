@@ -107,9 +107,10 @@ section! {
         #[arg(value_name = "DIR")]
         data: PathBuf = PathBuf::from("/var/lib/hostler/server");
 
-        /// A folder with images that are taken in at each start; none where it is empty
+        /// A folder with images that are taken in at each start; none where it is empty or
+        /// not there
         #[arg(value_name = "DIR")]
-        images: PathBuf = PathBuf::new();
+        images: PathBuf = PathBuf::from("/usr/share/hostler/images");
 
         /// How long an agent may be silent before its work is taken to be lost, in seconds
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -142,10 +143,10 @@ section! {
         #[arg(value_name = "DIR")]
         data: PathBuf = PathBuf::from("/var/lib/hostler/agent");
 
-        /// The folder of sockets, short, and the same at each start: machines outlive the agent.
-        /// Where it is empty one is chosen at the first start and remembered
+        /// The folder of machines' sockets: short, and the same at each start, for machines outlive
+        /// the agent. Where it is empty one is chosen at the first start and remembered
         #[arg(value_name = "DIR")]
-        run: PathBuf = PathBuf::new();
+        run: PathBuf = PathBuf::from("/run/hostler-agent");
 
         /// What runs machines: qemu, or sim, which only pretends
         #[arg(value_name = "DRIVER", value_enum)]
