@@ -7,6 +7,7 @@ pub mod caller;
 pub mod event;
 pub mod health;
 pub mod image;
+pub mod import;
 pub mod join_token;
 pub mod node;
 pub mod submit;
@@ -21,7 +22,12 @@ use hostler_store::{Answer, Store};
 use hostler_trust::{Authority, TaskSigner};
 use tokio_util::sync::CancellationToken;
 
-use self::{bell::Bell, blob::Blobs, caller::Known};
+use self::{
+    bell::Bell,
+    blob::Blobs,
+    caller::Known,
+    import::{Imports, Sources},
+};
 use crate::{dispatch::Dispatch, metrics::Metrics};
 
 /// Everything a request or a loop works with. One per server; nothing in it that a restart would miss.
@@ -49,6 +55,9 @@ pub struct App {
     pub dispatch: Dispatch,
     /// Cancelled when the server goes away: whatever waits ends at once.
     pub closing: CancellationToken,
+    /// Where imports may come from.
+    pub sources: Sources,
+    pub(crate) importing: Imports,
     pub(crate) known: Known,
 }
 
@@ -84,7 +93,7 @@ pub enum Error {
 }
 
 /// Shorthand.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// For `map_err` on file operations.

@@ -15,6 +15,7 @@ mod event;
 mod gate;
 mod health;
 mod image;
+mod import;
 mod internal;
 mod join_token;
 pub mod listen;

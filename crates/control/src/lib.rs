@@ -29,7 +29,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    app::App,
+    app::{App, import::Sources},
     dispatch::Dispatch,
     http::{PeerIdentity, openapi},
     loops::Pace,
@@ -57,6 +57,8 @@ pub struct ServerConfig {
     pub issuer: String,
     /// The folder of image bytes.
     pub blobs: PathBuf,
+    /// Where imports may come from.
+    pub sources: Sources,
     /// Host names and addresses, beside loopback, under which agents reach the internal listener.
     pub names: Vec<String>,
     /// How often the loops run.
@@ -119,6 +121,8 @@ impl Server {
             blobs,
             metrics,
             closing,
+            sources: config.sources,
+            importing: app::import::Imports::default(),
             known: app::caller::Known::default(),
         };
         Server { app: Arc::new(app), names: config.names.into(), pace: config.pace }

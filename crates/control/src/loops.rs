@@ -7,7 +7,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use hostler_store::{Store, Swept};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::app::App;
+use crate::app::{App, blob::Among};
 
 /// How many passes may follow at once while there is more to do, before others get their turn.
 const AT_ONCE: usize = 64;
@@ -29,6 +29,10 @@ pub struct Pace {
     pub expire_vms: Duration,
     /// Idempotency keys that are over; 10 min by default: they last a day.
     pub drop_idempotency_keys: Duration,
+    /// Imports whose server is silent; 5 s by default: it speaks every second.
+    pub lapse_imports: Duration,
+    /// What broken uploads left, and blobs without an image; 1 min by default: nobody waits for their room.
+    pub collect_blobs: Duration,
 }
 
 impl Default for Pace {
@@ -40,6 +44,8 @@ impl Default for Pace {
             judge_nodes: Duration::from_secs(2),
             expire_vms: Duration::from_secs(1),
             drop_idempotency_keys: Duration::from_secs(600),
+            lapse_imports: Duration::from_secs(5),
+            collect_blobs: Duration::from_secs(60),
         }
     }
 }
@@ -65,6 +71,7 @@ fn all(pace: &Pace) -> Vec<Loop> {
         of("drop_idempotency_keys", pace.drop_idempotency_keys, |store| {
             Box::pin(async move { store.drop_idempotency_keys().await })
         }),
+        of("lapse_imports", pace.lapse_imports, |store| Box::pin(async move { store.lapse_imports().await })),
     ]
 }
 
@@ -74,6 +81,7 @@ pub(crate) async fn run(app: Arc<App>, pace: Pace, closing: CancellationToken) {
     for one in all(&pace) {
         running.spawn(drive(app.clone(), one, closing.clone()));
     }
+    running.spawn(collect(app.clone(), pace.collect_blobs, closing.clone()));
     running.close();
     running.wait().await;
 }
@@ -90,6 +98,26 @@ async fn drive(app: Arc<App>, one: Loop, closing: CancellationToken) {
             if !pass(&app, &one, &mut outage).await || closing.is_cancelled() {
                 break;
             }
+        }
+    }
+}
+
+/// Clears the folder of blobs, which the store knows nothing of.
+async fn collect(app: Arc<App>, every: Duration, closing: CancellationToken) {
+    loop {
+        let blobs = app.blobs.clone();
+        drop(tokio::task::spawn_blocking(move || blobs.sweep()).await);
+        match app.collect_blobs(Among::Old).await {
+            Ok(0) => {}
+            Ok(blobs) => tracing::info!(blobs, "blobs that no image needs were removed"),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "blobs that no image needs cannot be removed");
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = closing.cancelled() => return,
         }
     }
 }

@@ -81,6 +81,14 @@ pub struct Args {
     #[arg(long, env = "HOSTLER_IMAGES", value_name = "DIR")]
     images: Option<PathBuf>,
 
+    /// Networks whose addresses images may be imported from, although they are not the open internet, such as 10.0.0.0/8
+    #[arg(long, env = "HOSTLER_IMAGE_SOURCE_ALLOW", value_name = "CIDR", value_delimiter = ',')]
+    image_source_allow: Vec<String>,
+
+    /// Folders whose files may be imported as images
+    #[arg(long, env = "HOSTLER_IMAGE_ROOTS", value_name = "DIR", value_delimiter = ',')]
+    image_roots: Vec<String>,
+
     /// How long an agent may be silent before its work is taken to be lost, in seconds
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     lease_seconds: u64,
@@ -134,7 +142,8 @@ async fn work(
     let internal = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let (url, internal_port) = (format!("http://{}", address(&api)?), address(&internal)?.port());
     let lease = Duration::from_secs(args.lease_seconds);
-    let server = service::open(Opening { data: &folder.data, issuer: ISSUER, lease, names: Vec::new() })?;
+    let sources = service::sources(&args.image_source_allow, &args.image_roots)?;
+    let server = service::open(Opening { data: &folder.data, issuer: ISSUER, lease, sources, names: Vec::new() })?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());

@@ -58,6 +58,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         data: &folder.data,
         issuer: ISSUER,
         lease: Duration::from_secs(settings.lease_seconds),
+        sources: service::sources(&settings.image_source_allow.0, &settings.image_roots.0)?,
         names: settings.names.0.clone(),
     })?;
     if settings.images.is_dir() {

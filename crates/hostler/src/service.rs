@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hostler_control::{Limits, Pace, Server, ServerConfig};
+use hostler_control::{Limits, Pace, Server, ServerConfig, Sources};
 use hostler_model::{Clock, Ids, PrincipalId, TenantId, event::Actor, kind::Role};
 use hostler_sqlite::Mode;
 use hostler_store::{Caller, NewApiToken, Store, Timing};
@@ -57,13 +57,15 @@ pub struct Opening<'a> {
     pub issuer: &'a str,
     /// How long an agent may be silent.
     pub lease: Duration,
+    /// Where imports of images may come from.
+    pub sources: Sources,
     /// Names for its certificate, beside loopback.
     pub names: Vec<String>,
 }
 
 /// Opens the store, the authority and the keys in a data folder.
 pub fn open(opening: Opening<'_>) -> Result<Server, Failure> {
-    let Opening { data, issuer, lease, names } = opening;
+    let Opening { data, issuer, lease, sources, names } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
@@ -83,10 +85,22 @@ pub fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         signer,
         issuer: issuer.to_owned(),
         blobs: data.join("blobs"),
+        sources,
         names,
         pace: Pace::default(),
         limits: Limits::default(),
     }))
+}
+
+/// Where imports of images may come from: networks that are not the open internet, folders of this host.
+pub fn sources(allow: &[String], roots: &[String]) -> Result<Sources, Failure> {
+    let network = |text: &String| {
+        text.parse().map_err(|error| {
+            Failure::usage(format!("{text:?} is no network: {error}")).help("write it as 10.0.0.0/8 or fd00::/8")
+        })
+    };
+    let allow = allow.iter().map(network).collect::<Result<_, Failure>>()?;
+    Ok(Sources { allow, roots: roots.iter().map(PathBuf::from).collect() })
 }
 
 /// Takes in every image of a folder; hands back their names.

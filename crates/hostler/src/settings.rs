@@ -112,6 +112,15 @@ section! {
         #[arg(value_name = "DIR")]
         images: PathBuf = PathBuf::from("/usr/share/hostler/images");
 
+        /// Networks whose addresses images may be imported from, although they are not the open
+        /// internet, such as 10.0.0.0/8
+        #[arg(value_name = "CIDR", value_parser = crate::settings::layers::names)]
+        image_source_allow: Names = Names::default();
+
+        /// Folders on the server whose files platform admins may import
+        #[arg(value_name = "DIR", value_parser = crate::settings::layers::names)]
+        image_roots: Names = Names::default();
+
         /// How long an agent may be silent before its work is taken to be lost, in seconds
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
         lease_seconds: u64 = 30;

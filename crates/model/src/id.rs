@@ -73,6 +73,8 @@ ids! {
     TenantId = "tenant";
     /// Who asks: a person, a service account, a node, the system itself.
     PrincipalId = "principal";
+    /// An import of an image.
+    ImportId = "import";
     /// One HTTP request.
     RequestId = "request";
 }

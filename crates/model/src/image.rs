@@ -227,3 +227,28 @@ pub struct Image {
     /// When it came.
     pub created_at: Timestamp,
 }
+
+/// An image with what depends on it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ImageInfo {
+    /// The image.
+    #[serde(flatten)]
+    pub image: Image,
+    /// The names that stand for it now; none once another image took its name.
+    pub names: Vec<String>,
+    /// The format of its disk.
+    pub format: DiskFormat,
+    /// Bytes of its files in all.
+    pub size: u64,
+    /// How many machines are made of it.
+    pub vms: i64,
+    /// The nodes that have it in their cache, by name.
+    pub nodes: Vec<String>,
+}
+
+/// What a name shall stand for: `PUT /images/{name}`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct NewAlias {
+    /// An image, by another name or by its digest.
+    pub image: String,
+}

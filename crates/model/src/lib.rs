@@ -6,7 +6,9 @@
 pub mod alloc;
 pub mod api;
 pub mod book;
+pub mod catalogue;
 pub mod chain;
+pub mod checksum;
 pub mod clock;
 pub mod disk;
 pub mod edit;
@@ -15,6 +17,7 @@ pub mod event;
 pub mod fence;
 pub mod id;
 pub mod image;
+pub mod import;
 pub mod internal;
 pub mod join_token;
 pub mod kind;

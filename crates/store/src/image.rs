@@ -1,8 +1,18 @@
 //! Images: manifests by their digest, and the names that stand for them.
 
-use hostler_model::{ImageDigest, TenantId, Timestamp, image::Image};
+use std::collections::{BTreeMap, BTreeSet};
+
+use hostler_model::{
+    ImageDigest, TenantId, Timestamp,
+    image::{Image, Sha256Hex},
+};
 use hostler_sqlite::{Result, Row, Tx};
 use serde_json::json;
+
+use crate::Uses;
+
+/// How many machines a refusal names.
+const USERS: usize = 10;
 
 const INSERT: &str = "
 INSERT INTO images (tenant, digest, manifest, created_at)
@@ -69,6 +79,93 @@ pub(crate) fn of_tenant(tx: &Tx<'_>, tenant: TenantId) -> Result<Vec<Image>> {
     tx.query(OF_TENANT, &json!({"tenant": tenant}), read)
 }
 
+/// Lets a name stand for an image from now on; says whether that changed anything.
+pub(crate) fn name(tx: &Tx<'_>, tenant: TenantId, name: &str, digest: &ImageDigest) -> Result<bool> {
+    Ok(tx.execute(NAME, &json!({"tenant": tenant, "name": name, "digest": digest}))? > 0)
+}
+
+const UNNAME: &str = "DELETE FROM image_names WHERE tenant = ?1->>'tenant' AND name = ?1->>'name'";
+
+/// A name stands for nothing; says whether it stood for something.
+pub(crate) fn unname(tx: &Tx<'_>, tenant: TenantId, name: &str) -> Result<bool> {
+    Ok(tx.execute(UNNAME, &json!({"tenant": tenant, "name": name}))? > 0)
+}
+
+const DELETE: &str = "DELETE FROM images WHERE tenant = ?1->>'tenant' AND digest = ?1->>'digest'";
+const DELETE_NAMES: &str = "DELETE FROM image_names WHERE tenant = ?1->>'tenant' AND digest = ?1->>'digest'";
+
+/// Removes an image and its names.
+pub(crate) fn delete(tx: &Tx<'_>, tenant: TenantId, digest: &ImageDigest) -> Result<()> {
+    let which = json!({"tenant": tenant, "digest": digest});
+    tx.execute(DELETE_NAMES, &which)?;
+    tx.execute(DELETE, &which)?;
+    Ok(())
+}
+
+const USERS_OF: &str = "
+SELECT name
+  FROM vms
+ WHERE tenant = ?1->>'tenant' AND spec->>'image_digest' = ?1->>'digest' AND state <> 'deleted'
+ ORDER BY name
+ LIMIT CAST(?1->>'limit' AS BIGINT)";
+
+/// Some of the machines that are made of an image, by name.
+pub(crate) fn users(tx: &Tx<'_>, tenant: TenantId, digest: &ImageDigest) -> Result<Vec<String>> {
+    tx.query(USERS_OF, &json!({"tenant": tenant, "digest": digest, "limit": USERS}), |row| row.get(0))
+}
+
+const NAMES: &str = "SELECT digest, name FROM image_names WHERE tenant = ?1->>'tenant' ORDER BY name";
+const COUNTS: &str = "
+SELECT i.digest, COUNT(v.id)
+  FROM images i
+  JOIN vms v ON v.spec->>'image_digest' = i.digest AND v.tenant = i.tenant AND v.state <> 'deleted'
+ WHERE i.tenant = ?1->>'tenant'
+ GROUP BY i.digest";
+
+/// What stands for a tenant's images, and how many machines are made of each.
+pub(crate) fn uses(tx: &Tx<'_>, tenant: TenantId) -> Result<Uses> {
+    let which = json!({"tenant": tenant});
+    let mut uses = Uses::default();
+    for (digest, name) in tx.query(NAMES, &which, |row| Ok((ImageDigest(row.get(0)?), row.get::<String>(1)?)))? {
+        uses.entry(digest).or_default().0.push(name);
+    }
+    for (digest, count) in tx.query(COUNTS, &which, |row| Ok((ImageDigest(row.get(0)?), row.get::<i64>(1)?)))? {
+        uses.entry(digest).or_default().1 = count;
+    }
+    Ok(uses)
+}
+
+const MANIFESTS: &str = "SELECT digest, tenant, manifest, created_at FROM images";
+
+/// The blobs that anybody's images are made of.
+pub(crate) fn blobs(tx: &Tx<'_>) -> Result<BTreeSet<Sha256Hex>> {
+    let images = tx.query(MANIFESTS, &json!({}), read)?;
+    Ok(images.into_iter().flat_map(|image| image.manifest.files.into_values()).map(|file| file.sha256).collect())
+}
+
+/// The sizes of a tenant's blobs in bytes, each once.
+pub(crate) fn sizes(tx: &Tx<'_>, tenant: TenantId) -> Result<BTreeMap<Sha256Hex, u64>> {
+    let files = of_tenant(tx, tenant)?.into_iter().flat_map(|image| image.manifest.files.into_values());
+    Ok(files.map(|file| (file.sha256, file.size)).collect())
+}
+
+const LIMIT: &str = "SELECT limit_images_gib FROM tenants WHERE id = ?1->>'tenant'";
+
+/// How many GiB a tenant's images may have; -1 is no limit.
+pub(crate) fn limit(tx: &Tx<'_>, tenant: TenantId) -> Result<i64> {
+    Ok(tx.query_one(LIMIT, &json!({"tenant": tenant}), |row| row.get(0))?.unwrap_or(-1))
+}
+
+const SET_LIMIT: &str = "
+UPDATE tenants
+   SET limit_images_gib = CAST(?1->>'gib' AS BIGINT)
+ WHERE id = ?1->>'tenant'";
+
+pub(crate) fn set_limit(tx: &Tx<'_>, tenant: TenantId, gib: i64) -> Result<()> {
+    tx.execute(SET_LIMIT, &json!({"tenant": tenant, "gib": gib}))?;
+    Ok(())
+}
+
 fn read(row: &Row<'_>) -> Result<Image> {
     Ok(Image {
         digest: ImageDigest(row.get(0)?),
@@ -80,4 +177,4 @@ fn read(row: &Row<'_>) -> Result<Image> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_NAME, BY_DIGEST, OF_TENANT];
+pub(crate) const HOT: &[&str] = &[BY_NAME, BY_DIGEST, OF_TENANT, USERS_OF, NAMES, COUNTS];

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use hostler_model::{
-    Code, Fence, NodeId, PrincipalId, Resources, TaskId, TenantId, Timestamp, VmId,
+    Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, TaskId, TenantId, Timestamp, VmId,
     edit::VmPatch,
     event::{Actor, Class},
-    id::EnrolmentId,
+    id::{EnrolmentId, ImportId},
     internal::{Heartbeat, ProgressReport, Report},
     kind::{KindName, Role},
     name::Name,
@@ -329,3 +329,21 @@ pub struct Gauges {
     /// The last log entry's number.
     pub seq: i64,
 }
+
+/// An import that begins.
+#[derive(Clone, Debug)]
+pub struct NewImportRow {
+    /// Which.
+    pub id: ImportId,
+    /// Whose image it will be.
+    pub tenant: TenantId,
+    /// The image's name.
+    pub name: String,
+    /// Where it comes from, for people.
+    pub source: String,
+    /// Bytes that are here already.
+    pub bytes: u64,
+}
+
+/// By an image's digest: the names that stand for it, and how many machines are made of it.
+pub type Uses = std::collections::BTreeMap<ImageDigest, (Vec<String>, i64)>;

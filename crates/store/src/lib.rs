@@ -12,6 +12,7 @@ mod gauges;
 mod group;
 mod idempotency;
 mod image;
+mod import;
 pub mod item;
 mod life;
 mod log;

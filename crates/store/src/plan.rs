@@ -3,7 +3,7 @@
 use hostler_sqlite::{Mode, Sqlite};
 use serde_json::json;
 
-use crate::{allocation, idempotency, image, log, node, store::MIGRATIONS, task, task_log, tenant, token, vm};
+use crate::{allocation, idempotency, image, import, log, node, store::MIGRATIONS, task, task_log, tenant, token, vm};
 
 /// Names of scans that are meant: the batch itself, and what an index already narrowed.
 const MEANT: &[&str] = &["SCAN wanted", "SCAN c ", "SCAN jsonb_each", "SCAN json_each", "SCAN tasks USING"];
@@ -44,6 +44,7 @@ async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
         idempotency::HOT,
         token::HOT,
         image::HOT,
+        import::HOT,
     ];
     for text in texts.into_iter().flatten() {
         let plan = plan(&db, text).await;

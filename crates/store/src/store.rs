@@ -1,12 +1,13 @@
 //! The store's face: one method per step and per query.
 
+mod image;
+
 use std::{path::Path, sync::Arc};
 
 use hostler_model::{
-    Clock, Code, Ids, ImageDigest, NodeId, Refusal, Resources, TaskId, TenantId, Timestamp, VmId,
+    Clock, Code, Ids, NodeId, Refusal, Resources, TaskId, TenantId, Timestamp, VmId,
     api::{Diagnosis, Quota},
     event::{Actor, Entry},
-    image::{Image, Manifest},
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
     name::Name,
     node::{Node, NodeEvent},
@@ -23,7 +24,7 @@ use crate::{
     Accepted, Answer, Beat, Caller, Cancel, Claim, EditVm, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
     NewJoinToken, Progressed, Result, Settle, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
-    image, log, node,
+    log, node,
     service::Service,
     step::{cancel, edit, expire, heartbeat, join, lease, progress, settle, submit, sweep},
     task, task_log, tenant, token, vm,
@@ -251,20 +252,6 @@ impl Store {
         })
         .await
     }
-
-    /// Writes an image down, and lets its name stand for it. What is there already is left as it is.
-    pub async fn put_image(&self, tenant: TenantId, manifest: Manifest, actor: Actor) -> Result<Image> {
-        self.step("store.image", move |work| {
-            let image = Image { digest: manifest.digest(), tenant, manifest, created_at: work.now };
-            if image::put(work.tx, &image)? {
-                let data = json!({"name": image.manifest.name, "digest": image.digest});
-                work.event(Some(tenant), "image", "image.put", tenant.0, data.clone());
-                work.audit(&actor, Some(tenant), "image", "image.put", tenant.0, data);
-            }
-            Ok(image::of_tenant_and_digest(work.tx, tenant, &image.digest)?.unwrap_or(image))
-        })
-        .await
-    }
 }
 
 /// Queries: of what was committed.
@@ -314,21 +301,6 @@ impl Store {
     /// Every node, by name.
     pub async fn nodes(&self) -> Result<Vec<Node>> {
         self.read(|tx| Ok(node::all(tx)?.into_iter().map(|row| row.node).collect())).await
-    }
-
-    /// What a tenant's image name stands for now.
-    pub async fn image_by_name(&self, tenant: TenantId, name: String) -> Result<Option<Image>> {
-        self.read(move |tx| image::by_name(tx, tenant, &name)).await
-    }
-
-    /// The image of this digest.
-    pub async fn image(&self, digest: ImageDigest) -> Result<Option<Image>> {
-        self.read(move |tx| image::by_digest(tx, &digest)).await
-    }
-
-    /// A tenant's images, newest first.
-    pub async fn images(&self, tenant: TenantId) -> Result<Vec<Image>> {
-        self.read(move |tx| image::of_tenant(tx, tenant)).await
     }
 
     /// Entries with a number above `after`, oldest first.

@@ -1,4 +1,5 @@
-//! Images: registered by a manifest whose blobs are here, imported from a folder. Never here: how one is booted.
+//! Images: registered by a manifest whose blobs are here, taken from a folder, named, shown, deleted. How one comes from
+//! outside is in `import.rs`. Never here: how one is booted.
 
 use std::path::Path;
 
@@ -6,23 +7,70 @@ use hostler_model::{
     Code, ImageDigest, Refusal, TenantId,
     api::strict,
     event::Actor,
-    image::{DiskFormat, Image, ImageFile, Manifest, Part, Sha256Hex},
+    image::{DiskFormat, Image, ImageFile, ImageInfo, Manifest, Part, Sha256Hex, check_name},
+    node::Node,
 };
 
-use super::{App, Error, Result, caller::Call, not_found};
+use super::{App, Error, Result, blob::Among, caller::Call, not_found};
 
 /// The manifest's name in a folder that holds an image.
 const MANIFEST: &str = "image.json";
 const GIB: u64 = 1 << 30;
 
 impl App {
-    /// The caller's images.
-    pub async fn images(&self, call: &Call) -> Result<Vec<Image>> {
-        Ok(self.store.images(call.caller.tenant).await?)
+    /// The caller's images, newest first, with what depends on each.
+    pub async fn images(&self, call: &Call) -> Result<Vec<ImageInfo>> {
+        let images = self.store.images(call.caller.tenant).await?;
+        self.describe(call.caller.tenant, images).await
+    }
+
+    /// One of the caller's images, by name or digest.
+    pub async fn image_info(&self, call: &Call, text: &str) -> Result<ImageInfo> {
+        let image = self.image(call.caller.tenant, text).await?;
+        let described = self.describe(call.caller.tenant, vec![image]).await?.pop();
+        described.ok_or(Error::Fault("an image was not described"))
+    }
+
+    /// A tenant's image, by name or digest.
+    pub(super) async fn image(&self, tenant: TenantId, text: &str) -> Result<Image> {
+        let found = match text.parse::<Sha256Hex>() {
+            Ok(_) => self.store.image_of(tenant, ImageDigest(text.to_owned())).await?,
+            Err(_) => self.store.image_by_name(tenant, text.to_owned()).await?,
+        };
+        found.ok_or_else(|| not_found(Code::ImageNotFound, "image", text).into())
+    }
+
+    async fn describe(&self, tenant: TenantId, images: Vec<Image>) -> Result<Vec<ImageInfo>> {
+        let (mut uses, nodes) = (self.store.image_uses(tenant).await?, self.store.nodes().await?);
+        let describe = |image: Image| {
+            let (names, vms) = uses.remove(&image.digest).unwrap_or_default();
+            let has = |node: &&Node| node.facts.images.contains(&image.digest.0);
+            ImageInfo {
+                names,
+                vms,
+                format: image.manifest.root().and_then(|(_, file)| file.format).unwrap_or(DiskFormat::Raw),
+                size: image.manifest.files.values().map(|file| file.size).sum(),
+                nodes: nodes.iter().filter(has).map(|node| node.name.to_string()).collect(),
+                image,
+            }
+        };
+        Ok(images.into_iter().map(describe).collect())
     }
 
     /// Registers an image, whose blobs must be here already.
     pub async fn put_image(&self, tenant: TenantId, manifest: Manifest, actor: Actor) -> Result<Image> {
+        let _claim = self.blobs.claim().await;
+        self.register(tenant, manifest, Vec::new(), actor).await
+    }
+
+    /// Registers an image. The caller claims its blobs until this is done.
+    pub(super) async fn register(
+        &self,
+        tenant: TenantId,
+        manifest: Manifest,
+        aliases: Vec<String>,
+        actor: Actor,
+    ) -> Result<Image> {
         manifest.check()?;
         for (part, file) in &manifest.files {
             match self.blobs.size(&file.sha256).await? {
@@ -32,7 +80,38 @@ impl App {
             }
         }
         self.examine(&manifest).await?;
-        Ok(self.store.put_image(tenant, manifest, actor).await?)
+        Ok(self.store.put_image(tenant, manifest, aliases, actor).await??)
+    }
+
+    /// Lets a name stand for one of the caller's images from now on.
+    pub async fn name_image(&self, call: &Call, name: &str, image: &str) -> Result<ImageInfo> {
+        check_name(name)?;
+        let digest = self.image(call.caller.tenant, image).await?.digest;
+        self.store.name_image(call.caller.tenant, name.to_owned(), digest, call.actor()).await??;
+        self.image_info(call, name).await
+    }
+
+    /// Removes one of an image's names; with its last one, or by its digest, the image and the bytes that no other needs.
+    pub async fn delete_image(&self, call: &Call, text: &str) -> Result<ImageInfo> {
+        let (tenant, mut info) = (call.caller.tenant, self.image_info(call, text).await?);
+        let is_name = info.names.iter().any(|name| name == text);
+        if is_name && info.names.len() > 1 {
+            self.store.unname_image(tenant, text.to_owned(), call.actor()).await?;
+            info.names.retain(|name| name != text);
+            return Ok(info);
+        }
+        self.store.delete_image(tenant, info.image.digest.clone(), call.actor()).await??;
+        let files = info.image.manifest.files.values();
+        let blobs: Vec<Sha256Hex> = files.map(|file| file.sha256.clone()).collect();
+        self.collect_blobs(Among::These(&blobs)).await?;
+        info.names.clear();
+        Ok(info)
+    }
+
+    /// Removes blobs that no image needs; says how many.
+    pub(crate) async fn collect_blobs(&self, among: Among<'_>) -> Result<usize> {
+        let used = async { Ok(self.store.image_blobs().await?) };
+        self.blobs.collect(used, among).await
     }
 
     /// Refuses a disk that must not be opened.

@@ -128,7 +128,7 @@ fn key(headers: &HeaderMap) -> Result<Option<String>> {
 }
 
 /// RFC 7240: a preference that cannot be read is one that was not sent.
-fn wait(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
     let values = headers.get_all(PREFER).into_iter().filter_map(|value| value.to_str().ok());
     let seconds = values.flat_map(|value| value.split([',', ';'])).find_map(|preference| {
         let (name, seconds) = preference.split_once('=')?;

@@ -18,7 +18,7 @@ use super::{
     document::Refusals,
     path::InPath,
 };
-use crate::app::{App, Result};
+use crate::app::{App, Error, Result, caller::Call};
 
 /// A piece that is read from the disk at once.
 const PIECE: usize = 256 << 10;
@@ -40,13 +40,21 @@ pub(super) struct Blob {
         (status = 200, description = "It was here already", body = Blob),
         (status = 201, description = "It is here now", body = Blob),
         Refusals))]
-pub(super) async fn put_blob(State(app): State<Arc<App>>, path: InPath, request: Request) -> Result<Response> {
+pub(super) async fn put_blob(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    request: Request,
+) -> Result<Response> {
     let sha256: Sha256Hex = path.get("sha256")?.parse()?;
     if let Some(size) = app.blobs.size(&sha256).await? {
+        app.blobs.touch(&sha256).await;
         // Its sender has not read the answer yet, and may not be able to before it has sent all.
         body::drain(request.into_body()).await;
         return Ok(answer(StatusCode::OK, &Blob { sha256, size }));
     }
+    let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    app.store.may_add_images(call.caller.tenant, length.unwrap_or(1)).await.map_err(Error::from)??;
     let pieces = request.into_body().into_data_stream().map_err(io::Error::other);
     let name = app.ids.next(app.clock.now());
     let size = app.blobs.put(&sha256, name, StreamReader::new(pieces)).await?;

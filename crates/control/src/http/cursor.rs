@@ -18,6 +18,8 @@ pub(super) enum List {
     Vms,
     /// Of audit entries.
     Audit,
+    /// Of imports.
+    Imports,
 }
 
 impl List {
@@ -26,6 +28,7 @@ impl List {
             List::Tasks => "tasks",
             List::Vms => "vms",
             List::Audit => "audit",
+            List::Imports => "imports",
         }
     }
 }

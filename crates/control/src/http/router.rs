@@ -13,8 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    audit, blob, docs, document::Head, event, gate, health, image, internal, join_token, node, quota, task, task_log,
-    vm, vm_power,
+    audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, node, quota, task,
+    task_log, vm, vm_power,
 };
 use crate::app::{App, Error};
 
@@ -62,6 +62,13 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(node::uncordon_node))
         .routes(routes!(join_token::make_join_token))
         .routes(routes!(image::list_images, image::put_image))
+        .routes(routes!(image::show_image, image::name_image, image::delete_image))
+        .routes(routes!(import::upload_image))
+        .routes(routes!(import::import_image))
+        .routes(routes!(import::list_imports))
+        .routes(routes!(import::show_import))
+        .routes(routes!(import::cancel_import))
+        .routes(routes!(image::list_catalogue))
         .routes(routes!(blob::put_blob))
         .routes(routes!(event::follow_events))
         .routes(routes!(audit::list_audit))

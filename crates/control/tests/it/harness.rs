@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, response::Response};
-use hostler_control::{Limits, Pace, PeerIdentity, Server, ServerConfig};
+use hostler_control::{Limits, Pace, PeerIdentity, Server, ServerConfig, Sources};
 use hostler_model::{
     Clock, Ids, PrincipalId, Resources, TenantId, Timestamp,
     event::Actor,
@@ -69,6 +69,7 @@ impl World {
             signer: TaskSigner::generate().unwrap(),
             issuer: "hostler-test".into(),
             blobs: dir.path().join("blobs"),
+            sources: Sources { allow: vec!["127.0.0.0/8".parse().unwrap()], roots: vec![dir.path().join("import")] },
             names: Vec::new(),
             pace: quick(),
             limits: Limits::default(),
@@ -170,6 +171,8 @@ fn quick() -> Pace {
         judge_nodes: every,
         expire_vms: every,
         drop_idempotency_keys: every,
+        lapse_imports: every,
+        collect_blobs: every,
     }
 }
 

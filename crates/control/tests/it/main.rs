@@ -7,6 +7,7 @@ mod edit;
 mod events;
 mod harness;
 mod idempotency;
+mod import;
 mod join_token;
 mod life;
 mod listen;

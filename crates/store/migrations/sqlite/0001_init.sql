@@ -40,10 +40,11 @@ CREATE TABLE tenants (
     limit_vcpus      INTEGER NOT NULL,
     limit_memory_mib INTEGER NOT NULL,
     limit_disk_gib   INTEGER NOT NULL,
-    limit_vms        INTEGER NOT NULL
+    limit_vms        INTEGER NOT NULL,
+    limit_images_gib INTEGER NOT NULL DEFAULT -1
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1);
+INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1);
 
 -- Both books are sums of the allocations.
 CREATE TABLE tenant_books (
@@ -183,6 +184,7 @@ CREATE TABLE vms (
     updated_at INTEGER NOT NULL
 ) STRICT;
 
+CREATE INDEX vms_by_image ON vms (spec->>'image_digest', tenant) WHERE state <> 'deleted';
 CREATE UNIQUE INDEX vms_by_name ON vms (tenant, name) WHERE state <> 'deleted';
 CREATE INDEX vms_on_node ON vms (node, id) WHERE state <> 'deleted';
 CREATE INDEX vms_by_expiry ON vms (expires_at) WHERE expires_at IS NOT NULL AND protected = 0 AND state <> 'deleted';
@@ -207,6 +209,28 @@ CREATE TABLE image_names (
     digest TEXT NOT NULL,
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX image_names_by_digest ON image_names (tenant, digest);
+
+-- Files that are being taken in as images: what people see of it. `beat_at`: when the server that does it last said so.
+CREATE TABLE imports (
+    id          TEXT PRIMARY KEY,
+    tenant      TEXT    NOT NULL,
+    name        TEXT    NOT NULL,
+    source      TEXT    NOT NULL,
+    state       TEXT    NOT NULL,
+    progress    TEXT    NOT NULL,
+    cancel      INTEGER NOT NULL,
+    image       TEXT,
+    error       TEXT,
+    created_by  TEXT    NOT NULL,
+    created_at  INTEGER NOT NULL,
+    beat_at     INTEGER NOT NULL,
+    finished_at INTEGER
+) STRICT;
+
+CREATE INDEX imports_by_tenant ON imports (tenant, id);
+CREATE INDEX imports_running ON imports (beat_at) WHERE state = 'running';
 
 -- First answers, kept for 24 h and until their task ends.
 CREATE TABLE idempotency (

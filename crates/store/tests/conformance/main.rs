@@ -9,6 +9,7 @@ mod edit;
 mod heartbeat;
 mod history;
 mod idempotency;
+mod image;
 mod lease;
 mod log;
 mod node;
@@ -213,11 +214,18 @@ macro_rules! every_claim {
                 a_book_that_was_edited_is_found
                 an_allocation_without_an_owner_is_found
                 a_running_task_without_a_lease_is_found;
+            image:
+                an_image_is_known_by_its_name_and_its_digest
+                a_name_stands_for_one_image_of_its_tenant
+                an_image_of_machines_is_not_deleted
+                what_images_share_counts_once
+                an_import_goes_on_until_it_ends_once
+                an_import_is_told_to_stop
+                an_import_whose_server_is_silent_fails;
             query:
                 tasks_are_listed_newest_first_by_every_filter
                 vms_are_listed_without_the_deleted
                 a_token_stands_for_its_caller
-                an_image_is_known_by_its_name_and_its_digest
                 limits_and_books_are_told
                 gauges_count;
         }

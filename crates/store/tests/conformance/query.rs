@@ -1,11 +1,8 @@
 //! Queries and records.
 
-use std::collections::BTreeMap;
-
 use hostler_model::{
     Code, PrincipalId, Resources, TaskId,
     event::Actor,
-    image::{ImageDefaults, ImageFile, Manifest, Part, Readiness, Sha256Hex},
     kind::{KindName, Role},
     node::{Freshness, NodeState},
     task::{Effects, TaskState},
@@ -76,33 +73,6 @@ pub async fn a_token_stands_for_its_caller(world: &mut World) {
     assert_eq!(world.store.authenticate("g".into()).await.unwrap(), None);
     // The log says that there is one, never what it is.
     assert!(world.entries().await.iter().all(|entry| !entry.data.to_string().contains("\"h\"")));
-}
-
-fn manifest(cmdline: &str) -> Manifest {
-    let file = |bytes: &[u8]| ImageFile { sha256: Sha256Hex::of(bytes), size: 1, format: None };
-    Manifest {
-        name: "tiny".into(),
-        arch: "x86_64".into(),
-        files: BTreeMap::from([(Part::Kernel, file(b"k")), (Part::Rootfs, file(b"r"))]),
-        cmdline: cmdline.into(),
-        firmware: None,
-        defaults: ImageDefaults { vcpus: 1, memory_mib: 128, disk_gib: 1 },
-        ready: Readiness::GuestAgent,
-    }
-}
-
-pub async fn an_image_is_known_by_its_name_and_its_digest(world: &mut World) {
-    let old = world.store.put_image(TENANT, manifest("quiet"), Actor::system()).await.unwrap();
-    world.advance(1);
-    let head = world.head().await;
-    assert_eq!(world.store.put_image(TENANT, manifest("quiet"), Actor::system()).await.unwrap(), old);
-    assert_eq!(world.head().await, head);
-    let new = world.store.put_image(TENANT, manifest("loud"), Actor::system()).await.unwrap();
-    assert_ne!(old.digest, new.digest);
-    assert_eq!(world.store.image_by_name(TENANT, "tiny".into()).await.unwrap(), Some(new.clone()));
-    assert_eq!(world.store.image_by_name(world.id(), "tiny".into()).await.unwrap(), None);
-    assert_eq!(world.store.image(old.digest.clone()).await.unwrap(), Some(old.clone()));
-    assert_eq!(world.store.images(TENANT).await.unwrap(), [new, old]);
 }
 
 pub async fn limits_and_books_are_told(world: &mut World) {

@@ -1,0 +1,371 @@
+//! Imports: files from outside become an image. The work is the server's own, not a node's, so it is no task; what is
+//! written down of it is how far it is. A server that dies leaves a partial file, whose lock is free then, and a row that
+//! no beat reaches any more: both are collected.
+//!
+//! ```text
+//! fetch (upload, url, file, blob) ─► digest ─► format ─► unpack ─► header ─► qemu-img ─► blob ─► manifest
+//! ```
+
+mod convert;
+mod fetch;
+mod meter;
+mod sources;
+
+use std::{sync::Arc, time::Duration};
+
+use hostler_model::{
+    Code, ImageDigest, Refusal, TenantId,
+    checksum::Checksum,
+    disk::{HEAD, SourceFormat},
+    event::Actor,
+    id::ImportId,
+    image::{DiskFormat, ImageFile, Manifest, Part, Sha256Hex},
+    import::{Expected, Import, ImportPhase, NewImport, Piece, Plan, Source},
+    task::TaskError,
+};
+use hostler_store::NewImportRow;
+use tokio::{
+    fs::File,
+    io::{AsyncRead, AsyncReadExt},
+    sync::{Notify, Semaphore},
+};
+
+use self::meter::Meter;
+pub use self::sources::Sources;
+use super::{
+    App, Error, Result,
+    blob::{self, Digests, Received},
+    caller::Call,
+    not_found,
+};
+
+/// How many imports are done at once; others wait. Each takes a processor and the disk.
+const AT_ONCE: usize = 2;
+/// How long one may take in all: a large image over a slow line, and its conversion.
+const LIMIT: Duration = Duration::from_secs(6 * 3600);
+/// How often its server says that it lives.
+const BEAT: Duration = Duration::from_secs(1);
+const GIB: u64 = 1 << 30;
+
+/// What imports share.
+#[derive(Debug)]
+pub(crate) struct Imports {
+    turns: Semaphore,
+    ended: Notify,
+}
+
+impl Default for Imports {
+    fn default() -> Self {
+        Imports { turns: Semaphore::new(AT_ONCE), ended: Notify::new() }
+    }
+}
+
+/// A file as it will be part of the image.
+struct Made {
+    part: Part,
+    file: ImageFile,
+    /// Its bytes; none where they are a blob already.
+    bytes: Option<Received>,
+    /// What a guest would see of a disk, in bytes.
+    virtual_size: u64,
+}
+
+impl App {
+    /// Begins an import from where the request says.
+    pub async fn import(self: &Arc<Self>, call: &Call, name: &str, new: &NewImport) -> Result<Import> {
+        let plan = new.plan(name)?;
+        for piece in &plan.pieces {
+            self.sources.check(call, &piece.source)?;
+        }
+        self.begin(call, plan, None).await
+    }
+
+    /// Takes in a body, and begins its import.
+    pub async fn upload(
+        self: &Arc<Self>,
+        call: &Call,
+        plan: Plan,
+        length: Option<u64>,
+        body: impl AsyncRead + Unpin,
+    ) -> Result<Import> {
+        let length = length.unwrap_or(1);
+        if length > self.blobs.limit() {
+            return Err(blob::too_long(self.blobs.limit()).into());
+        }
+        self.store.may_add_images(call.caller.tenant, length).await??;
+        let received = self.blobs.receive(self.ids.next(self.clock.now()), body).await?;
+        if let Some(Piece { expected: Expected::Sha256(sha256), .. }) = plan.pieces.first() {
+            received.must_be(sha256)?;
+        }
+        self.begin(call, plan, Some(received)).await
+    }
+
+    async fn begin(self: &Arc<Self>, call: &Call, plan: Plan, uploaded: Option<Received>) -> Result<Import> {
+        let row = NewImportRow {
+            id: self.ids.next(self.clock.now()),
+            tenant: call.caller.tenant,
+            name: plan.name.clone(),
+            source: plan.source.clone(),
+            bytes: uploaded.as_ref().map_or(0, |received| received.length),
+        };
+        let import = self.store.begin_import(row, call.actor()).await?;
+        let work = Work { app: self.clone(), id: import.id, tenant: import.tenant, actor: call.actor(), plan };
+        tokio::spawn(work.carry_out(uploaded));
+        Ok(import)
+    }
+
+    /// An import that this caller may see.
+    pub async fn one_import(&self, call: &Call, text: &str) -> Result<Import> {
+        let unknown = || not_found(Code::ImportNotFound, "import", text);
+        let id: ImportId = text.parse().map_err(|_| unknown())?;
+        let import = self.store.import(id).await?.filter(|import| call.may_see(import.tenant));
+        import.ok_or_else(|| unknown().into())
+    }
+
+    /// The caller's imports, newest first.
+    pub async fn imports(&self, call: &Call, before: Option<ImportId>, limit: usize) -> Result<Vec<Import>> {
+        Ok(self.store.imports(call.caller.tenant, before, limit).await?)
+    }
+
+    /// Asks that an import be stopped; it is within a second or two.
+    pub async fn cancel_import(&self, call: &Call, text: &str) -> Result<Import> {
+        let import = self.one_import(call, text).await?;
+        self.store.cancel_import(import.id, call.actor()).await?;
+        self.one_import(call, text).await
+    }
+
+    /// An import once it is over, or as it is when the time is up.
+    pub async fn import_ended(&self, import: Import, up_to: Duration) -> Result<Import> {
+        let until = tokio::time::Instant::now() + up_to;
+        let mut import = import;
+        while !import.state.is_terminal() {
+            tokio::select! {
+                () = self.importing.ended.notified() => {}
+                () = tokio::time::sleep(BEAT) => {}
+                () = tokio::time::sleep_until(until) => return Ok(import),
+                () = self.closing.cancelled() => return Ok(import),
+            }
+            import = self.store.import(import.id).await?.unwrap_or(import);
+        }
+        Ok(import)
+    }
+}
+
+/// One import under way.
+struct Work {
+    app: Arc<App>,
+    id: ImportId,
+    tenant: TenantId,
+    actor: Actor,
+    plan: Plan,
+}
+
+impl Work {
+    async fn carry_out(self, uploaded: Option<Received>) {
+        let meter = Meter::default();
+        let end = tokio::select! {
+            end = self.work(uploaded, &meter) => end,
+            why = self.beats(&meter) => Err(why.into()),
+            () = self.app.closing.cancelled() => {
+                Err(Refusal::new(Code::ImportFailed, "the server went away; import it again").into())
+            }
+            () = tokio::time::sleep(LIMIT) => {
+                Err(Refusal::new(Code::ImportFailed, format!("it took longer than {} s", LIMIT.as_secs())).into())
+            }
+        };
+        let end = end.map_err(|error| told(&error));
+        if let Err(error) = self.app.store.end_import(self.id, end).await {
+            tracing::error!(import.id = %self.id, error = &error as &dyn std::error::Error, "how an import ended cannot be written down");
+        }
+        self.app.importing.ended.notify_waiters();
+    }
+
+    /// Says again and again how far it is; returns when it is not to go on.
+    async fn beats(&self, meter: &Meter) -> Refusal {
+        loop {
+            match self.app.store.beat_import(self.id, meter.read()).await {
+                Ok(true) => {}
+                Ok(false) => return Refusal::new(Code::Cancelled, "it was cancelled"),
+                Err(error) => {
+                    tracing::warn!(import.id = %self.id, error = &error as &dyn std::error::Error, "an import's progress cannot be written down");
+                }
+            }
+            tokio::select! {
+                () = meter.changed() => {}
+                () = tokio::time::sleep(BEAT) => {}
+            }
+        }
+    }
+
+    async fn work(&self, mut uploaded: Option<Received>, meter: &Meter) -> Result<ImageDigest> {
+        let _turn = self.app.importing.turns.acquire().await.map_err(|_| Error::Fault("imports have no turns"))?;
+        let mut made = Vec::new();
+        for piece in &self.plan.pieces {
+            made.push(self.take(piece, uploaded.take(), meter).await?);
+        }
+        meter.phase(ImportPhase::Storing);
+        let manifest = self.manifest(&made)?;
+        // No blob is removed between its coming and the image that refers to it.
+        let _claim = self.app.blobs.claim().await;
+        for received in made.into_iter().filter_map(|made| made.bytes) {
+            self.app.blobs.keep(received).await?;
+        }
+        let (aliases, actor) = (self.plan.aliases.clone(), self.actor.clone());
+        Ok(self.app.register(self.tenant, manifest, aliases, actor).await?.digest)
+    }
+
+    /// One file, from where it is to bytes that are safe to keep.
+    async fn take(&self, piece: &Piece, uploaded: Option<Received>, meter: &Meter) -> Result<Made> {
+        let (app, part) = (&self.app, piece.part);
+        let is_disk = matches!(part, Part::Disk | Part::Rootfs);
+        meter.phase(ImportPhase::Fetching);
+        let received = match (&piece.source, uploaded) {
+            (Source::Blob(sha256), _) if !is_disk => return self.blob(part, sha256, &piece.expected).await,
+            (Source::Blob(sha256), _) => self.copy(app.blobs.open(sha256).await?.0, meter).await?,
+            (Source::File(path), _) => self.copy(app.sources.open(path).await?, meter).await?,
+            (Source::Upload, Some(received)) => received,
+            (Source::Upload, None) => return Err(Error::Fault("an upload has no bytes")),
+            (Source::Url(url), _) => self.fetch(url, &piece.expected, meter).await?,
+        };
+        if let Expected::Sha256(sha256) = &piece.expected {
+            received.must_be(sha256)?;
+        }
+        if is_disk {
+            return self.disk(part, piece.format, received, meter).await;
+        }
+        Ok(Made { part, file: file(&received, None), bytes: Some(received), virtual_size: 0 })
+    }
+
+    async fn blob(&self, part: Part, sha256: &Sha256Hex, expected: &Expected) -> Result<Made> {
+        if matches!(expected, Expected::Sha256(said) if said != sha256) {
+            let detail = "the blob and the sha256 are not the same";
+            return Err(Refusal::field("sha256", detail).into());
+        }
+        let (_, size) = self.app.blobs.open(sha256).await?;
+        let file = ImageFile { sha256: sha256.clone(), size, format: None };
+        Ok(Made { part, file, bytes: None, virtual_size: 0 })
+    }
+
+    /// A copy of our own: what is looked at is what is used, whatever happens to the file meanwhile.
+    async fn copy(&self, mut from: File, meter: &Meter) -> Result<Received> {
+        let of = from.metadata().await.map_err(Error::file("look at a file"))?.len();
+        let mut sink = self.app.blobs.sink(self.app.ids.next(self.app.clock.now()), Digests::Sha256).await?;
+        let mut piece = vec![0; 256 << 10];
+        loop {
+            match from.read(&mut piece).await.map_err(Error::file("read a file"))? {
+                0 => return sink.finish().await,
+                read => sink.write(&piece[..read]).await?,
+            }
+            meter.bytes(sink.length(), Some(of));
+        }
+    }
+
+    async fn fetch(&self, url: &str, expected: &Expected, meter: &Meter) -> Result<Received> {
+        let listed = match expected {
+            Expected::Listed(list) => Some(fetch::listed(&self.app.sources, list, url).await?),
+            Expected::Recorded | Expected::Sha256(_) => None,
+        };
+        let digests = if matches!(listed, Some(Checksum::Sha512(_))) { Digests::Both } else { Digests::Sha256 };
+        let mut sink = self.app.blobs.sink(self.app.ids.next(self.app.clock.now()), digests).await?;
+        fetch::fetch(&self.app.sources, url, &mut sink, self.app.blobs.limit(), meter).await?;
+        let received = sink.finish().await?;
+        match listed {
+            None => {}
+            Some(Checksum::Sha256(sha256)) => received.must_be(&sha256)?,
+            Some(Checksum::Sha512(sha512)) if received.sha512.as_deref() == Some(&sha512) => {}
+            Some(Checksum::Sha512(_)) => {
+                let detail = "the bytes do not have the sha512 of the vendor's list; try again, or ask the vendor";
+                return Err(Refusal::new(Code::ImportFailed, detail).into());
+            }
+        }
+        Ok(received)
+    }
+
+    /// A disk, in whatever format it came, as a qcow2 that is safe to open.
+    async fn disk(&self, part: Part, said: Option<SourceFormat>, from: Received, meter: &Meter) -> Result<Made> {
+        meter.phase(ImportPhase::Checking);
+        let (app, mut from) = (&self.app, from);
+        let mut format = SourceFormat::settle(said, &head(&from).await?)?;
+        if format == SourceFormat::RawGz {
+            from = self.unpack(&from).await?;
+            format = SourceFormat::Raw;
+        }
+        let virtual_size = inspect(&from, format).await?;
+        if format != SourceFormat::Qcow2 {
+            meter.phase(ImportPhase::Converting);
+            let to = app.blobs.partial(app.ids.next(app.clock.now())).await?;
+            convert::to_qcow2(from.path(), format, to.path(), app.blobs.limit(), meter).await?;
+            from = app.blobs.measure(to).await?;
+            inspect(&from, SourceFormat::Qcow2).await?;
+        }
+        Ok(Made { part, file: file(&from, Some(DiskFormat::Qcow2)), bytes: Some(from), virtual_size })
+    }
+
+    /// The limit of blobs holds for what comes out too: a small file can unpack to any size.
+    async fn unpack(&self, from: &Received) -> Result<Received> {
+        let packed = std::fs::File::open(from.path()).map_err(Error::file("read a blob"))?;
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let mut bridge = tokio_util::io::SyncIoBridge::new(ours);
+        let unpacking = tokio::task::spawn_blocking(move || {
+            std::io::copy(&mut flate2::read::MultiGzDecoder::new(packed), &mut bridge)?;
+            bridge.shutdown()
+        });
+        let received = self.app.blobs.receive(self.app.ids.next(self.app.clock.now()), theirs).await?;
+        match unpacking.await {
+            Ok(Ok(())) => Ok(received),
+            Ok(Err(error)) => Err(Refusal::field("format", format!("it cannot be unpacked: {error}")).into()),
+            Err(_) => Err(Error::Fault("the unpacking broke down")),
+        }
+    }
+
+    fn manifest(&self, made: &[Made]) -> Result<Manifest> {
+        let shape = &self.plan.shape;
+        let least = made.iter().map(|made| made.virtual_size.div_ceil(GIB)).max().unwrap_or(0) as i64;
+        let mut defaults = shape.defaults;
+        if !shape.disk_said {
+            defaults.disk_gib = defaults.disk_gib.max(least);
+        }
+        let manifest = Manifest {
+            name: self.plan.name.clone(),
+            arch: shape.arch.clone(),
+            files: made.iter().map(|made| (made.part, made.file.clone())).collect(),
+            cmdline: shape.cmdline.clone(),
+            firmware: shape.firmware,
+            defaults,
+            ready: shape.ready,
+        };
+        manifest.check()?;
+        Ok(manifest)
+    }
+}
+
+fn file(received: &Received, format: Option<DiskFormat>) -> ImageFile {
+    ImageFile { sha256: received.sha256.clone(), size: received.length, format }
+}
+
+async fn head(of: &Received) -> Result<Vec<u8>> {
+    let mut head = Vec::with_capacity(HEAD);
+    let file = File::open(of.path()).await.map_err(Error::file("read a blob"))?;
+    file.take(HEAD as u64).read_to_end(&mut head).await.map_err(Error::file("read a blob"))?;
+    Ok(head)
+}
+
+async fn inspect(of: &Received, format: SourceFormat) -> Result<u64> {
+    let file = std::fs::File::open(of.path()).map_err(Error::file("read a blob"))?;
+    blob::inspect(file, format).await
+}
+
+/// Why an import failed, for people. What is our own fault is logged, and only a sentence leaves the server.
+fn told(error: &Error) -> TaskError {
+    match error {
+        Error::Refused(refusal) => TaskError { code: refusal.code, detail: refusal.detail.clone() },
+        Error::File { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => TaskError {
+            code: Code::StorageFull,
+            detail: "the server's disk is full; make room, and import again".into(),
+        },
+        Error::Store(_) | Error::File { .. } | Error::Trust { .. } | Error::Fault(_) => {
+            tracing::error!(error = error as &dyn std::error::Error, "an import failed by our own fault");
+            TaskError { code: Code::Internal, detail: "the server failed; its log says why".to_owned() }
+        }
+    }
+}

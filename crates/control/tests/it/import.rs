@@ -1,0 +1,372 @@
+//! Images from outside: by upload, address and file; what is refused, what is stopped, what is left.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path as InPath, State},
+    response::{IntoResponse, Redirect, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use hostler_model::{TenantId, event::Actor, image::Sha256Hex, kind::Role};
+use http::{HeaderMap, Method, StatusCode, header};
+use serde_json::{Value, json};
+
+use crate::harness::{Answer, World};
+
+const MIB: usize = 1 << 20;
+
+/// Disks that qemu-img makes of one raw disk.
+struct Disks(tempfile::TempDir);
+
+impl Disks {
+    fn new() -> Disks {
+        let disks = Disks(tempfile::tempdir().unwrap());
+        let mut raw = vec![0u8; 3 * MIB];
+        raw[MIB..2 * MIB].fill(0x5a);
+        std::fs::write(disks.path("raw"), raw).unwrap();
+        disks
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn make(&self, format: &str) -> Vec<u8> {
+        let to = self.path(format);
+        if format == "raw_gz" {
+            let packed = Command::new("gzip").arg("-c").arg(self.path("raw")).output().expect("gzip is installed");
+            return packed.stdout;
+        }
+        if format != "raw" {
+            qemu_img(&["convert", "-q", "-f", "raw", "-O", format], &[&self.path("raw"), &to]);
+        }
+        std::fs::read(to).unwrap()
+    }
+}
+
+fn qemu_img(words: &[&str], paths: &[&Path]) {
+    let output = Command::new("qemu-img").args(words).args(paths).output().expect("qemu-img is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+async fn upload(world: &World, name: &str, query: &str, bytes: Vec<u8>) -> Answer {
+    let path = format!("/api/v1/images/{name}/content{query}");
+    let call = world.call(Method::PUT, &path).header("prefer", "wait=60");
+    call.body("application/octet-stream", bytes).send().await
+}
+
+/// The import that an answer is about, which must be over.
+fn import(answer: &Answer) -> Value {
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    answer.json()["import"].clone()
+}
+
+async fn import_url(world: &World, name: &str, body: Value) -> Answer {
+    world.post(&format!("/api/v1/images/{name}/import"), body).header("prefer", "wait=60").send().await
+}
+
+/// Every file in the folder of blobs that is no blob.
+fn partials(world: &World) -> usize {
+    let entries = std::fs::read_dir(world.folder().join("blobs")).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with('.')).count()
+}
+
+#[tokio::test]
+async fn a_disk_in_any_format_becomes_an_image() {
+    let (world, disks) = (World::new().await, Disks::new());
+    for format in ["qcow2", "raw", "vmdk", "vhdx", "raw_gz"] {
+        let bytes = disks.make(format);
+        let sha256 = Sha256Hex::of(&bytes);
+        let query = if format == "raw" { "?format=raw".to_owned() } else { format!("?sha256={sha256}") };
+        let import = import(&upload(&world, format, &query, bytes).await);
+        assert_eq!(import["state"], "succeeded", "{format}: {import}");
+        let image = world.get(&format!("/api/v1/images/{format}")).send().await.json();
+        assert_eq!(image["digest"], import["image"], "{format}");
+        assert_eq!((image["format"].as_str(), image["vms"].as_i64()), (Some("qcow2"), Some(0)), "{image}");
+        let file = &image["manifest"]["files"]["disk"];
+        assert_eq!((&file["format"], &image["size"]), (&json!("qcow2"), &file["size"]));
+        let blob = world.folder().join("blobs").join(file["sha256"].as_str().unwrap());
+        qemu_img(&["compare", "-f", "qcow2", "-F", "raw"], &[&blob, &disks.path("raw")]);
+        // What came as qcow2 is kept as its sender knows it.
+        assert!(format != "qcow2" || file["sha256"] == sha256.as_str());
+    }
+    assert_eq!(partials(&world), 0);
+    let listed = world.get("/api/v1/imports").send().await.json();
+    assert_eq!(listed["items"].as_array().unwrap().len(), 5);
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_safe_or_not_what_was_said_leaves_nothing() {
+    let (world, disks) = (World::new().await, Disks::new());
+    let good = disks.make("qcow2");
+    let backed = disks.path("backed");
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd"], &[&backed]);
+    let mut huge = good.clone();
+    huge[24..32].copy_from_slice(&u64::MAX.to_be_bytes());
+    for (bytes, query, code, word) in [
+        (std::fs::read(&backed).unwrap(), "", "IMAGE_UNSAFE", "backing file"),
+        (huge, "", "IMAGE_UNSAFE", "would have"),
+        (good.clone(), "?format=raw", "VALIDATION_ERROR", "qcow2"),
+        (vec![7; 4096], "", "VALIDATION_ERROR", "raw"),
+        (vec![0x1f, 0x8b, 8, 0, 1, 2, 3, 4, 5], "", "VALIDATION_ERROR", "unpacked"),
+    ] {
+        let import = import(&upload(&world, "bad", query, bytes).await);
+        assert_eq!((&import["state"], &import["error"]["code"]), (&json!("failed"), &json!(code)), "{import}");
+        assert!(import["error"]["detail"].as_str().unwrap().contains(word), "{import}");
+    }
+    for (name, query, code) in [
+        ("bad", format!("?sha256={}", Sha256Hex::of(b"other")), "VALIDATION_ERROR"),
+        ("bad", "?sha256=xyz".to_owned(), "VALIDATION_ERROR"),
+        ("bad", "?format=iso".to_owned(), "VALIDATION_ERROR"),
+        ("bad", "?colour=red".to_owned(), "VALIDATION_ERROR"),
+        ("bad", "?vcpus=0".to_owned(), "VALIDATION_ERROR"),
+        ("b%20d", String::new(), "VALIDATION_ERROR"),
+        ("..", String::new(), "VALIDATION_ERROR"),
+    ] {
+        let answer = upload(&world, name, &query, good.clone()).await;
+        assert_eq!(answer.code(), code, "{name}{query}");
+    }
+    assert_eq!(world.get("/api/v1/images/bad").send().await.code(), "IMAGE_NOT_FOUND");
+    let blobs = std::fs::read_dir(world.folder().join("blobs")).unwrap().count();
+    assert_eq!(blobs, 0);
+}
+
+/// A vendor's server: what it serves, and how often its connection breaks.
+#[derive(Clone)]
+struct Vendor {
+    bytes: Bytes,
+    breaks: Arc<AtomicUsize>,
+    ranges: Arc<AtomicUsize>,
+}
+
+async fn serve(State(vendor): State<Vendor>, InPath(file): InPath<String>, headers: HeaderMap) -> Response {
+    match file.as_str() {
+        "away" => return Redirect::temporary("/disk.qcow2").into_response(),
+        "inside" => return Redirect::temporary("http://10.0.0.1/disk.qcow2").into_response(),
+        "slow" => {
+            let pieces = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[7; 1024])));
+            let slowly = pieces.then(async |piece| {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                piece
+            });
+            return Body::from_stream(slowly).into_response();
+        }
+        _ => {}
+    }
+    let all = vendor.bytes.clone();
+    let range =
+        headers.get(header::RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-'));
+    let from: usize = range.map_or(0, |from| from.parse().unwrap());
+    let mut response = if vendor.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+        let half = all.slice(from..from + (all.len() - from) / 2);
+        let broken = stream::iter([Ok(half), Err(std::io::Error::other("broken"))]);
+        Body::from_stream(broken).into_response()
+    } else {
+        all.slice(from..).into_response()
+    };
+    if from > 0 {
+        vendor.ranges.fetch_add(1, Ordering::SeqCst);
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let value = format!("bytes {from}-{}/{}", all.len() - 1, all.len());
+        response.headers_mut().insert(header::CONTENT_RANGE, value.parse().unwrap());
+    }
+    response.headers_mut().insert(header::ETAG, "\"one\"".parse().unwrap());
+    response.headers_mut().insert(header::CONTENT_LENGTH, (all.len() - from).into());
+    response
+}
+
+async fn vendor(bytes: Vec<u8>, breaks: usize) -> (String, Vendor) {
+    let vendor = Vendor { bytes: bytes.into(), breaks: Arc::new(AtomicUsize::new(breaks)), ranges: Arc::default() };
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let router = Router::new().route("/{file}", get(serve)).with_state(vendor.clone());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (url, vendor)
+}
+
+#[tokio::test]
+async fn an_address_is_fetched_and_goes_on_where_it_broke() {
+    let (world, disks) = (World::new().await, Disks::new());
+    let bytes = disks.make("qcow2");
+    let (url, vendor) = vendor(bytes.clone(), 3).await;
+    let sha256 = Sha256Hex::of(&bytes);
+    let body = json!({"url": format!("{url}/away?token=secret"), "sha256": sha256, "image": {"memory_mib": 512}});
+    let import = import(&import_url(&world, "web", body).await);
+    assert_eq!(
+        (&import["state"], &import["progress"]["bytes"]),
+        (&json!("succeeded"), &json!(bytes.len())),
+        "{import}"
+    );
+    assert_eq!(vendor.ranges.load(Ordering::SeqCst), 3);
+    assert!(!import.to_string().contains("secret"));
+    let image = world.get("/api/v1/images/web").send().await.json();
+    assert_eq!(image["manifest"]["files"]["disk"]["sha256"], sha256.as_str());
+    assert_eq!(image["manifest"]["defaults"], json!({"vcpus": 1, "memory_mib": 512, "disk_gib": 10}));
+    let other = json!({"url": format!("{url}/disk.qcow2"), "sha256": Sha256Hex::of(b"other")});
+    let failed = crate::import::import(&import_url(&world, "other", other).await);
+    assert_eq!((&failed["state"], &failed["error"]["code"]), (&json!("failed"), &json!("VALIDATION_ERROR")));
+    assert_eq!(partials(&world), 0);
+}
+
+#[tokio::test]
+async fn an_address_that_only_the_server_reaches_is_refused() {
+    let world = World::new().await;
+    let (url, _) = vendor(vec![0; 10], 0).await;
+    for (at, code) in [
+        ("http://10.0.0.1/x".to_owned(), "SOURCE_FORBIDDEN"),
+        ("http://169.254.169.254/latest/meta-data".to_owned(), "SOURCE_FORBIDDEN"),
+        ("http://[::1]/x".to_owned(), "SOURCE_FORBIDDEN"),
+        ("http://0x0a000001/x".to_owned(), "SOURCE_FORBIDDEN"),
+        (format!("{url}/inside"), "SOURCE_FORBIDDEN"),
+        ("http://no-such-host.invalid/x".to_owned(), "IMPORT_FAILED"),
+    ] {
+        let import = import(&import_url(&world, "x", json!({"url": at})).await);
+        assert_eq!((&import["state"], &import["error"]["code"]), (&json!("failed"), &json!(code)), "{at}: {import}");
+    }
+    for bad in [json!({"url": "file:///etc/passwd"}), json!({"url": "http://u:p@h/x"}), json!({}), json!({"url": 1})] {
+        assert_eq!(import_url(&world, "x", bad.clone()).await.code(), "VALIDATION_ERROR", "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn files_of_the_server_are_for_its_administrators_and_under_its_roots_only() {
+    let (world, disks) = (World::new().await, Disks::new());
+    let root = world.folder().join("import");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("disk.qcow2"), disks.make("qcow2")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", root.join("link")).unwrap();
+    let at = |name: &str| json!({"file": root.join(name)});
+    assert_eq!(import(&import_url(&world, "file", at("disk.qcow2")).await)["state"], "succeeded");
+    for outside in [at("link"), at("../hostler.db"), json!({"file": "/etc/passwd"}), at("none")] {
+        assert_eq!(import_url(&world, "file", outside.clone()).await.code(), "SOURCE_FORBIDDEN", "{outside}");
+    }
+    let tenant = world.post("/api/v1/images/file/import", at("disk.qcow2")).bearer(world.token(Role::TenantAdmin));
+    assert_eq!(tenant.send().await.code(), "FORBIDDEN");
+}
+
+#[tokio::test]
+async fn parts_make_a_set_that_boots_a_kernel() {
+    let (world, disks) = (World::new().await, Disks::new());
+    let root = world.folder().join("import");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("rootfs"), disks.make("raw")).unwrap();
+    let kernel = Sha256Hex::of(b"a kernel");
+    let put = world.call(Method::PUT, &format!("/api/v1/blobs/{kernel}"));
+    assert!(put.body("application/octet-stream", "a kernel").send().await.status.is_success());
+    let body = json!({
+        "parts": {"kernel": {"blob": kernel}, "rootfs": {"file": root.join("rootfs"), "format": "raw"}},
+        "image": {"cmdline": "console=ttyS0 root=/dev/vda"},
+    });
+    assert_eq!(import(&import_url(&world, "set", body).await)["state"], "succeeded");
+    let image = world.get("/api/v1/images/set").send().await.json();
+    assert_eq!(image["manifest"]["files"]["kernel"]["sha256"], kernel.as_str());
+    assert_eq!(image["manifest"]["files"]["rootfs"]["format"], "qcow2");
+    let lone = json!({"parts": {"kernel": {"blob": kernel}}});
+    assert_eq!(import(&import_url(&world, "lone", lone).await)["state"], "failed");
+}
+
+#[tokio::test]
+async fn an_import_is_stopped_and_one_without_a_server_fails() {
+    let world = World::new().await;
+    let (url, _) = vendor(Vec::new(), 0).await;
+    let begin = async |name: &str| {
+        let answer = world.post(&format!("/api/v1/images/{name}/import"), json!({"url": format!("{url}/slow")}));
+        let answer = answer.send().await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
+        answer.header("location").to_owned()
+    };
+    let ended = async |at: &str| loop {
+        let import = world.get(at).send().await.json();
+        if import["state"] != "running" {
+            return import;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let at = begin("stopped").await;
+    while world.get(&at).send().await.json()["progress"]["bytes"].as_u64().unwrap() == 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(world.post(&format!("{at}/cancel"), json!({})).send().await.status, StatusCode::OK);
+    assert_eq!(ended(&at).await["state"], "cancelled");
+    let at = begin("closed").await;
+    world.server.close();
+    let import = ended(&at).await;
+    assert_eq!((&import["state"], &import["error"]["code"]), (&json!("failed"), &json!("IMPORT_FAILED")));
+    while partials(&world) > 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn names_stand_for_images_until_they_are_deleted() {
+    let (world, _agent) = World::ready().await;
+    let put = |name: &str, image: &str| {
+        world.call(Method::PUT, &format!("/api/v1/images/{name}")).json(&json!({"image": image}))
+    };
+    let alias = put("Rocky-10-GenericCloud-Base.latest", "tiny").send().await;
+    assert_eq!(alias.json()["names"], json!(["Rocky-10-GenericCloud-Base.latest", "tiny"]));
+    assert_eq!(put("other", "no-such").send().await.code(), "IMAGE_NOT_FOUND");
+    assert_eq!(put("..", "tiny").send().await.code(), "VALIDATION_ERROR");
+    assert_eq!(put(&"a".repeat(64), "tiny").send().await.code(), "VALIDATION_ERROR");
+    let made = world.post("/api/v1/vms", json!({"name": "web", "image": "Rocky-10-GenericCloud-Base.latest"}));
+    let digest = made.send().await.json()["vm"]["spec"]["image_digest"].clone();
+    let delete = |name: &str| world.call(Method::DELETE, &format!("/api/v1/images/{name}")).send();
+    assert_eq!(delete("tiny").await.json()["names"], json!(["Rocky-10-GenericCloud-Base.latest"]));
+    assert_eq!(world.get("/api/v1/images/tiny").send().await.code(), "IMAGE_NOT_FOUND");
+    let info = world.get(&format!("/api/v1/images/{}", digest.as_str().unwrap())).send().await.json();
+    assert_eq!((&info["digest"], &info["vms"]), (&digest, &json!(1)));
+    let refused = delete("Rocky-10-GenericCloud-Base.latest").await;
+    assert_eq!(refused.code(), "IMAGE_IN_USE");
+    assert!(refused.text().contains("web"), "{}", refused.text());
+}
+
+#[tokio::test]
+async fn an_image_that_nobody_needs_goes_with_its_bytes() {
+    let (world, disks) = (World::new().await, Disks::new());
+    let bytes = disks.make("qcow2");
+    for name in ["one", "two"] {
+        assert_eq!(import(&upload(&world, name, "", bytes.clone()).await)["state"], "succeeded");
+    }
+    let blob = world.folder().join("blobs").join(Sha256Hex::of(&bytes).as_str());
+    let delete = |name: &str| world.call(Method::DELETE, &format!("/api/v1/images/{name}")).send();
+    assert!(delete("one").await.status.is_success());
+    assert!(blob.exists(), "the other image needs it");
+    assert!(delete("two").await.status.is_success());
+    assert!(!blob.exists());
+}
+
+#[tokio::test]
+async fn a_tenants_images_have_a_limit() {
+    let (world, disks) = (World::new().await, Disks::new());
+    world.store.limit_images(TenantId::DEFAULT, 0, Actor::system()).await.unwrap();
+    let answer = upload(&world, "x", "", disks.make("qcow2")).await;
+    assert_eq!(answer.code(), "QUOTA_EXCEEDED");
+    let sha256 = Sha256Hex::of(b"a kernel");
+    let put = world.call(Method::PUT, &format!("/api/v1/blobs/{sha256}")).body("application/octet-stream", "a kernel");
+    assert_eq!(put.send().await.code(), "QUOTA_EXCEEDED");
+}
+
+#[tokio::test]
+async fn the_catalogue_is_told() {
+    let world = World::new().await;
+    let known = world.get("/api/v1/catalogue").send().await.json();
+    let names: Vec<&str> =
+        known["items"].as_array().unwrap().iter().map(|known| known["name"].as_str().unwrap()).collect();
+    for name in
+        ["debian-12", "debian-13", "ubuntu-22.04", "ubuntu-24.04", "rocky-9", "rocky-10", "almalinux-9", "almalinux-10"]
+    {
+        assert!(names.contains(&name), "{name}");
+    }
+}

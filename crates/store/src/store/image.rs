@@ -1,0 +1,277 @@
+//! The store's face for images, their names and their imports.
+
+use std::collections::BTreeSet;
+
+use hostler_model::{
+    Code, ImageDigest, Refusal, TenantId,
+    event::Actor,
+    id::ImportId,
+    image::{Image, Manifest, Sha256Hex},
+    import::{Import, ImportProgress, ImportState},
+    task::TaskError,
+};
+use serde_json::json;
+
+use super::Store;
+use crate::{Answer, NewImportRow, Result, Swept, Uses, image, import, work::Work};
+
+const GIB: i64 = 1 << 30;
+
+/// Images.
+impl Store {
+    /// Writes an image down, and lets its name and others stand for it. What is there already is left as it is. One that
+    /// would take the tenant's images over their limit is refused.
+    pub async fn put_image(
+        &self,
+        tenant: TenantId,
+        manifest: Manifest,
+        aliases: Vec<String>,
+        actor: Actor,
+    ) -> Result<Answer<Image>> {
+        self.step("store.image", move |work| {
+            let image = Image { digest: manifest.digest(), tenant, manifest, created_at: work.now };
+            if let Err(refusal) = fits(work, &image)? {
+                return Ok(Err(refusal));
+            }
+            let mut changed = image::put(work.tx, &image)?;
+            for name in &aliases {
+                changed |= image::name(work.tx, tenant, name, &image.digest)?;
+            }
+            if changed {
+                tell(work, &actor, tenant, "image.put", json!({"name": image.manifest.name, "digest": image.digest}));
+            }
+            Ok(Ok(image::of_tenant_and_digest(work.tx, tenant, &image.digest)?.unwrap_or(image)))
+        })
+        .await
+    }
+
+    /// Lets a name stand for an image from now on.
+    pub async fn name_image(
+        &self,
+        tenant: TenantId,
+        name: String,
+        digest: ImageDigest,
+        actor: Actor,
+    ) -> Result<Answer<()>> {
+        self.step("store.image", move |work| {
+            if image::of_tenant_and_digest(work.tx, tenant, &digest)?.is_none() {
+                return Ok(Err(gone(&digest)));
+            }
+            if image::name(work.tx, tenant, &name, &digest)? {
+                tell(work, &actor, tenant, "image.named", json!({"name": name, "digest": digest}));
+            }
+            Ok(Ok(()))
+        })
+        .await
+    }
+
+    /// A name stands for nothing any more.
+    pub async fn unname_image(&self, tenant: TenantId, name: String, actor: Actor) -> Result<()> {
+        self.step("store.image", move |work| {
+            if image::unname(work.tx, tenant, &name)? {
+                tell(work, &actor, tenant, "image.unnamed", json!({"name": name}));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Removes an image and its names, unless machines are made of it. Its bytes are another's to remove.
+    pub async fn delete_image(&self, tenant: TenantId, digest: ImageDigest, actor: Actor) -> Result<Answer<Image>> {
+        self.step("store.image", move |work| {
+            let Some(found) = image::of_tenant_and_digest(work.tx, tenant, &digest)? else {
+                return Ok(Err(gone(&digest)));
+            };
+            let users = image::users(work.tx, tenant, &digest)?;
+            if !users.is_empty() {
+                return Ok(Err(in_use(&found, &users)));
+            }
+            image::delete(work.tx, tenant, &digest)?;
+            tell(work, &actor, tenant, "image.deleted", json!({"name": found.manifest.name, "digest": digest}));
+            Ok(Ok(found))
+        })
+        .await
+    }
+
+    /// What a tenant's image name stands for now.
+    pub async fn image_by_name(&self, tenant: TenantId, name: String) -> Result<Option<Image>> {
+        self.read(move |tx| image::by_name(tx, tenant, &name)).await
+    }
+
+    /// The image of this digest.
+    pub async fn image(&self, digest: ImageDigest) -> Result<Option<Image>> {
+        self.read(move |tx| image::by_digest(tx, &digest)).await
+    }
+
+    /// A tenant's image of this digest.
+    pub async fn image_of(&self, tenant: TenantId, digest: ImageDigest) -> Result<Option<Image>> {
+        self.read(move |tx| image::of_tenant_and_digest(tx, tenant, &digest)).await
+    }
+
+    /// A tenant's images, newest first.
+    pub async fn images(&self, tenant: TenantId) -> Result<Vec<Image>> {
+        self.read(move |tx| image::of_tenant(tx, tenant)).await
+    }
+
+    /// What stands for a tenant's images, and how many machines are made of each, by digest.
+    pub async fn image_uses(&self, tenant: TenantId) -> Result<Uses> {
+        self.read(move |tx| image::uses(tx, tenant)).await
+    }
+
+    /// Machines that are made of an image and not deleted: up to ten of them, by name.
+    pub async fn image_users(&self, tenant: TenantId, digest: ImageDigest) -> Result<Vec<String>> {
+        self.read(move |tx| image::users(tx, tenant, &digest)).await
+    }
+
+    /// The blobs that images of anybody are made of.
+    pub async fn image_blobs(&self) -> Result<BTreeSet<Sha256Hex>> {
+        self.read(image::blobs).await
+    }
+
+    /// How much a tenant's images may have in all, in GiB; -1 is no limit.
+    pub async fn limit_images(&self, tenant: TenantId, gib: i64, actor: Actor) -> Result<()> {
+        self.step("store.tenant", move |work| {
+            image::set_limit(work.tx, tenant, gib)?;
+            work.audit(&actor, Some(tenant), "tenant", "tenant.put", tenant.0, json!({"limit_images_gib": gib}));
+            Ok(())
+        })
+        .await
+    }
+
+    /// Refuses more bytes of images than a tenant may have; a first word, before they are sent.
+    pub async fn may_add_images(&self, tenant: TenantId, bytes: u64) -> Result<Answer<()>> {
+        self.read(move |tx| {
+            let (limit, used) = (image::limit(tx, tenant)?, image::sizes(tx, tenant)?.values().sum());
+            Ok(within(limit, used, bytes))
+        })
+        .await
+    }
+}
+
+/// Imports.
+impl Store {
+    /// Writes an import down that begins.
+    pub async fn begin_import(&self, new: NewImportRow, actor: Actor) -> Result<Import> {
+        self.step("store.import", move |work| {
+            let import = import::insert(work.tx, &new, actor.principal, work.now)?;
+            let data = json!({"name": import.name, "source": import.source});
+            work.event(Some(import.tenant), "import", "import.started", import.id.0, data.clone());
+            work.audit(&actor, Some(import.tenant), "import", "import.start", import.id.0, data);
+            Ok(import)
+        })
+        .await
+    }
+
+    /// Notes how far an import is, and that its server lives; says whether it is to go on.
+    pub async fn beat_import(&self, id: ImportId, progress: ImportProgress) -> Result<bool> {
+        self.step("store.import", move |work| {
+            let before = import::one(work.tx, id)?;
+            let goes_on = import::beat(work.tx, id, &progress, work.now)?;
+            if let Some(before) = before.filter(|before| before.progress.phase != progress.phase) {
+                let data = json!({"name": before.name, "phase": progress.phase, "bytes": progress.bytes});
+                work.event(Some(before.tenant), "import", "import.progress", id.0, data);
+            }
+            Ok(goes_on)
+        })
+        .await
+    }
+
+    /// Writes down how an import ended, unless it has ended.
+    pub async fn end_import(&self, id: ImportId, end: std::result::Result<ImageDigest, TaskError>) -> Result<()> {
+        self.step("store.import", move |work| end_one(work, id, &end)).await
+    }
+
+    /// Asks that an import be stopped: its server sees that with its next beat.
+    pub async fn cancel_import(&self, id: ImportId, actor: Actor) -> Result<()> {
+        self.step("store.import", move |work| {
+            if let Some(import) = import::one(work.tx, id)?.filter(|import| !import.state.is_terminal()) {
+                import::cancel(work.tx, id)?;
+                let data = json!({"name": import.name});
+                work.audit(&actor, Some(import.tenant), "import", "import.cancel", id.0, data);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// One import.
+    pub async fn import(&self, id: ImportId) -> Result<Option<Import>> {
+        self.read(move |tx| import::one(tx, id)).await
+    }
+
+    /// A tenant's imports, newest first; `before` is the last id of the page before.
+    pub async fn imports(&self, tenant: TenantId, before: Option<ImportId>, limit: usize) -> Result<Vec<Import>> {
+        self.read(move |tx| import::of_tenant(tx, tenant, before, limit)).await
+    }
+
+    /// Imports whose server has been silent for too long, or is another life of itself.
+    pub async fn lapse_imports(&self) -> Result<Swept> {
+        self.step("store.lapse", move |work| {
+            let silent = import::silent(work.tx, work.now)?;
+            for id in &silent {
+                let detail = "the server that did it ended; import it again".to_owned();
+                end_one(work, *id, &Err(TaskError { code: Code::ImportFailed, detail }))?;
+            }
+            Ok(Swept { changed: silent.len(), more: false })
+        })
+        .await
+    }
+}
+
+fn end_one(
+    work: &mut Work<'_>,
+    id: ImportId,
+    end: &std::result::Result<ImageDigest, TaskError>,
+) -> hostler_sqlite::Result<()> {
+    let Some(import) = import::one(work.tx, id)?.filter(|import| !import.state.is_terminal()) else { return Ok(()) };
+    let (state, kind) = match end {
+        Ok(_) => (ImportState::Succeeded, "import.succeeded"),
+        Err(error) if error.code == Code::Cancelled => (ImportState::Cancelled, "import.cancelled"),
+        Err(_) => (ImportState::Failed, "import.failed"),
+    };
+    import::end(work.tx, id, state, end, work.now)?;
+    let (image, error) = (end.as_ref().ok(), end.as_ref().err());
+    let data = json!({"name": import.name, "image": image, "error": error});
+    work.event(Some(import.tenant), "import", kind, id.0, data);
+    Ok(())
+}
+
+fn tell(work: &mut Work<'_>, actor: &Actor, tenant: TenantId, kind: &str, data: serde_json::Value) {
+    work.event(Some(tenant), "image", kind, tenant.0, data.clone());
+    work.audit(actor, Some(tenant), "image", kind, tenant.0, data);
+}
+
+/// Whether a tenant may have this image too. What its images share counts once.
+fn fits(work: &Work<'_>, image: &Image) -> hostler_sqlite::Result<Answer<()>> {
+    let limit = image::limit(work.tx, image.tenant)?;
+    if limit < 0 {
+        return Ok(Ok(()));
+    }
+    let has = image::sizes(work.tx, image.tenant)?;
+    let files = image.manifest.files.values();
+    let new = files.filter(|file| !has.contains_key(&file.sha256)).map(|file| file.size).sum();
+    Ok(within(limit, has.values().sum(), new))
+}
+
+fn within(limit: i64, used: u64, new: u64) -> Answer<()> {
+    let most = u64::try_from(limit.saturating_mul(GIB)).unwrap_or(u64::MAX);
+    if new == 0 || used.saturating_add(new) <= most {
+        return Ok(());
+    }
+    let detail = format!(
+        "the tenant's images may have {limit} GiB; they have {used} bytes, and {new} more are asked; delete some first"
+    );
+    let over = json!([{"resource": "images_gib", "limit": limit, "used_bytes": used, "asked_bytes": new}]);
+    Err(Refusal::new(Code::QuotaExceeded, detail).with("over", over))
+}
+
+fn gone(digest: &ImageDigest) -> Refusal {
+    let detail = format!("there is no image {digest}; `hostler image list` shows those there are");
+    Refusal::new(Code::ImageNotFound, detail).with("image", digest.0.clone())
+}
+
+fn in_use(image: &Image, users: &[String]) -> Refusal {
+    let name = &image.manifest.name;
+    let detail = format!("machines are made of the image {name}: {}; delete them first", users.join(", "));
+    Refusal::new(Code::ImageInUse, detail).with("vms", users.to_vec())
+}
