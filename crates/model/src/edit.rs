@@ -9,6 +9,7 @@ use crate::{
     clock::Timestamp,
     error::{Code, Refusal},
     patch::Patch,
+    restart::RestartPolicy,
     vm::Vm,
 };
 
@@ -35,6 +36,14 @@ pub struct VmPatch {
     #[serde(skip_serializing_if = "Patch::is_keep")]
     #[schema(value_type = Option<u64>, minimum = 1, maximum = 315_360_000)]
     pub ttl_seconds: Patch<u64>,
+    /// When it is started again after its process ended by itself.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<RestartPolicy>)]
+    pub restart: Patch<RestartPolicy>,
+    /// Whether it is started again when its host was restarted while it ran.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<bool>)]
+    pub autostart: Patch<bool>,
 }
 
 impl VmPatch {
@@ -49,6 +58,16 @@ impl VmPatch {
             Patch::Keep => {}
             Patch::Remove => after.protected = false,
             Patch::Set(protected) => after.protected = protected,
+        }
+        match self.restart {
+            Patch::Keep => {}
+            Patch::Remove => after.spec.restart = RestartPolicy::default(),
+            Patch::Set(restart) => after.spec.restart = restart,
+        }
+        match self.autostart {
+            Patch::Keep => {}
+            Patch::Remove => after.spec.autostart = false,
+            Patch::Set(autostart) => after.spec.autostart = autostart,
         }
         after.expires_at = self.expiry(vm.expires_at, now)?;
         if after != *vm {
@@ -124,6 +143,8 @@ pub fn changed(before: &Vm, after: &Vm) -> Vec<&'static str> {
         ("labels", before.spec.labels != after.spec.labels),
         ("protected", before.protected != after.protected),
         ("expires_at", before.expires_at != after.expires_at),
+        ("restart", before.spec.restart != after.spec.restart),
+        ("autostart", before.spec.autostart != after.spec.autostart),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
 }

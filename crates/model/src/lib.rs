@@ -26,6 +26,7 @@ pub mod node;
 pub mod patch;
 pub mod placement;
 pub mod quota;
+pub mod restart;
 pub mod retry;
 pub mod task;
 pub mod task_log;

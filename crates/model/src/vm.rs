@@ -8,6 +8,7 @@ use crate::{
     clock::Timestamp,
     id::{ImageDigest, NodeId, TaskId, TenantId, VmId},
     name::Name,
+    restart::RestartPolicy,
     unit::Resources,
 };
 
@@ -115,6 +116,12 @@ pub struct VmSpec {
     /// Free words.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// When it is started again after its process ended by itself.
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    /// Whether it is started again when its host was restarted while it ran.
+    #[serde(default)]
+    pub autostart: bool,
 }
 
 impl VmSpec {
@@ -165,6 +172,9 @@ pub struct Vm {
     /// When it is deleted by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
+    /// When it is started again by itself, if it still is as it is now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart_at: Option<Timestamp>,
     /// What it is made of.
     pub spec: VmSpec,
     /// When it was asked for.

@@ -180,6 +180,7 @@ impl Work<'_> {
         }
         let (tenant, kind) = (vm.tenant, vm_word(vm.state));
         self.event(Some(tenant), "vm", kind, id.0, data);
+        self.plan_restart(id);
     }
 
     /// Charges for a machine that is there although nothing is booked for it any more.

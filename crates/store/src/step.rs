@@ -8,6 +8,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod join;
 pub(crate) mod lease;
 pub(crate) mod progress;
+pub(crate) mod restart;
 pub(crate) mod settle;
 pub(crate) mod submit;
 pub(crate) mod sweep;

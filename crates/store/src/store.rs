@@ -26,7 +26,7 @@ use crate::{
     group::Committer,
     log, node,
     service::Service,
-    step::{cancel, edit, expire, heartbeat, join, lease, progress, settle, submit, sweep},
+    step::{cancel, edit, expire, heartbeat, join, lease, progress, restart, settle, submit, sweep},
     task, task_log, tenant, token, vm,
     work::{Context, Work},
 };
@@ -176,6 +176,11 @@ impl Store {
     /// Machines whose time is over.
     pub async fn expire_vms(&self) -> Result<Swept> {
         self.pass("store.expire", expire::expire_vms).await
+    }
+
+    /// Machines that are to be started by themselves.
+    pub async fn restart_vms(&self) -> Result<Swept> {
+        self.pass("store.restart", restart::restart_vms).await
     }
 
     /// Idempotency keys of 24 hours ago whose task ended.

@@ -18,13 +18,16 @@ pub(crate) struct VmRow {
     pub(crate) vm: Vm,
     /// When a deletion for the end of its time was last filed.
     pub(crate) reaped_at: Option<Timestamp>,
+    /// When it was started by itself, within the last hour at least.
+    pub(crate) tries: Vec<Timestamp>,
 }
 
 /// The columns of a VM in the order in which [`read`] expects them.
 macro_rules! columns {
     () => {
         "v.id, v.seq, v.tenant, v.name, v.state, v.ready, v.reason, v.detail, v.last_state, v.task, v.node, v.epoch,
-         v.generation, v.spec, v.created_at, v.updated_at, v.observed_generation, v.protected, v.expires_at, v.reaped_at"
+         v.generation, v.spec, v.created_at, v.updated_at, v.observed_generation, v.protected, v.expires_at, v.reaped_at,
+         v.restart_at, v.tries"
     };
 }
 
@@ -86,6 +89,22 @@ SELECT ",
 /// Those whose time is over and whose deletion was not filed after `again`, the longest over first.
 pub(crate) fn over(tx: &Tx<'_>, now: Timestamp, again: Timestamp, limit: usize) -> Result<Vec<VmRow>> {
     tx.query(OVER, &json!({"now": now.as_micros(), "again": again.as_micros(), "limit": limit}), read)
+}
+
+const RESTARTABLE: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
+  FROM vms v
+ WHERE v.restart_at <= CAST(?1->>'now' AS BIGINT) AND v.task IS NULL AND v.state <> 'deleted'
+ ORDER BY v.restart_at
+ LIMIT CAST(?1->>'limit' AS BIGINT)"
+);
+
+/// Those that are to be started by themselves by now and that no task is changing, the longest due first.
+pub(crate) fn restartable(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<Vec<VmRow>> {
+    tx.query(RESTARTABLE, &json!({"now": now.as_micros(), "limit": limit}), read)
 }
 
 /// What every list of VMs filters by beside its own index. An id has no letter above `f`.
@@ -172,13 +191,15 @@ pub(crate) fn list(tx: &Tx<'_>, filter: &VmFilter, before: Option<VmId>, limit: 
 
 const INSERT: &str = "
 INSERT INTO vms (id, seq, tenant, name, state, ready, reason, detail, last_state, task, node, epoch, generation, spec,
-                 created_at, updated_at, observed_generation, protected, expires_at, reaped_at)
+                 created_at, updated_at, observed_generation, protected, expires_at, reaped_at,
+                 restart_at, tries)
 SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'name', value->>'state',
        CAST(value->>'ready' AS BIGINT), value->>'reason', value->>'detail', value->>'last_state', value->>'task',
        value->>'node', CAST(value->>'epoch' AS BIGINT), CAST(value->>'generation' AS BIGINT), value->>'spec',
        CAST(value->>'created_at' AS BIGINT), CAST(value->>'updated_at' AS BIGINT),
        CAST(value->>'observed_generation' AS BIGINT), CAST(value->>'protected' AS BIGINT),
-       CAST(value->>'expires_at' AS BIGINT), CAST(value->>'reaped_at' AS BIGINT)
+       CAST(value->>'expires_at' AS BIGINT), CAST(value->>'reaped_at' AS BIGINT),
+       CAST(value->>'restart_at' AS BIGINT), value->>'tries'
   FROM jsonb_each(?1)
  WHERE true";
 
@@ -191,7 +212,8 @@ UPDATE vms
        updated_at = CAST(c.value->>'updated_at' AS BIGINT), name = c.value->>'name',
        observed_generation = CAST(c.value->>'observed_generation' AS BIGINT),
        protected = CAST(c.value->>'protected' AS BIGINT), expires_at = CAST(c.value->>'expires_at' AS BIGINT),
-       reaped_at = CAST(c.value->>'reaped_at' AS BIGINT)
+       reaped_at = CAST(c.value->>'reaped_at' AS BIGINT), restart_at = CAST(c.value->>'restart_at' AS BIGINT),
+       tries = c.value->>'tries'
   FROM jsonb_each(?1) c
  WHERE vms.id = c.value->>'id'";
 
@@ -217,6 +239,8 @@ struct Written<'a> {
     protected: u8,
     expires_at: Option<i64>,
     reaped_at: Option<i64>,
+    restart_at: Option<i64>,
+    tries: &'a [Timestamp],
 }
 
 /// Writes new VMs.
@@ -260,6 +284,8 @@ fn written(row: &VmRow) -> Written<'_> {
         protected: u8::from(vm.protected),
         expires_at: vm.expires_at.map(Timestamp::as_micros),
         reaped_at: row.reaped_at.map(Timestamp::as_micros),
+        restart_at: vm.restart_at.map(Timestamp::as_micros),
+        tries: &row.tries,
     }
 }
 
@@ -283,20 +309,22 @@ fn read(row: &Row<'_>) -> Result<VmRow> {
         observed_generation: row.get(16)?,
         protected: row.get(17)?,
         expires_at: row.get::<Option<i64>>(18)?.map(Timestamp::from_micros),
+        restart_at: row.get::<Option<i64>>(20)?.map(Timestamp::from_micros),
     };
     let reaped_at = row.get::<Option<i64>>(19)?.map(Timestamp::from_micros);
-    Ok(VmRow { seq: row.get(1)?, vm, reaped_at })
+    Ok(VmRow { seq: row.get(1)?, vm, reaped_at, tries: row.json(21)? })
 }
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
 pub(crate) const HOT: &[&str] =
-    &[BY_IDS, BY_NAMES, ON_NODES, OVER, UPDATE, ALL, OF_TENANT, OF_NODE, DELETED, DELETED_OF_TENANT];
+    &[BY_IDS, BY_NAMES, ON_NODES, OVER, RESTARTABLE, UPDATE, ALL, OF_TENANT, OF_NODE, DELETED, DELETED_OF_TENANT];
 
 /// Lists, and the index that each is to walk.
 #[cfg(test)]
 pub(crate) const INDEXED: &[(&str, &str)] = &[
     (OVER, "vms_by_expiry (expires_at<?)"),
+    (RESTARTABLE, "vms_by_restart (restart_at<?)"),
     (OF_TENANT, "vms_by_tenant (tenant=? AND id<?)"),
     (OF_NODE, "vms_on_node (node=? AND id<?)"),
     (DELETED, "vms_deleted (id<?)"),

@@ -13,4 +13,5 @@ mod life;
 mod listen;
 mod lists;
 mod loops;
+mod power;
 mod task_log;

@@ -12,6 +12,7 @@ use hostler_model::{
     api::{NewVm, Submitted},
     kind::VmCreateOutput,
     name::Name,
+    restart::RestartPolicy,
     task::Task,
     vm::{Vm, VmReason, VmState},
 };
@@ -109,6 +110,14 @@ pub struct Shape {
     /// Delete it by itself after this time, such as 8h
     #[arg(long, value_name = "TIME", value_parser = read::duration)]
     pub ttl: Option<Duration>,
+
+    /// Start it again when its process ended by itself: never, on-failure, always
+    #[arg(long, value_name = "POLICY", value_parser = read::model::<RestartPolicy>, default_value = "never")]
+    pub restart: RestartPolicy,
+
+    /// Start it again when its host was restarted while it ran
+    #[arg(long)]
+    pub autostart: bool,
 }
 
 impl Shape {
@@ -124,6 +133,8 @@ impl Shape {
             labels: BTreeMap::from_iter(self.label),
             protected: self.protect,
             ttl_seconds: self.ttl.map(|ttl| ttl.as_secs().max(1)),
+            restart: self.restart,
+            autostart: self.autostart,
             ..NewVm::default()
         }
     }
@@ -367,6 +378,8 @@ fn show(vm: &Vm, nodes: &NodeNames, now: Timestamp) -> String {
         ("memory", output::mib(vm.spec.memory_mib)),
         ("disk", format!("{} GiB", vm.spec.disk_gib)),
         ("labels", labels(vm)),
+        ("restarts", power::restarts(vm)),
+        ("starts", power::next_start(vm, now)),
         ("protected", edit::protected(vm)),
         ("expires", edit::expires(vm, now)),
         ("created", output::ago(vm.created_at, now)),

@@ -11,6 +11,7 @@ use crate::{
     error::{Code, Refusal, excerpt},
     id::ImageDigest,
     name::Name,
+    restart::RestartPolicy,
     task::Verdict,
     unit::Resources,
     vm::{VmChange, VmReason, VmSpec, VmState},
@@ -47,6 +48,10 @@ pub struct VmCreateParams {
     pub node: Option<String>,
     /// Free words: at most 64, keys up to 63 bytes, values up to 255.
     pub labels: BTreeMap<String, String>,
+    /// When it is started again after its process ended by itself; `never` where nothing is said.
+    pub restart: RestartPolicy,
+    /// Whether it is started again when its host was restarted while it ran.
+    pub autostart: bool,
     /// Whether it is protected from deletion.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub protected: bool,
@@ -72,6 +77,8 @@ impl VmCreateParams {
             disk_gib: self.disk_gib?,
             ready_timeout_seconds: self.ready_timeout_seconds?,
             labels: self.labels.clone(),
+            restart: self.restart,
+            autostart: self.autostart,
         })
     }
 }

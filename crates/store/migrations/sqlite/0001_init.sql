@@ -179,6 +179,8 @@ CREATE TABLE vms (
     protected  INTEGER NOT NULL,
     expires_at INTEGER,
     reaped_at  INTEGER,
+    restart_at INTEGER,
+    tries      TEXT    NOT NULL,
     spec       TEXT    NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
@@ -187,6 +189,7 @@ CREATE TABLE vms (
 CREATE INDEX vms_by_image ON vms (spec->>'image_digest', tenant) WHERE state <> 'deleted';
 CREATE UNIQUE INDEX vms_by_name ON vms (tenant, name) WHERE state <> 'deleted';
 CREATE INDEX vms_on_node ON vms (node, id) WHERE state <> 'deleted';
+CREATE INDEX vms_by_restart ON vms (restart_at) WHERE restart_at IS NOT NULL AND task IS NULL AND state <> 'deleted';
 CREATE INDEX vms_by_expiry ON vms (expires_at) WHERE expires_at IS NOT NULL AND protected = 0 AND state <> 'deleted';
 -- Lists.
 CREATE INDEX vms_by_tenant ON vms (tenant, id) WHERE state <> 'deleted';

@@ -30,7 +30,7 @@ pub(crate) fn edit(work: &mut Work<'_>, item: &EditVm) -> Result<Answer<Vm>> {
     if after != vm && !item.dry_run {
         write(work, item, &vm, &after);
     }
-    Ok(Ok(after))
+    Ok(Ok(work.vms.get(&item.vm).filter(|_| !item.dry_run).map_or(after, |row| row.vm.clone())))
 }
 
 fn write(work: &mut Work<'_>, item: &EditVm, before: &Vm, after: &Vm) {
@@ -44,11 +44,16 @@ fn write(work: &mut Work<'_>, item: &EditVm, before: &Vm, after: &Vm) {
 
 /// Puts the edited machine in its place. Another end of its time is another reason to delete it.
 fn put(work: &mut Work<'_>, id: VmId, after: &Vm) {
+    let mut policy = false;
     if let Some(row) = work.vms.change(&id) {
+        policy = (row.vm.spec.restart, row.vm.spec.autostart) != (after.spec.restart, after.spec.autostart);
         if row.vm.expires_at != after.expires_at {
             row.reaped_at = None;
         }
         row.vm = after.clone();
+    }
+    if policy {
+        work.plan_restart(id);
     }
 }
 

@@ -316,12 +316,13 @@ fn new_vm(work: &Work<'_>, item: &Submission, machine: &NewMachine, node: NodeId
         generation: 1,
         observed_generation: 0,
         protected: machine.protected,
+        restart_at: None,
         expires_at: machine.ttl.map(|ttl| work.now.plus(ttl)),
         spec: machine.spec.clone(),
         created_at: work.now,
         updated_at: work.now,
     };
-    VmRow { seq: 0, vm, reaped_at: None }
+    VmRow { seq: 0, vm, reaped_at: None, tries: Vec::new() }
 }
 
 /// The event and the audit entry of a task that was accepted. The event is the task's own number.

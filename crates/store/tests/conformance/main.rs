@@ -13,6 +13,7 @@ mod image;
 mod lease;
 mod log;
 mod node;
+mod power;
 mod progress;
 mod query;
 mod settle;
@@ -145,6 +146,17 @@ macro_rules! every_claim {
                 an_output_beyond_measure_is_cut
                 an_output_that_is_no_object_leaves_the_task_readable
                 times_from_another_clock_are_held_within_reason;
+            power:
+                a_machine_that_is_switched_keeps_its_charge
+                what_is_so_already_needs_no_node
+                what_a_state_does_not_allow_is_refused_with_what_to_do
+                a_guest_that_does_not_answer_after_a_start_runs_and_is_not_ready
+                a_stop_that_did_not_come_to_its_end_leaves_the_machine_to_its_node
+                a_machine_that_crashed_is_started_by_an_ordinary_task_after_a_pause
+                a_machine_that_cannot_be_kept_up_is_tried_more_and_more_seldom_and_so_often_in_an_hour
+                what_somebody_stopped_stays_stopped
+                each_policy_starts_what_it_says
+                a_policy_that_changes_changes_what_is_to_come;
             turn:
                 a_change_waits_for_the_one_before_it
                 a_program_waits_for_the_create_and_then_runs

@@ -392,6 +392,8 @@ pub fn spec() -> VmSpec {
         disk_gib: 1,
         ready_timeout_seconds: 60,
         labels: Default::default(),
+        restart: Default::default(),
+        autostart: false,
     }
 }
 

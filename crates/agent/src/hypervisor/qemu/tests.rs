@@ -111,6 +111,8 @@ fn plan(manifest: Manifest, image_dir: PathBuf) -> MachinePlan {
         disk_gib: 1,
         ready_timeout_seconds: 60,
         labels: Default::default(),
+        restart: Default::default(),
+        autostart: false,
     };
     MachinePlan {
         id: Ids::system().next(Timestamp::from_micros(1)),

@@ -36,6 +36,8 @@ fn plans(count: usize) -> Vec<MachinePlan> {
         disk_gib: 1,
         ready_timeout_seconds: 60,
         labels: BTreeMap::new(),
+        restart: Default::default(),
+        autostart: false,
     };
     let ids = Ids::seeded(1);
     let plan = |n| MachinePlan {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hostler_client::Mode;
-use hostler_model::{edit::VmPatch, patch::Patch, vm::Vm};
+use hostler_model::{edit::VmPatch, patch::Patch, restart::RestartPolicy, vm::Vm};
 
 use super::super::{Session, read};
 use crate::{
@@ -18,7 +18,8 @@ Examples:
   hostler vm edit web-1 --protect          it cannot be deleted
   hostler vm edit web-1 --unprotect
   hostler vm edit web-1 --ttl 8h           delete it by itself in eight hours
-  hostler vm edit web-1 --ttl never";
+  hostler vm edit web-1 --ttl never
+  hostler vm edit web-1 --restart on-failure --autostart true";
 
 /// What is to differ.
 #[derive(clap::Args, Debug)]
@@ -47,6 +48,14 @@ pub struct Args {
     #[arg(long, group = "change", value_name = "TIME", value_parser = read::ttl)]
     ttl: Option<Patch<u64>>,
 
+    /// Start it again when its process ended by itself: never, on-failure, always
+    #[arg(long, group = "change", value_name = "POLICY", value_parser = read::model::<RestartPolicy>)]
+    restart: Option<RestartPolicy>,
+
+    /// Start it again when its host was restarted while it ran
+    #[arg(long, group = "change", value_name = "BOOL")]
+    autostart: Option<bool>,
+
     /// Only say what would happen
     #[arg(long)]
     dry_run: bool,
@@ -64,6 +73,8 @@ impl Args {
                 (protect, _) => Patch::Set(protect),
             },
             ttl_seconds: self.ttl.unwrap_or_default(),
+            restart: self.restart.map_or(Patch::Keep, Patch::Set),
+            autostart: self.autostart.map_or(Patch::Keep, Patch::Set),
             ..VmPatch::default()
         }
     }
@@ -82,6 +93,7 @@ fn edited(vm: &Vm, dry_run: bool, session: &Session) -> String {
     output::fields([
         ("name", format!("{}{how}", vm.name)),
         ("labels", super::labels(vm)),
+        ("restarts", super::power::restarts(vm)),
         ("protected", protected(vm)),
         ("expires", expires(vm, session.now())),
         ("generation", vm.generation.to_string()),
@@ -126,6 +138,8 @@ mod tests {
         assert_eq!(patch(&["--protect"]), json!({"protected": true}));
         assert_eq!(patch(&["--unprotect", "--ttl", "never"]), json!({"protected": false, "ttl_seconds": null}));
         assert_eq!(patch(&["--ttl", "8h"]), json!({"ttl_seconds": 28_800}));
+        let policy = patch(&["--restart", "on-failure", "--autostart", "true"]);
+        assert_eq!(policy, json!({"restart": "on_failure", "autostart": true}));
         let labels = patch(&["--label", "a=b", "--unlabel", "c", "--label", "d="]);
         assert_eq!(labels, json!({"labels": {"a": "b", "c": null, "d": ""}}));
         for bad in [&["--protect", "--unprotect"][..], &["--ttl", "soon"], &[], &["--dry-run"]] {

@@ -4,9 +4,12 @@
 use clap::Subcommand;
 use hostler_client::{ClientError, Submit};
 use hostler_model::{
+    Timestamp,
     api::{NewReboot, NewStart, NewStop, Submitted},
     kind::{RebootHow, StartHow, StopHow, VmPauseOutput, VmRebootOutput, VmResumeOutput, VmStartOutput, VmStopOutput},
+    restart::RestartPolicy,
     task::Task,
+    vm::Vm,
 };
 use serde::de::DeserializeOwned;
 
@@ -190,6 +193,26 @@ fn output<T: DeserializeOwned>(task: &Task) -> Option<T> {
     serde_json::from_value(task.output.clone()?).ok()
 }
 
+/// When a machine is started by itself, where it ever is.
+pub fn restarts(vm: &Vm) -> String {
+    let policy = match vm.spec.restart {
+        RestartPolicy::Never => None,
+        RestartPolicy::OnFailure => Some("on failure"),
+        RestartPolicy::Always => Some("always"),
+    };
+    let host = vm.spec.autostart.then_some("with its host");
+    policy.into_iter().chain(host).collect::<Vec<_>>().join(", ")
+}
+
+/// When it is started next, where it is to be.
+pub fn next_start(vm: &Vm, now: Timestamp) -> String {
+    match vm.restart_at {
+        None => String::new(),
+        Some(at) if at > now => format!("again in {} by itself", output::took(at.since(now))),
+        Some(_) => "again by itself".to_owned(),
+    }
+}
+
 /// Runs a verb of power.
 pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     let (switch, which) = verb.switch();
@@ -236,6 +259,16 @@ mod tests {
 
     use super::*;
     use crate::cli::fixture;
+
+    #[test]
+    fn when_a_machine_is_started_by_itself_is_told() {
+        let mut vm = fixture::vm("web", "error");
+        assert_eq!((restarts(&vm), next_start(&vm, fixture::NOW)), (String::new(), String::new()));
+        (vm.spec.restart, vm.spec.autostart) = (RestartPolicy::OnFailure, true);
+        vm.restart_at = Some(fixture::NOW.plus(std::time::Duration::from_secs(8)));
+        assert_eq!(restarts(&vm), "on failure, with its host");
+        assert_eq!(next_start(&vm, fixture::NOW), "again in 8.0 s by itself");
+    }
 
     #[test]
     fn what_has_happened_is_said_as_it_was() {

@@ -31,6 +31,8 @@ fn plan() -> MachinePlan {
         disk_gib: 1,
         ready_timeout_seconds: 60,
         labels: BTreeMap::new(),
+        restart: Default::default(),
+        autostart: false,
     };
     let id: VmId = "01900000-0000-7000-8000-0123456789ab".parse().unwrap();
     MachinePlan { id, epoch: 1, name: "a-rather-long-name".into(), spec, manifest, image_dir: "/images/tiny".into() }
