@@ -2,7 +2,7 @@
 
 use futures_util::StreamExt;
 use hostler_link::chunks;
-use hostler_model::api::Diagnosis;
+use hostler_model::{Timestamp, api::Diagnosis};
 use serde_json::Value;
 
 use crate::{Client, ClientError, call::Call};
@@ -15,8 +15,16 @@ const LONGEST: usize = 4096;
 pub struct Health {
     /// The server's version, where the probe says it: `version` in the body, or the `server` header.
     pub version: Option<String>,
+    /// The server's time, in whole seconds, where the answer says it.
+    pub date: Option<Timestamp>,
     /// What it said.
     pub said: String,
+}
+
+/// An HTTP date, such as `Sun, 06 Nov 1994 08:49:37 GMT`.
+fn moment(text: &str) -> Option<Timestamp> {
+    let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
+    Some(Timestamp::from_micros(parsed.as_microsecond()))
 }
 
 impl Client {
@@ -44,6 +52,7 @@ impl Client {
         let call = Call::get(path);
         let answer = self.open(&call).await?;
         let server = answer.headers().get("server").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let date = answer.headers().get("date").and_then(|value| moment(value.to_str().ok()?));
         let mut said = Vec::new();
         let mut body = chunks(answer.into_body());
         while let Some(bytes) = body.next().await {
@@ -53,6 +62,17 @@ impl Client {
         let said = String::from_utf8_lossy(&said).trim().to_owned();
         let body: Option<Value> = serde_json::from_str(&said).ok();
         let version = body.and_then(|body| body["version"].as_str().map(str::to_owned)).or(server);
-        Ok(Health { version, said })
+        Ok(Health { version, date, said })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_of_http_is_read() {
+        assert_eq!(moment("Sun, 06 Nov 1994 08:49:37 GMT").unwrap().as_micros(), 784_111_777_000_000);
+        assert_eq!(moment("yesterday"), None);
     }
 }

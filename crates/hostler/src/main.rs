@@ -74,6 +74,8 @@ enum Verb {
     /// What happened, and what happens
     #[command(visible_alias = "events")]
     Event(cli::event::Args),
+    /// Nodes, machines and tasks on one screen, as they change
+    Top(cli::top::Args),
     /// Look at everything that must be well, and say what is not
     Doctor(cli::doctor::Args),
     /// The configuration of server and agent: show, check, example
@@ -100,6 +102,7 @@ impl Verb {
             Verb::Node(args) => cli::node::run(args, globals).await,
             Verb::Image(args) => cli::image::run(args, globals).await,
             Verb::Event(args) => cli::event::run(args, globals).await,
+            Verb::Top(args) => cli::top::run(args, globals).await,
             Verb::Doctor(args) => cli::doctor::run(args, globals).await,
             Verb::Context(args) => cli::context::run(args, globals),
             Verb::Config(args) => cli::config::run(args, globals),

@@ -128,6 +128,13 @@ pub fn text(text: &str) -> io::Result<()> {
     stdout.flush()
 }
 
+/// Prints what drives the terminal, as it is.
+pub fn raw(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
 /// Prints what a guest wrote, as it is.
 pub fn guest(stdout: &str, stderr: &str) -> io::Result<()> {
     // Written past anstream, which would take a guest's colours out of a pipe.

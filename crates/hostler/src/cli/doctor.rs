@@ -3,8 +3,11 @@
 //! The server examines its store; what is around it is looked at from here: the way to it, the token's file, and on the
 //! same machine what the agent needs of the host ([`host`]).
 
-use hostler_client::Client;
+mod work;
+
+use hostler_client::{Client, Health};
 use hostler_model::{
+    Clock, Timestamp,
     image::Image,
     node::{Freshness, Node},
 };
@@ -68,7 +71,7 @@ impl Finding {
     }
 
     /// Something that an error kept us from.
-    fn of(name: &str, failure: &Failure) -> Finding {
+    pub fn of(name: &str, failure: &Failure) -> Finding {
         let mut lines = failure.lines().into_iter().map(|(_, text)| text);
         let seen = lines.next().unwrap_or_default();
         Finding::fail(name, seen, lines.next().unwrap_or_default())
@@ -100,7 +103,10 @@ async fn examine(globals: &Globals) -> Vec<Finding> {
             }
             findings.extend(host::token(context.token_file.as_deref()));
         }
-        Err(failure) => findings.push(Finding::of("server", &failure)),
+        Err(failure) => {
+            findings.push(Finding::of("server", &failure));
+            findings.extend(host::port());
+        }
     }
     if here {
         findings.extend(host::examine(globals.server.data().ok().as_deref()));
@@ -114,7 +120,8 @@ async fn server(context: &Context, client: &Client) -> Vec<Finding> {
         Err(error) => return vec![Finding::of("server", &error.into())],
     };
     let ours = env!("CARGO_PKG_VERSION");
-    let mut findings = vec![match health.version {
+    let now = Clock::system().now();
+    let mut findings = vec![match &health.version {
         Some(theirs) if !theirs.contains(ours) => Finding::warn(
             "server",
             format!("{} answers; it is version {theirs}, this is {ours}", context.url),
@@ -123,19 +130,50 @@ async fn server(context: &Context, client: &Client) -> Vec<Finding> {
         Some(theirs) => Finding::ok("server", format!("{} answers, version {theirs}", context.url)),
         None => Finding::ok("server", format!("{} answers", context.url)),
     }];
+    findings.extend(clock(&health, now));
     if let Err(error) = client.ready().await {
         findings.push(Finding::of("ready", &error.into()));
     }
     findings.extend(store(client).await);
     match client.nodes().await {
-        Ok(found) => findings.extend(nodes(&found)),
+        Ok(found) => {
+            findings.extend(nodes(&found));
+            findings.extend(versions(&found, health.version.as_deref()));
+        }
         Err(error) => findings.push(Finding::of("nodes", &error.into())),
     }
     match client.images().await {
         Ok(found) => findings.push(images(&found)),
         Err(error) => findings.push(Finding::of("images", &error.into())),
     }
+    findings.extend(work::examine(client, now).await);
     findings
+}
+
+/// Tokens, certificates and deadlines are compared across clocks.
+fn clock(health: &Health, now: Timestamp) -> Option<Finding> {
+    let theirs = health.date?;
+    // The header has whole seconds, and the answer was a moment on its way.
+    let apart = now.since(theirs).max(theirs.since(now)).as_secs();
+    let advice = "set both clocks by NTP: `timedatectl` says whether this one is";
+    Some(match apart {
+        0..=3 => Finding::ok("clock", "it agrees with the server's"),
+        4..=30 => Finding::warn("clock", format!("{apart} s apart from the server's"), advice),
+        _ => Finding::fail("clock", format!("{apart} s apart from the server's"), advice),
+    })
+}
+
+/// Agents may be one version behind the server, and are better not.
+fn versions(nodes: &[Node], server: Option<&str>) -> Option<Finding> {
+    let server = server?;
+    let other = |node: &&Node| !server.contains(&node.facts.agent_version);
+    let others: Vec<String> =
+        nodes.iter().filter(other).map(|node| format!("{} {}", node.name, node.facts.agent_version)).collect();
+    if others.is_empty() {
+        return Some(Finding::ok("agents", "all of the server's version"));
+    }
+    let seen = format!("of another version than the server ({server}): {}", others.join(", "));
+    Some(Finding::warn("agents", seen, "upgrade them: machines go on meanwhile"))
 }
 
 async fn store(client: &Client) -> Vec<Finding> {

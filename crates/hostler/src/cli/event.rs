@@ -1,11 +1,14 @@
 //! `hostler event`: what happened, and what happens.
 
+mod line;
+
 use std::time::Duration;
 
 use hostler_client::{EventQuery, Events};
 use hostler_model::event::Entry;
 use uuid::Uuid;
 
+use self::line::Known;
 use super::Globals;
 use crate::{
     exit::{Exit, Failure},
@@ -42,11 +45,12 @@ pub struct Args {
 /// Prints events.
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     let after = if args.follow { args.after } else { args.after.or(Some(0)) };
-    let mut events = globals.session()?.client.events(EventQuery { after, subject: args.subject });
+    let session = globals.session()?;
+    let mut events = session.client.events(EventQuery { after, subject: args.subject });
     events.connect().await?;
+    let mut known = if session.is_data() { Known::default() } else { Known::of(&session.client).await };
     while let Some(entry) = next(&mut events, args.follow).await? {
-        let format = globals.output.output;
-        output::text(&if format.is_data() { format.record(&entry)? } else { line(&entry) })?;
+        output::text(&if session.is_data() { session.record(&entry)? } else { known.line(&entry) })?;
     }
     Ok(Exit::Done)
 }
@@ -58,24 +62,5 @@ async fn next(events: &mut Events, follow: bool) -> Result<Option<Entry>, Failur
     match tokio::time::timeout(QUIET, events.next()).await {
         Ok(entry) => Ok(Some(entry?)),
         Err(_) => Ok(None),
-    }
-}
-
-fn line(entry: &Entry) -> String {
-    let Entry { seq, at, kind, noun, subject, data, .. } = entry;
-    // Microseconds help a program, not a person.
-    let at = at.to_string();
-    let at = at.split('.').next().unwrap_or_default();
-    format!("{seq:<6}  {at}Z  {kind:<16}  {noun} {subject}  {data}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cli::fixture;
-
-    #[test]
-    fn an_event_is_a_line() {
-        insta::assert_snapshot!(line(&fixture::entry()), @r#"42      2026-01-01T00:00:00Z  task.queued       task 0190f1f0-0000-7000-8000-000000000001  {"kind":"echo"}"#);
     }
 }

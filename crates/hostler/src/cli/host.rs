@@ -3,16 +3,26 @@
 use std::{
     fs::{self, File},
     io,
+    net::{SocketAddr, TcpListener},
     os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
     process::{Command, Stdio},
+    time::Duration,
 };
 
+use hostler_model::{Clock, Timestamp};
+use hostler_trust::Credentials;
+
 use super::doctor::Finding;
-use crate::output;
+use crate::{
+    output,
+    settings::{self, FileArgs},
+};
 
 /// Less room than this in the data folder is soon none: a machine's disk and its image are this large.
 const LITTLE: u64 = 5 << 30;
+/// A renewal that is late by more than this does not work.
+const RENEWAL: Duration = Duration::from_secs(3600);
 /// With less than this not even the log can be written for long.
 const NOTHING: u64 = 256 << 20;
 
@@ -24,6 +34,8 @@ pub fn examine(data: Option<&Path>) -> Vec<Finding> {
         kvm(&fs::read_to_string("/proc/cpuinfo").unwrap_or_default(), open_kvm()),
     ];
     findings.extend(data.map(disk));
+    findings.extend(data.and_then(certificate));
+    findings.push(configuration());
     findings
 }
 
@@ -42,6 +54,67 @@ pub fn token(file: Option<&Path>) -> Option<Finding> {
             Finding::fail("token", seen, advice)
         }
     })
+}
+
+/// Where no server is known: whether something else sits where one would listen.
+pub fn port() -> Option<Finding> {
+    let usual = SocketAddr::from(([127, 0, 0, 1], 9090));
+    match TcpListener::bind(usual) {
+        Ok(_) => None,
+        Err(error) => Some(Finding::warn(
+            "port 9090",
+            format!("{usual} is taken ({error}), and not by a server known here"),
+            "`ss -ltnp sport = :9090` says by whom; a server that is not yours is reached with --url and a token",
+        )),
+    }
+}
+
+fn configuration() -> Finding {
+    let read = settings::layers::File::read(&FileArgs::default());
+    let checked = read.and_then(|file| {
+        settings::layers::in_force::<settings::Server>(&file)?;
+        settings::layers::in_force::<settings::Agent>(&file)
+    });
+    match checked {
+        Ok(_) if Path::new(settings::FILE).exists() => {
+            Finding::ok("configuration", format!("{} makes sense", settings::FILE))
+        }
+        Ok(_) => Finding::ok("configuration", format!("there is no {}: the defaults are in force", settings::FILE)),
+        Err(failure) => Finding::of("configuration", &failure),
+    }
+}
+
+/// The certificate of the agent whose data folder this is.
+fn certificate(data: &Path) -> Option<Finding> {
+    let credentials = match Credentials::load(&data.join("agent").join("identity")) {
+        Ok(credentials) => credentials?,
+        Err(error) => {
+            let advice = "stop the agent, remove agent/identity in its data folder, and join again with a new token";
+            return Some(Finding::fail("certificate", error.to_string(), advice));
+        }
+    };
+    Some(validity(credentials.renew_at(), credentials.expires_at(), Clock::system().now()))
+}
+
+fn validity(renew_at: Timestamp, expires_at: Timestamp, now: Timestamp) -> Finding {
+    if now > expires_at {
+        let seen = format!("the agent's ended {}", output::ago(expires_at, now));
+        return Finding::fail(
+            "certificate",
+            seen,
+            "start the agent: it may renew it for 30 days after its end; then it must join again",
+        );
+    }
+    let seen = format!("the agent's is good for {}", output::took(expires_at.since(now)));
+    // It is renewed at two thirds of its life, and tried again each minute.
+    if now.since(renew_at) > RENEWAL {
+        return Finding::warn(
+            "certificate",
+            format!("{seen}, and should have been renewed"),
+            "see that the agent runs, and its log",
+        );
+    }
+    Finding::ok("certificate", seen)
 }
 
 fn program(name: &str, package: &str) -> Finding {
@@ -123,6 +196,13 @@ mod tests {
         assert!(said(kvm(without, Ok(()))).contains("guests would hang"));
         assert!(said(kvm(with, Err(io::ErrorKind::PermissionDenied.into()))).starts_with("not usable: /dev/kvm"));
         assert!(said(kvm("", Err(io::ErrorKind::NotFound.into()))).contains("neither vmx nor svm"));
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_renewed_is_a_warning_and_one_that_ended_a_fault() {
+        let at = |hours: u64| Timestamp::from_micros(0).plus(Duration::from_secs(hours * 3600));
+        let verdict = |now| serde_json::to_value(validity(at(16), at(24), at(now))).unwrap()["verdict"].clone();
+        assert_eq!([verdict(1), verdict(17), verdict(20), verdict(25)], ["ok", "ok", "warn", "fail"]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::{fmt::Write as _, io, time::Duration};
 
+use anstream::{AutoStream, ColorChoice, adapter::strip_str};
 use clap::builder::FalseyValueParser;
 use hostler_client::{Client, EventQuery, Events};
 use serde::Serialize;
@@ -91,15 +92,16 @@ impl Session {
 }
 
 /// When to look again.
-struct Changes(Events);
+pub struct Changes(Events);
 
 impl Changes {
-    fn of(client: &Client, subject: Option<Uuid>) -> Changes {
+    /// Of one thing, or of all.
+    pub fn of(client: &Client, subject: Option<Uuid>) -> Changes {
         Changes(client.events(EventQuery { after: None, subject }))
     }
 
     /// Waits for an event and for what comes with it, or for the pulse.
-    async fn next(&mut self) {
+    pub async fn next(&mut self) {
         match timeout(PULSE, self.0.next()).await {
             Ok(Ok(_)) => while let Ok(Ok(_)) = timeout(TOGETHER, self.0.next()).await {},
             // Without events, only the pulse tells.
@@ -119,9 +121,12 @@ impl Screen {
     /// Draws it.
     pub fn show(&mut self, text: &str) -> io::Result<()> {
         let Some((width, height)) = terminal::size() else { return output::text(text) };
-        let (drawn, lines) = over(text, self.lines, width, height);
+        // Colours may be unwanted; what moves the cursor is needed all the same.
+        let plain = AutoStream::choice(&io::stdout()) == ColorChoice::Never;
+        let text = if plain { strip_str(text).to_string() } else { text.to_owned() };
+        let (drawn, lines) = over(&text, self.lines, width, height);
         self.lines = lines;
-        output::text(&drawn)
+        output::raw(&drawn)
     }
 }
 

@@ -16,6 +16,7 @@ pub mod node;
 pub mod read;
 pub mod run;
 pub mod task;
+pub mod top;
 pub mod vm;
 mod wait;
 

@@ -125,7 +125,7 @@ fn told(issued: &IssuedJoinToken, now: Timestamp) -> String {
 }
 
 /// What is promised or in use, and what may be.
-fn room(node: &Node) -> [String; 4] {
+pub fn room(node: &Node) -> [String; 4] {
     let (taken, all) = (node.book.total(), node.schedulable);
     [
         format!("{}/{}", taken.vcpus, all.vcpus),

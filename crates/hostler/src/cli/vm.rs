@@ -332,7 +332,7 @@ fn spelled(reason: VmReason) -> String {
 }
 
 /// The state, and why.
-fn state(vm: &Vm) -> String {
+pub fn state(vm: &Vm) -> String {
     match vm.reason {
         Some(reason) => format!("{} ({})", vm.state, spelled(reason)),
         None if vm.state == VmState::Running && !vm.ready => "running (not ready)".to_owned(),
