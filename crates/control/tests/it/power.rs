@@ -8,6 +8,7 @@ use hostler_model::{
 };
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Agent, World};
 
@@ -131,7 +132,13 @@ async fn a_machine_that_crashed_is_started_by_the_servers_own_loop() {
     let crashed = vm(&world, "web").await;
     assert_eq!((crashed.state.as_str(), crashed.restart_at.is_some()), ("error", true));
     world.pass(Duration::from_secs(1));
-    let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    let shutdown = CancellationToken::new();
+    let poll = async {
+        let mut assigned = agent.poll(&world, "wait_ms=20000").await;
+        shutdown.cancel();
+        assigned.remove(0)
+    };
+    let ((), one) = tokio::join!(world.server.run_loops(shutdown.clone()), poll);
     assert_eq!((one.kind, one.target.vm), (KindName::VmStart, Some(made.id)));
     agent.finish(&world, &one, json!({"how": "started", "boot_ms": 1.0})).await;
     assert_eq!(vm(&world, "web").await.state.as_str(), "running");
