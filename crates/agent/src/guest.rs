@@ -46,6 +46,9 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 /// one longest answer, which an emulated guest needs seconds for.
 const SYNC: Duration = Duration::from_secs(60);
 
+/// How long a guest may take over what is done for it while others wait, such as a snapshot of its disk.
+const PROMPT: Duration = Duration::from_secs(5);
+
 /// The longest answer to anything but a look at a program: a pid, or an error.
 const SHORT_ANSWER_LIMIT: usize = 64 * 1024;
 
@@ -165,6 +168,32 @@ impl Guest {
             Ok(Err(error @ GuestError::Refused { .. })) => Err(error),
             Ok(Ok(Nothing {})) | Ok(Err(_)) | Err(_) => Ok(()),
         }
+    }
+
+    /// Has it write its file systems out and hold them; says how many.
+    ///
+    /// # Errors
+    /// When it could not be asked, or refused: it may not have the command, or nothing to hold.
+    pub async fn freeze(&self) -> Result<i64, GuestError> {
+        self.ping(PROMPT).await?;
+        self.call(&Command::Freeze).await
+    }
+
+    /// Has it write again; says how many file systems were held.
+    ///
+    /// # Errors
+    /// When it could not be asked, or refused.
+    pub async fn thaw(&self) -> Result<i64, GuestError> {
+        timeout(PROMPT, self.call(&Command::Thaw)).await.unwrap_or(Err(GuestError::Silent(PROMPT)))
+    }
+
+    /// Sets its clock, in nanoseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// When it could not be asked, or refused.
+    pub async fn set_time(&self, time: i64) -> Result<(), GuestError> {
+        let command = Command::SetTime { time };
+        timeout(PROMPT, self.call::<Nothing>(&command)).await.unwrap_or(Err(GuestError::Silent(PROMPT))).map(drop)
     }
 
     /// Connects, if that is yet to be done: an error means that the guest was asked for nothing.

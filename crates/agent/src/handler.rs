@@ -12,19 +12,22 @@
 
 mod diag_health_probe;
 mod echo;
+mod snapshot_delete;
 mod vm_create;
 mod vm_delete;
 mod vm_exec;
 mod vm_pause;
 mod vm_reboot;
+mod vm_restore;
 mod vm_resume;
+mod vm_snapshot;
 mod vm_start;
 mod vm_stop;
 
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use hostler_model::{
-    Clock, TaskId, VmId,
+    Clock, SnapshotId, TaskId, VmId,
     error::Code,
     for_each_kind,
     internal::Assignment,
@@ -194,6 +197,15 @@ async fn with_phases<K: Kind, T, F: Future<Output = Result<T, Failure>>>(
             done = &mut working => return done,
         }
     }
+}
+
+/// The snapshot that the parameters name: by id, once the server has filled them in.
+fn snapshot_id<K: Kind>(text: &str) -> Result<SnapshotId, Failure> {
+    text.parse().map_err(|_| Failure {
+        code: Code::TaskRefused,
+        detail: format!("a {} must name its snapshot by id, and this one does not", K::NAME),
+        retryable: false,
+    })
 }
 
 /// What becomes of undoing what cannot be: how the machine is, the node's next inventory says.

@@ -7,7 +7,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use hostler_model::{
-    Ids, VmId,
+    Ids, SnapshotId, VmId,
     internal::{Heartbeat, HeartbeatAnswer, HeldLease},
 };
 
@@ -21,13 +21,14 @@ const BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 /// Sends heartbeats for as long as the agent lives.
 pub async fn beat(node: &Node, ids: Ids) {
     let mut outage = Outage::none(ids, "heartbeat");
-    let (mut orphans, mut doubtful) = (HashSet::new(), Vec::new());
+    let (mut orphans, mut orphan_snapshots, mut doubtful) = (HashSet::new(), HashSet::new(), Vec::new());
     loop {
         match once(node).await {
             Ok((held, answer)) => {
                 outage.over();
                 doubtful = obey(node, &held, &answer, &doubtful);
                 report_orphans(&mut orphans, &answer.orphans);
+                report_orphan_snapshots(&mut orphan_snapshots, &answer.orphan_snapshots);
                 let next = Duration::from_millis(answer.next_ms);
                 let next = if next.is_zero() { EVERY } else { next.clamp(BOUNDS.0, BOUNDS.1) };
                 tokio::select! {
@@ -45,7 +46,7 @@ async fn once(node: &Node) -> Result<(Vec<HeldLease>, HeartbeatAnswer), hostler_
     let _turn = node.turn.lock().await;
     let mut leases = node.works.leases();
     leases.extend(node.outbox.leases());
-    let heartbeat = Heartbeat { facts, leases, inventory: node.tools.vms.inventory() };
+    let heartbeat = Heartbeat { facts, leases, inventory: node.tools.vms.inventory().await };
     let answer = node.server.heartbeat(&heartbeat).await?;
     Ok((heartbeat.leases, answer))
 }
@@ -72,4 +73,14 @@ fn report_orphans(known: &mut HashSet<VmId>, orphans: &[VmId]) {
         }
     }
     known.retain(|vm| orphans.contains(vm));
+}
+
+/// The same of snapshots.
+fn report_orphan_snapshots(known: &mut HashSet<SnapshotId>, orphans: &[SnapshotId]) {
+    for id in orphans {
+        if known.insert(*id) {
+            tracing::warn!(snapshot.id = %id, "this snapshot is here, but the server does not know it, or knows it as deleted");
+        }
+    }
+    known.retain(|id| orphans.contains(id));
 }

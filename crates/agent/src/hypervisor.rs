@@ -11,14 +11,15 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use hostler_model::{
-    VmId,
+    SnapshotId, VmId,
     error::Code,
     image::Manifest,
     kind::{VmExecOutput, VmExecParams},
+    snapshot::Written,
     vm::VmSpec,
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 /// What a machine is made of, with its image already in the node's cache.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -101,6 +102,36 @@ pub enum Restart {
     Ignored,
 }
 
+/// A snapshot that was taken.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct SnapshotMade {
+    /// How much it has on this host.
+    pub written: Written,
+    /// Whether the guest's file systems were held; nothing where that was not tried.
+    pub quiesced: Option<bool>,
+    /// How long the machine's processors stood still, in milliseconds.
+    pub paused_ms: f64,
+}
+
+/// A snapshot that was removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SnapshotRemoved {
+    /// Whether there was anything.
+    pub existed: bool,
+    /// Whether its layer of the disk stays, because something stands on it.
+    pub layer_kept: bool,
+}
+
+/// A machine that runs from a snapshot.
+pub struct Restored {
+    /// Its new process.
+    pub machine: Box<dyn Machine>,
+    /// Whether its memory was restored: otherwise it boots.
+    pub memory: bool,
+    /// When the process before it was gone.
+    pub since: Instant,
+}
+
 /// What a driver found of a machine when the agent started.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Found {
@@ -167,6 +198,26 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// It may be called at any time and any number of times, also for what was half made.
     async fn remove(&self, id: VmId) -> Result<bool, DriverError>;
 
+    /// Takes a snapshot of a machine's disk, or of its memory and its disk, and lets the machine go on: phases `memory` or
+    /// `freeze`, `disk`. One that is there whole is answered as it was made; of one that fails nothing is left.
+    async fn take_snapshot(
+        &self,
+        vm: VmId,
+        id: SnapshotId,
+        memory: bool,
+        phases: &Phases,
+    ) -> Result<SnapshotMade, DriverError>;
+
+    /// Puts a machine back to a snapshot: phases `check`, `stop`, `disk`, `start`. A snapshot that cannot be used leaves
+    /// the machine alone; when the restored machine does not start, it is stopped and its disk is as it was.
+    async fn restore(&self, vm: VmId, id: SnapshotId, phases: &Phases) -> Result<Restored, DriverError>;
+
+    /// Removes a snapshot, or what is left of one.
+    async fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> Result<SnapshotRemoved, DriverError>;
+
+    /// Every snapshot on this host that is whole.
+    async fn snapshots(&self) -> Result<Vec<SnapshotId>, DriverError>;
+
     /// Every machine of which there is anything on this host.
     async fn find(&self) -> Result<Finds, DriverError>;
 }
@@ -208,6 +259,9 @@ pub trait Machine: Send + Sync {
 
     /// Restarts the machine as its reset button does.
     async fn reset(&self) -> Result<(), DriverError>;
+
+    /// Sets the guest's clock, in nanoseconds since the Unix epoch; says whether the guest did.
+    async fn set_clock(&self, now: i64) -> bool;
 
     /// Milliseconds between the process's start and the guest's first answer, once [`Machine::ready`] has returned.
     fn boot_ms(&self) -> f64;

@@ -9,6 +9,7 @@ mod drive;
 mod exec;
 mod power;
 mod remove;
+mod snapshot;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -166,9 +167,11 @@ impl Vms {
     }
 
     /// Everything that is here.
-    pub fn inventory(&self) -> Inventory {
+    pub async fn inventory(&self) -> Inventory {
+        let snapshots = self.snapshots().await;
+        let full = self.0.full.load(Ordering::Acquire) && snapshots.is_some();
         let vms = self.0.lock().values().filter_map(|entry| entry.seen.clone()).collect();
-        Inventory { full: self.0.full.load(Ordering::Acquire), vms }
+        Inventory { full, vms, snapshots: snapshots.unwrap_or_default() }
     }
 
     /// Waits until a machine has changed by itself.

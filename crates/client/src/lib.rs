@@ -19,6 +19,7 @@ mod join_token;
 mod node;
 mod page;
 mod quota;
+mod snapshot;
 mod task;
 mod task_log;
 mod token;
@@ -32,6 +33,7 @@ pub use self::{
     event::{EventQuery, Events},
     node::Decision,
     page::Paging,
+    snapshot::SnapshotQuery,
     task::TaskQuery,
     token::Token,
     vm::VmQuery,

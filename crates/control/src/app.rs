@@ -10,6 +10,7 @@ pub mod image;
 pub mod import;
 pub mod join_token;
 pub mod node;
+pub mod snapshot;
 pub mod submit;
 pub mod task;
 pub mod task_log;

@@ -26,6 +26,7 @@ mod problem;
 mod query;
 mod quota;
 mod router;
+mod snapshot;
 mod task;
 mod task_log;
 mod vm;

@@ -63,8 +63,10 @@ enum Verb {
     Agent(agent::Args),
     /// Make a machine, run a program in it
     Run(cli::run::Args),
-    /// Machines: create, list, show, exec, delete
+    /// Machines: create, list, show, exec, snapshot, restore, delete
     Vm(cli::vm::Args),
+    /// Snapshots of machines: list, show, delete
+    Snapshot(cli::snapshot::Args),
     /// Tasks: list, show, watch, submit, cancel, retry
     Task(cli::task::Args),
     /// Hosts: list, show, token, approve, cordon, uncordon
@@ -98,6 +100,7 @@ impl Verb {
             Verb::Agent(args) => agent::run(args).await,
             Verb::Run(args) => cli::run::run(args, globals).await,
             Verb::Vm(args) => cli::vm::run(args, globals).await,
+            Verb::Snapshot(args) => cli::snapshot::run(args, globals).await,
             Verb::Task(args) => cli::task::run(args, globals).await,
             Verb::Node(args) => cli::node::run(args, globals).await,
             Verb::Image(args) => cli::image::run(args, globals).await,
@@ -185,6 +188,10 @@ mod tests {
             "hostler vm list --state running -o json",
             "hostler vm exec web-1 --timeout 5s -i -- cat -n",
             "hostler vm delete a b c --no-wait",
+            "hostler vm snapshot web-1 --memory --name before",
+            "hostler vm restore web-1 before --timeout 5m",
+            "hostler snapshot list --vm web-1 --state ready",
+            "hostler snapshot delete before --vm web-1",
             "hostler task list --state failed --kind echo --vm web-1 --limit 5",
             "hostler task submit echo --param message=hi --param delay_ms=5",
             "hostler task submit vm.exec --vm web-1 --params {\"argv\":[\"ls\"]}",

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    id::{NodeId, TaskId, TenantId, VmId},
+    id::{NodeId, SnapshotId, TaskId, TenantId, VmId},
     task::{Effects, Verdict},
     unit::Resources,
 };
@@ -24,6 +24,8 @@ pub enum Owner {
     Task(TaskId),
     /// A machine.
     Vm(VmId),
+    /// A snapshot.
+    Snapshot(SnapshotId),
 }
 
 impl Owner {
@@ -32,6 +34,7 @@ impl Owner {
         match self {
             Owner::Task(_) => "task",
             Owner::Vm(_) => "vm",
+            Owner::Snapshot(_) => "snapshot",
         }
     }
 
@@ -40,6 +43,7 @@ impl Owner {
         match self {
             Owner::Task(id) => id.0,
             Owner::Vm(id) => id.0,
+            Owner::Snapshot(id) => id.0,
         }
     }
 }

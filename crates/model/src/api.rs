@@ -10,7 +10,9 @@ use crate::{
     error::{Code, Refusal},
     event::Entry,
     id::{RequestId, TenantId},
-    kind::{VmCreateParams, VmExecParams, VmRebootParams, VmStartParams, VmStopParams},
+    kind::{VmCreateParams, VmExecParams, VmRebootParams, VmRestoreParams, VmStartParams, VmStopParams},
+    name::Name,
+    snapshot::Snapshot,
     task::{Target, Task},
     unit::Resources,
     vm::Vm,
@@ -102,7 +104,21 @@ pub type NewStop = VmStopParams;
 /// How a machine is to be restarted: `POST /vms/{vm}/reboot`.
 pub type NewReboot = VmRebootParams;
 
-/// What a submission answers: the task, and the machine it is about.
+/// A snapshot to be taken: `POST /vms/{vm}/snapshots`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct NewSnapshot {
+    /// Its name, unique among the machine's; made from its id where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// Whether the memory is taken too: restored, the machine's programs go on where they were.
+    pub memory: bool,
+}
+
+/// What to restore: `POST /vms/{vm}/restore`.
+pub type NewRestore = VmRestoreParams;
+
+/// What a submission answers: the task, and what it is about.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Submitted {
     /// The task.
@@ -110,6 +126,9 @@ pub struct Submitted {
     /// The machine, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Vm>,
+    /// The snapshot, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Snapshot>,
 }
 
 /// A page of a list, newest first.

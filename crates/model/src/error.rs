@@ -68,6 +68,8 @@ codes! {
     ImportNotFound = "IMPORT_NOT_FOUND", 404, "There is no such import";
     /// The source of an import is not one that this server reads from.
     SourceForbidden = "SOURCE_FORBIDDEN", 403, "This source is not allowed";
+    /// No snapshot has this id, or name among its machine's.
+    SnapshotNotFound = "SNAPSHOT_NOT_FOUND", 404, "There is no such snapshot";
     /// No node has this id or name.
     NodeNotFound = "NODE_NOT_FOUND", 404, "There is no such node";
     /// The route exists, the method does not.
@@ -82,6 +84,12 @@ codes! {
     PreconditionFailed = "PRECONDITION_FAILED", 412, "It was changed meanwhile";
     /// The VM's state does not allow this.
     VmStateConflict = "VM_STATE_CONFLICT", 409, "The VM's state does not allow this";
+    /// The snapshot's state does not allow this.
+    SnapshotStateConflict = "SNAPSHOT_STATE_CONFLICT", 409, "The snapshot's state does not allow this";
+    /// The machine has as many snapshots, or its disk as many layers, as it may have.
+    SnapshotLimit = "SNAPSHOT_LIMIT", 409, "There are too many snapshots";
+    /// The snapshot does not fit the machine or the node as they are now, or is damaged.
+    SnapshotUnusable = "SNAPSHOT_UNUSABLE", 409, "The snapshot cannot be used";
     /// The task's state does not allow this.
     TaskStateConflict = "TASK_STATE_CONFLICT", 409, "The task's state does not allow this";
     /// The node's state does not allow this.

@@ -65,6 +65,8 @@ ids! {
     TaskId = "task";
     /// A virtual machine.
     VmId = "vm";
+    /// A snapshot of a machine.
+    SnapshotId = "snapshot";
     /// A host that runs machines.
     NodeId = "node";
     /// One enrolment of a node: a rejoin makes a new one, a renewed certificate keeps it.

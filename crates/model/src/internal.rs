@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     clock::Timestamp,
     fence::Fence,
-    id::{EnrolmentId, NodeId, TaskId, VmId},
+    id::{EnrolmentId, NodeId, SnapshotId, TaskId, VmId},
     kind::KindName,
     node::NodeFacts,
     task::{End, Intent, PhaseTiming, Progress, Target},
@@ -116,6 +116,9 @@ pub struct Inventory {
     pub full: bool,
     /// Machines.
     pub vms: Vec<Observation>,
+    /// Snapshots that are whole.
+    #[serde(default)]
+    pub snapshots: Vec<SnapshotId>,
 }
 
 /// A lease an agent works on.
@@ -136,6 +139,9 @@ pub struct HeartbeatAnswer {
     pub over: Vec<HeldLease>,
     /// Machines here that the server does not know, or knows as deleted: reported, never deleted by themselves.
     pub orphans: Vec<VmId>,
+    /// Snapshots here that the server does not know, or knows as deleted: likewise.
+    #[serde(default)]
+    pub orphan_snapshots: Vec<SnapshotId>,
     /// How long until the next one, in milliseconds.
     pub next_ms: u64,
 }

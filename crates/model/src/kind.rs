@@ -3,12 +3,15 @@
 
 mod diag_health_probe;
 mod echo;
+mod snapshot_delete;
 mod vm_create;
 mod vm_delete;
 mod vm_exec;
 mod vm_pause;
 mod vm_reboot;
+mod vm_restore;
 mod vm_resume;
+mod vm_snapshot;
 mod vm_start;
 mod vm_stop;
 
@@ -20,12 +23,15 @@ use serde_json::Value;
 pub use self::{
     diag_health_probe::{DiagHealthProbe, FabricLink, GpuDevice, HealthProbeOutput, HealthProbeParams},
     echo::{Echo, EchoOutput, EchoParams},
+    snapshot_delete::{SnapshotDelete, SnapshotDeleteOutput, SnapshotDeleteParams},
     vm_create::{VmCreate, VmCreateOutput, VmCreateParams},
     vm_delete::{VmDelete, VmDeleteOutput, VmDeleteParams},
     vm_exec::{OUTPUT_LIMIT, VmExec, VmExecOutput, VmExecParams},
     vm_pause::{VmPause, VmPauseOutput, VmPauseParams},
     vm_reboot::{RebootHow, VmReboot, VmRebootOutput, VmRebootParams},
+    vm_restore::{VmRestore, VmRestoreOutput, VmRestoreParams},
     vm_resume::{VmResume, VmResumeOutput, VmResumeParams},
+    vm_snapshot::{VmSnapshot, VmSnapshotOutput, VmSnapshotParams},
     vm_start::{StartHow, VmStart, VmStartOutput, VmStartParams},
     vm_stop::{STOP_TIMEOUT_SECONDS, StopHow, VmStop, VmStopOutput, VmStopParams},
 };
@@ -34,6 +40,7 @@ use crate::{
     error::{Code, Refusal, excerpt},
     image::Image,
     retry::{Backoff, RetryPolicy},
+    snapshot::Use,
     task::{Effects, Rules, Verdict},
     unit::Resources,
     vm::{VmChange, VmState},
@@ -43,7 +50,10 @@ use crate::{
 #[macro_export]
 macro_rules! for_each_kind {
     ($then:ident) => {
-        $then! { Echo, VmCreate, VmStart, VmStop, VmReboot, VmPause, VmResume, VmExec, VmDelete, DiagHealthProbe }
+        $then! {
+            Echo, VmCreate, VmStart, VmStop, VmReboot, VmPause, VmResume, VmExec, VmDelete, VmSnapshot, VmRestore,
+            SnapshotDelete, DiagHealthProbe
+        }
     };
 }
 
@@ -225,6 +235,9 @@ pub trait Kind: Send + Sync + 'static {
     /// How long it may wait for a node.
     const QUEUE_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
+    /// What it does with a snapshot, which its parameters then name as `snapshot`.
+    const SNAPSHOT: Use = Use::None;
+
     /// What it is told. Stored and signed documents are read leniently; the API refuses unknown fields.
     type Params: Serialize + DeserializeOwned + Send + Sync;
     /// What it gives back.
@@ -272,6 +285,8 @@ pub struct Spec {
     pub retry: RetryPolicy,
     /// How long it may wait for a node.
     pub queue_deadline: Duration,
+    /// What it does with a snapshot.
+    pub snapshot: Use,
     /// Reads, fills in and checks parameters at the edge: unknown fields are refused.
     pub fill: fn(&Value, &FillContext<'_>) -> Result<Value, Refusal>,
     /// What it takes.
@@ -298,6 +313,7 @@ impl Spec {
                 backoff: Backoff::Exponential { first: Duration::from_secs(1), most: Duration::from_secs(60) },
             },
             queue_deadline: K::QUEUE_DEADLINE,
+            snapshot: K::SNAPSHOT,
             fill: |params, context| {
                 let params: K::Params = crate::api::strict(params)?;
                 let filled = K::fill(params, context)?;

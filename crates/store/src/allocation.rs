@@ -1,7 +1,7 @@
 //! Allocations: the rows of which both books are sums.
 
 use hostler_model::{
-    NodeId, Resources, TaskId, TenantId, VmId,
+    NodeId, Resources, SnapshotId, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
 };
 use hostler_sqlite::{Error, Result, Row, Tx};
@@ -82,9 +82,11 @@ SELECT a.noun, a.id
   FROM allocations a
   LEFT JOIN tasks t ON a.noun = 'task' AND t.id = a.id
   LEFT JOIN vms v ON a.noun = 'vm' AND v.id = a.id
+  LEFT JOIN snapshots s ON a.noun = 'snapshot' AND s.id = a.id
  WHERE CASE a.noun
          WHEN 'task' THEN t.id IS NULL OR t.state = 'succeeded'
          WHEN 'vm' THEN v.id IS NULL OR v.state = 'deleted'
+         WHEN 'snapshot' THEN s.id IS NULL OR s.state = 'deleted'
          ELSE true
        END
  LIMIT 20";
@@ -99,6 +101,7 @@ fn read(row: &Row<'_>) -> Result<Allocation> {
     let owner = match noun.as_str() {
         "task" => Owner::Task(row.parse::<TaskId>(1)?),
         "vm" => Owner::Vm(row.parse::<VmId>(1)?),
+        "snapshot" => Owner::Snapshot(row.parse::<SnapshotId>(1)?),
         other => return Err(Error::Decode { column: 0, detail: format!("{other} owns no allocation") }),
     };
     Ok(Allocation {

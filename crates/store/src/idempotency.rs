@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hostler_model::{PrincipalId, TaskId, TenantId, Timestamp, task::Task, vm::Vm};
+use hostler_model::{PrincipalId, TaskId, TenantId, Timestamp, snapshot::Snapshot, task::Task, vm::Vm};
 use hostler_sqlite::{Result, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -43,6 +43,7 @@ pub(crate) struct FirstAnswer {
 pub(crate) struct Stored {
     pub(crate) task: Task,
     pub(crate) vm: Option<Vm>,
+    pub(crate) snapshot: Option<Snapshot>,
 }
 
 const BY_KEYS: &str = "

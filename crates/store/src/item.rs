@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hostler_model::{
-    Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, TaskId, TenantId, Timestamp, VmId,
+    Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     edit::VmPatch,
     event::{Actor, Class},
     id::{EnrolmentId, ImportId},
@@ -11,6 +11,7 @@ use hostler_model::{
     kind::{KindName, Role},
     name::Name,
     node::{FreshnessPolicy, NodeFacts, NodeState},
+    snapshot::{Snapshot, SnapshotState},
     task::{Intent, Target, Task, TaskState},
     vm::{Vm, VmSpec, VmState},
 };
@@ -33,6 +34,8 @@ pub struct Submission {
     pub target: Target,
     /// The machine to be, for kinds that make one.
     pub vm: Option<NewMachine>,
+    /// The snapshot to be, for kinds that make one.
+    pub snapshot: Option<NewSnapshot>,
     /// The task of which this is a retry.
     pub retry_of: Option<TaskId>,
     /// The caller's key, if it sent one.
@@ -73,6 +76,17 @@ pub struct EditVm {
     pub dry_run: bool,
 }
 
+/// A snapshot to be.
+#[derive(Clone, Debug)]
+pub struct NewSnapshot {
+    /// Its id, made beforehand.
+    pub id: SnapshotId,
+    /// Its name.
+    pub name: Name,
+    /// Whether it takes the memory too.
+    pub memory: bool,
+}
+
 /// An `Idempotency-Key`: unique per tenant, principal and route, kept for 24 h and until its task ends.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Idempotency {
@@ -91,6 +105,8 @@ pub struct Accepted {
     pub task: Task,
     /// The machine it is about.
     pub vm: Option<Vm>,
+    /// The snapshot it is about.
+    pub snapshot: Option<Snapshot>,
     /// Whether this is the first answer once more.
     pub replayed: bool,
 }
@@ -298,6 +314,17 @@ pub struct VmFilter {
     pub state: Option<VmState>,
     /// Only on this node.
     pub node: Option<NodeId>,
+}
+
+/// Which snapshots to list.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotFilter {
+    /// Only of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Only of this machine.
+    pub vm: Option<VmId>,
+    /// Only in this state; without it all that are not deleted.
+    pub state: Option<SnapshotState>,
 }
 
 /// Which log entries to read.

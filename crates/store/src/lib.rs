@@ -21,6 +21,7 @@ mod node;
 mod plan;
 mod rows;
 mod service;
+mod snapshot;
 mod step;
 mod store;
 mod task;

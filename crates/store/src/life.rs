@@ -1,6 +1,8 @@
 //! What happens to tasks and VMs within a step: transitions from the model, and everything that follows from them
 //! (the VM, its turn, allocations, events), so that one transaction tells the whole truth.
 
+mod snapshot;
+
 use hostler_model::{
     TaskId, VmId,
     alloc::{Allocation, Hold, Owner, Settlement},
@@ -121,6 +123,7 @@ impl Work<'_> {
         self.event(Some(row.task.tenant), "task", ended_word(row.task.state), id.0, ended_data(&row));
         self.ended(id);
         self.settle_allocation(Owner::Task(id), Settlement::of_task(verdict))?;
+        self.end_on_snapshot(&row, verdict)?;
         match row.task.target.vm {
             Some(vm) => self.end_on_vm(&row, vm, verdict),
             None => Ok(()),
@@ -141,6 +144,9 @@ impl Work<'_> {
         }
         if let Some(change) = settled.vm {
             self.change_vm(id, &change, json!({"task": row.task.id}));
+            if change.state == VmState::Deleted {
+                self.delete_snapshots_of(id)?;
+            }
         }
         self.settle_allocation(Owner::Vm(id), settled.allocation)?;
         if self.vms.get(&id).is_some_and(|vm| vm.vm.task == Some(row.task.id)) {

@@ -3,7 +3,9 @@
 use hostler_sqlite::{Mode, Sqlite};
 use serde_json::json;
 
-use crate::{allocation, idempotency, image, import, log, node, store::MIGRATIONS, task, task_log, tenant, token, vm};
+use crate::{
+    allocation, idempotency, image, import, log, node, snapshot, store::MIGRATIONS, task, task_log, tenant, token, vm,
+};
 
 /// Names of scans that are meant: the batch itself, and what an index already narrowed.
 const MEANT: &[&str] = &["SCAN wanted", "SCAN c ", "SCAN jsonb_each", "SCAN json_each", "SCAN tasks USING"];
@@ -21,7 +23,7 @@ async fn plan(db: &Sqlite, text: &str) -> Vec<String> {
 async fn a_list_by_a_filter_walks_that_filters_index() {
     let dir = tempfile::tempdir().unwrap();
     let db = Sqlite::open(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
-    for (text, index) in [vm::INDEXED, log::INDEXED].into_iter().flatten() {
+    for (text, index) in [vm::INDEXED, snapshot::INDEXED, log::INDEXED].into_iter().flatten() {
         let plan = plan(&db, text).await;
         assert!(plan.iter().any(|line| line.contains(index)), "{index}: {text}\n{plan:#?}");
         assert!(!plan.iter().any(|line| line.contains("TEMP B-TREE")), "{text}\n{plan:#?}");
@@ -37,6 +39,7 @@ async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
         task::list::HOT,
         task_log::HOT,
         vm::HOT,
+        snapshot::HOT,
         allocation::HOT,
         log::HOT,
         tenant::HOT,

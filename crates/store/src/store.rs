@@ -5,12 +5,13 @@ mod image;
 use std::{path::Path, sync::Arc};
 
 use hostler_model::{
-    Clock, Code, Ids, NodeId, Refusal, Resources, TaskId, TenantId, Timestamp, VmId,
+    Clock, Code, Ids, NodeId, Refusal, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     api::{Diagnosis, Quota},
     event::{Actor, Entry},
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
     name::Name,
     node::{Node, NodeEvent},
+    snapshot::Snapshot,
     task::Task,
     task_log::Line,
     vm::Vm,
@@ -22,10 +23,12 @@ use uuid::Uuid;
 
 use crate::{
     Accepted, Answer, Beat, Caller, Cancel, Claim, EditVm, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
-    NewJoinToken, Progressed, Result, Settle, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
+    NewJoinToken, Progressed, Result, Settle, SnapshotFilter, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes,
+    doctor, gauges,
     group::Committer,
     log, node,
     service::Service,
+    snapshot,
     step::{cancel, edit, expire, heartbeat, join, lease, progress, restart, settle, submit, sweep},
     task, task_log, tenant, token, vm,
     work::{Context, Work},
@@ -291,6 +294,26 @@ impl Store {
     /// Newest first; `before` is the last id of the page before.
     pub async fn vms(&self, filter: VmFilter, before: Option<VmId>, limit: usize) -> Result<Vec<Vm>> {
         self.read(move |tx| vm::list(tx, &filter, before, limit)).await
+    }
+
+    /// One snapshot, deleted or not.
+    pub async fn snapshot(&self, id: SnapshotId) -> Result<Option<Snapshot>> {
+        self.read(move |tx| Ok(snapshot::by_ids(tx, &[id])?.pop().map(|row| row.snapshot))).await
+    }
+
+    /// The machine's snapshot of this name, among those that are not deleted.
+    pub async fn snapshot_by_name(&self, vm: VmId, name: Name) -> Result<Option<Snapshot>> {
+        self.read(move |tx| snapshot::by_name(tx, vm, &name)).await
+    }
+
+    /// Newest first; `before` is the last id of the page before.
+    pub async fn snapshots(
+        &self,
+        filter: SnapshotFilter,
+        before: Option<SnapshotId>,
+        limit: usize,
+    ) -> Result<Vec<Snapshot>> {
+        self.read(move |tx| snapshot::list(tx, &filter, before, limit)).await
     }
 
     /// One node.

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_model::{
-    Clock, Ids, NodeId, TaskId, TenantId, Timestamp, VmId,
+    Clock, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     alloc::{Allocation, Owner},
     book::{Book, Changes},
     event::{Actor, Class, NewEntry},
@@ -29,6 +29,7 @@ use crate::{
     node::{self, NodeRow},
     rows::Rows,
     service::Service,
+    snapshot::{self, SnapshotRow},
     task::{self, TaskRow},
     task_log,
     tenant::{self, TenantRow},
@@ -80,6 +81,7 @@ pub(crate) struct Work<'a> {
     pub(crate) now: Timestamp,
     pub(crate) tasks: Rows<TaskId, TaskRow>,
     pub(crate) vms: Rows<VmId, VmRow>,
+    pub(crate) snapshots: Rows<SnapshotId, SnapshotRow>,
     pub(crate) nodes: Rows<NodeId, NodeRow>,
     /// Nodes whose heartbeat this step received.
     pub(crate) heard: Vec<NodeId>,
@@ -114,6 +116,7 @@ impl<'a> Work<'a> {
             now: context.clock.now(),
             tasks: Rows::default(),
             vms: Rows::default(),
+            snapshots: Rows::default(),
             nodes: Rows::default(),
             heard: Vec::new(),
             renewed: Vec::new(),
@@ -350,7 +353,7 @@ impl<'a> Work<'a> {
         Ok(wakes)
     }
 
-    /// Gives new tasks and changed VMs the numbers of the log entries with which they are written.
+    /// Gives new tasks and changed VMs and snapshots the numbers of the log entries with which they are written.
     fn number(&mut self, before: i64, after: i64) {
         for (made, row) in self.tasks.dirty_mut() {
             if made {
@@ -358,6 +361,9 @@ impl<'a> Work<'a> {
             }
         }
         for (_, row) in self.vms.dirty_mut() {
+            row.seq = after;
+        }
+        for (_, row) in self.snapshots.dirty_mut() {
             row.seq = after;
         }
     }
@@ -369,6 +375,8 @@ impl<'a> Work<'a> {
         // A name that a change gives back may be taken in the same batch.
         vm::update(self.tx, self.vms.changed())?;
         vm::insert(self.tx, self.vms.made())?;
+        snapshot::update(self.tx, self.snapshots.changed())?;
+        snapshot::insert(self.tx, self.snapshots.made())?;
         task::insert(self.tx, self.tasks.made())?;
         task::update(self.tx, self.tasks.changed())?;
         task::renew(self.tx, &self.renewed, self.now.plus(self.context.timing.lease))?;

@@ -26,6 +26,13 @@ pub(super) enum Command<'a> {
     },
     #[serde(rename = "guest-exec-status")]
     ExecStatus { pid: i64 },
+    #[serde(rename = "guest-fsfreeze-freeze")]
+    Freeze,
+    #[serde(rename = "guest-fsfreeze-thaw")]
+    Thaw,
+    /// Nanoseconds since the Unix epoch.
+    #[serde(rename = "guest-set-time")]
+    SetTime { time: i64 },
     /// It has no answer but a refusal.
     #[serde(rename = "guest-shutdown")]
     Shutdown { mode: Mode },
@@ -52,9 +59,13 @@ impl Command<'_> {
     /// How long the answer may be.
     pub(super) fn answer_limit(&self) -> usize {
         match self {
-            Command::Sync { .. } | Command::Ping | Command::Exec { .. } | Command::Shutdown { .. } => {
-                SHORT_ANSWER_LIMIT
-            }
+            Command::Sync { .. }
+            | Command::Ping
+            | Command::Exec { .. }
+            | Command::Freeze
+            | Command::Thaw
+            | Command::SetTime { .. }
+            | Command::Shutdown { .. } => SHORT_ANSWER_LIMIT,
             Command::ExecStatus { .. } => ANSWER_LIMIT,
         }
     }

@@ -17,12 +17,16 @@ mod error;
 mod firmware;
 mod folder;
 mod launch;
+mod layer;
 mod logs;
 mod machine;
 mod power;
 mod qcow2;
 mod qmp;
+mod restore;
 mod seek;
+mod shelf;
+mod snapshot;
 
 use std::{
     collections::HashMap,
@@ -35,7 +39,7 @@ use std::{
 
 use async_trait::async_trait;
 use hostler_model::{
-    VmId,
+    SnapshotId, VmId,
     disk::Unfit,
     error::Code,
     image::{DiskFormat, Firmware},
@@ -52,7 +56,10 @@ use self::{
     qmp::Qmp,
     seek::{Census, seek, seek_in},
 };
-use super::{DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
+use super::{
+    DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, Phases, Restored, SnapshotMade, SnapshotRemoved,
+    turns::Turns,
+};
 use crate::{
     guest::Guest,
     host::{self, Process, file::present, process::TICKS_PER_SECOND},
@@ -211,13 +218,47 @@ impl Hypervisor for Qemu {
 
     async fn attach(&self, id: VmId) -> Result<Option<Box<dyn Machine>>, DriverError> {
         let _turn = self.0.turns.wait(id).await;
-        let live = self.0.living(&self.0.folder(id)).await?;
+        let folder = self.0.folder(id);
+        let mut live = self.0.living(&folder).await?;
+        if let Some(held) = &live
+            && !self.0.mend(&folder, held).await?
+        {
+            live = None;
+        }
         Ok(live.map(|live| Box::new(QemuMachine(live)) as Box<dyn Machine>))
     }
 
     async fn remove(&self, id: VmId) -> Result<bool, DriverError> {
         let driver = Arc::clone(&self.0);
         whole(async move { driver.remove(id).await }).await
+    }
+
+    async fn take_snapshot(
+        &self,
+        vm: VmId,
+        id: SnapshotId,
+        memory: bool,
+        phases: &Phases,
+    ) -> Result<SnapshotMade, DriverError> {
+        let (driver, phases) = (Arc::clone(&self.0), phases.clone());
+        whole(async move { driver.take_snapshot(vm, id, memory, &phases).await }).await
+    }
+
+    async fn restore(&self, vm: VmId, id: SnapshotId, phases: &Phases) -> Result<Restored, DriverError> {
+        let (driver, phases) = (Arc::clone(&self.0), phases.clone());
+        let back = whole(async move { driver.restore(vm, id, &phases).await }).await?;
+        Ok(Restored { machine: Box::new(QemuMachine(back.live)), memory: back.memory, since: back.since })
+    }
+
+    async fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> Result<SnapshotRemoved, DriverError> {
+        let driver = Arc::clone(&self.0);
+        whole(async move { driver.remove_snapshot(vm, id).await }).await
+    }
+
+    async fn snapshots(&self) -> Result<Vec<SnapshotId>, DriverError> {
+        let driver = Arc::clone(&self.0);
+        let found = blocking(move || driver.snapshots()).await;
+        found.map_err(|error| storage("the snapshots of this node cannot be listed", &error))
     }
 
     async fn find(&self) -> Result<Finds, DriverError> {
@@ -234,7 +275,7 @@ impl Driver {
 
     async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Arc<Live>, DriverError> {
         let folder = self.folder(plan.id);
-        let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;
+        command::check(plan, self.uefi.as_ref())?;
         if let Some(path) = folder.overlong_socket() {
             return Err(refused(format!(
                 "the socket's path {} is longer than 107 bytes; choose a shorter run folder",
@@ -248,6 +289,7 @@ impl Driver {
         }
         self.prepare(plan, &folder).await?;
         let _ = phases.send("start");
+        let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;
         self.launch(&folder, &arguments).await
     }
 
@@ -284,7 +326,8 @@ impl Driver {
             };
             folder.write_spec(&plan).map_err(|error| cannot("spec", &error))?;
             folder.make_sockets().map_err(|error| cannot("socket folder", &error))?;
-            if folder.complete().map_err(|error| cannot("state", &error))?.is_some() && folder.disk().exists() {
+            let disk = folder.disk().map_err(|error| cannot("disk", &error))?;
+            if folder.complete().map_err(|error| cannot("state", &error))?.is_some() && disk.exists() {
                 return Ok(());
             }
             make_firmware(&plan, &folder, uefi.as_ref()).map_err(|error| cannot("firmware's memory", &error))?;
@@ -466,7 +509,7 @@ fn make_disk(plan: &MachinePlan, folder: &Folder) -> Result<(), DriverError> {
             least.div_ceil(GIB)
         )));
     }
-    let made = qcow2::create_overlay(&folder.disk(), &base, format, size);
+    let made = folder.disk().and_then(|disk| qcow2::create_overlay(&disk, &base, format, size));
     made.map_err(|error| storage(format!("the disk of machine {} cannot be made", plan.id), &error))
 }
 

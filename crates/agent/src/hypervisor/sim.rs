@@ -15,11 +15,12 @@
 mod dice;
 mod host;
 mod machine;
+mod snapshot;
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use hostler_model::{VmId, error::Code};
+use hostler_model::{SnapshotId, VmId, error::Code};
 use tokio::time::sleep;
 
 pub use self::host::SimHost;
@@ -28,7 +29,10 @@ use self::{
     host::Boot,
     machine::SimMachine,
 };
-use super::{DriverError, Exit, Finds, Hypervisor, Machine, MachinePlan, Phases, turns::Turns};
+use super::{
+    DriverError, Exit, Finds, Hypervisor, Machine, MachinePlan, Phases, Restored, SnapshotMade, SnapshotRemoved,
+    turns::Turns,
+};
 
 /// How a simulated hypervisor behaves. Rates are between 0 and 1; latencies are evenly spread over their range.
 #[derive(Clone, Debug)]
@@ -179,6 +183,33 @@ impl Hypervisor for Sim {
         let driver = Arc::clone(&self.0);
         let removed = tokio::spawn(async move { driver.remove(id).await }).await;
         removed.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))
+    }
+
+    async fn take_snapshot(
+        &self,
+        vm: VmId,
+        id: SnapshotId,
+        memory: bool,
+        phases: &Phases,
+    ) -> Result<SnapshotMade, DriverError> {
+        let (driver, phases) = (Arc::clone(&self.0), phases.clone());
+        let taken = tokio::spawn(async move { driver.take_snapshot(vm, id, memory, &phases).await }).await;
+        taken.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))
+    }
+
+    async fn restore(&self, vm: VmId, id: SnapshotId, phases: &Phases) -> Result<Restored, DriverError> {
+        let (driver, phases) = (Arc::clone(&self.0), phases.clone());
+        let restored = tokio::spawn(async move { driver.restore(vm, id, &phases).await }).await;
+        restored.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))
+    }
+
+    async fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> Result<SnapshotRemoved, DriverError> {
+        let _turn = self.0.turns.wait(vm).await;
+        Ok(SnapshotRemoved { existed: self.0.host.remove_snapshot(vm, id), layer_kept: false })
+    }
+
+    async fn snapshots(&self) -> Result<Vec<SnapshotId>, DriverError> {
+        Ok(self.0.host.snapshots())
     }
 
     async fn find(&self) -> Result<Finds, DriverError> {

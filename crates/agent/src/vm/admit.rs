@@ -68,12 +68,26 @@ pub enum Ask {
     Pause,
     /// To let them run again.
     Resume,
+    /// To have its state kept.
+    Snapshot,
+    /// To be put back to a state that was kept.
+    Restore,
 }
 
 impl Ask {
     /// Every request.
-    pub const ALL: [Ask; 8] =
-        [Ask::Create, Ask::Exec, Ask::Remove, Ask::Start, Ask::Stop, Ask::Reboot, Ask::Pause, Ask::Resume];
+    pub const ALL: [Ask; 10] = [
+        Ask::Create,
+        Ask::Exec,
+        Ask::Remove,
+        Ask::Start,
+        Ask::Stop,
+        Ask::Reboot,
+        Ask::Pause,
+        Ask::Resume,
+        Ask::Snapshot,
+        Ask::Restore,
+    ];
 }
 
 /// The answer to a request.
@@ -160,6 +174,7 @@ pub fn admit(stage: Stage, here: u32, ask: Ask, asked: u32) -> Admission {
         Ask::Remove => remove(stage),
         Ask::Start | Ask::Stop => switch(stage, ask),
         Ask::Exec | Ask::Reboot | Ask::Pause | Ask::Resume => live(stage, ask),
+        Ask::Snapshot | Ask::Restore => complete(stage),
     }
 }
 
@@ -167,7 +182,9 @@ pub fn admit(stage: Stage, here: u32, ask: Ask, asked: u32) -> Admission {
 pub fn waits(stage: Stage, ask: Ask) -> bool {
     match ask {
         Ask::Create | Ask::Remove => false,
-        Ask::Exec | Ask::Start | Ask::Stop | Ask::Reboot | Ask::Pause | Ask::Resume => stage == Stage::Changing,
+        Ask::Exec | Ask::Start | Ask::Stop | Ask::Reboot | Ask::Pause | Ask::Resume | Ask::Snapshot | Ask::Restore => {
+            stage == Stage::Changing
+        }
     }
 }
 
@@ -193,6 +210,16 @@ fn remove(stage: Stage) -> Admission {
         | Stage::Paused
         | Stage::Ended
         | Stage::Changing => Admission::Accept,
+    }
+}
+
+/// What is done to a disk that is whole, whether there is a process or not.
+fn complete(stage: Stage) -> Admission {
+    match stage {
+        Stage::Running | Stage::Paused | Stage::Ended => Admission::Accept,
+        Stage::Absent | Stage::Making | Stage::Partial | Stage::Changing | Stage::Removing => {
+            Admission::Refuse(Denial::of(stage))
+        }
     }
 }
 

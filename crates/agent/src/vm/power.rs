@@ -172,7 +172,7 @@ fn no_plan(id: VmId) -> DriverError {
 }
 
 /// Waits for the guest's first answer, for as long as somebody wants to know: how long it took since the process began.
-async fn booted<T>(
+pub(super) async fn booted<T>(
     hypervisor: &dyn Hypervisor,
     id: VmId,
     machine: Arc<dyn Machine>,

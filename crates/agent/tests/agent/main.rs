@@ -5,6 +5,7 @@ mod machine;
 mod power;
 mod restart;
 mod server;
+mod snapshot;
 mod storm;
 mod trust;
 mod world;

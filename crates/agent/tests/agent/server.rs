@@ -286,6 +286,7 @@ impl Server {
         self.with(|heard| {
             heard.heartbeats.push(beat);
             json_of(&HeartbeatAnswer {
+                orphan_snapshots: Vec::new(),
                 abort: heard.abort.clone(),
                 over: leases.into_iter().filter(|held| heard.over.contains(&held.task)).collect(),
                 orphans: Vec::new(),

@@ -4,14 +4,16 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use hostler_agent::hypervisor::{
-    DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, Phases, Power, Restart,
+    DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, Phases, Power, Restart, Restored, SnapshotMade,
+    SnapshotRemoved,
 };
 use hostler_model::{
-    VmId,
+    SnapshotId, VmId,
     error::Code,
     kind::{VmExecOutput, VmExecParams},
+    snapshot::Written,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Gate {
@@ -21,11 +23,13 @@ pub enum Gate {
     Remove,
     Start,
     Shutdown,
+    Snapshot,
 }
 
 #[derive(Clone, Default, Debug)]
 pub struct State {
     pub machines: BTreeMap<VmId, Box_>,
+    pub snapshots: BTreeMap<SnapshotId, VmId>,
     pub held: Vec<Gate>,
     /// How often each step was begun.
     pub begun: BTreeMap<Gate, usize>,
@@ -190,8 +194,48 @@ impl Hypervisor for World {
             return Err(DriverError { code: Code::HypervisorFailed, detail, retryable: false });
         }
         let mut existed = false;
-        self.change(|state| existed = state.machines.remove(&id).is_some());
+        self.change(|state| {
+            existed = state.machines.remove(&id).is_some();
+            state.snapshots.retain(|_, vm| *vm != id);
+        });
         Ok(existed)
+    }
+
+    async fn take_snapshot(
+        &self,
+        vm: VmId,
+        id: SnapshotId,
+        memory: bool,
+        phases: &Phases,
+    ) -> Result<SnapshotMade, DriverError> {
+        let _ = phases.send("disk");
+        self.pass(Gate::Snapshot).await;
+        self.change(|state| {
+            state.snapshots.insert(id, vm);
+        });
+        let written = Written { disk_bytes: 5, memory_bytes: if memory { 7 } else { 0 } };
+        Ok(SnapshotMade { written, quiesced: None, paused_ms: 1.0 })
+    }
+
+    async fn restore(&self, vm: VmId, id: SnapshotId, _: &Phases) -> Result<Restored, DriverError> {
+        if !self.see().snapshots.contains_key(&id) {
+            let detail = "the snapshot is not on this node".to_owned();
+            return Err(DriverError { code: Code::SnapshotUnusable, detail, retryable: false });
+        }
+        self.exit(vm, Exit::Requested);
+        let since = Instant::now();
+        self.pass(Gate::Snapshot).await;
+        Ok(Restored { machine: Box::new(self.process(vm)), memory: true, since })
+    }
+
+    async fn remove_snapshot(&self, _: VmId, id: SnapshotId) -> Result<SnapshotRemoved, DriverError> {
+        let mut existed = false;
+        self.change(|state| existed = state.snapshots.remove(&id).is_some());
+        Ok(SnapshotRemoved { existed, layer_kept: false })
+    }
+
+    async fn snapshots(&self) -> Result<Vec<SnapshotId>, DriverError> {
+        Ok(self.see().snapshots.into_keys().collect())
     }
 
     async fn find(&self) -> Result<Finds, DriverError> {
@@ -295,6 +339,10 @@ impl Machine for Handle {
 
     async fn reset(&self) -> Result<(), DriverError> {
         Ok(())
+    }
+
+    async fn set_clock(&self, _: i64) -> bool {
+        true
     }
 
     fn boot_ms(&self) -> f64 {

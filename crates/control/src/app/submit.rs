@@ -64,6 +64,10 @@ impl App {
             Aim::NewVm => Some(self.machine(&mut params)?),
             Aim::AnyNode | Aim::Vm => None,
         };
+        let snapshot = match &aimed.vm {
+            Some(vm) => self.name_snapshot(spec.snapshot, vm, &mut params).await?,
+            None => None,
+        };
         let vm = machine.as_ref().map(|machine| machine.id).or(aimed.vm.map(|vm| vm.id));
         let submission = Submission {
             task: self.ids.next(self.clock.now()),
@@ -73,6 +77,7 @@ impl App {
             params,
             target: Target { vm, node: aimed.node },
             vm: machine,
+            snapshot,
             retry_of: place.retry_of,
             idempotency: terms.idempotency.filter(|_| !terms.dry_run),
             dry_run: terms.dry_run,
@@ -102,6 +107,7 @@ impl App {
             params,
             target: Target { vm: Some(self.ids.next(now)), node: None },
             vm: None,
+            snapshot: None,
             retry_of: None,
             idempotency: terms.idempotency,
             dry_run: false,

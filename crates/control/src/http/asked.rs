@@ -83,10 +83,10 @@ impl Asked {
 
     /// The answer: the task as it was accepted, or as it ended if that was worth waiting for.
     pub(super) async fn answer(self, app: &Arc<App>, accepted: Accepted) -> Result<Response> {
-        let Accepted { task, vm, replayed } = accepted;
+        let Accepted { task, vm, snapshot, replayed } = accepted;
         let id = task.id;
         if self.dry_run {
-            return Ok(answer(StatusCode::OK, &Submitted { task, vm }));
+            return Ok(answer(StatusCode::OK, &Submitted { task, vm, snapshot }));
         }
         let ended = match self.wait {
             Some(wait) => app.ended(id, wait).await?,
@@ -94,10 +94,10 @@ impl Asked {
         };
         let mut response = match ended {
             Some(task) => {
-                let vm = app.machine_of(&task).await?;
-                answer(StatusCode::OK, &Submitted { task, vm })
+                let (vm, snapshot) = (app.machine_of(&task).await?, app.snapshot_of(&task).await?);
+                answer(StatusCode::OK, &Submitted { task, vm, snapshot })
             }
-            None => answer(StatusCode::ACCEPTED, &Submitted { task, vm }),
+            None => answer(StatusCode::ACCEPTED, &Submitted { task, vm, snapshot }),
         };
         let headers = response.headers_mut();
         insert(headers, header::LOCATION, &format!("/api/v1/tasks/{id}"));

@@ -16,6 +16,8 @@ pub(super) enum List {
     Tasks,
     /// Of machines.
     Vms,
+    /// Of snapshots.
+    Snapshots,
     /// Of audit entries.
     Audit,
     /// Of imports.
@@ -27,6 +29,7 @@ impl List {
         match self {
             List::Tasks => "tasks",
             List::Vms => "vms",
+            List::Snapshots => "snapshots",
             List::Audit => "audit",
             List::Imports => "imports",
         }

@@ -13,8 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, node, quota, task,
-    task_log, vm, vm_power,
+    audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, node, quota, snapshot,
+    task, task_log, vm, vm_power,
 };
 use crate::app::{App, Error};
 
@@ -55,6 +55,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(vm_power::reboot_vm))
         .routes(routes!(vm_power::pause_vm))
         .routes(routes!(vm_power::resume_vm))
+        .routes(routes!(snapshot::list_vm_snapshots, snapshot::take_snapshot))
+        .routes(routes!(snapshot::restore_vm))
+        .routes(routes!(snapshot::list_snapshots))
+        .routes(routes!(snapshot::show_snapshot, snapshot::delete_snapshot))
         .routes(routes!(node::list_nodes))
         .routes(routes!(node::show_node))
         .routes(routes!(node::approve_node))

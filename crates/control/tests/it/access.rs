@@ -12,7 +12,11 @@ fn routes() -> Vec<(Method, String)> {
     let mut routes = Vec::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         let path = path.replace("{task}", "01900000-0000-7000-8000-000000000042");
-        let path = path.replace("{vm}", "no-such").replace("{node}", "no-such").replace("{sha256}", &"0".repeat(64));
+        let path = path
+            .replace("{vm}", "no-such")
+            .replace("{node}", "no-such")
+            .replace("{snapshot}", "no-such")
+            .replace("{sha256}", &"0".repeat(64));
         let path = path.replace("{file}", "index.html");
         for method in item.as_object().unwrap().keys() {
             routes.push((method.to_ascii_uppercase().parse().unwrap(), path.clone()));
@@ -87,6 +91,7 @@ async fn a_lesser_role_is_refused_what_the_table_says() {
         "/docs/index.html",
         "/api/v1/tasks",
         "/api/v1/vms",
+        "/api/v1/snapshots",
         "/api/v1/images",
         "/api/v1/quota",
         "/api/v1/nodes",

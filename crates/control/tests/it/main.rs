@@ -14,4 +14,5 @@ mod listen;
 mod lists;
 mod loops;
 mod power;
+mod snapshot;
 mod task_log;

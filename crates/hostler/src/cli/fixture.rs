@@ -1,6 +1,6 @@
 //! Fixed things for the tests of what is printed.
 
-use hostler_model::{Timestamp, event::Entry, image::Image, node::Node, task::Task, vm::Vm};
+use hostler_model::{Timestamp, event::Entry, image::Image, node::Node, snapshot::Snapshot, task::Task, vm::Vm};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -45,6 +45,14 @@ pub fn vm(name: &str, state: &str) -> Vm {
             "image": "tiny", "image_digest": "ab".repeat(32), "vcpus": 1, "memory_mib": 256, "disk_gib": 1,
             "ready_timeout_seconds": 120, "labels": {"tier": "web", "app": "shop"},
         },
+    }))
+}
+
+pub fn snapshot(name: &str, memory: bool) -> Snapshot {
+    read(json!({
+        "id": "0190f1f0-0000-7000-8000-00000000000d", "tenant": TENANT, "vm": VM, "name": name, "state": "ready",
+        "memory": memory, "written": {"disk_bytes": 3_000_000, "memory_bytes": if memory { 98_000_000 } else { 0 }},
+        "node": NODE, "spec": vm("web-1", "running").spec, "created_at": THEN, "updated_at": THEN,
     }))
 }
 

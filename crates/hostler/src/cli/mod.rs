@@ -15,6 +15,7 @@ pub mod live;
 pub mod node;
 pub mod read;
 pub mod run;
+pub mod snapshot;
 pub mod task;
 pub mod top;
 pub mod vm;

@@ -6,6 +6,7 @@ use hostler_model::{
     Code, Refusal,
     kind::KindName,
     patch::Patch,
+    snapshot::SnapshotState,
     task::TaskState,
     unit::{parse_gib, parse_mib},
     vm::VmState,
@@ -118,6 +119,11 @@ pub fn code(text: &str) -> Result<Code, String> {
 /// A machine's state.
 pub fn vm_state(text: &str) -> Result<VmState, String> {
     state(text, &VmState::ALL.map(VmState::as_str))
+}
+
+/// A snapshot's state.
+pub fn snapshot_state(text: &str) -> Result<SnapshotState, String> {
+    state(text, &SnapshotState::ALL.map(SnapshotState::as_str))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 mod edit;
 mod power;
+mod snapshot;
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -71,6 +72,12 @@ enum Verb {
     Edit(edit::Args),
     #[command(flatten)]
     Power(power::Verb),
+    /// Keep a machine's disk, or its memory and its disk, as they are now
+    #[command(after_help = snapshot::SNAPSHOT)]
+    Snapshot(snapshot::Take),
+    /// Put a machine back to one of its snapshots; what it did since is lost
+    #[command(after_help = snapshot::RESTORE)]
+    Restore(snapshot::Restore),
     /// End machines and remove what they had
     #[command(visible_alias = "rm", after_help = DELETE)]
     Delete(Delete),
@@ -204,6 +211,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::Exec(args) => exec::run(args, &session).await,
         Verb::Edit(args) => edit::run(args, &session).await,
         Verb::Power(verb) => power::run(verb, &session).await,
+        Verb::Snapshot(args) => snapshot::take(args, &session).await,
+        Verb::Restore(args) => snapshot::restore(args, &session).await,
         Verb::Delete(args) => delete(args, &session).await,
     }
 }
@@ -450,7 +459,8 @@ mod tests {
 
     #[test]
     fn a_machine_that_would_be_made() {
-        let submitted = Submitted { task: fixture::task("queued"), vm: Some(fixture::vm("web-1", "provisioning")) };
+        let submitted =
+            Submitted { task: fixture::task("queued"), vm: Some(fixture::vm("web-1", "provisioning")), snapshot: None };
         insta::assert_snapshot!(planned(&submitted, true), @"
         name    web-1 (not made: dry run)
         wanted  tiny, 1 vcpus, 256 MiB, 1 GiB

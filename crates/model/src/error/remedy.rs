@@ -36,6 +36,18 @@ impl Code {
             Code::ImageNotFound => {
                 "`hostler image list` shows the images there are; `hostler image import` brings one."
             }
+            Code::SnapshotNotFound => {
+                "`hostler snapshot list --vm NAME` shows the snapshots of a machine. They go with their machine."
+            }
+            Code::SnapshotStateConflict => {
+                "`hostler snapshot show` says its state and why. One that is being made or deleted is waited for; one in error can only be deleted."
+            }
+            Code::SnapshotLimit => {
+                "Delete snapshots of the machine that are not needed. Where the detail speaks of layers, restore one of its first snapshots, or make a new machine."
+            }
+            Code::SnapshotUnusable => {
+                "The detail says what does not fit. A snapshot with memory needs the processors and the memory that it was taken with, and the same hypervisor on its node; a damaged one can only be deleted."
+            }
             Code::NodeNotFound => "`hostler node list` shows the nodes there are.",
             Code::MethodNotAllowed => "The route exists under another method: `/docs` shows which.",
             Code::UnknownAction => "The detail lists the kinds there are.",

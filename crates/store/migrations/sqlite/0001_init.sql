@@ -196,6 +196,33 @@ CREATE INDEX vms_by_tenant ON vms (tenant, id) WHERE state <> 'deleted';
 CREATE INDEX vms_deleted ON vms (id) WHERE state = 'deleted';
 CREATE INDEX vms_deleted_by_tenant ON vms (tenant, id) WHERE state = 'deleted';
 
+-- `disk_bytes` and `memory_bytes` are known once the snapshot is whole.
+CREATE TABLE snapshots (
+    id           TEXT PRIMARY KEY,
+    seq          INTEGER NOT NULL,
+    tenant       TEXT    NOT NULL,
+    vm           TEXT    NOT NULL,
+    name         TEXT    NOT NULL,
+    state        TEXT    NOT NULL,
+    detail       TEXT,
+    memory       INTEGER NOT NULL,
+    quiesced     INTEGER,
+    disk_bytes   INTEGER,
+    memory_bytes INTEGER,
+    task         TEXT,
+    node         TEXT,
+    spec         TEXT    NOT NULL,
+    created_at   INTEGER NOT NULL,
+    updated_at   INTEGER NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX snapshots_by_name ON snapshots (vm, name) WHERE state <> 'deleted';
+CREATE INDEX snapshots_on_node ON snapshots (node, id) WHERE state <> 'deleted';
+-- Lists.
+CREATE INDEX snapshots_on_vm ON snapshots (vm, id) WHERE state <> 'deleted';
+CREATE INDEX snapshots_by_tenant ON snapshots (tenant, id) WHERE state <> 'deleted';
+CREATE INDEX snapshots_deleted ON snapshots (id) WHERE state = 'deleted';
+
 CREATE TABLE images (
     tenant     TEXT    NOT NULL,
     digest     TEXT    NOT NULL,

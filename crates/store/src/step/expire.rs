@@ -69,6 +69,7 @@ fn deletion(work: &Work<'_>, vm: &hostler_model::vm::Vm) -> Submission {
         params: json!({}),
         target: Target { vm: Some(vm.id), node: None },
         vm: None,
+        snapshot: None,
         retry_of: None,
         idempotency: None,
         dry_run: false,

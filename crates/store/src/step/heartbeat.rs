@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_model::{
-    NodeId, TaskId, VmId,
+    NodeId, SnapshotId, TaskId, VmId,
     alloc::Owner,
     internal::{HeartbeatAnswer, HeldLease},
     node::Freshness,
@@ -22,6 +22,7 @@ use crate::{
     Answer, Beat,
     group::Step,
     node::{self, Identity, NodeRow},
+    snapshot::{self as snapshots, SnapshotRow},
     vm as vms,
     work::Work,
 };
@@ -62,6 +63,9 @@ fn read(work: &mut Work<'_>, beats: &[Beat]) -> Result<BTreeMap<NodeId, Identity
     for row in vms::on_nodes(work.tx, &nodes)? {
         work.vms.read(row.vm.id, row);
     }
+    for row in snapshots::on_nodes(work.tx, &nodes)? {
+        work.snapshots.read(row.snapshot.id, row);
+    }
     let reported = beats.iter().flat_map(|beat| &beat.heartbeat.inventory.vms);
     let elsewhere: BTreeSet<VmId> = reported.map(|seen| seen.vm).filter(|id| !work.vms.has(id)).collect();
     if !elsewhere.is_empty() {
@@ -87,6 +91,7 @@ fn hear(work: &mut Work<'_>, beat: &Beat, compare: bool) -> Result<HeartbeatAnsw
     if compare {
         observe(work, beat)?;
         answer.orphans = orphans(work, beat);
+        answer.orphan_snapshots = observe_snapshots(work, beat)?;
     }
     work.heard.push(beat.node);
     Ok(answer)
@@ -153,6 +158,25 @@ fn observe(work: &mut Work<'_>, beat: &Beat) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The node's snapshots become what was seen of them; those that are not ours are named.
+fn observe_snapshots(work: &mut Work<'_>, beat: &Beat) -> Result<Vec<SnapshotId>> {
+    let inventory = &beat.heartbeat.inventory;
+    let beat_seq = work.nodes.get(&beat.node).and_then(|row| row.beat_seq);
+    work.observe_snapshots(beat.node, inventory.full, &inventory.snapshots, beat_seq)?;
+    let mut orphans = Vec::new();
+    for id in &inventory.snapshots {
+        if !work.snapshots.has(id) {
+            // Not among those that are on this node and not deleted: deleted just now, or not ours.
+            let known = snapshots::by_ids(work.tx, &[*id])?;
+            let lately = |row: &SnapshotRow| beat_seq.is_none_or(|seq| row.seq > seq);
+            if !known.iter().any(|row| row.snapshot.node == Some(beat.node) && lately(row)) {
+                orphans.push(*id);
+            }
+        }
+    }
+    Ok(orphans)
 }
 
 fn observe_one(work: &mut Work<'_>, id: VmId, seen: &Observation) -> Result<()> {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hostler_model::{
     Fence, NodeId, TaskId,
     kind::Admission,
+    snapshot::{self, Use},
     task::{Event, Intent, Lease},
     vm::VmState,
 };
@@ -120,7 +121,7 @@ enum Granted {
 
 /// Leases one task, unless its VM's state says that there is nothing to do, or nothing that may be done.
 fn grant(work: &mut Work<'_>, claim: &Claim, id: TaskId) -> Result<Granted> {
-    match verdict(work, id) {
+    match verdict(work, id)? {
         Verdict::Go => {}
         Verdict::Wait => return Ok(Granted::Later),
         Verdict::End(event) => {
@@ -134,6 +135,8 @@ fn grant(work: &mut Work<'_>, claim: &Claim, id: TaskId) -> Result<Granted> {
         return Ok(Granted::Settled);
     }
     let Some(row) = work.tasks.get(&id) else { return Ok(Granted::Settled) };
+    let row = row.clone();
+    work.begin_on_snapshot(&row)?;
     // The VM names this task since its turn came; a row that somebody mended by hand is set right here.
     if let Some(vm) = row.task.target.vm.filter(|_| row.changes_vm())
         && work.vms.get(&vm).is_some_and(|vm| vm.vm.task != Some(id))
@@ -154,19 +157,29 @@ enum Verdict {
     End(Event),
 }
 
-fn verdict(work: &Work<'_>, id: TaskId) -> Verdict {
-    let Some(row) = work.tasks.get(&id) else { return Verdict::Go };
-    let Some(vm) = row.task.target.vm.and_then(|vm| work.vms.get(&vm)) else { return Verdict::Go };
+fn verdict(work: &mut Work<'_>, id: TaskId) -> Result<Verdict> {
+    let Some(row) = work.tasks.get(&id).cloned() else { return Ok(Verdict::Go) };
+    let snapshot = work.snapshot_of(&row)?;
+    let Some(vm) = row.task.target.vm.and_then(|vm| work.vms.get(&vm)) else { return Ok(Verdict::Go) };
     if row.life().intent() == Intent::Abort {
-        return Verdict::Go;
+        return Ok(Verdict::Go);
     }
-    match (row.task.kind.spec().admit)(vm.vm.state) {
+    let spec = row.task.kind.spec();
+    let admission = match ((spec.admit)(vm.vm.state), &snapshot) {
+        (Admission::Go, Some(snapshot)) => match snapshot::admit(spec.snapshot, snapshot.state) {
+            Admission::Go if spec.snapshot == Use::Read => snapshot::fits(snapshot, &vm.vm.spec)
+                .map_or_else(|refusal| Admission::Refuse(refusal.code, refusal.detail), |()| Admission::Go),
+            admission => admission,
+        },
+        (admission, _) => admission,
+    };
+    Ok(match admission {
         Admission::Go => Verdict::Go,
         Admission::Moot(output) => Verdict::End(Event::Moot { output }),
         // The node that asks was lost and is back: its next inventory says what may be done.
         Admission::Refuse(..) if vm.vm.state == VmState::Unknown && row.clean => Verdict::Wait,
         Admission::Refuse(code, detail) => Verdict::End(Event::Refuse { code, detail }),
-    }
+    })
 }
 
 fn delivery(work: &Work<'_>, id: TaskId) -> Option<Leased> {

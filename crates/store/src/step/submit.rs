@@ -1,5 +1,7 @@
 //! Submitting: a task, its VM, its allocation, its audit entry and its event are written together, or refused.
 
+mod snapshot;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_model::{
@@ -59,6 +61,7 @@ struct Plan {
     row: TaskRow,
     vm: Option<VmRow>,
     allocation: Option<Allocation>,
+    snapshot: Option<snapshot::Part>,
     /// Earlier tasks on the VM that it aborts.
     aborts: Vec<TaskId>,
 }
@@ -89,11 +92,17 @@ impl Batch {
             Err(refusal) => return Ok(Err(refusal)),
         };
         if item.dry_run {
-            return Ok(Ok(Accepted { task: plan.row.task, vm: plan.vm.map(|row| row.vm), replayed: false }));
+            return Ok(Ok(Accepted {
+                task: plan.row.task,
+                vm: plan.vm.map(|row| row.vm),
+                snapshot: plan.snapshot.map(|part| part.snapshot),
+                replayed: false,
+            }));
         }
         let accepted = self.accept(work, item, plan)?;
         if let (Some(key), Some(sent)) = (key, &item.idempotency) {
-            let answer = Stored { task: accepted.task.clone(), vm: accepted.vm.clone() };
+            let answer =
+                Stored { task: accepted.task.clone(), vm: accepted.vm.clone(), snapshot: accepted.snapshot.clone() };
             let first = FirstAnswer { key: key.clone(), body: sent.body.clone(), answer };
             work.first_answers.push(first.clone());
             self.answers.insert(key, first);
@@ -124,7 +133,7 @@ impl Batch {
             let owner = Owner::Vm(machine.id);
             let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
             let vm = new_vm(work, item, machine, node);
-            Plan { row, vm: Some(vm), allocation: Some(allocation), aborts: Vec::new() }
+            Plan { row, vm: Some(vm), allocation: Some(allocation), snapshot: None, aborts: Vec::new() }
         }))
     }
 
@@ -136,7 +145,8 @@ impl Batch {
             let row = self.row(work, item, target, node);
             let owner = Owner::Task(item.task);
             let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
-            Plan { row, vm: None, allocation: Some(allocation).filter(|_| !amount.is_zero()), aborts: Vec::new() }
+            let allocation = Some(allocation).filter(|_| !amount.is_zero());
+            Plan { row, vm: None, allocation, snapshot: None, aborts: Vec::new() }
         }))
     }
 
@@ -159,6 +169,10 @@ impl Batch {
         {
             return Ok(Err(Refusal::new(code, detail).with("vm", id.to_string()).with("state", vm.vm.state.as_str())));
         }
+        let part = match snapshot::decide(work, item, &vm.vm, node, earlier.is_some())? {
+            Ok(part) => part,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let aborts = match spec.turn {
             Turn::Final => queue.iter().copied().filter(|id| may_be_aborted(work, *id)).collect(),
             Turn::None | Turn::Shared | Turn::Exclusive => Vec::new(),
@@ -169,7 +183,8 @@ impl Batch {
         let amount = (spec.delta)(&item.params);
         let owner = Owner::Task(item.task);
         let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
-        Ok(Ok(Plan { row, vm: Some(vm), allocation: Some(allocation).filter(|_| !amount.is_zero()), aborts }))
+        let allocation = Some(allocation).filter(|_| !amount.is_zero());
+        Ok(Ok(Plan { row, vm: Some(vm), allocation, snapshot: part, aborts }))
     }
 
     /// The task as it is written down first.
@@ -208,7 +223,8 @@ impl Batch {
 
     /// Puts a plan into the working set, and answers with what it made.
     fn accept(&mut self, work: &mut Work<'_>, item: &Submission, plan: Plan) -> Result<Accepted> {
-        let Plan { row, vm, allocation, aborts } = plan;
+        let Plan { row, vm, allocation, snapshot, aborts } = plan;
+        let snapshot_id = snapshot.as_ref().map(|part| part.snapshot.id);
         let task = row.task.clone();
         let vm_id = task.target.vm;
         work.insert_task(row);
@@ -222,6 +238,9 @@ impl Batch {
             work.event(Some(item.tenant), "vm", "vm.created", machine.id.0, data);
             work.vms.insert(machine.id, vm);
         }
+        if let Some(part) = snapshot {
+            snapshot::accept(work, item, part)?;
+        }
         for earlier in aborts {
             work.cancel(earlier, &item.actor)?;
         }
@@ -232,7 +251,9 @@ impl Batch {
         let waiting_for = task.waiting_for;
         let mut task = work.tasks.get(&task.id).map_or(task, |row| row.task.clone());
         task.waiting_for = waiting_for.filter(|_| task.state == TaskState::Queued);
-        Ok(Accepted { task, vm: vm_id.and_then(|id| work.vms.get(&id)).map(|row| row.vm.clone()), replayed: false })
+        let vm = vm_id.and_then(|id| work.vms.get(&id)).map(|row| row.vm.clone());
+        let snapshot = snapshot_id.and_then(|id| work.snapshots.get(&id)).map(|row| row.snapshot.clone());
+        Ok(Accepted { task, vm, snapshot, replayed: false })
     }
 
     /// Names the change under way on the VM, and ends a task at once for which nothing is left to do.
@@ -261,8 +282,8 @@ impl Batch {
 
 fn replay(first: &FirstAnswer, item: &Submission) -> Answer<Accepted> {
     if item.idempotency.as_ref().is_some_and(|sent| sent.body == first.body) {
-        let Stored { task, vm } = first.answer.clone();
-        return Ok(Accepted { task, vm, replayed: true });
+        let Stored { task, vm, snapshot } = first.answer.clone();
+        return Ok(Accepted { task, vm, snapshot, replayed: true });
     }
     Err(Refusal::new(
         Code::IdempotencyMismatch,

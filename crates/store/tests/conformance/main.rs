@@ -17,6 +17,7 @@ mod power;
 mod progress;
 mod query;
 mod settle;
+mod snapshot;
 mod submit;
 mod sweep;
 mod task_log;
@@ -124,6 +125,20 @@ macro_rules! every_claim {
                 only_the_last_lines_of_a_task_are_kept
                 only_so_many_bytes_of_a_task_are_kept
                 a_task_that_goes_well_without_a_word_has_no_lines;
+            snapshot:
+                one_is_held_while_it_is_made_and_charged_for_what_was_written
+                a_name_is_unique_among_a_machines_also_within_one_batch
+                quota_room_and_number_are_limited
+                a_stopped_machine_has_no_memory_to_keep
+                one_that_could_not_be_made_leaves_nothing_or_an_error
+                one_that_is_cancelled_before_its_lease_leaves_nothing
+                a_restore_needs_one_that_is_ready_and_of_this_machine
+                a_restore_waits_for_the_snapshot_before_it_and_is_refused_when_that_failed
+                a_deletion_gives_back_what_was_charged_and_is_not_needed_twice
+                a_deletion_that_did_nothing_leaves_it_as_it_was
+                they_go_with_their_machine
+                one_that_its_node_lacks_is_in_error_and_no_longer_charged
+                one_that_is_not_ours_is_named_as_an_orphan;
             settle:
                 a_success_is_written_down_with_all_that_follows
                 a_repeat_of_a_result_changes_nothing

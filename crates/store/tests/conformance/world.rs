@@ -184,6 +184,7 @@ impl World {
             params: json!({"message": "hi", "delay_ms": 0}),
             target: Target::default(),
             vm: None,
+            snapshot: None,
             retry_of: None,
             idempotency: None,
             dry_run: false,
@@ -303,7 +304,7 @@ impl World {
 
     pub fn heartbeat(&self, agent: Agent, leases: &[&Leased], full: bool, vms: Vec<Observation>) -> Beat {
         let leases = leases.iter().map(|leased| HeldLease { task: leased.task, fence: leased.fence }).collect();
-        let heartbeat = Heartbeat { facts: facts(), leases, inventory: Inventory { full, vms } };
+        let heartbeat = Heartbeat { facts: facts(), leases, inventory: Inventory { full, vms, snapshots: Vec::new() } };
         Beat { node: agent.node, enrolment: agent.enrolment, heartbeat }
     }
 
@@ -408,6 +409,9 @@ pub fn output(kind: KindName) -> Value {
         KindName::VmPause => json!({"already": false}),
         KindName::VmResume => json!({"already": false, "ready": true}),
         KindName::VmDelete => json!({"existed": true}),
+        KindName::VmSnapshot => json!({"disk_bytes": 1, "memory_bytes": 0, "paused_ms": 1.0}),
+        KindName::VmRestore => json!({"memory": false, "down_ms": 1.0}),
+        KindName::SnapshotDelete => json!({"existed": true}),
         KindName::DiagHealthProbe => json!({}),
     }
 }

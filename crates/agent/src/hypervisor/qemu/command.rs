@@ -1,4 +1,4 @@
-//! QEMU's command line, out of a machine's plan. Pure: it touches no file and starts nothing.
+//! QEMU's command line, out of a machine's plan. It writes no file and starts nothing.
 //!
 //! Nothing of what a user wrote gets here but a checked name and amounts; the kernel's command line is the image's.
 
@@ -9,7 +9,12 @@ use hostler_model::{
     image::{Firmware, Part},
 };
 
-use super::{accel::Acceleration, error::refused, firmware::Uefi, folder::Folder};
+use super::{
+    accel::Acceleration,
+    error::{refused, storage},
+    firmware::Uefi,
+    folder::Folder,
+};
 use crate::hypervisor::{DriverError, MachinePlan};
 
 /// The devices that every machine has, behind the disk: network without a boot ROM (nothing boots from it), entropy,
@@ -74,6 +79,26 @@ pub(super) fn arguments(
     add(&["-qmp", &format!("unix:{},server=on,wait=off", option(&folder.qmp())?)]);
     add(&["-sandbox", SANDBOX]);
     Ok(out)
+}
+
+/// The options that say what hardware a guest sees, each with its value: a saved memory is loaded by the same only.
+const HARDWARE: [&str; 6] = ["-machine", "-smp", "-m", "-accel", "-cpu", "-device"];
+
+/// What hardware a command line describes, in its order.
+pub(super) fn hardware(arguments: &[String]) -> Vec<String> {
+    let pairs = arguments.windows(2).filter(|pair| HARDWARE.contains(&pair[0].as_str()));
+    pairs.map(|pair| format!("{} {}", pair[0], pair[1])).collect()
+}
+
+/// Makes the machine of a command line as large as the one of this hardware: its processors and memory.
+pub(super) fn resize(arguments: &mut [OsString], hardware: &[String]) {
+    for option in ["-smp", "-m"] {
+        let was = hardware.iter().find_map(|one| one.strip_prefix(option)?.strip_prefix(' '));
+        let at = arguments.iter().position(|argument| argument == option);
+        if let (Some(was), Some(value)) = (was, at.and_then(|at| arguments.get_mut(at + 1))) {
+            *value = was.into();
+        }
+    }
 }
 
 fn machine_type(plan: &MachinePlan) -> &'static str {
@@ -160,7 +185,7 @@ fn process_name(name: &str) -> String {
 
 /// The disk: `discard` gives back to the host what the guest frees.
 fn disk(folder: &Folder) -> Result<String, DriverError> {
-    let file = serde_json::json!({ "driver": "file", "filename": text(&folder.disk())? });
+    let file = serde_json::json!({ "driver": "file", "filename": text(&folder.disk().map_err(|error| storage("the layers of the disk cannot be listed", &error))?)? });
     let disk = serde_json::json!({ "driver": "qcow2", "node-name": "disk0", "discard": "unmap", "file": file });
     Ok(disk.to_string())
 }

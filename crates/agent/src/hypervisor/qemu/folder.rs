@@ -1,7 +1,7 @@
 //! A machine's folder: where its things lie, and what is remembered of it across agents.
 //!
 //! ```text
-//! <data>/vms/<vm id>/            spec.json (first of all) · disk.qcow2 · efi-vars.fd · console.log · qemu.log · qemu.pid (QEMU's own)
+//! <data>/vms/<vm id>/            spec.json (first of all) · disk.qcow2, disk-1.qcow2 … (see `layer`) · efi-vars.fd · console.log · qemu.log · qemu.pid (QEMU's own)
 //!                                process.json (who QEMU is) · complete (the guest answered once) · ended (how QEMU ended)
 //! <data>/vms/<vm id>.removing/   the same, half removed
 //! <run>/<short id>/              qmp.sock · agent.sock
@@ -66,8 +66,9 @@ impl Folder {
         self.id
     }
 
-    pub(super) fn disk(&self) -> PathBuf {
-        self.base.join("disk.qcow2")
+    /// Where all but the sockets lies.
+    pub(super) fn base(&self) -> &Path {
+        &self.base
     }
 
     /// What UEFI firmware remembers.

@@ -319,6 +319,16 @@ impl Machine for QemuMachine {
         live.told("reset", timeout(POLITELY, done).await.unwrap_or(Err(QmpError::Silent(POLITELY))))
     }
 
+    async fn set_clock(&self, now: i64) -> bool {
+        match self.0.guest.set_time(now).await {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::info!(vm.id = %self.0.folder.id(), %error, "the guest's clock was not set");
+                false
+            }
+        }
+    }
+
     fn boot_ms(&self) -> f64 {
         self.0.boot_ms.get().copied().unwrap_or_default()
     }

@@ -42,25 +42,27 @@ impl Driver {
 
     pub(super) async fn start(&self, plan: &MachinePlan, phases: &Phases) -> Result<Arc<Live>, DriverError> {
         let folder = self.folder(plan.id);
-        let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;
+        command::check(plan, self.uefi.as_ref())?;
         let _turn = self.turns.wait(plan.id).await;
         let _ = phases.send("start");
         if let Some(live) = self.living(&folder).await? {
             return Ok(live);
         }
         self.make_startable(plan, &folder).await?;
+        // Which layer of the disk is written is known once it is our turn.
+        let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;
         self.launch(&folder, &arguments).await
     }
 
     /// All that a process needs is there, and nothing is left of the one before.
-    async fn make_startable(&self, plan: &MachinePlan, folder: &Folder) -> Result<(), DriverError> {
+    pub(super) async fn make_startable(&self, plan: &MachinePlan, folder: &Folder) -> Result<(), DriverError> {
         let (plan, folder) = (plan.clone(), folder.clone());
         let made = tokio::task::spawn_blocking(move || {
             for part in plan.manifest.files.keys() {
                 let path = plan.image_dir.join(part.file_name());
                 fs::metadata(&path).map_err(|error| unusable_image(&plan, &path, &error))?;
             }
-            fs::metadata(folder.disk()).map_err(|error| no_disk(&plan, &error))?;
+            folder.disk().and_then(fs::metadata).map_err(|error| no_disk(&plan, &error))?;
             let cannot = |error| storage(format!("machine {} cannot be made ready to start", plan.id), &error);
             folder.forget_ended().and_then(|()| folder.make_sockets()).map_err(cannot)
         });

@@ -1,4 +1,5 @@
-//! The one thing we do with qcow2 ourselves: begin an empty overlay. (Reading a header is the model's, `disk.rs`.)
+//! What we do with qcow2 ourselves: begin an empty overlay, and read back what an overlay of ours stands on. (Reading an
+//! image that comes from outside is the model's, `disk.rs`.)
 //!
 //! `qemu-img create` does it too, in a process of its own that costs more than all else before QEMU's start; an
 //! empty overlay is but a header and two empty tables. Source: docs/interop/qcow2.txt of QEMU.
@@ -9,9 +10,9 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
-    os::unix::ffi::OsStrExt,
-    path::Path,
+    io::{self, Read, Write},
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
 };
 
 use hostler_model::image::DiskFormat;
@@ -31,6 +32,39 @@ const EXTENSION_BACKING_FORMAT: u32 = 0xe279_2aca;
 
 /// The longest backing file name that the format allows, in bytes.
 const NAME_LIMIT: usize = 1023;
+
+/// What an overlay says of itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    /// What it stands on.
+    pub(super) backing: Option<PathBuf>,
+    /// The disk's size, in bytes.
+    pub(super) size: u64,
+}
+
+/// Reads what an overlay of ours, which QEMU may have written since, says of itself.
+///
+/// # Errors
+/// Of the file system, and for what is no qcow2.
+pub(super) fn read_header(path: &Path) -> io::Result<Header> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(CLUSTER).read_to_end(&mut bytes)?;
+    let damaged = || {
+        let detail = format!("{} is not a layer of a disk, or is damaged", path.display());
+        io::Error::new(io::ErrorKind::InvalidData, detail)
+    };
+    let word = |at: usize, length: usize| -> Option<u64> {
+        Some(bytes.get(at..at + length)?.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)))
+    };
+    if word(0, 4) != Some(u64::from(MAGIC)) {
+        return Err(damaged());
+    }
+    let number = |at, length| word(at, length).ok_or_else(damaged);
+    let (offset, length) = (number(8, 8)? as usize, number(16, 4)? as usize);
+    let name = bytes.get(offset..offset.saturating_add(length.min(NAME_LIMIT))).ok_or_else(damaged)?;
+    let backing = (offset > 0).then(|| PathBuf::from(std::ffi::OsString::from_vec(name.to_vec())));
+    Ok(Header { backing, size: number(24, 8)? })
+}
 
 /// Writes an empty overlay of `size` bytes above `base`. The file is there whole or not at all.
 ///

@@ -7,22 +7,28 @@
 //!
 //! One task owns the connection; it ends when the client is dropped. QEMU serves one client at a time.
 
+mod state;
+
 use std::{
     collections::HashMap,
-    io,
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::{
-    io::AsyncWriteExt,
+    io::{AsyncWriteExt, Interest},
     net::UnixStream,
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep, timeout},
 };
 
+pub(super) use self::state::Top;
 use crate::host::line::Lines;
 
 /// How long a command may take. QEMU answers within a millisecond, but its main loop stands still while the host's disk
@@ -81,8 +87,10 @@ impl Command {
 }
 
 #[derive(Serialize)]
-struct Request {
-    execute: Command,
+struct Request<'a> {
+    execute: &'a str,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    arguments: &'a Value,
     id: u64,
 }
 
@@ -143,12 +151,21 @@ struct StatusAnswer {
     status: String,
 }
 
+/// A command on its way to QEMU, perhaps with an open file.
+#[derive(Debug)]
+struct Asked {
+    execute: &'static str,
+    arguments: Value,
+    file: Option<OwnedFd>,
+    told: Waiting,
+}
+
 type Waiting = oneshot::Sender<Result<Value, String>>;
 
 /// A connection to one QEMU.
 #[derive(Debug)]
 pub(super) struct Qmp {
-    commands: mpsc::UnboundedSender<(Command, Waiting)>,
+    commands: mpsc::UnboundedSender<Asked>,
     notes: watch::Receiver<Notes>,
 }
 
@@ -241,12 +258,23 @@ impl Qmp {
     }
 
     async fn execute(&self, command: Command) -> Result<Value, QmpError> {
+        self.ask(command.name(), Value::Null, None, ANSWER).await
+    }
+
+    /// Any command, with its arguments and an open file that it refers to.
+    async fn ask(
+        &self,
+        execute: &'static str,
+        arguments: Value,
+        file: Option<OwnedFd>,
+        patience: Duration,
+    ) -> Result<Value, QmpError> {
         let (told, tell) = oneshot::channel();
-        self.commands.send((command, told)).map_err(|_| QmpError::Closed)?;
-        match timeout(ANSWER, tell).await {
-            Ok(Ok(answer)) => answer.map_err(|description| QmpError::Refused { command: command.name(), description }),
+        self.commands.send(Asked { execute, arguments, file, told }).map_err(|_| QmpError::Closed)?;
+        match timeout(patience, tell).await {
+            Ok(Ok(answer)) => answer.map_err(|description| QmpError::Refused { command: execute, description }),
             Ok(Err(_)) => Err(QmpError::Closed),
-            Err(_) => Err(QmpError::Silent(ANSWER)),
+            Err(_) => Err(QmpError::Silent(patience)),
         }
     }
 
@@ -267,11 +295,11 @@ struct Connection {
 
 impl Connection {
     /// Until either side has had enough. Dropping `waiting` tells those who wait.
-    async fn serve(mut self, mut asked: mpsc::UnboundedReceiver<(Command, Waiting)>) {
+    async fn serve(mut self, mut asked: mpsc::UnboundedReceiver<Asked>) {
         loop {
             let goes_on = tokio::select! {
                 command = asked.recv() => match command {
-                    Some((command, told)) => self.send(command, told).await,
+                    Some(asked) => self.send(asked).await,
                     None => false,
                 },
                 line = self.lines.next() => matches!(line, Ok(Some(line)) if self.hear(&line)),
@@ -282,13 +310,22 @@ impl Connection {
         }
     }
 
-    async fn send(&mut self, command: Command, told: Waiting) -> bool {
+    async fn send(&mut self, asked: Asked) -> bool {
         self.last_id += 1;
-        let mut line =
-            serde_json::to_vec(&Request { execute: command, id: self.last_id }).expect("a command is plain data");
+        let Asked { execute, arguments, file, told } = asked;
+        let request = Request { execute, arguments: &arguments, id: self.last_id };
+        let mut line = serde_json::to_vec(&request).expect("a command is plain data");
         line.push(b'\n');
         self.waiting.insert(self.last_id, told);
-        matches!(timeout(ANSWER, self.lines.get_mut().write_all(&line)).await, Ok(Ok(())))
+        let stream = self.lines.get_mut();
+        let written = async {
+            let begun = match &file {
+                Some(file) => send_file(stream, &line, file).await?,
+                None => 0,
+            };
+            stream.write_all(&line[begun..]).await
+        };
+        matches!(timeout(ANSWER, written).await, Ok(Ok(())))
     }
 
     /// Says whether the connection can go on. What nobody waits for, and events that mean nothing to us, are passed over.
@@ -315,6 +352,19 @@ impl Connection {
             let _ = waiting.send(answer);
         }
     }
+}
+
+/// Sends the beginning of a line together with an open file; says how much of it.
+async fn send_file(stream: &UnixStream, line: &[u8], file: &OwnedFd) -> io::Result<usize> {
+    let files = [file.as_fd()];
+    stream
+        .async_io(Interest::WRITABLE, || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut with = SendAncillaryBuffer::new(&mut space);
+            with.push(SendAncillaryMessage::ScmRights(&files));
+            Ok(sendmsg(stream, &[IoSlice::new(line)], &mut with, SendFlags::empty())?)
+        })
+        .await
 }
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ use crate::{
 mod boot;
 mod life;
 mod power;
+mod snapshot;
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 

@@ -13,6 +13,7 @@ pub(super) enum Throw {
     Exec,
     Remove,
     Power,
+    Snapshot,
 }
 
 /// The numbers of one decision.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use hostler_model::VmId;
+use hostler_model::{SnapshotId, VmId};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -16,7 +16,7 @@ use super::{
     SimConfig,
     dice::{Dice, Throw},
 };
-use crate::hypervisor::{Exit, Found, MachinePlan, Power};
+use crate::hypervisor::{Exit, Found, MachinePlan, Power, SnapshotMade};
 
 /// A process's number; none is ever given twice.
 pub(super) type Number = u64;
@@ -60,6 +60,7 @@ struct Folder {
     /// Whose guest it was that answered the last time.
     answered: Option<Number>,
     ended: Option<Exit>,
+    snapshots: BTreeMap<SnapshotId, SnapshotMade>,
 }
 
 struct Process {
@@ -164,7 +165,8 @@ impl SimHost {
     }
 
     pub(super) fn make_folder(&self, plan: &MachinePlan) {
-        let folder = || Folder { plan: plan.clone(), boot_ms: None, answered: None, ended: None };
+        let folder =
+            || Folder { plan: plan.clone(), boot_ms: None, answered: None, ended: None, snapshots: BTreeMap::new() };
         self.world().folders.entry(plan.id).or_insert_with(folder);
     }
 
@@ -276,6 +278,29 @@ impl SimHost {
     }
 
     /// Ends the machine's process and removes its folder.
+    /// Ends the machine's process, as was asked for.
+    pub(super) fn end_all(&self, id: VmId) {
+        self.world().end(id, &Exit::Requested);
+    }
+
+    pub(super) fn snapshot(&self, vm: VmId, id: SnapshotId) -> Option<SnapshotMade> {
+        self.world().folders.get(&vm)?.snapshots.get(&id).cloned()
+    }
+
+    pub(super) fn keep_snapshot(&self, vm: VmId, id: SnapshotId, made: SnapshotMade) {
+        if let Some(folder) = self.world().folders.get_mut(&vm) {
+            folder.snapshots.insert(id, made);
+        }
+    }
+
+    pub(super) fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> bool {
+        self.world().folders.get_mut(&vm).is_some_and(|folder| folder.snapshots.remove(&id).is_some())
+    }
+
+    pub(super) fn snapshots(&self) -> Vec<SnapshotId> {
+        self.world().folders.values().flat_map(|folder| folder.snapshots.keys().copied()).collect()
+    }
+
     pub(super) fn clear(&self, id: VmId) {
         let mut world = self.world();
         world.end(id, &Exit::Requested);

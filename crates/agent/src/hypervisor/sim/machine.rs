@@ -177,6 +177,10 @@ impl Machine for SimMachine {
         Ok(())
     }
 
+    async fn set_clock(&self, _: i64) -> bool {
+        self.answers().await
+    }
+
     fn boot_ms(&self) -> f64 {
         self.host.boot_ms(self.id).unwrap_or_default()
     }

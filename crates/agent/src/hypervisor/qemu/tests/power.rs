@@ -140,7 +140,7 @@ async fn what_cannot_be_started_says_why() {
     let moved = MachinePlan { image_dir: node.dir.path().join("nowhere"), ..plan.clone() };
     let error = refusal(node.qemu.start(&moved, &tell).await);
     assert!(error.code == Code::ImageFetchFailed && error.detail.contains("nowhere"), "{error}");
-    fs::remove_file(node.folder(plan.id).disk()).unwrap();
+    fs::remove_file(node.folder(plan.id).disk().unwrap()).unwrap();
     let error = refusal(node.qemu.start(&plan, &tell).await);
     assert!(error.detail.contains("the disk of machine") && !error.retryable, "{error}");
     assert!(node.qemu.remove(plan.id).await.unwrap());

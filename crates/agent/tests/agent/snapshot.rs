@@ -1,0 +1,142 @@
+//! Snapshots of machines: taken, restored, removed; stopped halfway; by this agent and by the one after it.
+
+use hostler_agent::hypervisor::sim::{Sim, SimConfig, SimHost};
+use hostler_model::{
+    Ids, SnapshotId, Timestamp, VmId,
+    error::Code,
+    internal::Report,
+    kind::KindName,
+    task::{Effects, End},
+    vm::{Observation, VmState},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    server::{Running, Server, folder, succeeded},
+    world::{Gate, World},
+};
+
+fn id() -> SnapshotId {
+    Ids::system().next(Timestamp::from_micros(1))
+}
+
+async fn done(server: &Server, kind: KindName, vm: VmId, params: Value) -> Report {
+    let n = server.results().len();
+    server.give(&server.task(kind, Some(vm), params));
+    server.result(n + 1).await
+}
+
+fn failed(report: &Report) -> (Code, Effects) {
+    match &report.end {
+        End::Failed { code, effects, .. } => (*code, *effects),
+        other => panic!("it did not fail: {other:?}"),
+    }
+}
+
+async fn created(server: &Server) -> VmId {
+    let (vm, n) = (server.vm(), server.results().len());
+    server.give(&server.create(vm));
+    succeeded(&server.result(n + 1).await);
+    vm
+}
+
+/// What the next heartbeat says: of this machine, and which snapshots there are.
+async fn seen(server: &Server, vm: VmId) -> (Observation, Vec<SnapshotId>) {
+    let before = server.with(|heard| heard.heartbeats.len());
+    let found = |heard: &crate::server::Heard| {
+        let inventory = &heard.heartbeats.iter().skip(before).last()?.inventory;
+        Some((inventory.vms.iter().find(|seen| seen.vm == vm)?.clone(), inventory.snapshots.clone()))
+    };
+    server.until(found).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_is_taken_reported_restored_and_removed() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let (vm, one) = (created(&server).await, id());
+    let params = json!({"name": "one", "memory": true, "snapshot": one});
+    let output = succeeded(&done(&server, KindName::VmSnapshot, vm, params).await).clone();
+    assert_eq!(output, json!({"disk_bytes": 5, "memory_bytes": 7, "paused_ms": 1.0}));
+    let (machine, snapshots) = seen(&server, vm).await;
+    assert_eq!((machine.state, machine.ready, snapshots), (VmState::Running, true, vec![one]));
+
+    let restored = done(&server, KindName::VmRestore, vm, json!({"snapshot": one})).await;
+    let output = succeeded(&restored);
+    assert_eq!((&output["memory"], &output["clock_set"]), (&json!(true), &json!(true)));
+    assert_eq!((seen(&server, vm).await.0.state, seen(&server, vm).await.0.ready), (VmState::Running, true));
+    // Of a machine that is stopped too.
+    succeeded(&done(&server, KindName::VmStop, vm, json!({})).await);
+    succeeded(&done(&server, KindName::VmRestore, vm, json!({"snapshot": one})).await);
+    assert_eq!(seen(&server, vm).await.0.state, VmState::Running);
+
+    let (code, _) = failed(&done(&server, KindName::VmRestore, vm, json!({"snapshot": id()})).await);
+    assert_eq!(code, Code::SnapshotUnusable);
+    assert_eq!(seen(&server, vm).await.0.state, VmState::Running, "nothing was touched");
+
+    let removed = done(&server, KindName::SnapshotDelete, vm, json!({"snapshot": one})).await;
+    assert_eq!(succeeded(&removed), &json!({"existed": true, "layer_kept": false}));
+    let again = done(&server, KindName::SnapshotDelete, vm, json!({"snapshot": one})).await;
+    assert_eq!(succeeded(&again)["existed"], false);
+    assert!(seen(&server, vm).await.1.is_empty());
+    let elsewhere = done(&server, KindName::SnapshotDelete, server.vm(), json!({"snapshot": one})).await;
+    assert_eq!(succeeded(&elsewhere)["existed"], false, "no machine, no snapshots");
+    drop(agent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_stopped_halfway_leaves_nothing() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let vm = created(&server).await;
+    world.change(|state| state.held.push(Gate::Snapshot));
+    let task = server.task(KindName::VmSnapshot, Some(vm), json!({"name": "one", "snapshot": id()}));
+    let n = server.results().len();
+    server.give(&task);
+    world.until(|state| state.begun.contains_key(&Gate::Snapshot)).await;
+    server.with(|heard| heard.abort.push(task.sub));
+    let report = server.result(n + 1).await;
+    assert_eq!(report.end, End::Cancelled { effects: Effects::Undone });
+    world.change(|state| state.held.clear());
+    assert_eq!(seen(&server, vm).await.0.state, VmState::Running);
+    drop(agent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn parameters_without_a_snapshot_are_refused_and_change_nothing() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let vm = created(&server).await;
+    for (kind, params) in [
+        (KindName::VmSnapshot, json!({"name": "one"})),
+        (KindName::VmRestore, json!({"snapshot": "one"})),
+        (KindName::SnapshotDelete, json!({"snapshot": "../one"})),
+    ] {
+        assert_eq!(failed(&done(&server, kind, vm, params).await).0, Code::TaskRefused, "{kind}");
+    }
+    drop(agent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_simulated_driver_does_the_same() {
+    let (server, data, host) = (Server::new(), folder(), SimHost::new());
+    let agent: Running = server.agent(data.path(), Sim::new(SimConfig::steady(3), host.clone())).await;
+    let (vm, one, two) = (created(&server).await, id(), id());
+    let output = |memory| json!({"memory": memory});
+    for (id, memory) in [(one, true), (two, false)] {
+        let params = json!({"name": "s", "memory": memory, "snapshot": id});
+        succeeded(&done(&server, KindName::VmSnapshot, vm, params).await);
+        let restored = done(&server, KindName::VmRestore, vm, json!({"snapshot": id})).await;
+        assert_eq!(succeeded(&restored)["memory"], output(memory)["memory"]);
+    }
+    assert_eq!((host.alive(vm), host.most_alive(vm)), (1, 1));
+    succeeded(&done(&server, KindName::VmStop, vm, json!({})).await);
+    let params = json!({"name": "m", "memory": true, "snapshot": id()});
+    assert_eq!(
+        failed(&done(&server, KindName::VmSnapshot, vm, params).await),
+        (Code::VmStateConflict, Effects::Undone)
+    );
+    assert_eq!(seen(&server, vm).await.1.len(), 2);
+    succeeded(&done(&server, KindName::VmDelete, vm, json!({})).await);
+    drop(agent);
+}

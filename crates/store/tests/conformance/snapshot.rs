@@ -1,0 +1,235 @@
+//! Snapshots: made, used, removed, charged, gone with their machine.
+
+use hostler_model::{
+    Code, Resources, SnapshotId, VmId,
+    kind::KindName,
+    snapshot::{LIMIT, Snapshot, SnapshotState, Written},
+    task::{Effects, End, TaskState},
+    tenant::UNLIMITED,
+    vm::VmState,
+};
+use hostler_store::{Leased, NewSnapshot, SnapshotFilter, Submission};
+use serde_json::json;
+
+use crate::world::{Agent, TENANT, World, cancelled, failed, one_vm, seen};
+
+/// Half a GiB of memory and 300 MiB of disk: one GiB is charged.
+const WRITTEN: Written = Written { disk_bytes: 300 << 20, memory_bytes: 512 << 20 };
+
+fn take(world: &World, vm: VmId, name: &str, memory: bool) -> Submission {
+    let new = NewSnapshot { id: world.id(), name: name.parse().unwrap(), memory };
+    let params = json!({"name": name, "memory": memory, "snapshot": new.id});
+    Submission { params, snapshot: Some(new), ..world.on_vm(KindName::VmSnapshot, vm) }
+}
+
+fn on(world: &World, kind: KindName, vm: VmId, id: SnapshotId) -> Submission {
+    Submission { params: json!({"snapshot": id}), ..world.on_vm(kind, vm) }
+}
+
+async fn of(world: &World, id: SnapshotId) -> Snapshot {
+    world.store.snapshot(id).await.unwrap().unwrap()
+}
+
+async fn finish(world: &World, agent: Agent, leased: &Leased) {
+    let output = json!({"disk_bytes": WRITTEN.disk_bytes, "memory_bytes": WRITTEN.memory_bytes, "paused_ms": 5.0});
+    world.end_with(agent, leased, End::Succeeded { output }).await;
+}
+
+/// A running machine and one snapshot of it that is ready.
+async fn ready(world: &World) -> (Agent, VmId, SnapshotId) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let id = world.submit(take(world, vm, "one", true)).await.unwrap().snapshot.unwrap().id;
+    let leased = world.lease_one(agent).await;
+    finish(world, agent, &leased).await;
+    (agent, vm, id)
+}
+
+async fn beat(world: &World, agent: Agent, full: bool, vm: VmId, snapshots: &[SnapshotId]) -> Vec<SnapshotId> {
+    let mut beat = world.heartbeat(agent, &[], full, vec![seen(vm, VmState::Running)]);
+    beat.heartbeat.inventory.snapshots = snapshots.to_vec();
+    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap().orphan_snapshots
+}
+
+fn gib(disk_gib: i64) -> Resources {
+    Resources { disk_gib, ..Resources::ZERO }
+}
+
+pub async fn one_is_held_while_it_is_made_and_charged_for_what_was_written(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let accepted = world.submit(take(world, vm, "one", true)).await.unwrap();
+    let snapshot = accepted.snapshot.unwrap();
+    assert_eq!((snapshot.state, snapshot.task), (SnapshotState::Creating, Some(accepted.task.id)));
+    assert_eq!(world.book().await.held, gib(2), "all of its disk, and its memory");
+    let leased = world.lease_one(agent).await;
+    finish(world, agent, &leased).await;
+    let snapshot = of(world, snapshot.id).await;
+    assert_eq!((snapshot.state, snapshot.task, snapshot.written), (SnapshotState::Ready, None, Some(WRITTEN)));
+    let book = world.book().await;
+    assert_eq!((book.held, book.used), (Resources::ZERO, one_vm() + gib(1)));
+    assert_eq!(world.vm(vm).await.state, VmState::Running);
+    let filter = SnapshotFilter { tenant: Some(TENANT), vm: Some(vm), state: None };
+    assert_eq!(world.store.snapshots(filter, None, 10).await.unwrap(), std::slice::from_ref(&snapshot));
+    let named = world.store.snapshot_by_name(vm, snapshot.name.clone()).await.unwrap();
+    assert_eq!(named, Some(snapshot));
+    assert!(world.kinds_after(0).await.contains(&"snapshot.ready".to_owned()));
+}
+
+pub async fn a_name_is_unique_among_a_machines_also_within_one_batch(world: &mut World) {
+    let (agent, vm, first) = ready(world).await;
+    let other = world.running(agent, "db").await;
+    let refusal = world.refused(take(world, vm, "one", false), Code::NameTaken).await;
+    assert_eq!(refusal.facts["snapshot"], first.to_string());
+    let batch = vec![take(world, vm, "two", false), take(world, vm, "two", false), take(world, other, "two", false)];
+    let answers = world.store.submit(batch).await.unwrap();
+    assert!(answers[0].is_ok() && answers[2].is_ok());
+    assert_eq!(answers[1].as_ref().unwrap_err().code, Code::NameTaken);
+}
+
+pub async fn quota_room_and_number_are_limited(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let limits = Resources { disk_gib: 2, ..UNLIMITED };
+    let name: hostler_model::name::Name = "default".parse().unwrap();
+    let put = world.store.put_tenant(TENANT, name.clone(), limits, hostler_model::event::Actor::system());
+    put.await.unwrap().unwrap();
+    let refusal = world.refused(take(world, vm, "one", true), Code::QuotaExceeded).await;
+    assert_eq!(refusal.facts["over"][0]["asked"], 2);
+    world.ok(take(world, vm, "small", false)).await;
+    let put = world.store.put_tenant(TENANT, name, UNLIMITED, hostler_model::event::Actor::system());
+    put.await.unwrap().unwrap();
+    for n in 1..LIMIT {
+        world.ok(take(world, vm, &format!("s{n}"), false)).await;
+    }
+    let refusal = world.refused(take(world, vm, "more", false), Code::SnapshotLimit).await;
+    assert_eq!(refusal.facts["limit"], LIMIT);
+    let mut machine = world.create("large").vm.unwrap();
+    machine.spec.disk_gib = 60;
+    let id = world.ok(Submission { vm: Some(machine), ..world.create("large") }).await.target.vm.unwrap();
+    let refusal = world.refused(take(world, id, "one", false), Code::NoCapacity).await;
+    assert_eq!(refusal.facts["asked"]["disk_gib"], 60);
+}
+
+pub async fn a_stopped_machine_has_no_memory_to_keep(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    world.beat(agent, vec![seen(vm, VmState::Stopped)]).await;
+    assert_eq!(world.vm(vm).await.state, VmState::Stopped);
+    world.refused(take(world, vm, "one", true), Code::VmStateConflict).await;
+    world.ok(take(world, vm, "one", false)).await;
+}
+
+pub async fn one_that_could_not_be_made_leaves_nothing_or_an_error(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let id = world.submit(take(world, vm, "one", true)).await.unwrap().snapshot.unwrap().id;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, failed(false, Effects::Undone)).await;
+    assert_eq!(of(world, id).await.state, SnapshotState::Deleted);
+    assert_eq!(world.book().await.held, Resources::ZERO);
+    let id = world.submit(take(world, vm, "one", true)).await.unwrap().snapshot.unwrap().id;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, failed(false, Effects::Remain)).await;
+    let broken = of(world, id).await;
+    assert_eq!((broken.state, broken.detail.as_deref()), (SnapshotState::Error, Some("it broke")));
+    assert_eq!(world.book().await.held, gib(2), "nothing is given back without evidence");
+    assert_eq!(world.vm(vm).await.task, None);
+    beat(world, agent, false, vm, &[]).await;
+    beat(world, agent, true, vm, &[]).await;
+    assert_eq!(world.book().await.held, Resources::ZERO, "its node lacks it");
+}
+
+pub async fn one_that_is_cancelled_before_its_lease_leaves_nothing(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let accepted = world.submit(take(world, vm, "one", false)).await.unwrap();
+    world.cancel(accepted.task.id).await.unwrap();
+    assert_eq!(of(world, accepted.snapshot.unwrap().id).await.state, SnapshotState::Deleted);
+    assert_eq!(world.book().await.held, Resources::ZERO);
+}
+
+pub async fn a_restore_needs_one_that_is_ready_and_of_this_machine(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    let other = world.running(agent, "db").await;
+    world.refused(on(world, KindName::VmRestore, other, id), Code::SnapshotNotFound).await;
+    world.refused(on(world, KindName::VmRestore, vm, world.id()), Code::SnapshotNotFound).await;
+    world.refused(world.on_vm(KindName::VmRestore, vm), Code::SnapshotNotFound).await;
+    let task = world.ok(on(world, KindName::VmRestore, vm, id)).await;
+    let leased = world.lease_one(agent).await;
+    let output = json!({"memory": true, "down_ms": 5.0, "clock_set": true});
+    world.end_with(agent, &leased, End::Succeeded { output }).await;
+    assert_eq!(world.task(task.id).await.state, TaskState::Succeeded);
+    assert_eq!((world.vm(vm).await.state, world.vm(vm).await.ready), (VmState::Running, true));
+    assert_eq!(of(world, id).await.state, SnapshotState::Ready);
+}
+
+pub async fn a_restore_waits_for_the_snapshot_before_it_and_is_refused_when_that_failed(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let id = world.submit(take(world, vm, "one", true)).await.unwrap().snapshot.unwrap().id;
+    let restore = world.ok(on(world, KindName::VmRestore, vm, id)).await;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, failed(false, Effects::Undone)).await;
+    assert!(world.lease(agent, 10).await.is_empty());
+    let ended = world.task(restore.id).await;
+    assert_eq!((ended.state, ended.error.unwrap().code), (TaskState::Failed, Code::SnapshotStateConflict));
+}
+
+pub async fn a_deletion_gives_back_what_was_charged_and_is_not_needed_twice(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    let first = world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
+    let second = world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
+    let leased = world.lease_one(agent).await;
+    let deleting = of(world, id).await;
+    assert_eq!((deleting.state, deleting.task), (SnapshotState::Deleting, Some(first.id)));
+    world.end_with(agent, &leased, End::Succeeded { output: json!({"existed": true, "layer_kept": true}) }).await;
+    assert_eq!(of(world, id).await.state, SnapshotState::Deleted);
+    assert_eq!(world.book().await.used, one_vm());
+    assert!(world.lease(agent, 10).await.is_empty());
+    assert_eq!(world.task(second.id).await.output, Some(json!({"existed": false})));
+    world.refused(on(world, KindName::SnapshotDelete, vm, id), Code::SnapshotNotFound).await;
+    world.ok(take(world, vm, "one", false)).await;
+}
+
+pub async fn a_deletion_that_did_nothing_leaves_it_as_it_was(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
+    let leased = world.lease_one(agent).await;
+    world.cancel(leased.task).await.unwrap();
+    world.end_with(agent, &leased, cancelled(Effects::Undone)).await;
+    let back = of(world, id).await;
+    assert_eq!((back.state, back.task), (SnapshotState::Ready, None));
+    assert_eq!(world.book().await.used, one_vm() + gib(1));
+}
+
+pub async fn they_go_with_their_machine(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    world.ok(world.on_vm(KindName::VmDelete, vm)).await;
+    let leased = world.lease_one(agent).await;
+    world.succeed(agent, &leased).await;
+    assert_eq!(of(world, id).await.state, SnapshotState::Deleted);
+    let book = world.book().await;
+    assert_eq!((book.held, book.used), (Resources::ZERO, Resources::ZERO));
+}
+
+pub async fn one_that_its_node_lacks_is_in_error_and_no_longer_charged(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    beat(world, agent, true, vm, &[]).await;
+    assert_eq!(of(world, id).await.state, SnapshotState::Ready, "the inventory may be older than the snapshot");
+    beat(world, agent, false, vm, &[]).await;
+    assert_eq!(of(world, id).await.state, SnapshotState::Ready, "a light inventory misses nothing");
+    beat(world, agent, true, vm, &[]).await;
+    assert_eq!(of(world, id).await.state, SnapshotState::Error);
+    assert_eq!(world.book().await.used, one_vm());
+    beat(world, agent, true, vm, &[id]).await;
+    beat(world, agent, true, vm, &[id]).await;
+    assert_eq!(of(world, id).await.state, SnapshotState::Ready);
+    assert_eq!(world.book().await.used, one_vm() + gib(1));
+}
+
+pub async fn one_that_is_not_ours_is_named_as_an_orphan(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    let foreign = world.id();
+    assert_eq!(beat(world, agent, true, vm, &[id, foreign]).await, [foreign]);
+}
