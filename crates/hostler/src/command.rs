@@ -21,15 +21,10 @@ pub fn parse() -> Hostler {
 
 /// `path` is what the variables of the command's flags begin with.
 fn dressed(command: Command, path: &str) -> Command {
-    with_variables(command, path).mut_args(complete::names).mut_subcommands(|sub| {
+    command.mut_args(|arg| complete::names(variable(arg, path))).mut_subcommands(|sub| {
         let path = format!("{path}_{}", shouted(sub.get_name()));
         dressed(sub, &path)
     })
-}
-
-/// Gives each flag of the command itself its variable.
-pub fn with_variables(command: Command, path: &str) -> Command {
-    command.mut_args(|arg| variable(arg, path))
 }
 
 fn variable(arg: Arg, path: &str) -> Arg {

@@ -2,12 +2,13 @@
 
 use std::{fmt, fs, io, path::Path};
 
-use clap::{Args as _, FromArgMatches as _};
+use clap::FromArgMatches as _;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{Agent, FILE, FileArgs, Names, Section, Server};
 use crate::{
+    command::command,
     exit::{Exit, Failure},
     nearest::did_you_mean,
 };
@@ -140,7 +141,7 @@ pub fn in_force<S: Section>(file: &File) -> Result<Vec<InForce>, Failure> {
         key: format!("{}.{}", S::NAME, key.name),
         value: all.get(key.name).cloned().unwrap_or_default(),
         from: if given.contains_key(key.name) {
-            Source::Given(variable::<S>(key.name))
+            Source::Given(set_variable::<S>(key.name))
         } else if written.contains_key(key.name) {
             Source::File(file.path.clone())
         } else {
@@ -155,12 +156,20 @@ pub fn variable<S: Section>(key: &str) -> String {
     format!("HOSTLER_{}_{}", S::NAME, key).to_ascii_uppercase()
 }
 
+/// The variable that a key's value is from: its own, or for the data folder the one of all verbs.
+fn set_variable<S: Section>(key: &str) -> String {
+    let own = variable::<S>(key);
+    if key == "data" && std::env::var_os(&own).is_none() { "HOSTLER_DATA".to_owned() } else { own }
+}
+
+/// What the variables say, as the verb itself would read them.
 fn of_environment<S: Section>() -> Result<S::Flags, Failure> {
-    let command = S::Flags::augment_args(clap::Command::new("hostler").no_binary_name(true));
-    let path = format!("HOSTLER_{}", S::NAME.to_ascii_uppercase());
-    let matches = crate::command::with_variables(command, &path).try_get_matches_from(std::iter::empty::<&str>());
     let wrong = |error: clap::Error| Failure::new(Exit::Usage, error.to_string().trim_start_matches("error: ").trim());
-    S::Flags::from_arg_matches(&matches.map_err(wrong)?).map_err(wrong)
+    let matches = command().try_get_matches_from(["hostler", S::NAME]).map_err(wrong)?;
+    match matches.subcommand_matches(S::NAME) {
+        Some(verb) => S::Flags::from_arg_matches(verb).map_err(wrong),
+        None => Ok(S::Flags::default()),
+    }
 }
 
 /// Names with commas between them.

@@ -1,0 +1,171 @@
+//! What a person at a terminal sees and presses: Ctrl-C during a wait, the choice it offers, and what happens where there
+//! is no terminal. `script` of util-linux makes the terminal.
+
+use std::{
+    io::{Read, Write},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use hostler_e2e::dev::{Dev, PATIENCE, binary};
+
+const CTRL_C: &[u8] = b"\x03";
+
+/// The client at a terminal.
+struct Terminal {
+    child: Child,
+    keys: ChildStdin,
+    said: Arc<Mutex<String>>,
+}
+
+impl Terminal {
+    fn run(dev: &Dev, words: &str) -> Result<Terminal> {
+        // A terminal that says no size is none to draw on.
+        let line =
+            format!("stty rows 24 cols 100; exec '{}' --data '{}' {words}", binary()?.display(), dev.data().display());
+        let mut child = Command::new("script")
+            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("`script` of util-linux is needed")?;
+        let (keys, mut screen) = (child.stdin.take().context("stdin")?, child.stdout.take().context("stdout")?);
+        let said = Arc::new(Mutex::new(String::new()));
+        let heard = said.clone();
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut bytes) {
+                heard.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        });
+        Ok(Terminal { child, keys, said })
+    }
+
+    fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    fn press(&mut self, keys: &[u8]) -> Result<()> {
+        Ok(self.keys.write_all(keys).and_then(|()| self.keys.flush())?)
+    }
+
+    fn until_it_says(&self, words: &str) -> Result<()> {
+        let begun = Instant::now();
+        while !self.said().contains(words) {
+            if begun.elapsed() > PATIENCE {
+                bail!("it does not say {words:?}, but\n{}", self.said());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn ended(&mut self) -> Result<ExitStatus> {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("it does not end, and says\n{}", self.said());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A long task that a terminal waits for, and its id.
+async fn waiting(dev: &mut Dev) -> Result<(Terminal, String)> {
+    let terminal = Terminal::run(dev, "task submit echo --param message=x --param delay_ms=600000")?;
+    let task = dev
+        .until("the task runs", async |dev| {
+            let (_, page) = dev.get("/api/v1/tasks?state=running").await?;
+            Ok(page["items"][0]["id"].as_str().map(str::to_owned))
+        })
+        .await?;
+    terminal.until_it_says("running")?;
+    Ok((terminal, task))
+}
+
+async fn state(dev: &Dev, task: &str) -> Result<String> {
+    let (_, task) = dev.get(&format!("/api/v1/tasks/{task}")).await?;
+    Ok(task["state"].as_str().unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn ctrl_c_asks_and_c_cancels() -> Result<()> {
+    let mut dev = Dev::started(&["--driver", "sim"]).await?;
+    let (mut terminal, task) = waiting(&mut dev).await?;
+    terminal.press(CTRL_C)?;
+    terminal.until_it_says("(c)ancel it, or (l)eave it?")?;
+    terminal.press(b"c")?;
+    assert_eq!(terminal.ended()?.code(), Some(1), "{}", terminal.said());
+    assert!(terminal.said().contains("was cancelled"), "{}", terminal.said());
+    assert_eq!(state(&dev, &task).await?, "cancelled");
+    Ok(())
+}
+
+#[tokio::test]
+async fn enter_and_a_second_ctrl_c_leave_the_task() -> Result<()> {
+    for key in [b"\r", CTRL_C] {
+        let mut dev = Dev::started(&["--driver", "sim"]).await?;
+        let (mut terminal, task) = waiting(&mut dev).await?;
+        terminal.press(CTRL_C)?;
+        terminal.until_it_says("(c)ancel it, or (l)eave it?")?;
+        terminal.press(key)?;
+        assert_eq!(terminal.ended()?.code(), Some(130), "{}", terminal.said());
+        assert!(terminal.said().contains(&format!("hostler task watch {task}")), "{}", terminal.said());
+        assert_eq!(state(&dev, &task).await?, "running");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn without_a_terminal_nobody_is_asked() -> Result<()> {
+    let mut dev = Dev::started(&["--driver", "sim"]).await?;
+    let child = Command::new(binary()?)
+        .arg("--data")
+        .arg(dev.data())
+        .args(["task", "submit", "echo", "--param", "message=x", "--param", "delay_ms=600000"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let task = dev
+        .until("the task runs", async |dev| {
+            let (_, page) = dev.get("/api/v1/tasks?state=running").await?;
+            Ok(page["items"][0]["id"].as_str().map(str::to_owned))
+        })
+        .await?;
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).context("a pid")?;
+    rustix::process::kill_process(pid, rustix::process::Signal::INT)?;
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("the task goes on") && said.contains(&task) && !said.contains("(c)ancel"), "{said}");
+    assert_eq!(state(&dev, &task).await?, "running");
+    Ok(())
+}
+
+#[tokio::test]
+async fn top_fills_the_screen_until_q_and_is_a_text_elsewhere() -> Result<()> {
+    let dev = Dev::started(&["--driver", "sim"]).await?;
+    let mut terminal = Terminal::run(&dev, "top")?;
+    terminal.until_it_says("sim-1")?;
+    terminal.press(b"q")?;
+    assert_eq!(terminal.ended()?.code(), Some(0), "{}", terminal.said());
+    assert!(terminal.said().ends_with("\x1b[?1049l"), "the screen of before comes back: {:?}", terminal.said());
+    let text = Command::new(binary()?).arg("--data").arg(dev.data()).arg("top").output()?;
+    let text = String::from_utf8(text.stdout)?;
+    assert!(text.contains("sim-1") && !text.contains('\x1b'), "{text}");
+    Ok(())
+}
