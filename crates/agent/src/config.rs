@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use hostler_link::Link;
+pub use hostler_model::node::Slots;
 use hostler_model::{Clock, Ids, Resources};
 use hostler_sqlite::Mode;
 use hostler_trust::{Credentials, JoinToken};
@@ -12,36 +13,6 @@ use crate::hypervisor::Hypervisor;
 /// A way to the server with these credentials; without any for the join, which needs no certificate.
 pub type Connect =
     Arc<dyn Fn(Option<&Credentials>) -> Result<Link, Box<dyn std::error::Error + Send + Sync>> + Send + Sync>;
-
-/// How many tasks of each class an agent works on at once.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Slots {
-    /// Machines that start.
-    pub boot: usize,
-    /// Bytes that move.
-    pub disk: usize,
-    /// Everything short.
-    pub quick: usize,
-}
-
-impl Slots {
-    /// For a host with so many processors: two boots for each (a boot waits on IO for half of its time), two disk
-    /// jobs (more only make each other slow), 64 short ones.
-    pub fn for_cpus(cpus: usize) -> Slots {
-        Slots { boot: 2 * cpus.max(1), disk: 2, quick: 64 }
-    }
-
-    /// Of all classes.
-    pub fn total(&self) -> usize {
-        self.boot.saturating_add(self.disk).saturating_add(self.quick)
-    }
-}
-
-impl Default for Slots {
-    fn default() -> Slots {
-        Slots::for_cpus(std::thread::available_parallelism().map_or(1, usize::from))
-    }
-}
 
 /// Everything an agent is started with.
 #[derive(Clone)]
@@ -83,7 +54,7 @@ impl AgentConfig {
             join: None,
             labels: BTreeMap::new(),
             capacity: None,
-            slots: Slots::default(),
+            slots: Slots::for_cpus(std::thread::available_parallelism().map_or(1, usize::from)),
             clock: Clock::system(),
             ids: Ids::system(),
             connect,

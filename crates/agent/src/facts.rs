@@ -26,6 +26,7 @@ pub fn read(config: &AgentConfig) -> NodeFacts {
         kernel: host.kernel,
         agent_version: env!("CARGO_PKG_VERSION").to_owned(),
         capacity: config.capacity.unwrap_or(capacity),
+        slots: config.slots,
         capabilities: handler::capabilities(),
         images: Vec::new(),
         labels: config.labels.clone(),

@@ -66,9 +66,10 @@ async fn a_machine_is_paused_resumed_stopped_started_and_restarted_across_restar
 #[tokio::test]
 async fn a_machine_with_a_policy_comes_back_when_its_qemu_is_killed_also_while_nobody_watched() -> Result<()> {
     let mut dev = Dev::started(&[]).await?;
-    let (_, answer) = dev.post("/api/v1/vms", json!({"name": "m", "restart": "on_failure"})).await?;
+    let (_, answer) = dev.post("/api/v1/vms", json!({"name": "m", "restart": "on_failure", "autostart": true})).await?;
     let made = dev.ended_task(answer["task"]["id"].as_str().context("id")?).await?;
     assert_eq!(made["state"], "succeeded", "{made}");
+    let vm = answer["vm"]["id"].clone();
     let comes_back = async |dev: &mut Dev, before: Vec<i32>| {
         dev.until("it runs again", async |dev| {
             let (_, machine) = dev.get("/api/v1/vms/m").await?;
@@ -84,6 +85,17 @@ async fn a_machine_with_a_policy_comes_back_when_its_qemu_is_killed_also_while_n
     let before = dev.qemus();
     dev.kill()?;
     before.iter().copied().for_each(process::kill);
+    dev.start().await?;
+    comes_back(&mut dev, before).await?;
+
+    // As after a restart of the host: the process is gone, and it was of another run.
+    let before = dev.qemus();
+    dev.kill()?;
+    before.iter().copied().for_each(process::kill);
+    let record = dev.data().join("vms").join(vm.as_str().context("id")?).join("process.json");
+    let mut process: Value = serde_json::from_slice(&std::fs::read(&record)?)?;
+    process["boot_id"] = json!("another run of this host");
+    std::fs::write(&record, process.to_string())?;
     dev.start().await?;
     comes_back(&mut dev, before).await?;
 

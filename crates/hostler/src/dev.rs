@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use hostler_agent::Slots;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -77,6 +78,9 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
     nodes: u16,
 
+    #[command(flatten)]
+    slots: SlotArgs,
+
     /// A folder with images to offer [default: target/images here, or /usr/share/hostler/images]
     #[arg(long, env = "HOSTLER_IMAGES", value_name = "DIR")]
     images: Option<PathBuf>,
@@ -96,6 +100,33 @@ pub struct Args {
     /// How much is logged: error, warn, info, debug or trace, also by part, as in info,hostler_store=debug
     #[arg(long, env = "HOSTLER_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
+}
+
+/// How many tasks of each class an agent works on at once; what is left out follows from the host's processors.
+#[derive(clap::Args, Clone, Copy, Debug)]
+struct SlotArgs {
+    /// How many machines start at once [default: two for each processor]
+    #[arg(long, env = "HOSTLER_BOOT_SLOTS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    boot_slots: Option<u16>,
+
+    /// How many tasks that move bytes are done at once [default: 2]
+    #[arg(long, env = "HOSTLER_DISK_SLOTS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    disk_slots: Option<u16>,
+
+    /// How many short tasks are done at once [default: 64]
+    #[arg(long, env = "HOSTLER_QUICK_SLOTS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    quick_slots: Option<u16>,
+}
+
+impl SlotArgs {
+    /// What was asked for, in place of what would be.
+    fn over(self, slots: Slots) -> Slots {
+        Slots {
+            boot: self.boot_slots.map_or(slots.boot, usize::from),
+            disk: self.disk_slots.map_or(slots.disk, usize::from),
+            quick: self.quick_slots.map_or(slots.quick, usize::from),
+        }
+    }
 }
 
 /// Runs until it is told to end.

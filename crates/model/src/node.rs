@@ -157,6 +157,31 @@ impl FreshnessPolicy {
     }
 }
 
+/// How many tasks of each class an agent works on at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct Slots {
+    /// Machines that start.
+    pub boot: usize,
+    /// Bytes that move.
+    pub disk: usize,
+    /// Everything short.
+    pub quick: usize,
+}
+
+impl Slots {
+    /// For a host with so many processors: two boots for each (a boot waits on IO for half of its time), two disk
+    /// jobs (more only make each other slow), 64 short ones.
+    pub fn for_cpus(cpus: usize) -> Slots {
+        Slots { boot: 2 * cpus.max(1), disk: 2, quick: 64 }
+    }
+
+    /// Of all classes.
+    pub fn total(&self) -> usize {
+        self.boot.saturating_add(self.disk).saturating_add(self.quick)
+    }
+}
+
 /// What an agent says of its host.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
@@ -173,6 +198,8 @@ pub struct NodeFacts {
     pub agent_version: String,
     /// What is there physically.
     pub capacity: Resources,
+    /// How many tasks of each class it works on at once.
+    pub slots: Slots,
     /// What it can do: kinds of task, `*` as a wildcard at the end.
     pub capabilities: Vec<String>,
     /// Images in its cache, by digest.

@@ -6,7 +6,7 @@ use hostler_model::{
     Timestamp,
     join_token::{IssuedJoinToken, NewJoinToken},
     name::Name,
-    node::Node,
+    node::{Node, NodeFacts, Slots},
 };
 
 use super::{Globals, Session, WatchArgs, read};
@@ -163,6 +163,12 @@ fn table(nodes: &[Node], now: Timestamp) -> Table {
     output::table(header, rows).wide(&["VERSION", "KERNEL", "ID"])
 }
 
+/// What it does at once; an older agent does not say.
+fn slots(facts: &NodeFacts) -> String {
+    let Slots { boot, disk, quick } = facts.slots;
+    if facts.slots.total() == 0 { String::new() } else { format!("{boot} boot, {disk} disk, {quick} quick") }
+}
+
 fn show(node: &Node, now: Timestamp) -> String {
     let facts = &node.facts;
     let [vcpus, memory, disk, vms] = room(node);
@@ -181,6 +187,7 @@ fn show(node: &Node, now: Timestamp) -> String {
         ("memory", memory),
         ("disk", disk),
         ("vms", vms),
+        ("slots", slots(facts)),
         ("can", facts.capabilities.join(", ")),
         ("images", facts.images.len().to_string()),
         ("labels", labels.join(", ")),

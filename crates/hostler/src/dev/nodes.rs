@@ -19,7 +19,7 @@ use hostler_trust::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::Args;
+use super::{Args, SlotArgs};
 use crate::{
     driver::{self, Driver, host_name},
     exit::{Exit, Failure},
@@ -35,6 +35,7 @@ struct Node {
     data: PathBuf,
     hypervisor: Arc<dyn Hypervisor>,
     simulated: bool,
+    slots: SlotArgs,
 }
 
 /// The nodes to be.
@@ -53,11 +54,18 @@ impl Nodes {
             Driver::Qemu => {
                 let hypervisor: Arc<dyn Hypervisor> =
                     Arc::new(driver::qemu(&folder.data, &sockets.run, args.acceleration).await?);
-                Ok(Nodes(vec![Node { name: host_name(), data: folder.data.clone(), hypervisor, simulated: false }]))
+                Ok(Nodes(vec![Node {
+                    name: host_name(),
+                    data: folder.data.clone(),
+                    hypervisor,
+                    simulated: false,
+                    slots: args.slots,
+                }]))
             }
-            Driver::Sim => {
-                (1..=args.nodes).map(|number| simulated(number, folder)).collect::<Result<_, _>>().map(Nodes)
-            }
+            Driver::Sim => (1..=args.nodes)
+                .map(|number| simulated(number, folder, args.slots))
+                .collect::<Result<_, _>>()
+                .map(Nodes),
         }
     }
 
@@ -79,6 +87,7 @@ impl Nodes {
                 config.capacity = Some(SIMULATED);
                 config.slots = Slots { boot: 64, disk: 64, quick: 256 };
             }
+            config.slots = node.slots.over(config.slots);
             let agent = Agent::start(config).await.map_err(|error| Failure::new(Exit::Failed, error))?;
             let mut joined = agent.node();
             running.agents.spawn(agent.run(running.stop.clone()));
@@ -130,11 +139,11 @@ impl Running {
     }
 }
 
-fn simulated(number: u16, folder: &Folder) -> Result<Node, Failure> {
+fn simulated(number: u16, folder: &Folder, slots: SlotArgs) -> Result<Node, Failure> {
     let name = format!("sim-{number}").parse().map_err(|error| Failure::new(Exit::Failed, error))?;
     let driver = Sim::new(SimConfig::steady(u64::from(number)), SimHost::new());
     let data = folder.data.join("nodes").join(number.to_string());
-    Ok(Node { name, data, hypervisor: Arc::new(driver), simulated: true })
+    Ok(Node { name, data, hypervisor: Arc::new(driver), simulated: true, slots })
 }
 
 /// A token for a node that has no identity yet; one that has does not use it.
