@@ -27,6 +27,16 @@ const POINTS: &[&str] = &[
     "agent.qemu.after_record",
     "agent.qemu.before_kill",
     "agent.qemu.after_kill",
+    "agent.snapshot.begun",
+    "agent.snapshot.memory",
+    "agent.snapshot.frozen",
+    "agent.snapshot.layer",
+    "agent.snapshot.taken",
+    "agent.snapshot.removed",
+    "agent.restore.stopped",
+    "agent.restore.layer",
+    "agent.restore.started",
+    "agent.restore.running",
 ];
 
 /// Arms every point, if the environment says so.
