@@ -1,8 +1,12 @@
-//! `kill -9` of the process at every named point of create, exec and delete, then a restart: the task ends exactly
+//! `kill -9` of the process at every named point of create, exec and delete (and, in `snapshot`, of what snapshots
+//! do), then a restart: the task ends exactly
 //! once, one machine exists or none, no QEMU is left over, the books and the chain verify.
 //!
 //! A point that is never reached fails its test: the process must really die there.
 #![cfg(feature = "crash-points")]
+
+#[path = "crash/snapshot.rs"]
+mod snapshot;
 
 use std::os::unix::process::ExitStatusExt;
 

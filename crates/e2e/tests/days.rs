@@ -193,6 +193,31 @@ async fn a_nodes_full_disk_fails_the_task_clearly_and_the_server_still_answers()
     dev.assert_well().await
 }
 
+/// The memory does not fit: the snapshot fails, nothing of it is left, and its machine never noticed.
+#[tokio::test]
+async fn a_nodes_full_disk_fails_a_snapshot_and_leaves_its_machine_running() -> Result<()> {
+    let mut dev = on_a_small_disk(3400).await?;
+    dev.machine("m").await?;
+    let filler = std::fs::File::create(dev.inside(&dev.data().join("filler")))?;
+    let free = rustix::fs::fstatvfs(&filler)?;
+    rustix::fs::fallocate(&filler, rustix::fs::FallocateFlags::empty(), 0, free.f_bavail * free.f_frsize - (20 << 20))?;
+    let left = rustix::fs::fstatvfs(&filler)?.f_bavail;
+    let (status, answer) = dev.post("/api/v1/vms/m/snapshots", json!({"name": "s", "memory": true})).await?;
+    assert_eq!(status, 202, "{answer}");
+    let task = dev.ended_task(answer["task"]["id"].as_str().context("id")?).await?;
+    assert_eq!((&task["state"], &task["error"]["code"]), (&json!("failed"), &json!("NODE_STORAGE_FULL")), "{task}");
+    let (_, vm) = dev.get("/api/v1/vms/m").await?;
+    assert_eq!((&vm["state"], &vm["ready"]), (&json!("running"), &json!(true)), "{vm}");
+    assert!(dev.get("/api/v1/snapshots").await?.1["items"].as_array().context("a page")?.is_empty());
+    // The database and the logs have grown by a few pages.
+    assert!(rustix::fs::fstatvfs(&filler)?.f_bavail + 1024 > left, "bytes are left over");
+    let (_, ran) = dev.post("/api/v1/vms/m/exec", json!({"argv": ["true"]})).await?;
+    let ran = dev.ended_task(ran["task"]["id"].as_str().context("id")?).await?;
+    assert_eq!(ran["output"]["exit_code"], 0, "{ran}");
+    assert_eq!(dev.get("/api/v1/quota").await?.1["book"]["held"]["disk_gib"], 0);
+    dev.assert_well().await
+}
+
 #[tokio::test]
 async fn a_servers_full_disk_refuses_writes_answers_reads_and_heals() -> Result<()> {
     let mut dev = on_a_small_disk(120).await?;
