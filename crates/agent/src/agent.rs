@@ -28,7 +28,7 @@ use crate::{
     enrol::{self, Identity, TrustCell},
     facts,
     handler::Tools,
-    heartbeat,
+    heartbeat::{self, Beats},
     image::Images,
     inbox,
     journal::{Journal, Start},
@@ -129,6 +129,7 @@ pub struct Agent {
     facts: NodeFacts,
     journal: Journal,
     tools: Tools,
+    beat_requests: heartbeat::Requests,
     works: Arc<Works>,
     metrics: Arc<Metrics>,
     tether: Tether,
@@ -183,8 +184,10 @@ impl Agent {
         let tether = Tether::default();
         let vms = Vms::new(config.hypervisor.clone(), tether.clone());
         vms.attach().await;
+        let (beats, beat_requests) = Beats::new();
         let tools = Tools {
             vms,
+            beats,
             images: Images::new(config.data.join("images")),
             hypervisor: config.hypervisor.clone(),
             root: config.root.clone(),
@@ -195,6 +198,7 @@ impl Agent {
             facts,
             journal,
             tools,
+            beat_requests,
             works: Arc::new(Works::new(config.slots)),
             metrics: Arc::default(),
             joined: watch::Sender::new(None),
@@ -241,7 +245,7 @@ impl Agent {
             tokio::join!(
                 inbox::poll(&node, ids.clone()),
                 report::send(&node, ids.clone()),
-                heartbeat::beat(&node, ids.clone()),
+                heartbeat::beat(&node, &self.beat_requests, ids.clone()),
                 enrol::renew(&node, &self.config, credentials),
                 prune(&node),
             )

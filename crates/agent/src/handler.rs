@@ -12,12 +12,15 @@
 
 mod diag_health_probe;
 mod echo;
+mod inventory_refresh;
 mod snapshot_delete;
 mod vm_create;
 mod vm_delete;
+mod vm_edit;
 mod vm_exec;
 mod vm_pause;
 mod vm_reboot;
+mod vm_rename;
 mod vm_restore;
 mod vm_resume;
 mod vm_snapshot;
@@ -39,6 +42,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     attempt::{Attempt, Cause},
+    heartbeat::Beats,
     hypervisor::{DriverError, Hypervisor, Phases},
     image::Images,
     journal::Start,
@@ -109,6 +113,8 @@ pub trait Handler: Kind + Sized {
 pub struct Tools {
     /// The machines.
     pub vms: Vms,
+    /// Heartbeats that are asked for.
+    pub beats: Beats,
     /// The image cache.
     pub images: Images,
     /// The hypervisor, for what it says of itself. Machines are reached through `vms` only.

@@ -11,6 +11,8 @@ use hostler_model::{
     internal::{Heartbeat, HeartbeatAnswer, HeldLease},
 };
 
+use tokio::sync::{mpsc, oneshot};
+
 use crate::{agent::Node, backoff::Outage, facts};
 
 /// Between two of them, where the server does not say.
@@ -18,8 +20,35 @@ const EVERY: Duration = Duration::from_secs(5);
 /// The server may not ask for more than this many, nor for fewer than keep a node fresh (60 s).
 const BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(30));
 
+type Asked = oneshot::Sender<HeartbeatAnswer>;
+
+/// Asks for heartbeats. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Beats(mpsc::UnboundedSender<Asked>);
+
+/// Where they are asked for.
+pub type Requests = tokio::sync::Mutex<mpsc::UnboundedReceiver<Asked>>;
+
+impl Beats {
+    /// With the other end, for [`beat`].
+    pub fn new() -> (Beats, Requests) {
+        let (ask, asked) = mpsc::unbounded_channel();
+        (Beats(ask), asked.into())
+    }
+
+    /// One that is sent from now on, with everything that is here then: the server's answer, once it can be had. `None`
+    /// when the agent ends.
+    pub async fn now(&self) -> Option<HeartbeatAnswer> {
+        let (tell, answer) = oneshot::channel();
+        self.0.send(tell).ok()?;
+        answer.await.ok()
+    }
+}
+
 /// Sends heartbeats for as long as the agent lives.
-pub async fn beat(node: &Node, ids: Ids) {
+pub async fn beat(node: &Node, requests: &Requests, ids: Ids) {
+    let mut requests = requests.lock().await;
+    let mut waiting: Vec<Asked> = Vec::new();
     let mut outage = Outage::none(ids, "heartbeat");
     let (mut orphans, mut orphan_snapshots, mut doubtful) = (HashSet::new(), HashSet::new(), Vec::new());
     loop {
@@ -29,11 +58,16 @@ pub async fn beat(node: &Node, ids: Ids) {
                 doubtful = obey(node, &held, &answer, &doubtful);
                 report_orphans(&mut orphans, &answer.orphans);
                 report_orphan_snapshots(&mut orphan_snapshots, &answer.orphan_snapshots);
+                for asked in waiting.drain(..) {
+                    // Who asked may have gone.
+                    drop(asked.send(answer.clone()));
+                }
                 let next = Duration::from_millis(answer.next_ms);
                 let next = if next.is_zero() { EVERY } else { next.clamp(BOUNDS.0, BOUNDS.1) };
                 tokio::select! {
                     () = tokio::time::sleep(next) => {}
                     () = node.tools.vms.stirred() => {}
+                    Some(asked) = requests.recv() => waiting.push(asked),
                 }
             }
             Err(error) => outage.pause(&error).await,

@@ -8,6 +8,7 @@ pub mod facts;
 pub mod file;
 pub mod line;
 pub mod pci;
+pub mod port;
 pub mod probe;
 pub mod process;
 

@@ -132,6 +132,49 @@ pub struct Restored {
     pub since: Instant,
 }
 
+/// What a machine's process was started with.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Runs {
+    /// Virtual processors.
+    pub vcpus: i64,
+    /// Memory, in MiB.
+    pub memory_mib: i64,
+}
+
+/// What became of an edit.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Applied {
+    /// What the machine is to be, as its folder says now; every port is chosen.
+    pub plan: MachinePlan,
+    /// What its process runs with, where one lives.
+    pub runs: Option<Runs>,
+}
+
+impl Applied {
+    /// Whether something waits for the next start.
+    pub fn is_behind(&self) -> bool {
+        let wanted = Runs { vcpus: self.plan.spec.vcpus, memory_mib: self.plan.spec.memory_mib };
+        self.runs.is_some_and(|runs| runs != wanted)
+    }
+}
+
+/// An edit that was not made.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct NotApplied {
+    /// Why not.
+    pub error: DriverError,
+    /// Whether something of it is left.
+    pub left: bool,
+}
+
+impl From<DriverError> for NotApplied {
+    /// Before anything was done.
+    fn from(error: DriverError) -> Self {
+        NotApplied { error, left: false }
+    }
+}
+
 /// What a driver found of a machine when the agent started.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Found {
@@ -186,6 +229,14 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// `start`. What is started is what the plan says (by [`Hypervisor::plan`]), on the disk that is there. One whose
     /// process lives is taken hold of as it is.
     async fn start(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError>;
+
+    /// Makes a machine that is complete what the plan says, in its folder and, where its process lives and can take it, at
+    /// once: the disk, which only grows, and the port forwards; processors, memory and name are for the next start. Done
+    /// twice it comes to the same. It runs to its end; one that fails takes back what it did.
+    async fn edit(&self, plan: &MachinePlan) -> Result<Applied, NotApplied>;
+
+    /// Whether a machine's process runs with something else than its folder says now.
+    async fn behind(&self, id: VmId) -> Result<bool, DriverError>;
 
     /// Remembers how a machine's process ended, until it is started again. Nothing is written while one lives.
     async fn note_end(&self, id: VmId, exit: &Exit) -> Result<(), DriverError>;

@@ -6,6 +6,7 @@
 pub mod admit;
 mod create;
 mod drive;
+pub mod edit;
 mod exec;
 mod power;
 mod remove;
@@ -20,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use hostler_model::{VmId, error::Code, internal::Inventory, vm::Observation};
+use hostler_model::{VmId, error::Code, forward::PortForward, internal::Inventory, vm::Observation};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::{
@@ -33,7 +34,7 @@ pub use self::{
 };
 use crate::{
     handler::Failure,
-    hypervisor::{DriverError, Finds, Found, Hypervisor, Machine, Power},
+    hypervisor::{DriverError, Finds, Found, Hypervisor, Machine, MachinePlan, Power},
     tether::Tether,
 };
 
@@ -136,11 +137,13 @@ impl Vms {
                 return false;
             }
         };
+        let behind = live.is_some() && self.0.hypervisor.behind(found.id).await.unwrap_or(false);
         let mut machines = self.0.lock();
         // Somebody asked for it meanwhile, and it may be gone by now.
         if !self.0.is_driven(found.id) {
             tracing::info!(vm.id = %found.id, alive = live.is_some(), complete = found.complete, "found a machine");
-            let drive = Drive::found(self.0.clone(), found, live);
+            let mut drive = Drive::found(self.0.clone(), found, live);
+            drive.behind = behind;
             self.drive(&mut machines, found.id, drive);
         }
         true
@@ -154,6 +157,29 @@ impl Vms {
             Power::Running
         });
         Ok(Some((machine.into(), power)))
+    }
+
+    /// The port forwards of a machine that was made by this plan, with the ports that were chosen.
+    pub async fn forwards(&self, plan: &MachinePlan) -> Result<Vec<PortForward>, Failure> {
+        if plan.spec.port_forwards.is_empty() {
+            return Ok(Vec::new());
+        }
+        let made = self.0.hypervisor.plan(plan.id).await?;
+        Ok(made.map(|made| made.spec.port_forwards).unwrap_or_default())
+    }
+
+    /// Looks at this host once more; the machines that nobody had known of.
+    pub async fn look_again(&self) -> Vec<VmId> {
+        let before: BTreeSet<VmId> = {
+            let machines = self.0.lock();
+            let known: BTreeSet<VmId> = machines.keys().copied().collect();
+            // From here on every machine that is asked for is noted, as at the start: what is found of it is no news.
+            self.0.driven.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&known);
+            self.0.full.store(false, Ordering::Release);
+            known
+        };
+        self.attach().await;
+        self.0.lock().keys().copied().filter(|id| !before.contains(id)).collect()
     }
 
     /// Refuses where there is nothing of a machine: a driving task is started only for one that is to be.

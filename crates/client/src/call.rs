@@ -7,7 +7,7 @@ use std::{
 };
 
 use hostler_link::{Body, LinkError, with_timeout};
-use hostler_model::{Code, Refusal, api::Submitted, error::excerpt, id::RequestId};
+use hostler_model::{Code, Refusal, error::excerpt, id::RequestId};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -157,7 +157,7 @@ impl Call {
 
 impl Client {
     /// Submits under a key, so that it takes effect once however often it is sent.
-    pub(crate) async fn submit(&self, call: Call, how: &Submit) -> Result<Submitted, ClientError> {
+    pub(crate) async fn submit<T: DeserializeOwned>(&self, call: Call, how: &Submit) -> Result<T, ClientError> {
         let key = how.idempotency_key.clone().unwrap_or_else(|| self.fresh_key());
         let mut call = call.header("idempotency-key", &key)?;
         if let Some(wait) = how.wait {

@@ -1,9 +1,13 @@
 //! Nodes: `/api/v1/nodes`.
 
-use hostler_model::{Code, api::Page, node::Node};
+use hostler_model::{
+    Code,
+    api::{Page, Submitted},
+    node::Node,
+};
 
 use crate::{
-    Client, ClientError,
+    Client, ClientError, Submit,
     call::{Call, segment},
 };
 
@@ -38,6 +42,12 @@ impl Client {
     pub async fn change_node(&self, node: &str, decision: Decision) -> Result<Node, ClientError> {
         let path = format!("/api/v1/nodes/{}/{}", segment(node, Code::NodeNotFound)?, decision.verb());
         self.call(Call::post(path)).await
+    }
+
+    /// Lets a node look at everything on its host and tell at once.
+    pub async fn refresh_node(&self, node: &str, how: &Submit) -> Result<Submitted, ClientError> {
+        let path = format!("/api/v1/nodes/{}/refresh", segment(node, Code::NodeNotFound)?);
+        self.submit(Call::post(path), how).await
     }
 
     /// All nodes: the server gives them on one page.

@@ -2,13 +2,15 @@
 
 use hostler_model::{
     Code,
-    api::{NewExec, NewReboot, NewStart, NewStop, NewVm, Page, Submitted},
+    api::{Edited, NewExec, NewReboot, NewStart, NewStop, NewVm, Page, Submitted},
     edit::VmPatch,
+    kind::VmRenameParams,
+    name::Name,
     vm::{Vm, VmState},
 };
 
 use crate::{
-    Client, ClientError, Mode, Paging, Submit,
+    Client, ClientError, Paging, Submit,
     call::{Call, segment},
 };
 
@@ -63,13 +65,19 @@ impl Client {
         vm: &str,
         patch: &VmPatch,
         generation: Option<u32>,
-        mode: Mode,
-    ) -> Result<Vm, ClientError> {
-        let mut call = Call::patch(path(vm)?).json(patch)?.query("dry_run", (mode == Mode::DryRun).then_some(true));
+        how: &Submit,
+    ) -> Result<Edited, ClientError> {
+        let mut call = Call::patch(path(vm)?).json(patch)?;
         if let Some(generation) = generation {
             call = call.header("if-match", &format!("\"{generation}\""))?;
         }
-        self.call(call).await
+        self.submit(call, how).await
+    }
+
+    /// Renames a machine.
+    pub async fn rename_vm(&self, vm: &str, name: &Name, how: &Submit) -> Result<Submitted, ClientError> {
+        let params = VmRenameParams { name: name.clone() };
+        self.submit(Call::post(format!("{}/rename", path(vm)?)).json(&params)?, how).await
     }
 
     /// Starts a machine that is stopped or in error.

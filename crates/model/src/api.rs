@@ -92,6 +92,16 @@ impl From<Target> for TargetRef {
 /// A new machine: `POST /vms`.
 pub type NewVm = VmCreateParams;
 
+/// What an edit answers.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Edited {
+    /// Its host must do something.
+    Submitted(Box<Submitted>),
+    /// All of it is done.
+    Vm(Box<Vm>),
+}
+
 /// A program to run in a guest: `POST /vms/{vm}/exec`.
 pub type NewExec = VmExecParams;
 

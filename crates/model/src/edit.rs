@@ -8,15 +8,52 @@ use serde_json::json;
 use crate::{
     clock::Timestamp,
     error::{Code, Refusal},
+    forward::{self, PortForward},
+    kind::{Filed, within},
     patch::Patch,
     restart::RestartPolicy,
-    vm::Vm,
+    unit::Resources,
+    vm::{Vm, VmSpec},
 };
 
 /// The longest time to live: ten years, in seconds. What is to stay longer has none.
 pub const TTL_LIMIT: u64 = 10 * 365 * 86_400;
 
-/// A merge patch of a machine: what is not named stays, null removes.
+/// What of a machine concerns its host.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Shape {
+    /// Virtual processors.
+    pub vcpus: i64,
+    /// Memory, in MiB.
+    pub memory_mib: i64,
+    /// The root disk, in GiB.
+    pub disk_gib: i64,
+    /// Ports of the host that lead to the guest.
+    #[serde(default)]
+    pub port_forwards: Vec<PortForward>,
+}
+
+impl Shape {
+    /// That of a spec.
+    pub fn of(spec: &VmSpec) -> Shape {
+        let VmSpec { vcpus, memory_mib, disk_gib, ref port_forwards, .. } = *spec;
+        Shape { vcpus, memory_mib, disk_gib, port_forwards: port_forwards.clone() }
+    }
+
+    /// Makes a spec this shape.
+    pub fn put(self, spec: &mut VmSpec) {
+        let Shape { vcpus, memory_mib, disk_gib, port_forwards } = self;
+        (spec.vcpus, spec.memory_mib, spec.disk_gib, spec.port_forwards) = (vcpus, memory_mib, disk_gib, port_forwards);
+    }
+
+    /// What a machine of this shape takes.
+    pub fn charge(&self) -> Resources {
+        Resources { vcpus: self.vcpus, memory_mib: self.memory_mib, disk_gib: self.disk_gib, vms: 1 }
+    }
+}
+
+/// A merge patch of a machine: what is not named stays, null removes. `vcpus`, `memory_mib`, `disk_gib` and
+/// `port_forwards` are brought to its host by a task, the rest is changed at once.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct VmPatch {
@@ -44,9 +81,63 @@ pub struct VmPatch {
     #[serde(skip_serializing_if = "Patch::is_keep")]
     #[schema(value_type = Option<bool>)]
     pub autostart: Patch<bool>,
+    /// Virtual processors, 1 to 256.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 256)]
+    pub vcpus: Patch<i64>,
+    /// Memory in MiB, 64 to 16,777,216.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<i64>, minimum = 64, maximum = 16_777_216)]
+    pub memory_mib: Patch<i64>,
+    /// The root disk in GiB, up to 65,536; it only grows.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 65_536)]
+    pub disk_gib: Patch<i64>,
+    /// The port forwards, all of them; null takes all away.
+    #[serde(skip_serializing_if = "Patch::is_keep")]
+    #[schema(value_type = Option<Vec<PortForward>>)]
+    pub port_forwards: Patch<Vec<PortForward>>,
+    /// Filled in with the submission of `vm.edit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(read_only)]
+    pub filed: Option<Filed>,
 }
 
 impl VmPatch {
+    /// Refuses what cannot be, whatever the machine is.
+    pub fn check(&self) -> Result<(), Refusal> {
+        amount("vcpus", &self.vcpus, 1, 256)?;
+        amount("memory_mib", &self.memory_mib, 64, 16 << 20)?;
+        amount("disk_gib", &self.disk_gib, 1, 65_536)?;
+        match &self.port_forwards {
+            Patch::Keep | Patch::Remove => Ok(()),
+            Patch::Set(forwards) => forward::check(forwards),
+        }
+    }
+
+    /// What of the machine concerns its host, afterwards.
+    fn shape(&self, vm: &Vm) -> Result<Shape, Refusal> {
+        self.check()?;
+        let mut shape = Shape::of(&vm.spec);
+        let set = |field: &mut i64, patch: &Patch<i64>| *field = patch.as_set().copied().unwrap_or(*field);
+        set(&mut shape.vcpus, &self.vcpus);
+        set(&mut shape.memory_mib, &self.memory_mib);
+        set(&mut shape.disk_gib, &self.disk_gib);
+        match &self.port_forwards {
+            Patch::Keep => {}
+            Patch::Remove => shape.port_forwards = Vec::new(),
+            Patch::Set(forwards) => shape.port_forwards = forwards.clone(),
+        }
+        if shape.disk_gib < vm.spec.disk_gib {
+            let detail = format!(
+                "the disk of {} has {} GiB and only grows; {} GiB would cut off what the guest wrote",
+                vm.name, vm.spec.disk_gib, shape.disk_gib
+            );
+            return Err(Refusal::new(Code::DiskShrink, detail).with("disk_gib", vm.spec.disk_gib));
+        }
+        Ok(shape)
+    }
+
     /// The machine afterwards. Where nothing differs it is the same, its generation included.
     ///
     /// # Errors
@@ -70,7 +161,13 @@ impl VmPatch {
             Patch::Set(autostart) => after.spec.autostart = autostart,
         }
         after.expires_at = self.expiry(vm.expires_at, now)?;
-        if after != *vm {
+        let record = after != *vm;
+        let shape = self.shape(vm)?;
+        if shape != Shape::of(&vm.spec) {
+            shape.put(&mut after.spec);
+            after.generation = after.generation.saturating_add(1);
+            after.updated_at = now;
+        } else if record {
             after.changed_in_record();
             after.updated_at = now;
         }
@@ -110,6 +207,15 @@ impl VmPatch {
     }
 }
 
+/// An amount that is within bounds and is not to be taken away.
+fn amount(field: &str, patch: &Patch<i64>, least: i64, most: i64) -> Result<(), Refusal> {
+    match patch {
+        Patch::Keep => Ok(()),
+        Patch::Remove => Err(Refusal::field(field, "a machine cannot be without; leave it out to keep it as it is")),
+        Patch::Set(value) => within(field, *value, least, most).map(drop),
+    }
+}
+
 /// A time to live.
 ///
 /// # Errors
@@ -137,7 +243,7 @@ pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refu
     Ok(())
 }
 
-/// Which fields of its record an edit changed, for the log.
+/// Which fields an edit changed, for the log.
 pub fn changed(before: &Vm, after: &Vm) -> Vec<&'static str> {
     let differs = [
         ("labels", before.spec.labels != after.spec.labels),
@@ -145,8 +251,67 @@ pub fn changed(before: &Vm, after: &Vm) -> Vec<&'static str> {
         ("expires_at", before.expires_at != after.expires_at),
         ("restart", before.spec.restart != after.spec.restart),
         ("autostart", before.spec.autostart != after.spec.autostart),
+        ("vcpus", before.spec.vcpus != after.spec.vcpus),
+        ("memory_mib", before.spec.memory_mib != after.spec.memory_mib),
+        ("disk_gib", before.spec.disk_gib != after.spec.disk_gib),
+        ("port_forwards", before.spec.port_forwards != after.spec.port_forwards),
     ];
     differs.into_iter().filter(|(_, differs)| *differs).map(|(field, _)| field).collect()
+}
+
+/// What an edit came to.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Outcome {
+    /// The host has it; `pending`: something waits for the next start.
+    Done {
+        /// The port forwards, with the ports that the node chose.
+        forwards: Vec<PortForward>,
+        /// Whether something waits for the next start.
+        pending: bool,
+    },
+    /// Nothing of it is left.
+    Undone,
+}
+
+/// The machine after an edit's end. What was undone is taken out of what it is to be, which is one more change.
+pub fn settle(vm: &Vm, filed: &Filed, outcome: Outcome) -> Vm {
+    let mut after = vm.clone();
+    // Nothing before this edit waited for the host.
+    let first = vm.observed_generation.saturating_add(1) == filed.generation;
+    match outcome {
+        Outcome::Done { forwards, pending } => {
+            after.spec.port_forwards = forwards;
+            if !pending {
+                after.observed_generation = after.generation;
+            }
+        }
+        Outcome::Undone => {
+            filed.before.clone().put(&mut after.spec);
+            after.generation = after.generation.saturating_add(1);
+            if first {
+                after.observed_generation = after.generation;
+            }
+        }
+    }
+    after
+}
+
+/// The generation that has taken effect on the host, by what its node saw of a machine that nobody is changing.
+pub fn observed_generation(vm: &Vm, restart_pending: bool) -> u32 {
+    match restart_pending {
+        false => vm.generation,
+        true => vm.observed_generation.min(vm.generation.saturating_sub(1)),
+    }
+}
+
+/// What is held while an edit runs: of what is charged and what is asked for the larger, each by itself.
+pub fn larger(charged: Resources, asked: Resources) -> Resources {
+    Resources {
+        vcpus: charged.vcpus.max(asked.vcpus),
+        memory_mib: charged.memory_mib.max(asked.memory_mib),
+        disk_gib: charged.disk_gib.max(asked.disk_gib),
+        vms: charged.vms.max(asked.vms),
+    }
 }
 
 /// Refuses an edit of a machine that is not as whoever edits it believes. `expected`: the generations it may have;
@@ -262,6 +427,54 @@ mod tests {
         assert!(check_generation(&vm(), None).is_ok() && check_generation(&vm(), Some(&[1, 3])).is_ok());
         assert_eq!(check_generation(&vm(), Some(&[2])).unwrap_err().code, Code::PreconditionFailed);
         assert_eq!(check_generation(&vm(), Some(&[])).unwrap_err().code, Code::PreconditionFailed);
+    }
+
+    fn filed(before: &Vm, after: &Vm) -> Filed {
+        let charged = Some(before.spec.charge());
+        Filed { generation: after.generation, before: Shape::of(&before.spec), after: Shape::of(&after.spec), charged }
+    }
+
+    #[test]
+    fn what_concerns_the_host_is_asked_for_and_not_yet_observed() {
+        let after = patch(json!({"vcpus": 2, "labels": {"tier": null}})).apply(&vm(), NOW).unwrap();
+        assert_eq!((after.spec.vcpus, after.generation, after.observed_generation), (2, 4, 3));
+        assert_eq!(changed(&vm(), &after), ["labels", "vcpus"]);
+        let done = |pending| Outcome::Done { forwards: Vec::new(), pending };
+        assert_eq!(settle(&after, &filed(&vm(), &after), done(false)).observed_generation, 4);
+        let pending = settle(&after, &filed(&vm(), &after), done(true));
+        assert_eq!(pending.observed_generation, 3);
+        assert_eq!((observed_generation(&pending, true), observed_generation(&pending, false)), (3, 4));
+    }
+
+    #[test]
+    fn what_was_undone_is_no_longer_asked_for_and_what_was_changed_beside_it_stays() {
+        let after = patch(json!({"vcpus": 2})).apply(&vm(), NOW).unwrap();
+        let labelled = patch(json!({"protected": true})).apply(&after, NOW).unwrap();
+        let undone = settle(&labelled, &filed(&vm(), &after), Outcome::Undone);
+        assert_eq!((undone.spec.vcpus, undone.protected), (1, true));
+        assert_eq!((undone.generation, undone.observed_generation), (6, 6));
+        let behind = Vm { observed_generation: 2, ..vm() };
+        let undone = settle(&labelled, &filed(&behind, &after), Outcome::Undone);
+        assert_eq!(undone.observed_generation, 6);
+        let labelled = Vm { observed_generation: 2, ..labelled };
+        assert_eq!(settle(&labelled, &filed(&behind, &after), Outcome::Undone).observed_generation, 2);
+    }
+
+    #[test]
+    fn a_disk_only_grows_and_an_amount_cannot_be_taken_away() {
+        let large = Vm { spec: VmSpec { disk_gib: 10, ..vm().spec }, ..vm() };
+        assert_eq!(patch(json!({"disk_gib": 9})).apply(&large, NOW).unwrap_err().code, Code::DiskShrink);
+        assert_eq!(patch(json!({"disk_gib": 10})).apply(&large, NOW).unwrap(), large);
+        for body in [
+            json!({"vcpus": null}),
+            json!({"vcpus": 0}),
+            json!({"memory_mib": 1}),
+            json!({"disk_gib": 70_000}),
+            json!({"port_forwards": [{"guest_port": 0}]}),
+        ] {
+            assert_eq!(patch(body.clone()).apply(&vm(), NOW).unwrap_err().code, Code::ValidationError, "{body}");
+        }
+        assert!(strict::<VmPatch>(&json!({"port_forwards": [{"guest_port": 80, "host_prt": 1}]})).is_err());
     }
 
     proptest! {

@@ -80,6 +80,10 @@ codes! {
     NameTaken = "NAME_TAKEN", 409, "The name is taken";
     /// The VM is protected from deletion.
     VmProtected = "VM_PROTECTED", 409, "The VM is protected";
+    /// Another machine or program listens on the node's port.
+    PortTaken = "PORT_TAKEN", 409, "The node's port is taken";
+    /// A disk only grows.
+    DiskShrink = "DISK_SHRINK", 409, "A disk cannot shrink";
     /// `If-Match` names another generation than the one there is.
     PreconditionFailed = "PRECONDITION_FAILED", 412, "It was changed meanwhile";
     /// The VM's state does not allow this.

@@ -3,12 +3,15 @@
 
 mod diag_health_probe;
 mod echo;
+mod inventory_refresh;
 mod snapshot_delete;
 mod vm_create;
 mod vm_delete;
+mod vm_edit;
 mod vm_exec;
 mod vm_pause;
 mod vm_reboot;
+mod vm_rename;
 mod vm_restore;
 mod vm_resume;
 mod vm_snapshot;
@@ -23,12 +26,15 @@ use serde_json::Value;
 pub use self::{
     diag_health_probe::{DiagHealthProbe, FabricLink, GpuDevice, HealthProbeOutput, HealthProbeParams},
     echo::{Echo, EchoOutput, EchoParams},
+    inventory_refresh::{InventoryRefresh, InventoryRefreshOutput, InventoryRefreshParams},
     snapshot_delete::{SnapshotDelete, SnapshotDeleteOutput, SnapshotDeleteParams},
-    vm_create::{VmCreate, VmCreateOutput, VmCreateParams},
+    vm_create::{VmCreate, VmCreateOutput, VmCreateParams, is_plausible},
     vm_delete::{VmDelete, VmDeleteOutput, VmDeleteParams},
+    vm_edit::{Effect, Filed, VmEdit, VmEditOutput},
     vm_exec::{OUTPUT_LIMIT, VmExec, VmExecOutput, VmExecParams},
     vm_pause::{VmPause, VmPauseOutput, VmPauseParams},
     vm_reboot::{RebootHow, VmReboot, VmRebootOutput, VmRebootParams},
+    vm_rename::{VmRename, VmRenameOutput, VmRenameParams},
     vm_restore::{VmRestore, VmRestoreOutput, VmRestoreParams},
     vm_resume::{VmResume, VmResumeOutput, VmResumeParams},
     vm_snapshot::{VmSnapshot, VmSnapshotOutput, VmSnapshotParams},
@@ -51,8 +57,8 @@ use crate::{
 macro_rules! for_each_kind {
     ($then:ident) => {
         $then! {
-            Echo, VmCreate, VmStart, VmStop, VmReboot, VmPause, VmResume, VmExec, VmDelete, VmSnapshot, VmRestore,
-            SnapshotDelete, DiagHealthProbe
+            Echo, VmCreate, VmStart, VmStop, VmReboot, VmPause, VmResume, VmExec, VmEdit, VmRename, VmDelete, VmSnapshot,
+            VmRestore, SnapshotDelete, DiagHealthProbe, InventoryRefresh
         }
     };
 }
@@ -171,6 +177,8 @@ pub enum OnUncertain {
 pub enum Aim {
     /// Any node will do; one may be named.
     AnyNode,
+    /// The node that is named, whether it takes new machines or not.
+    Node,
     /// A VM that does not exist yet.
     NewVm,
     /// A VM that does.
@@ -341,7 +349,12 @@ impl fmt::Debug for Spec {
 }
 
 /// Refuses a number that is out of range.
-fn within<N: PartialOrd + fmt::Display + Copy>(field: &str, value: N, least: N, most: N) -> Result<N, Refusal> {
+pub(crate) fn within<N: PartialOrd + fmt::Display + Copy>(
+    field: &str,
+    value: N,
+    least: N,
+    most: N,
+) -> Result<N, Refusal> {
     if value < least || value > most {
         return Err(Refusal::field(field, format!("{value} is not between {least} and {most}")));
     }

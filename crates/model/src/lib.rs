@@ -15,6 +15,7 @@ pub mod edit;
 pub mod error;
 pub mod event;
 pub mod fence;
+pub mod forward;
 pub mod id;
 pub mod image;
 pub mod import;

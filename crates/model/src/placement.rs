@@ -75,6 +75,19 @@ pub fn capable(advertised: &[String], wanted: &str) -> bool {
     })
 }
 
+/// Whether a machine that is on this node may grow by so much there.
+///
+/// # Errors
+/// With what there is too little of.
+pub fn grow(candidate: &Candidate, growth: &Resources) -> Result<(), Refusal> {
+    short(candidate, growth).map_err(|why| {
+        let name = &candidate.name;
+        let detail = format!("the node {name} has no room for this ({why}); ask for less, or delete something there");
+        let nodes = vec![json!({"node": name.as_str(), "why": why})];
+        Refusal::new(Code::NoCapacity, detail).with("nodes", nodes).with("asked", json!(growth))
+    })
+}
+
 fn qualifies(candidate: &Candidate, wanted: &Wanted<'_>) -> Result<(), String> {
     if !candidate.state.takes_new() {
         return Err(format!("it is {}", candidate.state));
@@ -85,9 +98,13 @@ fn qualifies(candidate: &Candidate, wanted: &Wanted<'_>) -> Result<(), String> {
     if !capable(&candidate.facts.capabilities, wanted.capability) {
         return Err(format!("it cannot do {}", wanted.capability));
     }
+    short(candidate, &wanted.amount)
+}
+
+/// What there is too little of.
+fn short(candidate: &Candidate, amount: &Resources) -> Result<(), String> {
     let free = candidate.schedulable - candidate.book.total();
-    let short: Vec<String> = wanted
-        .amount
+    let short: Vec<String> = amount
         .each()
         .into_iter()
         .zip(free.each())

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Timestamp,
+    forward::PortForward,
     id::{ImageDigest, NodeId, TaskId, TenantId, VmId},
     name::Name,
     restart::RestartPolicy,
@@ -122,6 +123,9 @@ pub struct VmSpec {
     /// Whether it is started again when its host was restarted while it ran.
     #[serde(default)]
     pub autostart: bool,
+    /// Ports of the host that lead to the guest; a port 0 is one that the node is yet to choose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_forwards: Vec<PortForward>,
 }
 
 impl VmSpec {
@@ -258,6 +262,9 @@ pub struct Observation {
     /// More about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// Whether its process runs with less or more than what the machine is to be: that waits for its next start.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub restart_pending: bool,
 }
 
 /// What an observation changes of a machine that no task is changing: `None` when it says nothing new. An observation
@@ -317,7 +324,15 @@ mod tests {
     use super::*;
 
     fn seen(state: VmState, epoch: u32) -> Observation {
-        Observation { vm: VmId(uuid::Uuid::nil()), epoch, state, ready: false, reason: None, detail: None }
+        Observation {
+            vm: VmId(uuid::Uuid::nil()),
+            epoch,
+            state,
+            ready: false,
+            reason: None,
+            detail: None,
+            restart_pending: false,
+        }
     }
 
     #[test]

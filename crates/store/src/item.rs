@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use hostler_model::{
     Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
-    edit::VmPatch,
     event::{Actor, Class},
     id::{EnrolmentId, ImportId},
     internal::{Heartbeat, ProgressReport, Report},
@@ -59,21 +58,22 @@ pub struct NewMachine {
     pub ttl: Option<Duration>,
 }
 
-/// A change of a machine's record.
+/// An edit of a machine: a task only where its host must do something.
 #[derive(Clone, Debug)]
 pub struct EditVm {
-    /// Which machine.
-    pub vm: VmId,
-    /// Whose.
-    pub tenant: TenantId,
-    /// Who asks, for the audit.
-    pub actor: Actor,
-    /// What is to differ.
-    pub patch: VmPatch,
-    /// The generations that it may have; `None`: any.
+    /// The `vm.edit` that it may become.
+    pub submission: Submission,
+    /// The generations that the machine may have; `None`: any.
     pub if_match: Option<Vec<u32>>,
-    /// Answer as if, and write nothing.
-    pub dry_run: bool,
+}
+
+/// What an edit came to.
+#[derive(Clone, Debug)]
+pub enum Edited {
+    /// All of it is done.
+    Record(Box<Vm>),
+    /// The rest is under way.
+    Task(Box<Accepted>),
 }
 
 /// A snapshot to be.

@@ -7,14 +7,13 @@ use hostler_model::{
     TaskId, VmId,
     alloc::{Allocation, Hold, Owner, Settlement},
     event::Actor,
-    kind::Aim,
     task::{self, Denial, End, Event, Outcome, TaskState, Verdict},
     vm::{VmChange, VmState},
 };
 use hostler_sqlite::Result;
 use serde_json::{Value, json};
 
-use crate::{task::TaskRow, work::Work};
+use crate::{step::edit, task::TaskRow, work::Work};
 
 impl Work<'_> {
     /// Lets something happen to a task that was read, with all that follows from it.
@@ -135,13 +134,6 @@ impl Work<'_> {
         let Some(vm) = self.vms.get(&id) else { return Ok(()) };
         let node = vm.vm.node;
         let settled = (row.task.kind.spec().settle)(vm.vm.state, verdict);
-        if row.task.kind.spec().aim == Aim::NewVm
-            && matches!(verdict, Verdict::Succeeded { .. })
-            && let Some(vm) = self.vms.change(&id)
-        {
-            // What it was made of is what runs; only its record changed meanwhile.
-            vm.vm.observed_generation = vm.vm.generation;
-        }
         if let Some(change) = settled.vm {
             self.change_vm(id, &change, json!({"task": row.task.id}));
             if change.state == VmState::Deleted {
@@ -149,6 +141,7 @@ impl Work<'_> {
             }
         }
         self.settle_allocation(Owner::Vm(id), settled.allocation)?;
+        edit::settle(self, row, id, verdict)?;
         if self.vms.get(&id).is_some_and(|vm| vm.vm.task == Some(row.task.id)) {
             let next = self.first_change(&queue);
             let now = self.now;

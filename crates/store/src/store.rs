@@ -22,7 +22,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Caller, Cancel, Claim, EditVm, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
+    Accepted, Answer, Beat, Caller, Cancel, Claim, EditVm, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
     NewJoinToken, Progressed, Result, Settle, SnapshotFilter, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes,
     doctor, gauges,
     group::Committer,
@@ -241,8 +241,8 @@ impl Store {
         self.read(move |tx| token::caller(tx, &token_hash)).await
     }
 
-    /// Changes a machine's record: what no host needs to know.
-    pub async fn edit_vm(&self, edit: EditVm) -> Result<Answer<Vm>> {
+    /// Edits a machine: its record at once, its host by a task.
+    pub async fn edit_vm(&self, edit: EditVm) -> Result<Answer<Edited>> {
         self.step("store.vm", move |work| edit::edit(work, &edit)).await
     }
 

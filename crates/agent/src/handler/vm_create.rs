@@ -20,7 +20,8 @@ impl Handler for VmCreate {
         let acceleration = job.tools.hypervisor.acceleration().to_owned();
         let process = pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
         job.log(format!("the guest answered {boot_ms:.0} ms after its start ({acceleration}{process})"));
-        Ok(VmCreateOutput { charge: plan.spec.charge(), boot_ms, acceleration })
+        let port_forwards = job.tools.vms.forwards(&plan).await?;
+        Ok(VmCreateOutput { charge: plan.spec.charge(), boot_ms, acceleration, port_forwards })
     }
 
     /// A machine that lives is completed; what is half made is removed and made again.

@@ -13,6 +13,7 @@
 
 mod accel;
 mod command;
+mod edit;
 mod error;
 mod firmware;
 mod folder;
@@ -57,8 +58,8 @@ use self::{
     seek::{Census, seek, seek_in},
 };
 use super::{
-    DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, Phases, Restored, SnapshotMade, SnapshotRemoved,
-    turns::Turns,
+    Applied, DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, NotApplied, Phases, Restored,
+    SnapshotMade, SnapshotRemoved, turns::Turns,
 };
 use crate::{
     guest::Guest,
@@ -211,6 +212,16 @@ impl Hypervisor for Qemu {
         Ok(Box::new(QemuMachine(live)))
     }
 
+    async fn edit(&self, plan: &MachinePlan) -> Result<Applied, NotApplied> {
+        let (driver, plan) = (Arc::clone(&self.0), plan.clone());
+        let broken = |error| NotApplied { error: failed(format!("the edit was broken off: {error}")), left: true };
+        tokio::spawn(async move { driver.edit(&plan).await }).await.unwrap_or_else(|error| Err(broken(error)))
+    }
+
+    async fn behind(&self, id: VmId) -> Result<bool, DriverError> {
+        self.0.behind(id).await
+    }
+
     async fn note_end(&self, id: VmId, exit: &Exit) -> Result<(), DriverError> {
         let (driver, exit) = (Arc::clone(&self.0), exit.clone());
         whole(async move { driver.note_end(id, exit).await }).await
@@ -287,6 +298,8 @@ impl Driver {
         if let Some(live) = self.earlier(plan, &folder).await? {
             return Ok(live);
         }
+        let plan = &edit::with_ports(plan, &[])?;
+        let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;
         self.prepare(plan, &folder).await?;
         let _ = phases.send("start");
         let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;

@@ -13,6 +13,7 @@
 //! ```
 
 mod dice;
+mod edit;
 mod host;
 mod machine;
 mod snapshot;
@@ -30,8 +31,8 @@ use self::{
     machine::SimMachine,
 };
 use super::{
-    DriverError, Exit, Finds, Hypervisor, Machine, MachinePlan, Phases, Restored, SnapshotMade, SnapshotRemoved,
-    turns::Turns,
+    Applied, DriverError, Exit, Finds, Hypervisor, Machine, MachinePlan, NotApplied, Phases, Restored, SnapshotMade,
+    SnapshotRemoved, turns::Turns,
 };
 
 /// How a simulated hypervisor behaves. Rates are between 0 and 1; latencies are evenly spread over their range.
@@ -168,6 +169,15 @@ impl Hypervisor for Sim {
         Ok(Box::new(started.await.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))?))
     }
 
+    async fn edit(&self, plan: &MachinePlan) -> Result<Applied, NotApplied> {
+        let _turn = self.0.turns.wait(plan.id).await;
+        self.0.host.edit(plan)
+    }
+
+    async fn behind(&self, id: VmId) -> Result<bool, DriverError> {
+        Ok(self.0.host.behind(id))
+    }
+
     async fn note_end(&self, id: VmId, exit: &Exit) -> Result<(), DriverError> {
         let _turn = self.0.turns.wait(id).await;
         self.0.host.note_end(id, exit);
@@ -233,7 +243,7 @@ impl Driver {
         if let Some(machine) = self.living(plan.id) {
             return Ok(machine);
         }
-        self.host.make_folder(plan);
+        let plan = &self.host.make_folder(plan)?;
         self.start(plan, phases).await
     }
 

@@ -72,11 +72,13 @@ pub enum Ask {
     Snapshot,
     /// To be put back to a state that was kept.
     Restore,
+    /// To be something else than it was.
+    Edit,
 }
 
 impl Ask {
     /// Every request.
-    pub const ALL: [Ask; 10] = [
+    pub const ALL: [Ask; 11] = [
         Ask::Create,
         Ask::Exec,
         Ask::Remove,
@@ -87,6 +89,7 @@ impl Ask {
         Ask::Resume,
         Ask::Snapshot,
         Ask::Restore,
+        Ask::Edit,
     ];
 }
 
@@ -174,7 +177,7 @@ pub fn admit(stage: Stage, here: u32, ask: Ask, asked: u32) -> Admission {
         Ask::Remove => remove(stage),
         Ask::Start | Ask::Stop => switch(stage, ask),
         Ask::Exec | Ask::Reboot | Ask::Pause | Ask::Resume => live(stage, ask),
-        Ask::Snapshot | Ask::Restore => complete(stage),
+        Ask::Snapshot | Ask::Restore | Ask::Edit => complete(stage),
     }
 }
 
@@ -182,9 +185,15 @@ pub fn admit(stage: Stage, here: u32, ask: Ask, asked: u32) -> Admission {
 pub fn waits(stage: Stage, ask: Ask) -> bool {
     match ask {
         Ask::Create | Ask::Remove => false,
-        Ask::Exec | Ask::Start | Ask::Stop | Ask::Reboot | Ask::Pause | Ask::Resume | Ask::Snapshot | Ask::Restore => {
-            stage == Stage::Changing
-        }
+        Ask::Exec
+        | Ask::Start
+        | Ask::Stop
+        | Ask::Reboot
+        | Ask::Pause
+        | Ask::Resume
+        | Ask::Snapshot
+        | Ask::Restore
+        | Ask::Edit => stage == Stage::Changing,
     }
 }
 

@@ -141,6 +141,8 @@ pub(super) struct Drive {
     /// Whether its guest has answered since its process began.
     pub(super) answered: bool,
     pub(super) trouble: Option<Trouble>,
+    /// Whether its process runs with something else than its folder says.
+    pub(super) behind: bool,
     pub(super) machine: Option<Arc<dyn Machine>>,
     work: Option<BoxFuture<'static, Done>>,
     /// What is asked of it while it is being changed.
@@ -160,6 +162,7 @@ impl Drive {
             stage: Stage::Absent,
             answered: false,
             trouble: None,
+            behind: false,
             machine: None,
             work: None,
             waiting: Vec::new(),
@@ -202,7 +205,8 @@ impl Drive {
             (Stage::Changing, None) if self.machine.is_some() => (VmState::Running, None, None),
             (Stage::Ended | Stage::Changing | Stage::Removing, None) => (VmState::Stopped, None, None),
         };
-        Some(Observation { vm: self.id, epoch: self.epoch, state, ready: self.ready(), reason, detail })
+        let (ready, restart_pending) = (self.ready(), self.behind);
+        Some(Observation { vm: self.id, epoch: self.epoch, state, ready, reason, detail, restart_pending })
     }
 
     /// The machine whose process lives, and what its processors do.
@@ -266,6 +270,8 @@ impl Drive {
     pub(super) fn rest(&mut self, standing: Standing) {
         match standing {
             Standing::Up(machine, power, answered) => {
+                // A process that was started anew runs with what the folder says.
+                self.behind &= self.machine.as_ref().is_some_and(|before| Arc::ptr_eq(before, &machine));
                 (self.machine, self.answered) = (Some(machine), answered);
                 let stage = match power {
                     Power::Running => Stage::Running,
@@ -274,6 +280,7 @@ impl Drive {
                 self.enter(stage, None);
             }
             Standing::Down(trouble) => {
+                self.behind = false;
                 (self.machine, self.answered) = (None, false);
                 self.enter(Stage::Ended, trouble);
             }

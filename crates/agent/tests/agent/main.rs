@@ -1,6 +1,7 @@
 //! Whole agents against a scripted server behind the link seam, on a host that survives them.
 
 mod delivery;
+mod edit;
 mod machine;
 mod power;
 mod restart;

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use hostler_agent::hypervisor::{
-    DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, Phases, Power, Restart, Restored, SnapshotMade,
-    SnapshotRemoved,
+    Applied, DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, NotApplied, Phases, Power, Restart,
+    Restored, SnapshotMade, SnapshotRemoved,
 };
 use hostler_model::{
     SnapshotId, VmId,
@@ -161,6 +161,19 @@ impl Hypervisor for World {
         let _ = phases.send("start");
         self.pass(Gate::Start).await;
         Ok(Box::new(self.process(plan.id)))
+    }
+
+    async fn edit(&self, plan: &MachinePlan) -> Result<Applied, NotApplied> {
+        self.change(|state| {
+            if let Some(machine) = state.machines.get_mut(&plan.id) {
+                machine.plan = Some(plan.clone());
+            }
+        });
+        Ok(Applied { plan: plan.clone(), runs: None })
+    }
+
+    async fn behind(&self, _: VmId) -> Result<bool, DriverError> {
+        Ok(false)
     }
 
     async fn note_end(&self, id: VmId, exit: &Exit) -> Result<(), DriverError> {

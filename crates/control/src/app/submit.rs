@@ -62,7 +62,7 @@ impl App {
         };
         let machine = match spec.aim {
             Aim::NewVm => Some(self.machine(&mut params)?),
-            Aim::AnyNode | Aim::Vm => None,
+            Aim::AnyNode | Aim::Node | Aim::Vm => None,
         };
         let snapshot = match &aimed.vm {
             Some(vm) => self.name_snapshot(spec.snapshot, vm, &mut params).await?,
@@ -137,7 +137,11 @@ impl App {
         params: &Value,
     ) -> Result<Aimed> {
         match spec.aim {
-            Aim::AnyNode => {
+            Aim::Node if target.node.is_none() => {
+                let detail = format!("{} works on a node: name it, by id or name", spec.name);
+                Err(Refusal::field("target.node", detail).into())
+            }
+            Aim::AnyNode | Aim::Node => {
                 refuse_given(&target.vm, "target.vm", spec)?;
                 let node = self.node_named(target.node.as_deref()).await?;
                 Ok(Aimed { tenant, vm: None, node })

@@ -1,9 +1,9 @@
 //! Machines: found by id or name, listed, their records edited. What a host must do about one is a task (`submit.rs`).
 
-use hostler_model::{Code, TenantId, VmId, edit::VmPatch, kind::Role, name::Name, vm::Vm};
-use hostler_store::{EditVm, VmFilter};
+use hostler_model::{Code, TenantId, VmId, edit::VmPatch, kind::KindName, name::Name, task::Target, vm::Vm};
+use hostler_store::{EditVm, Edited, Submission, VmFilter};
 
-use super::{App, Result, caller::Call, not_found};
+use super::{App, Error, Result, caller::Call, not_found, submit::Terms};
 
 impl App {
     /// A machine that this caller may see, by id or, among those that are not deleted, by name.
@@ -27,19 +27,33 @@ impl App {
         Err(not_found(Code::VmNotFound, "vm", text).into())
     }
 
-    /// Edits a machine's record. `if_match`: the generations that it may have.
+    /// Edits a machine: its record at once, its host by a task. `if_match`: the generations that it may have.
     pub async fn edit_vm(
         &self,
         call: &Call,
         text: &str,
         patch: VmPatch,
         if_match: Option<Vec<u32>>,
-        dry_run: bool,
-    ) -> Result<Vm> {
-        call.require(Role::Operator)?;
-        let Vm { id: vm, tenant, .. } = self.vm(call, text).await?;
-        let edit = EditVm { vm, tenant, actor: call.actor(), patch, if_match, dry_run };
-        Ok(self.store.edit_vm(edit).await??)
+        terms: Terms,
+    ) -> Result<Edited> {
+        let kind = KindName::VmEdit;
+        call.require(kind.spec().role)?;
+        let Vm { id, tenant, .. } = self.vm(call, text).await?;
+        let patch = VmPatch { filed: None, ..patch };
+        let params = serde_json::to_value(patch).map_err(|_| Error::Fault("a patch could not be written as JSON"))?;
+        let submission = Submission {
+            task: self.ids.next(self.clock.now()),
+            tenant,
+            actor: call.actor(),
+            kind,
+            params,
+            target: Target { vm: Some(id), node: None },
+            vm: None,
+            retry_of: None,
+            idempotency: terms.idempotency.filter(|_| !terms.dry_run),
+            dry_run: terms.dry_run,
+        };
+        Ok(self.store.edit_vm(EditVm { submission, if_match }).await??)
     }
 
     /// The caller's machines, newest first.

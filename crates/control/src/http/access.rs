@@ -63,6 +63,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::GET, "/api/v1/snapshots", VIEWER),
     row(Method::GET, "/api/v1/snapshots/{snapshot}", VIEWER),
     row(Method::DELETE, "/api/v1/snapshots/{snapshot}", OPERATOR),
+    row(Method::POST, "/api/v1/vms/{vm}/rename", OPERATOR),
     row(Method::GET, "/api/v1/images", VIEWER),
     row(Method::PUT, "/api/v1/images", TENANT_ADMIN),
     row(Method::GET, "/api/v1/images/{image}", VIEWER),
@@ -84,6 +85,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::POST, "/api/v1/nodes/{node}/cordon", PLATFORM_ADMIN),
     row(Method::POST, "/api/v1/nodes/{node}/uncordon", PLATFORM_ADMIN),
     row(Method::POST, "/api/v1/join-tokens", PLATFORM_ADMIN),
+    row(Method::POST, "/api/v1/nodes/{node}/refresh", PLATFORM_ADMIN),
     row(Method::GET, "/api/v1/doctor", PLATFORM_ADMIN),
 ];
 

@@ -69,11 +69,6 @@ impl<S: Sync> FromRequestParts<S> for Asked {
 }
 
 impl Asked {
-    /// Whether it is only asked what would happen.
-    pub(super) fn is_dry_run(&self) -> bool {
-        self.dry_run
-    }
-
     /// The terms of a submission with this body.
     pub(super) fn terms(&self, body_sha256: &str) -> Terms {
         let idempotency =

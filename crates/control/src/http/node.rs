@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{extract::State, response::Response};
 use hostler_model::{
-    api::Page,
+    api::{NewTask, Page, Submitted, TargetRef},
+    kind::KindName,
     node::{Node, NodeEvent},
 };
 
 use super::{
+    asked::{Asked, SubmitHeaders, SubmitQuery},
     body::{Json, Nothing, Strict},
     document::Refusals,
     path::InPath,
@@ -67,6 +69,31 @@ pub(super) async fn uncordon_node(
     _: Strict<Nothing>,
 ) -> Result<Json<Node>> {
     change(&app, &call, &path, NodeEvent::Uncordon).await
+}
+
+/// Lets a node look at everything on its host and tell at once.
+#[utoipa::path(post, path = "/api/v1/nodes/{node}/refresh", tag = "nodes",
+    params(("node" = String, Path, description = "Its id or name"), SubmitQuery, SubmitHeaders),
+    responses(
+        (status = 200, description = "It has, while the caller waited; or this is a dry run", body = Submitted),
+        (status = 202, description = "It is asked", body = Submitted,
+            headers(
+                ("Location" = String, description = "The task"),
+                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
+                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
+        Refusals))]
+pub(super) async fn refresh_node(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    asked: Asked,
+    body: Strict<Nothing>,
+) -> Result<Response> {
+    let target = TargetRef { vm: None, node: Some(path.get("node")?.to_owned()) };
+    let params = serde_json::Value::Object(serde_json::Map::new());
+    let new = NewTask { kind: KindName::InventoryRefresh.to_string(), target, params };
+    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
+    asked.answer(&app, accepted).await
 }
 
 async fn change(app: &App, call: &Call, path: &InPath, event: NodeEvent) -> Result<Json<Node>> {

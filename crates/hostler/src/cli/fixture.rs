@@ -40,7 +40,7 @@ pub fn failed_task() -> Task {
 pub fn vm(name: &str, state: &str) -> Vm {
     read(json!({
         "id": VM, "tenant": TENANT, "name": name, "state": state, "ready": state == "running", "node": NODE, "epoch": 1,
-        "generation": 1, "created_at": THEN, "updated_at": THEN,
+        "generation": 1, "observed_generation": 1, "created_at": THEN, "updated_at": THEN,
         "spec": {
             "image": "tiny", "image_digest": "ab".repeat(32), "vcpus": 1, "memory_mib": 256, "disk_gib": 1,
             "ready_timeout_seconds": 120, "labels": {"tier": "web", "app": "shop"},

@@ -1,5 +1,7 @@
 //! `hostler node`: the hosts that run machines, and how much room they have.
 
+mod refresh;
+
 use clap::Subcommand;
 use hostler_client::Decision;
 use hostler_model::{
@@ -68,6 +70,9 @@ enum Verb {
     /// Place new machines on a node again
     #[command(after_help = "Examples:\n  hostler node uncordon rack1-a")]
     Uncordon(Which),
+    /// Let a node look at everything on its host and tell at once
+    #[command(after_help = refresh::EXAMPLES)]
+    Refresh(refresh::Args),
 }
 
 #[derive(clap::Args, Debug)]
@@ -104,6 +109,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::Approve(Which { node }) => decide(&session, &node, Decision::Approve).await,
         Verb::Cordon(Which { node }) => decide(&session, &node, Decision::Cordon).await,
         Verb::Uncordon(Which { node }) => decide(&session, &node, Decision::Uncordon).await,
+        Verb::Refresh(args) => refresh::run(args, &session).await,
     }
 }
 

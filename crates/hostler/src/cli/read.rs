@@ -4,6 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use hostler_model::{
     Code, Refusal,
+    forward::Protocol,
     kind::KindName,
     patch::Patch,
     snapshot::SnapshotState,
@@ -55,6 +56,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         .ok()
         .and_then(|time| Duration::try_from(time).ok())
         .ok_or_else(|| "a time is written like 30s, 10m or 1h30m".to_owned())
+}
+
+/// `8080`, or `5353/udp`.
+pub fn port(text: &str) -> Result<(u16, Protocol), String> {
+    let (port, protocol) = match text.split_once('/') {
+        None => (text, Protocol::Tcp),
+        Some((port, "tcp")) => (port, Protocol::Tcp),
+        Some((port, "udp")) => (port, Protocol::Udp),
+        Some(_) => ("", Protocol::Tcp),
+    };
+    port.parse().map(|port| (port, protocol)).map_err(|_| "write the host's port, such as 8080 or 5353/udp".to_owned())
 }
 
 /// A time to live, or `never`.

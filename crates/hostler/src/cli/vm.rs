@@ -2,6 +2,7 @@
 
 mod edit;
 mod power;
+mod rename;
 mod snapshot;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -11,6 +12,7 @@ use hostler_client::{Submit, VmQuery};
 use hostler_model::{
     Timestamp,
     api::{NewVm, Submitted},
+    forward::PortForward,
     kind::VmCreateOutput,
     name::Name,
     restart::RestartPolicy,
@@ -37,6 +39,7 @@ const CREATE: &str = "\
 Examples:
   hostler vm create
   hostler vm create web-1 --vcpus 2 --memory 1G --label tier=web
+  hostler vm create web-1 --publish 8080:80 --ttl 8h
   hostler vm create web-1 --dry-run     what would happen, quota and room included
   hostler vm create web-1 --no-wait     come back at once";
 
@@ -78,6 +81,9 @@ enum Verb {
     /// Put a machine back to one of its snapshots; what it did since is lost
     #[command(after_help = snapshot::RESTORE)]
     Restore(snapshot::Restore),
+    /// Give a machine another name
+    #[command(after_help = rename::EXAMPLES)]
+    Rename(rename::Args),
     /// End machines and remove what they had
     #[command(visible_alias = "rm", after_help = DELETE)]
     Delete(Delete),
@@ -110,6 +116,11 @@ pub struct Shape {
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
 
+    /// Forward a port of the host to one of the guest, such as 8080:80, or only 80 to let the node choose; may be given
+    /// more than once
+    #[arg(long, value_name = "[[ADDRESS:]PORT:]GUEST_PORT[/udp]", value_parser = read::model::<PortForward>)]
+    pub publish: Vec<PortForward>,
+
     /// Protect it from deletion
     #[arg(long)]
     pub protect: bool,
@@ -138,6 +149,7 @@ impl Shape {
             disk_gib: self.disk,
             node: self.node,
             labels: BTreeMap::from_iter(self.label),
+            port_forwards: self.publish,
             protected: self.protect,
             ttl_seconds: self.ttl.map(|ttl| ttl.as_secs().max(1)),
             restart: self.restart,
@@ -213,6 +225,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::Power(verb) => power::run(verb, &session).await,
         Verb::Snapshot(args) => snapshot::take(args, &session).await,
         Verb::Restore(args) => snapshot::restore(args, &session).await,
+        Verb::Rename(args) => rename::run(args, &session).await,
         Verb::Delete(args) => delete(args, &session).await,
     }
 }
@@ -266,6 +279,7 @@ fn created(vm: Option<&Vm>, task: &Task) -> String {
         ("name", vm.name.to_string()),
         ("id", vm.id.to_string()),
         ("state", vm.state.to_string()),
+        ("ports", edit::ports(vm)),
         (
             "boot",
             boot.map(|boot| format!("{} ({})", output::took(output::millis(boot.boot_ms)), boot.acceleration))
@@ -389,8 +403,10 @@ fn show(vm: &Vm, nodes: &NodeNames, now: Timestamp) -> String {
         ("labels", labels(vm)),
         ("restarts", power::restarts(vm)),
         ("starts", power::next_start(vm, now)),
+        ("ports", edit::ports(vm)),
         ("protected", edit::protected(vm)),
         ("expires", edit::expires(vm, now)),
+        ("pending", edit::pending(vm)),
         ("created", output::ago(vm.created_at, now)),
         ("changed", output::ago(vm.updated_at, now)),
     ])

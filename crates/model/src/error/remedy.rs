@@ -110,6 +110,12 @@ impl Code {
             Code::VmProtected => {
                 "Lift the protection first, if the machine is really to go: `hostler vm edit NAME --unprotect`."
             }
+            Code::PortTaken => {
+                "`detail` says who has the port. Choose another, or 0 to let the node choose: `hostler vm edit NAME --publish 80`."
+            }
+            Code::DiskShrink => {
+                "A disk only grows: what lies at its end may be in use. Make a new, smaller machine and copy what it needs."
+            }
             Code::PreconditionFailed => {
                 "Read the thing again, look at what changed, and send the change with the new `ETag`."
             }

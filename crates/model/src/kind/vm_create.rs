@@ -9,6 +9,7 @@ use crate::{
     alloc::Settlement,
     edit,
     error::{Code, Refusal, excerpt},
+    forward::{self, PortForward},
     id::ImageDigest,
     name::Name,
     restart::RestartPolicy,
@@ -52,6 +53,9 @@ pub struct VmCreateParams {
     pub restart: RestartPolicy,
     /// Whether it is started again when its host was restarted while it ran.
     pub autostart: bool,
+    /// Ports of the host that lead to the guest, at most 64.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub port_forwards: Vec<PortForward>,
     /// Whether it is protected from deletion.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub protected: bool,
@@ -79,6 +83,7 @@ impl VmCreateParams {
             labels: self.labels.clone(),
             restart: self.restart,
             autostart: self.autostart,
+            port_forwards: self.port_forwards.clone(),
         })
     }
 }
@@ -92,6 +97,9 @@ pub struct VmCreateOutput {
     pub boot_ms: f64,
     /// How it runs: `kvm`, `tcg` or `simulated`.
     pub acceleration: String,
+    /// Its port forwards, with the ports that the node chose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_forwards: Vec<PortForward>,
 }
 
 impl Kind for VmCreate {
@@ -126,6 +134,7 @@ impl Kind for VmCreate {
         params.ready_timeout_seconds =
             Some(within("ready_timeout_seconds", params.ready_timeout_seconds.unwrap_or(120), 1, 3600)?);
         edit::check_labels(&params.labels)?;
+        forward::check(&params.port_forwards)?;
         params.ttl_seconds.map(edit::ttl).transpose()?;
         Ok(params)
     }
@@ -177,7 +186,7 @@ impl Kind for VmCreate {
 const ABSURD: i64 = 1 << 40;
 
 /// Whether a node can mean this charge: the books never become negative by an agent's word.
-fn is_plausible(charge: &Resources) -> bool {
+pub fn is_plausible(charge: &Resources) -> bool {
     charge.vms == 1 && charge.each().iter().all(|(_, amount)| (0..=ABSURD).contains(amount))
 }
 

@@ -1,51 +1,200 @@
-//! Editing a machine's record: what takes effect by being written down.
+//! Editing a machine. What takes effect by being written down is written down at once; what concerns its host is asked
+//! for at once as well, and brought there by a `vm.edit`, all in one commit.
+//!
+//! ```text
+//! patch ──► record only ──────────────────► written
+//!      └──► its host too ──► quota, room, ports ──► written, charged max(what is, what is to be), filed
+//!                                                       │ done: charged what is there · undone: taken back
+//! ```
 
 use hostler_model::{
-    Code, Refusal, VmId, edit,
-    kind::Turn,
-    vm::{Vm, VmState},
+    Code, NodeId, Refusal, Resources, TaskId, VmId,
+    alloc::{Allocation, Owner},
+    edit::{self, Outcome, Shape, VmPatch},
+    forward,
+    kind::{Filed, KindName, Turn, VmCreateOutput, VmEditOutput, is_plausible},
+    placement, quota,
+    task::{Effects, Verdict},
+    vm::{Observation, Vm, VmState},
 };
 use hostler_sqlite::Result;
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::submit::vm_not_found;
-use crate::{Answer, EditVm, work::Work};
+use super::submit::{self, vm_not_found};
+use crate::{
+    Answer, EditVm, Edited, Submission,
+    idempotency::{self, Key},
+    task::TaskRow,
+    vm as vms,
+    work::Work,
+};
 
-/// The machine as it is then; written only where something differs.
-pub(crate) fn edit(work: &mut Work<'_>, item: &EditVm) -> Result<Answer<Vm>> {
-    let queue = work.queue(item.vm)?;
-    let vm = work.vms.get(&item.vm).map(|row| &row.vm);
-    let Some(vm) = vm.filter(|vm| vm.tenant == item.tenant && vm.state != VmState::Deleted).cloned() else {
-        return Ok(Err(vm_not_found(item.vm)));
-    };
-    let ends = |id| work.tasks.get(id).is_some_and(|row| row.task.kind.spec().turn == Turn::Final);
-    if queue.iter().any(ends) {
-        return Ok(Err(going(&vm)));
+/// A patch: the machine as it is then, and the task where its host must do something.
+pub(crate) fn edit(work: &mut Work<'_>, item: &EditVm) -> Result<Answer<Edited>> {
+    let submission = &item.submission;
+    if let Some(key) = Key::of(submission)
+        && !idempotency::by_keys(work.tx, &[key])?.is_empty()
+    {
+        return file(work, submission);
     }
-    let decided = edit::check_generation(&vm, item.if_match.as_deref()).and_then(|()| item.patch.apply(&vm, work.now));
-    let after = match decided {
-        Ok(after) => after,
+    let (vm, after) = match decide(work, submission, item.if_match.as_deref())? {
+        Ok(decided) => decided,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    if after != vm && !item.dry_run {
-        write(work, item, &vm, &after);
+    if Shape::of(&vm.spec) != Shape::of(&after.spec) {
+        return file(work, submission);
     }
-    Ok(Ok(work.vms.get(&item.vm).filter(|_| !item.dry_run).map_or(after, |row| row.vm.clone())))
+    if after != vm && !submission.dry_run {
+        let data = json!({"generation": after.generation, "patch": submission.params});
+        work.audit(&submission.actor, Some(vm.tenant), "vm", "vm.edit", vm.id.0, data);
+        write(work, &vm, &after);
+    }
+    let now = work.vms.get(&vm.id).filter(|_| !submission.dry_run).map_or(after, |row| row.vm.clone());
+    Ok(Ok(Edited::Record(Box::new(now))))
 }
 
-fn write(work: &mut Work<'_>, item: &EditVm, before: &Vm, after: &Vm) {
+fn file(work: &mut Work<'_>, submission: &Submission) -> Result<Answer<Edited>> {
+    let mut answers = submit::run(work, std::slice::from_ref(submission))?;
+    Ok(answers.remove(0).map(|accepted| Edited::Task(Box::new(accepted))))
+}
+
+/// The machine before and after.
+fn decide(work: &mut Work<'_>, item: &Submission, if_match: Option<&[u32]>) -> Result<Answer<(Vm, Vm)>> {
+    let Some(id) = item.target.vm else {
+        return Ok(Err(Refusal::field("target.vm", "an edit works on a VM, and the target names none")));
+    };
+    let queue = work.queue(id)?;
+    let vm = work.vms.get(&id).map(|row| &row.vm);
+    let Some(vm) = vm.filter(|vm| vm.tenant == item.tenant && vm.state != VmState::Deleted).cloned() else {
+        return Ok(Err(vm_not_found(id)));
+    };
+    if queue.iter().any(|task| is(work, *task, |row| row.task.kind.spec().turn == Turn::Final)) {
+        return Ok(Err(going(&vm)));
+    }
+    let patch = VmPatch::deserialize(&item.params)
+        .map_err(|error| Refusal::new(Code::ValidationError, format!("the patch cannot be read: {error}")));
+    let decided = edit::check_generation(&vm, if_match).and(patch).and_then(|patch| patch.apply(&vm, work.now));
+    Ok(decided.map(|after| (vm, after)))
+}
+
+fn is(work: &Work<'_>, task: TaskId, what: impl Fn(&TaskRow) -> bool) -> bool {
+    work.tasks.get(&task).is_some_and(what)
+}
+
+/// What an accepted `vm.edit` comes to.
+pub(super) struct Plan {
+    before: Vm,
+    pub(super) after: Vm,
+    pub(super) params: Value,
+    allocation: Option<Allocation>,
+}
+
+/// Decides a `vm.edit`: one at a time, within quota and room, with ports that are free.
+pub(super) fn plan(work: &mut Work<'_>, item: &Submission, node: NodeId) -> Result<Answer<Plan>> {
+    let (before, after) = match decide(work, item, None)? {
+        Ok(decided) => decided,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let queue = work.queue(before.id)?;
+    if let Some(other) = queue.into_iter().find(|task| is(work, *task, |row| row.task.kind == KindName::VmEdit)) {
+        return Ok(Err(busy(&before, other)));
+    }
+    let shape = Shape::of(&after.spec);
+    if let Err(refusal) = ports_free(work, &before, &shape, node)? {
+        return Ok(Err(refusal));
+    }
+    let charged = work.allocation(Owner::Vm(before.id))?;
+    let allocation = charged.map(|held| Allocation { amount: edit::larger(held.amount, shape.charge()), ..held });
+    if let (Some(charged), Some(then)) = (&charged, &allocation)
+        && let Err(refusal) = may_grow(work, item, node, then.amount - charged.amount)?
+    {
+        return Ok(Err(refusal));
+    }
+    let filed = Filed {
+        generation: after.generation,
+        before: Shape::of(&before.spec),
+        after: shape,
+        charged: charged.map(|charged| charged.amount),
+    };
+    let mut params = item.params.clone();
+    params["filed"] = json!(filed);
+    Ok(Ok(Plan { before, after, params, allocation }))
+}
+
+/// Only growth is checked.
+fn may_grow(work: &mut Work<'_>, item: &Submission, node: NodeId, growth: Resources) -> Result<Answer<()>> {
+    if growth.is_zero() {
+        return Ok(Ok(()));
+    }
+    let Some((tenant, book)) = work.tenant(item.tenant)? else { return Ok(Ok(())) };
+    if let Err(refusal) = quota::check(&tenant.limits, &book, &growth) {
+        return Ok(Err(refusal));
+    }
+    let candidate = work.candidates()?.iter().find(|candidate| candidate.id == node);
+    Ok(candidate.map_or(Ok(()), |candidate| placement::grow(candidate, &growth)))
+}
+
+/// Refuses a port of the node that another machine there has.
+fn ports_free(work: &mut Work<'_>, vm: &Vm, shape: &Shape, node: NodeId) -> Result<Answer<()>> {
+    let new: Vec<_> = shape.port_forwards.iter().filter(|new| !vm.spec.port_forwards.contains(new)).copied().collect();
+    free(work, vm.id, vm.tenant, &new, node)
+}
+
+/// Refuses ports of a node that machines there have.
+pub(super) fn free(
+    work: &mut Work<'_>,
+    id: VmId,
+    tenant: hostler_model::TenantId,
+    wanted: &[forward::PortForward],
+    node: NodeId,
+) -> Result<Answer<()>> {
+    if wanted.iter().all(|forward| forward.host_port == 0) {
+        return Ok(Ok(()));
+    }
+    for row in vms::on_nodes(work.tx, &[node])? {
+        work.vms.read(row.vm.id, row);
+    }
+    let others = work
+        .vms
+        .all()
+        .map(|row| &row.vm)
+        .filter(|other| other.node == Some(node) && other.id != id && other.state != VmState::Deleted);
+    for other in others {
+        for forward in wanted {
+            if other.spec.port_forwards.iter().any(|theirs| theirs.collides(forward)) {
+                // Another tenant's machines have no names here.
+                let ours = other.tenant == tenant;
+                let who = if ours { format!("the VM {}", other.name) } else { "another machine".to_owned() };
+                return Ok(Err(forward::taken(forward, &who)));
+            }
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Writes an accepted `vm.edit` down, beside its task.
+pub(super) fn accept(work: &mut Work<'_>, plan: &Plan) -> Result<()> {
+    if plan.allocation.is_some() {
+        work.set_allocation(Owner::Vm(plan.before.id), plan.allocation)?;
+    }
+    if plan.before != plan.after {
+        write(work, &plan.before, &plan.after);
+    }
+    Ok(())
+}
+
+fn write(work: &mut Work<'_>, before: &Vm, after: &Vm) {
     let fields = edit::changed(before, after);
     let data = json!({"name": after.name, "generation": after.generation, "changed": fields});
-    work.event(Some(item.tenant), "vm", "vm.edited", item.vm.0, data);
-    let data = json!({"generation": after.generation, "patch": item.patch});
-    work.audit(&item.actor, Some(item.tenant), "vm", "vm.edit", item.vm.0, data);
-    put(work, item.vm, after);
+    work.event(Some(after.tenant), "vm", "vm.edited", after.id.0, data);
+    put(work, after);
 }
 
 /// Puts the edited machine in its place. Another end of its time is another reason to delete it.
-fn put(work: &mut Work<'_>, id: VmId, after: &Vm) {
+fn put(work: &mut Work<'_>, after: &Vm) {
     let mut policy = false;
-    if let Some(row) = work.vms.change(&id) {
+    if let Some(row) = work.vms.change(&after.id) {
         policy = (row.vm.spec.restart, row.vm.spec.autostart) != (after.spec.restart, after.spec.autostart);
         if row.vm.expires_at != after.expires_at {
             row.reaped_at = None;
@@ -53,11 +202,126 @@ fn put(work: &mut Work<'_>, id: VmId, after: &Vm) {
         row.vm = after.clone();
     }
     if policy {
-        work.plan_restart(id);
+        work.plan_restart(after.id);
     }
+}
+
+/// What the end of a task says of what a machine is to be, beside what its kind says.
+pub(crate) fn settle(work: &mut Work<'_>, task: &TaskRow, id: VmId, verdict: &Verdict) -> Result<()> {
+    match task.task.kind {
+        KindName::VmEdit => settle_edit(work, task, id, verdict),
+        KindName::VmCreate => {
+            if let Verdict::Succeeded { output } = verdict
+                && let Some(row) = work.vms.change(&id)
+            {
+                // What it was made of is what runs; only its record changed meanwhile.
+                row.vm.observed_generation = row.vm.generation;
+                if let Ok(made) = VmCreateOutput::deserialize(output) {
+                    chosen(&mut row.vm, made.port_forwards);
+                }
+            }
+            Ok(())
+        }
+        KindName::VmStart | KindName::VmStop if is_new_process(verdict) => applied(work, id),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a machine's process is another one than before, or gone: what waited for that waits no longer.
+fn is_new_process(verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Succeeded { output } => output.get("how").and_then(Value::as_str) != Some("already"),
+        Verdict::Unsuccessful { .. } => false,
+    }
+}
+
+/// All that was asked for is in effect, but for an edit that is yet to come.
+fn applied(work: &mut Work<'_>, id: VmId) -> Result<()> {
+    let queue = work.queue(id)?;
+    let waits = queue.iter().any(|task| is(work, *task, |row| row.task.kind == KindName::VmEdit));
+    let Some(row) = work.vms.change(&id).filter(|_| !waits) else { return Ok(()) };
+    row.vm.observed_generation = row.vm.generation;
+    let amount = row.vm.spec.charge();
+    charge(work, id, Some(amount))
+}
+
+/// Takes over the ports that the node chose; whatever else it says of them is none of its business.
+fn chosen(vm: &mut Vm, said: Vec<forward::PortForward>) {
+    for (wanted, said) in vm.spec.port_forwards.iter_mut().zip(said) {
+        if wanted.host_port == 0 {
+            wanted.host_port = said.host_port;
+        }
+    }
+}
+
+fn settle_edit(work: &mut Work<'_>, task: &TaskRow, id: VmId, verdict: &Verdict) -> Result<()> {
+    let filed = task.task.params.get("filed").and_then(|filed| Filed::deserialize(filed).ok());
+    let (Some(filed), Some(row)) = (filed, work.vms.get(&id)) else { return Ok(()) };
+    let vm = row.vm.clone();
+    let (after, amount) = match verdict {
+        Verdict::Succeeded { output } => {
+            let output = VmEditOutput::deserialize(output).unwrap_or_default();
+            let mut wished = vm.clone();
+            chosen(&mut wished, output.forwards);
+            let outcome = Outcome::Done { forwards: wished.spec.port_forwards, pending: output.restart_pending };
+            let there = edit::larger(output.charge, vm.spec.charge());
+            (edit::settle(&vm, &filed, outcome), Some(there).filter(is_plausible))
+        }
+        Verdict::Unsuccessful { effects: Effects::Undone, .. } => {
+            (edit::settle(&vm, &filed, Outcome::Undone), filed.charged)
+        }
+        // Nobody knows which of both it is: it stays charged for the larger.
+        Verdict::Unsuccessful { effects: Effects::Remain, .. } => (vm.clone(), None),
+    };
+    charge(work, id, amount)?;
+    if after != vm {
+        write(work, &vm, &after);
+    }
+    Ok(())
+}
+
+/// Charges a machine this much, if it is charged at all. More than was held is never booked.
+fn charge(work: &mut Work<'_>, id: VmId, amount: Option<Resources>) -> Result<()> {
+    let (Some(held), Some(amount)) = (work.allocation(Owner::Vm(id))?, amount) else { return Ok(()) };
+    let most = held.amount;
+    let amount = Resources {
+        vcpus: amount.vcpus.min(most.vcpus),
+        memory_mib: amount.memory_mib.min(most.memory_mib),
+        disk_gib: amount.disk_gib.min(most.disk_gib),
+        vms: most.vms,
+    };
+    work.set_allocation(Owner::Vm(id), Some(Allocation { amount, ..held }))
+}
+
+/// What a node saw of a machine that no task is changing: whether all that was asked for has taken effect. What runs no
+/// longer is no longer charged.
+pub(crate) fn observe(work: &mut Work<'_>, id: VmId, seen: &Observation) -> Result<()> {
+    let Some(vm) = work.vms.get(&id).map(|row| row.vm.clone()) else { return Ok(()) };
+    let observed = edit::observed_generation(&vm, seen.restart_pending);
+    if seen.epoch != vm.epoch || !seen.state.is_seen() || observed == vm.observed_generation {
+        return Ok(());
+    }
+    if let Some(row) = work.vms.change(&id) {
+        row.vm.observed_generation = observed;
+        row.vm.updated_at = work.now;
+    }
+    let data = json!({"name": vm.name, "generation": vm.generation, "observed_generation": observed});
+    work.event(Some(vm.tenant), "vm", "vm.applied", id.0, data);
+    if observed == vm.generation {
+        charge(work, id, Some(vm.spec.charge()))?;
+    }
+    Ok(())
 }
 
 fn going(vm: &Vm) -> Refusal {
     let detail = format!("the VM {} is being deleted; it is too late to change it", vm.name);
     Refusal::new(Code::VmStateConflict, detail).with("vm", vm.id.to_string()).with("state", vm.state.as_str())
+}
+
+fn busy(vm: &Vm, other: TaskId) -> Refusal {
+    let detail = format!(
+        "the VM {} is being edited by the task {other}; wait for it (`hostler task watch {other}`) or cancel it, then edit again",
+        vm.name
+    );
+    Refusal::new(Code::VmStateConflict, detail).with("vm", vm.id.to_string()).with("task", other.to_string())
 }

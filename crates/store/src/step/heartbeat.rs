@@ -17,7 +17,7 @@ use hostler_model::{
 use hostler_sqlite::Result;
 use serde_json::json;
 
-use super::identify;
+use super::{edit, identify};
 use crate::{
     Answer, Beat,
     group::Step,
@@ -193,7 +193,7 @@ fn observe_one(work: &mut Work<'_>, id: VmId, seen: &Observation) -> Result<()> 
             work.wake(node);
         }
     }
-    Ok(())
+    edit::observe(work, id, seen)
 }
 
 fn miss(work: &mut Work<'_>, id: VmId) -> Result<()> {

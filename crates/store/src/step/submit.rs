@@ -7,8 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use hostler_model::{
     Code, Fence, NodeId, Refusal, Resources, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
-    edit,
-    kind::{Admission, Aim, Turn},
+    edit::check_deletable,
+    kind::{Admission, Aim, KindName, Turn, VmRenameParams},
     name::Name,
     placement::{self, Wanted},
     quota,
@@ -16,8 +16,10 @@ use hostler_model::{
     vm::{Vm, VmState},
 };
 use hostler_sqlite::Result;
+use serde::Deserialize;
 use serde_json::json;
 
+use super::edit;
 use crate::{
     Accepted, Answer, NewMachine, Submission,
     group::Step,
@@ -64,13 +66,21 @@ struct Plan {
     snapshot: Option<snapshot::Part>,
     /// Earlier tasks on the VM that it aborts.
     aborts: Vec<TaskId>,
+    /// What it changes of the VM with its submission.
+    change: Option<Change>,
+}
+
+/// What a submission changes of the machine that it is about.
+enum Change {
+    Edit(Box<edit::Plan>),
+    Rename(Name),
 }
 
 impl Batch {
     fn read(work: &mut Work<'_>, items: &[Submission]) -> Result<Batch> {
         let keys: Vec<Key> = items.iter().filter_map(Key::of).collect();
         let names: Vec<(TenantId, Name)> =
-            items.iter().filter_map(|item| Some((item.tenant, item.vm.as_ref()?.name.clone()))).collect();
+            items.iter().filter_map(|item| Some((item.tenant, name_wanted(item)?))).collect();
         let vms: BTreeSet<VmId> = items.iter().filter_map(|item| item.target.vm).collect();
         work.read_vms(&vms)?;
         let answers = if keys.is_empty() { Vec::new() } else { idempotency::by_keys(work.tx, &keys)? };
@@ -115,6 +125,7 @@ impl Batch {
             Aim::NewVm => self.decide_new_vm(work, item),
             Aim::Vm => self.decide_on_vm(work, item),
             Aim::AnyNode => self.decide_any_node(work, item),
+            Aim::Node => self.decide_node(work, item),
         }
     }
 
@@ -126,14 +137,18 @@ impl Batch {
             return Ok(Err(name_taken(&machine.name, *id)));
         }
         let amount = machine.spec.charge();
-        let placed = place(work, item, amount, Some(machine))?;
-        Ok(placed.map(|node| {
+        let node = match place(work, item, amount, Some(machine))? {
+            Ok(node) => node,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let free = edit::free(work, machine.id, item.tenant, &machine.spec.port_forwards, node)?;
+        Ok(free.map(|()| {
             let target = Target { vm: Some(machine.id), node: item.target.node };
             let row = self.row(work, item, target, node);
             let owner = Owner::Vm(machine.id);
             let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
             let vm = new_vm(work, item, machine, node);
-            Plan { row, vm: Some(vm), allocation: Some(allocation), snapshot: None, aborts: Vec::new() }
+            Plan { row, vm: Some(vm), allocation: Some(allocation), snapshot: None, aborts: Vec::new(), change: None }
         }))
     }
 
@@ -146,8 +161,28 @@ impl Batch {
             let owner = Owner::Task(item.task);
             let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
             let allocation = Some(allocation).filter(|_| !amount.is_zero());
-            Plan { row, vm: None, allocation, snapshot: None, aborts: Vec::new() }
+            Plan { row, vm: None, allocation, snapshot: None, aborts: Vec::new(), change: None }
         }))
+    }
+
+    /// The node that is named does it, whether it takes new machines or not; one that is away has its time in the queue.
+    fn decide_node(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
+        let named = match item.target.node {
+            Some(id) => crate::node::identities(work.tx, &[id])?.get(&id).map(|known| (id, known.state)),
+            None => None,
+        };
+        let Some((node, state)) = named else {
+            return Ok(Err(Refusal::field(
+                "target.node",
+                "this kind works on a node, and the target names none that is there",
+            )));
+        };
+        if !state.takes_tasks() {
+            let detail = format!("the node is {state}, and gets no tasks; approve it first");
+            return Ok(Err(Refusal::new(Code::NodeStateConflict, detail).with("node", node.to_string())));
+        }
+        let row = self.row(work, item, Target { vm: None, node: Some(node) }, node);
+        Ok(Ok(Plan { row, vm: None, allocation: None, snapshot: None, aborts: Vec::new(), change: None }))
     }
 
     fn decide_on_vm(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
@@ -160,7 +195,7 @@ impl Batch {
         let Some(node) = vm.vm.node else { return Ok(Err(vm_not_found(id))) };
         let (spec, earlier) = (item.kind.spec(), work.first_change(&queue));
         if spec.turn == Turn::Final
-            && let Err(refusal) = edit::check_deletable(&vm.vm)
+            && let Err(refusal) = check_deletable(&vm.vm)
         {
             return Ok(Err(refusal));
         }
@@ -173,18 +208,46 @@ impl Batch {
             Ok(part) => part,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        let change = match self.change(work, item, &vm.vm, node)? {
+            Ok(change) => change,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
         let aborts = match spec.turn {
             Turn::Final => queue.iter().copied().filter(|id| may_be_aborted(work, *id)).collect(),
             Turn::None | Turn::Shared | Turn::Exclusive => Vec::new(),
         };
         let target = Target { vm: Some(id), node: item.target.node };
         let mut row = self.row(work, item, target, node);
+        if let Some(Change::Edit(plan)) = &change {
+            row.task.params = plan.params.clone();
+        }
+        let vm = changed(&vm, change.as_ref());
         row.task.waiting_for = waiting_for(&row.task, earlier.is_some(), work.now);
         let amount = (spec.delta)(&item.params);
         let owner = Owner::Task(item.task);
         let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
         let allocation = Some(allocation).filter(|_| !amount.is_zero());
-        Ok(Ok(Plan { row, vm: Some(vm), allocation, snapshot: part, aborts }))
+        Ok(Ok(Plan { row, vm: Some(vm), allocation, snapshot: part, aborts, change }))
+    }
+
+    /// What the submission changes of the machine at once.
+    fn change(&self, work: &mut Work<'_>, item: &Submission, vm: &Vm, node: NodeId) -> Result<Answer<Option<Change>>> {
+        match item.kind {
+            KindName::VmEdit => {
+                let plan = edit::plan(work, item, node)?;
+                Ok(plan.map(|plan| Some(Change::Edit(Box::new(plan)))))
+            }
+            KindName::VmRename => {
+                let Some(name) = name_wanted(item) else {
+                    return Ok(Err(Refusal::field("name", "a rename needs the name that the VM is to have")));
+                };
+                match self.names.get(&(item.tenant, name.clone())) {
+                    Some(id) if *id != vm.id => Ok(Err(name_taken(&name, *id))),
+                    Some(_) | None => Ok(Ok(Some(Change::Rename(name)))),
+                }
+            }
+            _ => Ok(Ok(None)),
+        }
     }
 
     /// The task as it is written down first.
@@ -223,7 +286,7 @@ impl Batch {
 
     /// Puts a plan into the working set, and answers with what it made.
     fn accept(&mut self, work: &mut Work<'_>, item: &Submission, plan: Plan) -> Result<Accepted> {
-        let Plan { row, vm, allocation, snapshot, aborts } = plan;
+        let Plan { row, vm, allocation, snapshot, aborts, change } = plan;
         let snapshot_id = snapshot.as_ref().map(|part| part.snapshot.id);
         let task = row.task.clone();
         let vm_id = task.target.vm;
@@ -241,6 +304,11 @@ impl Batch {
         if let Some(part) = snapshot {
             snapshot::accept(work, item, part)?;
         }
+        match change {
+            Some(Change::Edit(plan)) => edit::accept(work, &plan)?,
+            Some(Change::Rename(name)) => self.rename(work, item, name),
+            None => {}
+        }
         for earlier in aborts {
             work.cancel(earlier, &item.actor)?;
         }
@@ -254,6 +322,28 @@ impl Batch {
         let vm = vm_id.and_then(|id| work.vms.get(&id)).map(|row| row.vm.clone());
         let snapshot = snapshot_id.and_then(|id| work.snapshots.get(&id)).map(|row| row.snapshot.clone());
         Ok(Accepted { task, vm, snapshot, replayed: false })
+    }
+
+    /// The name is the machine's from here on; the one it had is free.
+    fn rename(&mut self, work: &mut Work<'_>, item: &Submission, name: Name) {
+        let now = work.now;
+        let Some(row) = item.target.vm.and_then(|id| work.vms.change(&id)) else { return };
+        if row.vm.name == name {
+            return;
+        }
+        let before = std::mem::replace(&mut row.vm.name, name.clone());
+        row.vm.changed_in_record();
+        row.vm.updated_at = now;
+        let id = row.vm.id;
+        self.names.remove(&(item.tenant, before.clone()));
+        self.names.insert((item.tenant, name.clone()), id);
+        work.event(
+            Some(item.tenant),
+            "vm",
+            "vm.renamed",
+            id.0,
+            json!({"name": name, "was": before, "task": item.task}),
+        );
     }
 
     /// Names the change under way on the VM, and ends a task at once for which nothing is left to do.
@@ -290,6 +380,29 @@ fn replay(first: &FirstAnswer, item: &Submission) -> Answer<Accepted> {
         "this Idempotency-Key was used with another body; send the same body, or another key",
     )
     .with("task", first.answer.task.id.to_string()))
+}
+
+/// The name that a submission wants for its machine.
+fn name_wanted(item: &Submission) -> Option<Name> {
+    match (&item.vm, item.kind) {
+        (Some(machine), _) => Some(machine.name.clone()),
+        (None, KindName::VmRename) => VmRenameParams::deserialize(&item.params).ok().map(|params| params.name),
+        (None, _) => None,
+    }
+}
+
+/// The machine as it is with what is changed of it.
+fn changed(row: &VmRow, change: Option<&Change>) -> VmRow {
+    let mut row = row.clone();
+    match change {
+        Some(Change::Edit(plan)) => row.vm = plan.after.clone(),
+        Some(Change::Rename(name)) if row.vm.name != *name => {
+            row.vm.name = name.clone();
+            row.vm.changed_in_record();
+        }
+        Some(Change::Rename(_)) | None => {}
+    }
+    row
 }
 
 /// Quota, then room.

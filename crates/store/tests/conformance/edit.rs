@@ -3,25 +3,40 @@
 use std::time::Duration;
 
 use hostler_model::{
-    Code, PrincipalId, VmId,
-    edit::VmPatch,
+    Code, PrincipalId, Resources, VmId,
     event::Actor,
     kind::KindName,
-    task::{Effects, TaskState},
-    vm::{Vm, VmState},
+    task::{Effects, End, Task, TaskState},
+    vm::{Observation, Vm, VmState},
 };
-use hostler_store::{Answer, EditVm, Submission};
+use hostler_store::{Answer, EditVm, Edited, Idempotency, Submission};
 use serde_json::{Value, json};
 
-use crate::world::{TENANT, World, failed};
+use crate::world::{Agent, TENANT, World, failed, one_vm, seen};
 
-fn edit(vm: VmId, patch: Value) -> EditVm {
-    let patch: VmPatch = serde_json::from_value(patch).unwrap();
-    EditVm { vm, tenant: TENANT, actor: Actor::system(), patch, if_match: None, dry_run: false }
+fn edit(world: &World, vm: VmId, patch: Value) -> EditVm {
+    EditVm { submission: Submission { params: patch, ..world.on_vm(KindName::VmEdit, vm) }, if_match: None }
 }
 
+/// An edit of the record only.
 async fn edited(world: &World, edit: EditVm) -> Answer<Vm> {
-    world.store.edit_vm(edit).await.unwrap()
+    world.store.edit_vm(edit).await.unwrap().map(|edited| match edited {
+        Edited::Record(vm) => *vm,
+        Edited::Task(accepted) => panic!("a task was filed: {accepted:?}"),
+    })
+}
+
+/// An edit that its host must hear of.
+async fn filed(world: &World, vm: VmId, patch: Value) -> Task {
+    match world.store.edit_vm(edit(world, vm, patch)).await.unwrap().unwrap() {
+        Edited::Task(accepted) => accepted.task,
+        Edited::Record(vm) => panic!("no task was filed: {vm:?}"),
+    }
+}
+
+fn done(pending: bool, vcpus: i64) -> End {
+    let charge = Resources { vcpus, ..one_vm() };
+    End::Succeeded { output: json!({"vcpus": "next_start", "restart_pending": pending, "charge": charge}) }
 }
 
 pub async fn a_record_is_changed_with_its_event_and_audit_entry(world: &mut World) {
@@ -30,21 +45,22 @@ pub async fn a_record_is_changed_with_its_event_and_audit_entry(world: &mut Worl
     let before = world.vm(id).await;
     assert_eq!((before.generation, before.observed_generation), (1, 1));
     let head = world.head().await;
-    let dry = EditVm { dry_run: true, ..edit(id, json!({"protected": true})) };
+    let mut dry = edit(world, id, json!({"protected": true}));
+    dry.submission.dry_run = true;
     assert!(edited(world, dry).await.unwrap().protected);
     assert_eq!((world.vm(id).await, world.head().await), (before, head), "a dry run wrote something");
-    let after = edited(world, edit(id, json!({"labels": {"a": "b"}, "protected": true}))).await.unwrap();
+    let after = edited(world, edit(world, id, json!({"labels": {"a": "b"}, "protected": true}))).await.unwrap();
     assert_eq!(world.vm(id).await, after);
     assert_eq!((after.generation, after.observed_generation, after.protected), (2, 2, true));
-    assert_eq!(world.kinds_after(head).await, ["vm.edited", "vm.edit"]);
-    let again = edited(world, edit(id, json!({"labels": {"a": "b"}}))).await.unwrap();
+    assert_eq!(world.kinds_after(head).await, ["vm.edit", "vm.edited"]);
+    let again = edited(world, edit(world, id, json!({"labels": {"a": "b"}}))).await.unwrap();
     assert_eq!((again, world.head().await), (after, head + 2), "nothing differs, and something was written");
 }
 
 pub async fn an_edit_of_an_older_generation_is_refused(world: &mut World) {
     let agent = world.node("a").await;
     let id = world.running(agent, "web").await;
-    let matching = |patch, generation| EditVm { if_match: Some(vec![generation]), ..edit(id, patch) };
+    let matching = |patch, generation: u32| EditVm { if_match: Some(vec![generation]), ..edit(world, id, patch) };
     edited(world, matching(json!({"labels": {"a": "b"}}), 1)).await.unwrap();
     let refusal = edited(world, matching(json!({"labels": {"a": null}}), 1)).await.unwrap_err();
     assert_eq!((refusal.code, &refusal.facts["generation"]), (Code::PreconditionFailed, &json!(2)));
@@ -54,29 +70,30 @@ pub async fn an_edit_of_an_older_generation_is_refused(world: &mut World) {
 pub async fn another_tenants_or_a_deleted_machine_is_not_edited(world: &mut World) {
     let agent = world.node("a").await;
     let id = world.running(agent, "web").await;
-    let theirs = EditVm { tenant: world.id(), ..edit(id, json!({"protected": true})) };
+    let mut theirs = edit(world, id, json!({"protected": true}));
+    theirs.submission.tenant = world.id();
     assert_eq!(edited(world, theirs).await.unwrap_err().code, Code::VmNotFound);
-    let unknown = edit(world.id(), json!({}));
+    let unknown = edit(world, world.id(), json!({}));
     assert_eq!(edited(world, unknown).await.unwrap_err().code, Code::VmNotFound);
     world.ok(world.on_vm(KindName::VmDelete, id)).await;
-    let late = edited(world, edit(id, json!({"protected": true}))).await.unwrap_err();
+    let late = edited(world, edit(world, id, json!({"protected": true}))).await.unwrap_err();
     assert_eq!(late.code, Code::VmStateConflict);
     let leased = world.lease_one(agent).await;
     world.succeed(agent, &leased).await;
-    assert_eq!(edited(world, edit(id, json!({}))).await.unwrap_err().code, Code::VmNotFound);
+    assert_eq!(edited(world, edit(world, id, json!({}))).await.unwrap_err().code, Code::VmNotFound);
 }
 
 pub async fn a_protected_machine_is_not_deleted_also_within_a_batch(world: &mut World) {
     let agent = world.node("a").await;
     let (kept, gone) = (world.running(agent, "kept").await, world.running(agent, "gone").await);
-    edited(world, edit(kept, json!({"protected": true}))).await.unwrap();
+    edited(world, edit(world, kept, json!({"protected": true}))).await.unwrap();
     let batch: Vec<Submission> = [kept, gone].map(|id| world.on_vm(KindName::VmDelete, id)).into();
     let answers = world.store.submit(batch).await.unwrap();
     let refusal = answers[0].as_ref().unwrap_err();
     assert_eq!(refusal.code, Code::VmProtected);
     assert!(refusal.detail.contains("--unprotect"), "{refusal}");
     assert!(answers[1].is_ok());
-    edited(world, edit(kept, json!({"protected": false}))).await.unwrap();
+    edited(world, edit(world, kept, json!({"protected": false}))).await.unwrap();
     world.ok(world.on_vm(KindName::VmDelete, kept)).await;
 }
 
@@ -94,8 +111,8 @@ pub async fn a_machine_made_protected_and_for_a_time_is_both(world: &mut World) 
 pub async fn a_machine_whose_time_is_over_is_deleted_by_the_system(world: &mut World) {
     let agent = world.node("a").await;
     let (over, stays) = (world.running(agent, "over").await, world.running(agent, "stays").await);
-    edited(world, edit(over, json!({"ttl_seconds": 60}))).await.unwrap();
-    edited(world, edit(stays, json!({"ttl_seconds": 3600}))).await.unwrap();
+    edited(world, edit(world, over, json!({"ttl_seconds": 60}))).await.unwrap();
+    edited(world, edit(world, stays, json!({"ttl_seconds": 3600}))).await.unwrap();
     assert_eq!(world.store.expire_vms().await.unwrap().changed, 0);
     world.advance(60);
     let head = world.head().await;
@@ -113,10 +130,10 @@ pub async fn a_time_that_was_extended_or_taken_back_does_not_end_a_machine(world
     let agent = world.node("a").await;
     let (longer, never) = (world.running(agent, "longer").await, world.running(agent, "never").await);
     for id in [longer, never] {
-        edited(world, edit(id, json!({"ttl_seconds": 60}))).await.unwrap();
+        edited(world, edit(world, id, json!({"ttl_seconds": 60}))).await.unwrap();
     }
-    edited(world, edit(longer, json!({"ttl_seconds": 600}))).await.unwrap();
-    edited(world, edit(never, json!({"expires_at": null}))).await.unwrap();
+    edited(world, edit(world, longer, json!({"ttl_seconds": 600}))).await.unwrap();
+    edited(world, edit(world, never, json!({"expires_at": null}))).await.unwrap();
     world.advance(300);
     assert_eq!(world.store.expire_vms().await.unwrap().changed, 0);
     world.advance(300);
@@ -127,18 +144,18 @@ pub async fn a_time_that_was_extended_or_taken_back_does_not_end_a_machine(world
 pub async fn a_protected_machine_outlives_its_time_until_it_is_unprotected(world: &mut World) {
     let agent = world.node("a").await;
     let id = world.running(agent, "web").await;
-    edited(world, edit(id, json!({"ttl_seconds": 60, "protected": true}))).await.unwrap();
+    edited(world, edit(world, id, json!({"ttl_seconds": 60, "protected": true}))).await.unwrap();
     world.advance(600);
     assert_eq!(world.store.expire_vms().await.unwrap().changed, 0);
     assert!(world.lease(agent, 10).await.is_empty());
-    edited(world, edit(id, json!({"protected": false}))).await.unwrap();
+    edited(world, edit(world, id, json!({"protected": false}))).await.unwrap();
     assert_eq!(world.store.expire_vms().await.unwrap().changed, 1);
 }
 
 pub async fn a_deletion_that_failed_is_filed_again_after_a_pause(world: &mut World) {
     let agent = world.node("a").await;
     let id = world.running(agent, "web").await;
-    edited(world, edit(id, json!({"ttl_seconds": 60}))).await.unwrap();
+    edited(world, edit(world, id, json!({"ttl_seconds": 60}))).await.unwrap();
     world.advance(60);
     assert_eq!(world.store.expire_vms().await.unwrap().changed, 1);
     let leased = world.lease_one(agent).await;
@@ -148,4 +165,196 @@ pub async fn a_deletion_that_failed_is_filed_again_after_a_pause(world: &mut Wor
     assert_eq!(world.store.expire_vms().await.unwrap().changed, 0);
     world.advance(1);
     assert_eq!(world.store.expire_vms().await.unwrap().changed, 1);
+}
+
+pub async fn an_edit_of_the_host_is_asked_for_charged_and_filed_together(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    let head = world.head().await;
+    let task = filed(world, id, json!({"vcpus": 3, "protected": true})).await;
+    assert_eq!(world.kinds_after(head).await, ["task.queued", "task.submit", "vm.edited"]);
+    let vm = world.vm(id).await;
+    assert_eq!((vm.spec.vcpus, vm.protected, vm.generation, vm.observed_generation), (3, true, 2, 1));
+    assert_eq!((vm.task, world.book().await.total().vcpus), (Some(task.id), 3));
+    assert_eq!(task.params["filed"]["before"]["vcpus"], 1);
+    let leased = world.lease_one(agent).await;
+    assert_eq!(leased.params["filed"]["after"]["vcpus"], 3);
+    world.end_with(agent, &leased, done(false, 3)).await;
+    let vm = world.vm(id).await;
+    assert_eq!((vm.state, vm.generation, vm.observed_generation, vm.task), (VmState::Running, 2, 2, None));
+    assert_eq!(world.book().await.total(), Resources { vcpus: 3, ..one_vm() });
+}
+
+pub async fn what_waits_for_the_next_start_is_charged_as_the_larger_until_it_is_seen(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    filed(world, id, json!({"vcpus": 3})).await;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, done(true, 3)).await;
+    let pending = Observation { restart_pending: true, ..seen(id, VmState::Running) };
+    for _ in 0..2 {
+        world.beat(agent, vec![pending.clone()]).await;
+    }
+    assert_eq!(world.vm(id).await.observed_generation, 1);
+    // Less is asked for, and more still runs.
+    filed(world, id, json!({"vcpus": 2})).await;
+    assert_eq!(world.book().await.total().vcpus, 3);
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, done(true, 3)).await;
+    assert_eq!((world.book().await.total().vcpus, world.vm(id).await.spec.vcpus), (3, 2));
+    for _ in 0..2 {
+        world.beat(agent, vec![seen(id, VmState::Running)]).await;
+    }
+    let vm = world.vm(id).await;
+    assert_eq!((vm.generation, vm.observed_generation, world.book().await.total().vcpus), (3, 3, 2));
+}
+
+pub async fn only_growth_is_checked_against_quota_and_room(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    // The node has room for eight processors.
+    let refusal = world.store.edit_vm(edit(world, id, json!({"vcpus": 9}))).await.unwrap().unwrap_err();
+    assert_eq!((refusal.code, &refusal.facts["asked"]["vcpus"]), (Code::NoCapacity, &json!(8)));
+    let tight = Resources { vcpus: 0, memory_mib: 0, disk_gib: 0, vms: 0 };
+    world.store.put_tenant(TENANT, "default".parse().unwrap(), tight, Actor::system()).await.unwrap().unwrap();
+    let refusal = world.store.edit_vm(edit(world, id, json!({"vcpus": 2}))).await.unwrap().unwrap_err();
+    assert_eq!((refusal.code, &refusal.facts["over"][0]["asked"]), (Code::QuotaExceeded, &json!(1)));
+    assert_eq!(world.vm(id).await.generation, 1);
+    filed(world, id, json!({"memory_mib": 128})).await;
+    assert_eq!(world.book().await.total(), one_vm());
+}
+
+pub async fn an_edit_that_was_undone_is_taken_back(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    filed(world, id, json!({"vcpus": 3, "labels": {"a": "b"}})).await;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, failed(false, Effects::Undone)).await;
+    let vm = world.vm(id).await;
+    assert_eq!((vm.spec.vcpus, vm.spec.labels.len(), vm.generation, vm.observed_generation), (1, 1, 3, 3));
+    assert_eq!(world.book().await.total(), one_vm());
+    // Cancelled before anybody leased it: the same.
+    let task = filed(world, id, json!({"vcpus": 3})).await;
+    world.cancel(task.id).await.unwrap();
+    assert_eq!((world.vm(id).await.spec.vcpus, world.book().await.total()), (1, one_vm()));
+}
+
+pub async fn an_edit_whose_end_is_not_known_stays_charged_for_the_larger(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    filed(world, id, json!({"vcpus": 3})).await;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, failed(false, Effects::Remain)).await;
+    let vm = world.vm(id).await;
+    assert_eq!((vm.spec.vcpus, vm.generation, vm.observed_generation), (3, 2, 1));
+    assert_eq!((vm.state, world.book().await.total().vcpus), (VmState::Running, 3));
+}
+
+pub async fn one_edit_runs_at_a_time_and_a_repeat_gets_the_first_answer(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    let keyed = |vcpus: i64, world: &World| {
+        let mut edit = edit(world, id, json!({"vcpus": vcpus}));
+        let key = Idempotency { key: "k".into(), route: "PATCH /vms".into(), body: vcpus.to_string() };
+        edit.submission.idempotency = Some(key);
+        edit
+    };
+    let Edited::Task(first) = world.store.edit_vm(keyed(2, world)).await.unwrap().unwrap() else { panic!("a task") };
+    let Edited::Task(again) = world.store.edit_vm(keyed(2, world)).await.unwrap().unwrap() else { panic!("a task") };
+    assert_eq!((again.task.id, again.replayed), (first.task.id, true));
+    let other = world.store.edit_vm(keyed(3, world)).await.unwrap().unwrap_err();
+    assert_eq!(other.code, Code::IdempotencyMismatch);
+    let refusal = world.store.edit_vm(edit(world, id, json!({"memory_mib": 512}))).await.unwrap().unwrap_err();
+    assert_eq!((refusal.code, &refusal.facts["task"]), (Code::VmStateConflict, &json!(first.task.id)));
+    // What concerns no host is no matter of turns.
+    edited(world, edit(world, id, json!({"labels": {"a": "b"}}))).await.unwrap();
+    assert_eq!(world.vm(id).await.observed_generation, 1);
+}
+
+/// A machine with this forward.
+async fn publishing(world: &World, agent: Agent, name: &str, port: u16) -> Answer<VmId> {
+    let mut create = world.create(name);
+    let forward = format!("{port}:80").parse().unwrap();
+    create.vm.as_mut().unwrap().spec.port_forwards = vec![forward];
+    let id = world.submit(create).await?.task.target.vm.unwrap();
+    let leased = world.lease_one(agent).await;
+    world.succeed(agent, &leased).await;
+    Ok(id)
+}
+
+pub async fn a_port_that_another_machine_has_is_refused_with_its_name(world: &mut World) {
+    let agent = world.node("a").await;
+    let web = publishing(world, agent, "web", 8080).await.unwrap();
+    let refusal = publishing(world, agent, "other", 8080).await.unwrap_err();
+    assert_eq!(refusal.code, Code::PortTaken);
+    assert!(refusal.detail.contains("the VM web") && refusal.detail.contains("127.0.0.1:8080/tcp"), "{refusal}");
+    let db = world.running(agent, "db").await;
+    let ports = |port: u16| json!({"port_forwards": [{"host_port": port, "guest_port": 22}]});
+    let refusal = world.store.edit_vm(edit(world, db, ports(8080))).await.unwrap().unwrap_err();
+    assert_eq!(refusal.code, Code::PortTaken);
+    // Its own it may keep, and what is given back is free.
+    filed(world, web, json!({"port_forwards": [{"host_port": 8080, "guest_port": 81}]})).await;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, done(false, 1)).await;
+    filed(world, web, json!({"port_forwards": null})).await;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, done(false, 1)).await;
+    filed(world, db, ports(8080)).await;
+}
+
+pub async fn a_port_that_the_node_chose_is_kept(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    filed(world, id, json!({"port_forwards": [{"guest_port": 80}, {"guest_port": 22}]})).await;
+    let leased = world.lease_one(agent).await;
+    let forwards = json!([{"host_port": 40001, "guest_port": 80}, {"host_port": 40002, "guest_port": 22}]);
+    let output = json!({"port_forwards": "live", "forwards": forwards, "charge": one_vm()});
+    world.end_with(agent, &leased, End::Succeeded { output }).await;
+    let ports: Vec<u16> = world.vm(id).await.spec.port_forwards.iter().map(|forward| forward.host_port).collect();
+    assert_eq!(ports, [40001, 40002]);
+}
+
+fn renamed(world: &World, vm: VmId, name: &str) -> Submission {
+    Submission { params: json!({"name": name}), ..world.on_vm(KindName::VmRename, vm) }
+}
+
+pub async fn a_name_changes_with_the_submission_and_the_old_one_is_free(world: &mut World) {
+    let agent = world.node("a").await;
+    let (web, db) = (world.running(agent, "web").await, world.running(agent, "db").await);
+    world.refused(renamed(world, web, "db"), Code::NameTaken).await;
+    let mut dry = renamed(world, web, "site");
+    dry.dry_run = true;
+    assert_eq!(world.submit(dry).await.unwrap().vm.unwrap().name.as_str(), "site");
+    assert_eq!(world.vm(web).await.name.as_str(), "web");
+    // Within one batch: what is given back may be taken, and what is taken may not.
+    let batch = vec![renamed(world, web, "site"), renamed(world, db, "web"), renamed(world, db, "site")];
+    let answers = world.store.submit(batch).await.unwrap();
+    let codes: Vec<_> = answers.iter().map(|answer| answer.as_ref().err().map(|refusal| refusal.code)).collect();
+    assert_eq!(codes, [None, None, Some(Code::NameTaken)]);
+    let named = |name: &str| world.store.vm_by_name(TENANT, name.parse().unwrap());
+    assert_eq!(named("web").await.unwrap().unwrap().id, db);
+    let site = named("site").await.unwrap().unwrap();
+    assert_eq!((site.id, site.generation, site.observed_generation), (web, 2, 2));
+    for leased in world.lease(agent, 10).await {
+        world.succeed(agent, &leased).await;
+    }
+    assert_eq!(world.vm(web).await.task, None);
+}
+
+pub async fn a_node_that_takes_nothing_new_still_looks_at_what_it_has(world: &mut World) {
+    let agent = world.node("a").await;
+    let look = |node| Submission {
+        kind: KindName::InventoryRefresh,
+        params: json!({}),
+        target: hostler_model::task::Target { vm: None, node },
+        ..world.echo()
+    };
+    world.refused(look(None), Code::ValidationError).await;
+    world.refused(look(Some(world.id())), Code::ValidationError).await;
+    let (pending, _) = world.joined("b", false).await;
+    world.refused(look(Some(pending.node)), Code::NodeStateConflict).await;
+    let event = hostler_model::node::NodeEvent::Cordon;
+    world.store.change_node(agent.node, event, Actor::system()).await.unwrap().unwrap();
+    let task = world.ok(look(Some(agent.node))).await;
+    assert_eq!(world.lease_one(agent).await.task, task.id);
 }

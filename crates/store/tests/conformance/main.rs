@@ -192,7 +192,17 @@ macro_rules! every_claim {
                 a_machine_whose_time_is_over_is_deleted_by_the_system
                 a_time_that_was_extended_or_taken_back_does_not_end_a_machine
                 a_protected_machine_outlives_its_time_until_it_is_unprotected
-                a_deletion_that_failed_is_filed_again_after_a_pause;
+                a_deletion_that_failed_is_filed_again_after_a_pause
+                an_edit_of_the_host_is_asked_for_charged_and_filed_together
+                what_waits_for_the_next_start_is_charged_as_the_larger_until_it_is_seen
+                only_growth_is_checked_against_quota_and_room
+                an_edit_that_was_undone_is_taken_back
+                an_edit_whose_end_is_not_known_stays_charged_for_the_larger
+                one_edit_runs_at_a_time_and_a_repeat_gets_the_first_answer
+                a_port_that_another_machine_has_is_refused_with_its_name
+                a_port_that_the_node_chose_is_kept
+                a_name_changes_with_the_submission_and_the_old_one_is_free
+                a_node_that_takes_nothing_new_still_looks_at_what_it_has;
             cancel:
                 what_was_never_leased_ends_at_once
                 what_is_leased_waits_for_its_nodes_word

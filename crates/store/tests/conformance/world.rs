@@ -395,6 +395,7 @@ pub fn spec() -> VmSpec {
         labels: Default::default(),
         restart: Default::default(),
         autostart: false,
+        port_forwards: Vec::new(),
     }
 }
 
@@ -412,12 +413,23 @@ pub fn output(kind: KindName) -> Value {
         KindName::VmSnapshot => json!({"disk_bytes": 1, "memory_bytes": 0, "paused_ms": 1.0}),
         KindName::VmRestore => json!({"memory": false, "down_ms": 1.0}),
         KindName::SnapshotDelete => json!({"existed": true}),
+        KindName::VmEdit => json!({"charge": spec().charge()}),
+        KindName::VmRename => json!({"told": true}),
+        KindName::InventoryRefresh => json!({"full": true}),
         KindName::DiagHealthProbe => json!({}),
     }
 }
 
 pub fn seen(vm: VmId, state: VmState) -> Observation {
-    Observation { vm, epoch: 1, state, ready: state == VmState::Running, reason: None, detail: None }
+    Observation {
+        vm,
+        epoch: 1,
+        state,
+        ready: state == VmState::Running,
+        reason: None,
+        detail: None,
+        restart_pending: false,
+    }
 }
 
 pub fn failed(retryable: bool, effects: Effects) -> End {

@@ -14,14 +14,13 @@ use super::{
     error::{refused, storage},
     firmware::Uefi,
     folder::Folder,
+    qmp::edit::rule,
 };
 use crate::hypervisor::{DriverError, MachinePlan};
 
-/// The devices that every machine has, behind the disk: network without a boot ROM (nothing boots from it), entropy,
-/// and the guest agent's port.
-const DEVICES: [&str; 12] = [
-    "-netdev",
-    "user,id=net0",
+/// The devices that every machine has, behind the disk and the network: a card without a boot ROM (nothing boots from
+/// it), entropy, and the guest agent's port.
+const DEVICES: [&str; 10] = [
     "-device",
     "virtio-net-pci,netdev=net0,romfile=",
     "-object",
@@ -73,6 +72,7 @@ pub(super) fn arguments(
     let mut add = |arguments: &[&str]| out.extend(arguments.iter().map(OsString::from));
     add(&["-blockdev", &disk, "-device", "virtio-blk-pci,drive=disk0,bootindex=1"]);
     add(&["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", option(&folder.agent())?)]);
+    add(&["-netdev", &network(plan)]);
     add(&DEVICES);
     add(&["-chardev", &format!("file,id=console,path={},append=on", option(&folder.console())?)]);
     add(&["-serial", "chardev:console"]);
@@ -99,6 +99,12 @@ pub(super) fn resize(arguments: &mut [OsString], hardware: &[String]) {
             *value = was.into();
         }
     }
+}
+
+/// The user network, and the host's ports that lead into it.
+fn network(plan: &MachinePlan) -> String {
+    let forwards = plan.spec.port_forwards.iter().map(|forward| format!(",hostfwd={}", rule(forward)));
+    format!("user,id=net0{}", forwards.collect::<String>())
 }
 
 fn machine_type(plan: &MachinePlan) -> &'static str {

@@ -48,6 +48,7 @@ impl Driver {
         if let Some(live) = self.living(&folder).await? {
             return Ok(live);
         }
+        super::edit::check_ports(plan)?;
         self.make_startable(plan, &folder).await?;
         // Which layer of the disk is written is known once it is our turn.
         let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;

@@ -7,6 +7,7 @@
 //!
 //! One task owns the connection; it ends when the client is dropped. QEMU serves one client at a time.
 
+pub(super) mod edit;
 mod state;
 
 use std::{

@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod boot;
+mod edit;
 mod life;
 mod power;
 mod snapshot;
@@ -114,6 +115,7 @@ fn plan(manifest: Manifest, image_dir: PathBuf) -> MachinePlan {
         labels: Default::default(),
         restart: Default::default(),
         autostart: false,
+        port_forwards: Vec::new(),
     };
     MachinePlan {
         id: Ids::system().next(Timestamp::from_micros(1)),

@@ -15,8 +15,9 @@ use tokio::{
 use super::{
     SimConfig,
     dice::{Dice, Throw},
+    edit::runs,
 };
-use crate::hypervisor::{Exit, Found, MachinePlan, Power, SnapshotMade};
+use crate::hypervisor::{DriverError, Exit, Found, MachinePlan, Power, Runs, SnapshotMade};
 
 /// A process's number; none is ever given twice.
 pub(super) type Number = u64;
@@ -46,16 +47,16 @@ impl Boot {
 pub struct SimHost(Arc<Mutex<World>>);
 
 #[derive(Default)]
-struct World {
-    folders: BTreeMap<VmId, Folder>,
-    processes: BTreeMap<Number, Process>,
+pub(super) struct World {
+    pub(super) folders: BTreeMap<VmId, Folder>,
+    pub(super) processes: BTreeMap<Number, Process>,
     counts: BTreeMap<(VmId, Throw), u64>,
     most: BTreeMap<VmId, usize>,
     last: Number,
 }
 
-struct Folder {
-    plan: MachinePlan,
+pub(super) struct Folder {
+    pub(super) plan: MachinePlan,
     boot_ms: Option<f64>,
     /// Whose guest it was that answered the last time.
     answered: Option<Number>,
@@ -63,15 +64,17 @@ struct Folder {
     snapshots: BTreeMap<SnapshotId, SnapshotMade>,
 }
 
-struct Process {
-    vm: VmId,
+pub(super) struct Process {
+    pub(super) vm: VmId,
     boot: Boot,
+    /// What it was started with.
+    pub(super) runs: Runs,
     power: Power,
     exit: watch::Sender<Option<Exit>>,
 }
 
 impl Process {
-    fn alive(&self) -> bool {
+    pub(super) fn alive(&self) -> bool {
         self.exit.borrow().is_none()
     }
 }
@@ -143,7 +146,7 @@ impl SimHost {
 
 /// What the driver does.
 impl SimHost {
-    fn world(&self) -> MutexGuard<'_, World> {
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -164,10 +167,17 @@ impl SimHost {
         world.folders.contains_key(&id) || world.alive(id) > 0
     }
 
-    pub(super) fn make_folder(&self, plan: &MachinePlan) {
+    /// The plan as the folder has it then, its ports chosen.
+    pub(super) fn make_folder(&self, plan: &MachinePlan) -> Result<MachinePlan, DriverError> {
+        let mut world = self.world();
+        if let Some(folder) = world.folders.get(&plan.id) {
+            return Ok(folder.plan.clone());
+        }
+        let plan = world.with_ports(plan)?;
         let folder =
-            || Folder { plan: plan.clone(), boot_ms: None, answered: None, ended: None, snapshots: BTreeMap::new() };
-        self.world().folders.entry(plan.id).or_insert_with(folder);
+            Folder { plan: plan.clone(), boot_ms: None, answered: None, ended: None, snapshots: BTreeMap::new() };
+        world.folders.insert(plan.id, folder);
+        Ok(plan)
     }
 
     pub(super) fn plan(&self, id: VmId) -> Option<MachinePlan> {
@@ -193,7 +203,8 @@ impl SimHost {
         }
         // Those that ended are kept while somebody waits for them.
         world.processes.retain(|_, process| process.alive() || process.exit.receiver_count() > 0);
-        let process = Process { vm: id, boot, power: Power::Running, exit: watch::channel(None).0 };
+        let runs = world.folders.get(&id).map(|folder| runs(&folder.plan)).unwrap_or_default();
+        let process = Process { vm: id, boot, runs, power: Power::Running, exit: watch::channel(None).0 };
         world.processes.insert(number, process);
         let alive = world.alive(id);
         let most = world.most.entry(id).or_default();

@@ -38,6 +38,7 @@ fn plans(count: usize) -> Vec<MachinePlan> {
         labels: BTreeMap::new(),
         restart: Default::default(),
         autostart: false,
+        port_forwards: Vec::new(),
     };
     let ids = Ids::seeded(1);
     let plan = |n| MachinePlan {

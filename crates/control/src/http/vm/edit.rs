@@ -1,27 +1,40 @@
-//! Editing a machine: `PATCH /api/v1/vms/{vm}`, a JSON merge patch.
+//! Editing and renaming a machine. An edit is a JSON merge patch (RFC 7396); what its host must do becomes a task.
 
 use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
-use hostler_model::{edit::VmPatch, vm::Vm};
+use hostler_model::{
+    api::Submitted,
+    edit::VmPatch,
+    kind::{KindName, VmRenameParams},
+    vm::Vm,
+};
+use hostler_store::Edited;
 
-use super::super::{
-    asked::{Asked, SubmitQuery},
-    body::Strict,
-    document::Refusals,
-    etag::{IfMatch, tagged},
-    path::InPath,
+use super::{
+    super::{
+        asked::{Asked, SubmitHeaders, SubmitQuery},
+        body::Strict,
+        document::Refusals,
+        etag::{IfMatch, tagged},
+        path::InPath,
+    },
+    target, task,
 };
 use crate::app::{App, Result, caller::Call};
 
-/// Edits a machine: what is not named stays, null removes.
+/// Edits a machine: what is not named stays, null removes. Labels, protection and the time to live are changed at once;
+/// processors, memory, disk and port forwards are brought to its host by a task, whose output says of each whether it
+/// took effect or waits for the next start.
 #[utoipa::path(patch, path = "/api/v1/vms/{vm}", tag = "vms",
-    params(("vm" = String, Path, description = "Its id or name"), SubmitQuery,
+    params(("vm" = String, Path, description = "Its id or name"), SubmitQuery, SubmitHeaders,
         ("If-Match" = Option<String>, Header, description = "The `ETag` of the machine as it was read: refused with 412 when it was changed since")),
     request_body(content = VmPatch, content_type = "application/merge-patch+json"),
     responses(
-        (status = 200, description = "The machine as it is now, or would be", body = Vm,
-            headers(("ETag" = String, description = "Its generation"))),
+        (status = 200, description = "The machine as it is now; as `{task, vm}` where the caller waited for its host, or for a dry run that would ask it", body = Vm,
+            headers(("ETag" = Option<String>, description = "Its generation"))),
+        (status = 202, description = "The host is being asked", body = Submitted,
+            headers(("Location" = String, description = "The task"))),
         Refusals))]
 pub(in super::super) async fn patch_vm(
     State(app): State<Arc<App>>,
@@ -31,6 +44,33 @@ pub(in super::super) async fn patch_vm(
     asked: Asked,
     body: Strict<VmPatch>,
 ) -> Result<Response> {
-    let vm = app.edit_vm(&call, path.get("vm")?, body.value, if_match, asked.is_dry_run()).await?;
-    Ok(tagged(&vm))
+    let terms = asked.terms(&body.sha256);
+    match app.edit_vm(&call, path.get("vm")?, body.value, if_match, terms).await? {
+        Edited::Record(vm) => Ok(tagged(&vm)),
+        Edited::Task(accepted) => asked.answer(&app, *accepted).await,
+    }
+}
+
+/// Renames a machine. The name is changed with the answer; the task tells its node, which uses it from the next start on.
+#[utoipa::path(post, path = "/api/v1/vms/{vm}/rename", tag = "vms",
+    params(("vm" = String, Path, description = "Its id or name"), SubmitQuery, SubmitHeaders),
+    request_body = VmRenameParams,
+    responses(
+        (status = 200, description = "Its node knows, or this is a dry run", body = Submitted),
+        (status = 202, description = "It has the name; its node is being told", body = Submitted,
+            headers(
+                ("Location" = String, description = "The task"),
+                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
+                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
+        Refusals))]
+pub(in super::super) async fn rename_vm(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    asked: Asked,
+    body: Strict<VmRenameParams>,
+) -> Result<Response> {
+    let new = task(KindName::VmRename, target(&path)?, &body.value)?;
+    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
+    asked.answer(&app, accepted).await
 }

@@ -33,6 +33,7 @@ fn plan() -> MachinePlan {
         labels: BTreeMap::new(),
         restart: Default::default(),
         autostart: false,
+        port_forwards: Vec::new(),
     };
     let id: VmId = "01900000-0000-7000-8000-0123456789ab".parse().unwrap();
     MachinePlan { id, epoch: 1, name: "a-rather-long-name".into(), spec, manifest, image_dir: "/images/tiny".into() }
