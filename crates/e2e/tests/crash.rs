@@ -32,6 +32,19 @@ const EVERY_TASK: &[&str] = &[
 /// Points of tasks that report progress.
 const PROGRESS: &[&str] = &["store.start.before_commit", "store.start.after_commit"];
 const CREATE: &[&str] = &["agent.qemu.before_start", "agent.qemu.after_start", "agent.qemu.after_record"];
+/// An edit is written down in a step of its own.
+const EDIT: &[&str] = &[
+    "store.vm.before_commit",
+    "store.vm.after_commit",
+    "agent.accept.before_commit",
+    "agent.accept.after_commit",
+    "agent.qemu.edit.after_spec",
+    "agent.qemu.edit.after_forwards",
+    "agent.finish.before_commit",
+    "agent.finish.after_commit",
+    "store.settle.before_commit",
+    "store.settle.after_commit",
+];
 const DELETE: &[&str] = &["agent.qemu.before_kill", "agent.qemu.after_kill"];
 
 /// Kills at one point, restarts, and hands back the task as it ended, if the submission was ever answered or written.
@@ -134,6 +147,41 @@ async fn delete_survives(point: &str) -> Result<()> {
     remove(&mut dev).await
 }
 
+async fn edit_survives(point: &str) -> Result<()> {
+    let mut dev = Dev::started(&["--lease-seconds", "3"]).await?;
+    dev.machine("m").await?;
+    let body = json!({"vcpus": 2, "disk_gib": 2, "port_forwards": [{"guest_port": 80}]});
+    let task = crash_at(&mut dev, point, "PATCH", "/api/v1/vms/m", Some(body)).await?;
+    let (_, machine) = dev.get("/api/v1/vms/m").await?;
+    let (_, size) = dev.post("/api/v1/vms/m/exec", json!({"argv": ["cat", "/sys/block/vda/size"]})).await?;
+    let size = dev.ended_task(size["task"]["id"].as_str().context("id")?).await?;
+    let sectors: u64 = size["output"]["stdout"].as_str().context("stdout")?.trim().parse()?;
+    let gib = sectors * 512 >> 30;
+    match &task {
+        None => {
+            assert_eq!((&machine["generation"], &machine["spec"]["vcpus"], gib), (&json!(1), &json!(1), 1), "{point}");
+        }
+        Some(task) => {
+            assert_eq!(task["state"], "succeeded", "{point}: {task}");
+            assert_eq!(endings(&dev, task)?, 1, "{point}");
+            assert_eq!((&machine["generation"], &machine["spec"]["vcpus"], gib), (&json!(2), &json!(2), 2), "{point}");
+            assert_eq!(machine["observed_generation"], 1, "{point}: the processors wait for the next start");
+            let port = machine["spec"]["port_forwards"][0]["host_port"].as_u64().context("a port")?;
+            std::net::TcpStream::connect(("127.0.0.1", u16::try_from(port)?))
+                .with_context(|| format!("{point}: {port}"))?;
+            let (_, quota) = dev.get("/api/v1/quota").await?;
+            assert_eq!(
+                (&quota["book"]["used"]["vcpus"], &quota["book"]["used"]["disk_gib"]),
+                (&json!(2), &json!(2)),
+                "{point}"
+            );
+        }
+    }
+    assert_eq!(dev.qemus().len(), 1, "{point}");
+    dev.assert_well().await?;
+    remove(&mut dev).await
+}
+
 /// Deletes what is there: then nothing may be left, on the books or on the host.
 async fn remove(dev: &mut Dev) -> Result<()> {
     for machine in machines(dev).await? {
@@ -184,5 +232,6 @@ macro_rules! halves {
 halves! {
     create_ends_exactly_once_whenever_the_process_is_killed: EVERY_TASK.iter().chain(PROGRESS).chain(CREATE), create_survives;
     exec_ends_exactly_once_whenever_the_process_is_killed: EVERY_TASK, exec_survives;
+    edit_ends_exactly_once_whenever_the_process_is_killed: EDIT, edit_survives;
     delete_ends_exactly_once_whenever_the_process_is_killed: EVERY_TASK.iter().chain(DELETE), delete_survives;
 }

@@ -37,6 +37,10 @@ const POINTS: &[&str] = &[
     "agent.restore.layer",
     "agent.restore.started",
     "agent.restore.running",
+    "store.vm.before_commit",
+    "store.vm.after_commit",
+    "agent.qemu.edit.after_spec",
+    "agent.qemu.edit.after_forwards",
 ];
 
 /// Arms every point, if the environment says so.

@@ -10,7 +10,7 @@ use hostler_model::{
 use hostler_store::{EditVm, LogFilter, Submission};
 use serde_json::{Value, json};
 
-use crate::world::{Agent, TENANT, World, failed, one_vm, seen};
+use crate::world::{Agent, World, failed, one_vm, seen};
 
 async fn done(world: &World, agent: Agent, kind: KindName, vm: VmId) {
     world.ok(world.on_vm(kind, vm)).await;
@@ -101,9 +101,8 @@ pub async fn a_stop_that_did_not_come_to_its_end_leaves_the_machine_to_its_node(
 // Started by themselves.
 
 async fn policy(world: &World, vm: VmId, patch: Value) {
-    let patch = serde_json::from_value(patch).unwrap();
-    let actor = hostler_model::event::Actor::system();
-    let edit = EditVm { vm, tenant: TENANT, actor, patch, if_match: None, dry_run: false };
+    let submission = Submission { params: patch, ..world.on_vm(KindName::VmEdit, vm) };
+    let edit = EditVm { submission, if_match: None };
     world.store.edit_vm(edit).await.unwrap().unwrap();
 }
 

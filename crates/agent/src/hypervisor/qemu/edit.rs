@@ -97,13 +97,16 @@ async fn write(folder: &Folder, plan: &MachinePlan) -> Result<(), DriverError> {
 pub(super) fn with_ports(plan: &MachinePlan, held: &[PortForward]) -> Result<MachinePlan, DriverError> {
     let mut plan = plan.clone();
     let mut held = held.to_vec();
-    for forward in &mut plan.spec.port_forwards {
-        // One that was chosen before stays as it is.
-        let mine = held.iter().position(|held| {
-            let chosen = PortForward { host_port: forward.host_port, ..*held };
-            chosen == *forward && (forward.host_port == 0 || held.host_port == forward.host_port)
-        });
-        forward.host_port = match mine {
+    // Those that are named come first: what is left may be what was chosen before for those that are not.
+    for named in plan.spec.port_forwards.iter().filter(|forward| forward.host_port != 0) {
+        match held.iter().position(|held| held == named) {
+            Some(at) => drop(held.swap_remove(at)),
+            None => drop(port::free(named).map_err(|error| not_free(named, &error))?),
+        }
+    }
+    for forward in plan.spec.port_forwards.iter_mut().filter(|forward| forward.host_port == 0) {
+        let chosen = held.iter().position(|held| PortForward { host_port: 0, ..*held } == *forward);
+        forward.host_port = match chosen {
             Some(at) => held.swap_remove(at).host_port,
             None => port::free(forward).map_err(|error| not_free(forward, &error))?,
         };
@@ -209,4 +212,32 @@ fn qmp(live: &Live) -> Result<&Qmp, DriverError> {
         failed(format!("QEMU of machine {} does not answer its control socket; restart the machine", live.folder.id()))
     };
     live.qmp.as_ref().ok_or_else(silent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(forwards: &[PortForward]) -> MachinePlan {
+        let id = "0190f1f0-0000-7000-8000-00000000000b";
+        let spec = serde_json::json!({"image": "tiny", "image_digest": "d", "vcpus": 1, "memory_mib": 128, "disk_gib": 1,
+            "ready_timeout_seconds": 60, "port_forwards": forwards});
+        let manifest = serde_json::json!({"name": "tiny", "arch": "x86_64", "files": {}, "cmdline": "", "ready": "guest_agent",
+            "defaults": {"vcpus": 1, "memory_mib": 128, "disk_gib": 1}});
+        let plan = serde_json::json!({"id": id, "epoch": 1, "name": "web", "spec": spec, "manifest": manifest, "image_dir": "/"});
+        serde_json::from_value(plan).unwrap()
+    }
+
+    #[test]
+    fn a_port_that_was_chosen_stays_and_one_that_is_held_is_no_hindrance() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let held: PortForward = format!("{port}:80").parse().unwrap();
+        let open: PortForward = "80".parse().unwrap();
+        let chosen = |wanted: &[PortForward], held: &[PortForward]| with_ports(&plan(wanted), held);
+        assert_eq!(chosen(&[open], &[held]).unwrap().spec.port_forwards, [held]);
+        let two = chosen(&[open, held], &[held]).unwrap().spec.port_forwards;
+        assert!(two[1] == held && two[0].host_port != port && two[0].host_port != 0, "{two:?}");
+        assert_eq!(chosen(&[held], &[]).unwrap_err().code, Code::PortTaken);
+    }
 }
