@@ -299,7 +299,6 @@ impl Driver {
             return Ok(live);
         }
         let plan = &edit::with_ports(plan, &[])?;
-        let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;
         self.prepare(plan, &folder).await?;
         let _ = phases.send("start");
         let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;

@@ -49,6 +49,7 @@ impl App {
             params,
             target: Target { vm: Some(id), node: None },
             vm: None,
+            snapshot: None,
             retry_of: None,
             idempotency: terms.idempotency.filter(|_| !terms.dry_run),
             dry_run: terms.dry_run,
