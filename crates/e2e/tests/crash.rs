@@ -156,7 +156,7 @@ async fn edit_survives(point: &str) -> Result<()> {
     let (_, size) = dev.post("/api/v1/vms/m/exec", json!({"argv": ["cat", "/sys/block/vda/size"]})).await?;
     let size = dev.ended_task(size["task"]["id"].as_str().context("id")?).await?;
     let sectors: u64 = size["output"]["stdout"].as_str().context("stdout")?.trim().parse()?;
-    let gib = sectors * 512 >> 30;
+    let gib = (sectors * 512) >> 30;
     match &task {
         None => {
             assert_eq!((&machine["generation"], &machine["spec"]["vcpus"], gib), (&json!(1), &json!(1), 1), "{point}");

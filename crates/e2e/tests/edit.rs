@@ -67,7 +67,7 @@ async fn a_machine_is_edited_and_its_guest_sees_it() -> Result<()> {
     let output = &task["output"];
     assert_eq!((&output["disk_gib"], &output["vcpus"]), (&json!("live"), &json!("next_start")), "{output}");
     let sectors: i64 = exec(&mut dev, "web", &["cat", "/sys/block/vda/size"]).await?.parse()?;
-    assert_eq!(sectors * 512 >> 30, disk + 1);
+    assert_eq!((sectors * 512) >> 30, disk + 1);
     let (_, pending) = dev.get("/api/v1/vms/web").await?;
     assert_eq!((&pending["generation"], &pending["observed_generation"]), (&json!(2), &json!(1)), "{pending}");
     assert_eq!(dev.get("/api/v1/quota").await?.1["book"]["used"]["vcpus"], 2);
