@@ -29,7 +29,7 @@ use crate::{
     facts,
     handler::Tools,
     heartbeat::{self, Beats},
-    image::Images,
+    image::{self, Images},
     inbox,
     journal::{Journal, Start},
     metrics::Metrics,
@@ -248,6 +248,7 @@ impl Agent {
                 heartbeat::beat(&node, &self.beat_requests, ids.clone()),
                 enrol::renew(&node, &self.config, credentials),
                 prune(&node),
+                image::collect(&node.tools.images, &*node.tools.hypervisor),
             )
         };
         shutdown.run_until_cancelled(loops).await;

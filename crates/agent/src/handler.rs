@@ -12,6 +12,8 @@
 
 mod diag_health_probe;
 mod echo;
+mod image_delete;
+mod image_pull;
 mod inventory_refresh;
 mod snapshot_delete;
 mod vm_create;
@@ -30,7 +32,7 @@ mod vm_stop;
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use hostler_model::{
-    Clock, SnapshotId, TaskId, VmId,
+    Clock, ImageDigest, SnapshotId, TaskId, VmId,
     error::Code,
     for_each_kind,
     internal::Assignment,
@@ -228,6 +230,16 @@ const REMOVE_AGAIN: [Duration; 2] = [Duration::from_millis(200), Duration::from_
 
 /// The longest detail of a failure, in characters: a console's last lines fit in, a book does not.
 const DETAIL_LIMIT: usize = 4096;
+
+/// What the server fills in at submission.
+fn filled_in(digest: Option<&ImageDigest>) -> Result<&ImageDigest, Failure> {
+    let missing = || Failure {
+        code: Code::TaskRefused,
+        detail: "the image's digest is not filled in".to_owned(),
+        retryable: false,
+    };
+    digest.ok_or_else(missing)
+}
 
 /// Removes a machine, trying again where that may help.
 async fn remove<K: Kind>(job: &Job<K>) -> Result<bool, Failure> {

@@ -11,7 +11,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use hostler_model::{
-    SnapshotId, VmId,
+    ImageDigest, SnapshotId, VmId,
     error::Code,
     image::Manifest,
     kind::{VmExecOutput, VmExecParams},
@@ -182,6 +182,8 @@ pub struct Found {
     pub id: VmId,
     /// The epoch in its folder.
     pub epoch: u32,
+    /// The image it is made of, where that is known.
+    pub image: Option<ImageDigest>,
     /// Whether its process lives.
     pub alive: bool,
     /// Whether the making of it was completed (the guest answered once).

@@ -1,49 +1,49 @@
-//! The image cache: `<data>/images/<digest>/{manifest.json, kernel, initrd, rootfs}`, fetched from the server, each file
-//! checked against its digest, the whole folder there or not at all.
+//! The image cache: `<data>/images/<digest>/{manifest.json, kernel, initrd, rootfs | disk}`, fetched from the server, each
+//! file checked against its digest, the whole folder there or not at all.
 //!
 //! ```text
-//! manifest ──its digest is the one asked for──► .<digest>.<n>.part/<file>… ──size and sha256──► fsync ──rename──► <digest>/
+//! manifest ──its digest is the one asked for──► .<digest>.part/<file>… ──size and sha256──► header ──► fsync ──rename──► <digest>/
+//!                                                 └── broken off: kept, and gone on with the next time, also by the next agent
 //! ```
 //!
-//! Concurrent requests for one image fetch it once. What is wrong or cut short leaves nothing; a folder that lacks a
-//! file is none, and is fetched again. Never here: when to throw an image away.
+//! Concurrent requests for one image fetch it once. What is wrong leaves nothing; a folder that lacks a file is none, and
+//! is fetched again. An image that a machine is made of, or is being made of, is never removed.
+
+mod collect;
+mod fetch;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs, io,
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
-use futures_util::StreamExt;
-use hostler_link::{LinkError, chunks};
 use hostler_model::{
     ImageDigest,
     disk::{self, Unfit},
     error::Code,
-    image::{DiskFormat, ImageFile, Manifest, Part, Sha256Hex},
+    image::{DiskFormat, Manifest, Part, Sha256Hex},
 };
-use sha2::{Digest, Sha256};
-use tokio::io::AsyncWriteExt;
 
+pub use self::collect::{collect, used};
 use crate::{
     handler::Failure,
     host::file::{present, sync_folder},
     server::Server,
 };
 
-/// The manifest's file within an image's folder.
+/// The manifest's file within an image's folder. When it changed last is when the image was used last.
 const MANIFEST: &str = "manifest.json";
 /// How the name of a folder ends that is being filled.
 const PART: &str = ".part";
-/// How long a download may stand still.
-const STALL: Duration = Duration::from_secs(30);
+/// How the name of a folder ends that is being removed.
+const GONE: &str = ".gone";
+/// What was begun so long ago is not gone on with.
+const STALE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// An image in the cache.
+/// An image in the cache. While it lives, the image is not removed.
 #[derive(Clone, Debug)]
 pub struct CachedImage {
     /// What it is.
@@ -52,6 +52,7 @@ pub struct CachedImage {
     pub dir: PathBuf,
     /// Whether it was fetched just now.
     pub fetched: bool,
+    _pin: Arc<Pin>,
 }
 
 /// The cache. Clones share it.
@@ -62,10 +63,29 @@ pub struct Images(Arc<Inner>);
 struct Inner {
     dir: PathBuf,
     server: std::sync::OnceLock<Server>,
-    /// One lock for each image that is being fetched: who comes second finds it there.
+    /// One lock for each image that is being fetched or removed: who comes second finds it there.
     flights: Mutex<HashMap<ImageDigest, Arc<tokio::sync::Mutex<()>>>>,
-    /// How many folders were begun: no two have one name.
-    parts: AtomicU64,
+    /// Images that somebody is about to make a machine of, and how many do.
+    pins: Mutex<HashMap<ImageDigest, usize>>,
+}
+
+/// Somebody's hold of an image.
+#[derive(Debug)]
+struct Pin {
+    images: Arc<Inner>,
+    digest: ImageDigest,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.images.pins.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = pins.get_mut(&self.digest) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.digest);
+            }
+        }
+    }
 }
 
 /// A place in the queue for one image. The queue is given up with the last place in it, and never while somebody waits:
@@ -86,35 +106,16 @@ impl Drop for Flight<'_> {
     }
 }
 
-/// How much of an image has come.
-struct Gauge<F> {
-    of: u64,
-    got: u64,
-    said: u8,
-    tell: F,
-}
-
-impl<F: Fn(u8) + Send> Gauge<F> {
-    fn add(&mut self, bytes: usize) {
-        self.got = self.got.saturating_add(bytes as u64);
-        let percent = self.got.saturating_mul(100).checked_div(self.of).unwrap_or(100).min(100) as u8;
-        if percent != self.said {
-            self.said = percent;
-            (self.tell)(percent);
-        }
-    }
-}
-
 impl Images {
-    /// The cache in this folder, which is nobody else's. What a killed agent had begun is not continued: it may end
-    /// anywhere.
+    /// The cache in this folder, which is nobody else's. What a killed agent had begun is gone on with when the image is
+    /// asked for again.
     pub fn new(dir: PathBuf) -> Images {
-        remove_parts(&dir);
+        tidy(&dir);
         Images(Arc::new(Inner {
             dir,
             server: std::sync::OnceLock::new(),
             flights: Mutex::default(),
-            parts: AtomicU64::new(0),
+            pins: Mutex::default(),
         }))
     }
 
@@ -126,14 +127,57 @@ impl Images {
 
     /// The image, fetched if need be. `tell` hears percents while it comes.
     pub async fn get(&self, digest: &ImageDigest, tell: impl Fn(u8) + Send) -> Result<CachedImage, Failure> {
-        let name: Sha256Hex = digest.0.parse().map_err(|_| failed(false, digest, "its digest is not one"))?;
-        let dir = self.0.dir.join(name.as_str());
+        let dir = self.folder(digest)?;
         let flight = self.flight(digest);
         let _turn = flight.queue.lock().await;
-        if let Some(image) = cached(&dir, digest).await? {
-            return Ok(image);
+        if let Some(manifest) = cached(&dir, digest).await? {
+            touch(&dir);
+            return Ok(self.pinned(digest, manifest, dir, false));
         }
-        self.fetch(digest, &dir, tell).await
+        let manifest = self.fetch(digest, &dir, tell).await?;
+        Ok(self.pinned(digest, manifest, dir, true))
+    }
+
+    /// Removes an image, unless it is used; says whether it was here. `used` is asked once nobody can begin to use it.
+    pub async fn remove(
+        &self,
+        digest: &ImageDigest,
+        used: impl Future<Output = Result<BTreeSet<ImageDigest>, Failure>>,
+    ) -> Result<bool, Failure> {
+        let dir = self.folder(digest)?;
+        let flight = self.flight(digest);
+        let _turn = flight.queue.lock().await;
+        if self.is_pinned(digest) || used.await?.contains(digest) {
+            let detail = format!("machines on this node are made of the image {digest}; delete them first");
+            return Err(Failure { code: Code::ImageInUse, detail, retryable: false });
+        }
+        let (gone, part) = (self.beside(digest, GONE), self.beside(digest, PART));
+        let removed = tokio::task::spawn_blocking(move || {
+            present(fs::remove_dir_all(part))?;
+            let was = present(fs::rename(&dir, &gone))?.is_some();
+            present(fs::remove_dir_all(&gone))?;
+            Ok(was)
+        });
+        removed.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| storage(digest, &error))
+    }
+
+    fn folder(&self, digest: &ImageDigest) -> Result<PathBuf, Failure> {
+        let name: Sha256Hex = digest.0.parse().map_err(|_| failed(false, digest, "its digest is not one"))?;
+        Ok(self.0.dir.join(name.as_str()))
+    }
+
+    fn beside(&self, digest: &ImageDigest, ending: &str) -> PathBuf {
+        self.0.dir.join(format!(".{digest}{ending}"))
+    }
+
+    fn pinned(&self, digest: &ImageDigest, manifest: Manifest, dir: PathBuf, fetched: bool) -> CachedImage {
+        *self.0.pins.lock().unwrap_or_else(PoisonError::into_inner).entry(digest.clone()).or_default() += 1;
+        let pin = Arc::new(Pin { images: self.0.clone(), digest: digest.clone() });
+        CachedImage { manifest, dir, fetched, _pin: pin }
+    }
+
+    fn is_pinned(&self, digest: &ImageDigest) -> bool {
+        self.0.pins.lock().unwrap_or_else(PoisonError::into_inner).contains_key(digest)
     }
 
     fn flight<'a>(&'a self, digest: &'a ImageDigest) -> Flight<'a> {
@@ -151,53 +195,45 @@ impl Images {
         names
     }
 
-    async fn fetch(&self, digest: &ImageDigest, dir: &Path, tell: impl Fn(u8) + Send) -> Result<CachedImage, Failure> {
+    async fn fetch(&self, digest: &ImageDigest, dir: &Path, tell: impl Fn(u8) + Send) -> Result<Manifest, Failure> {
         let server =
             self.0.server.get().ok_or_else(|| failed(true, digest, "this agent has not joined a server yet"))?;
-        let manifest = server.manifest(digest).await.map_err(|error| unreachable(digest, &error))?;
+        let manifest = server.manifest(digest).await.map_err(|error| fetch::unreachable(digest, &error))?;
         if manifest.digest() != *digest {
             return Err(failed(false, digest, "the server sent the manifest of another image"));
         }
-        let part = self.part(digest).map_err(|error| storage(digest, &error))?;
-        let of = manifest.files.values().map(|file| file.size).sum();
-        let mut gauge = Gauge { of, got: 0, said: 0, tell };
-        for (role, file) in &manifest.files {
-            download(server, digest, *role, file, &part.0, &mut gauge).await?;
-        }
-        examine(&part.0, digest, &manifest)?;
-        complete(&part.0, dir, &manifest).map_err(|error| storage(digest, &error))?;
-        tracing::info!(image = %digest, name = manifest.name, bytes = of, "fetched an image");
-        Ok(CachedImage { manifest, dir: dir.to_owned(), fetched: true })
-    }
-
-    fn part(&self, digest: &ImageDigest) -> io::Result<PartFolder> {
-        let n = self.0.parts.fetch_add(1, Ordering::Relaxed);
-        let part = PartFolder(self.0.dir.join(format!(".{digest}.{n}{PART}")));
-        fs::create_dir_all(&part.0)?;
-        Ok(part)
+        let part = self.beside(digest, PART);
+        fs::create_dir_all(&part).map_err(|error| storage(digest, &error))?;
+        fetch::files(server, digest, &manifest, &part, tell).await?;
+        examine(&part, digest, &manifest)?;
+        complete(&part, dir, &manifest).map_err(|error| storage(digest, &error))?;
+        tracing::info!(image = %digest, name = manifest.name, "fetched an image");
+        Ok(manifest)
     }
 }
 
-/// A folder that is being filled. Dropped before it was renamed, it is removed.
-struct PartFolder(PathBuf);
-
-impl Drop for PartFolder {
-    fn drop(&mut self) {
-        // After the rename there is nothing left to remove.
-        drop(fs::remove_dir_all(&self.0));
-    }
+/// That an image was used just now.
+fn touch(dir: &Path) {
+    let touched = fs::File::options().append(true).open(dir.join(MANIFEST));
+    // Then it is taken for less used than it is, and fetched again some day.
+    drop(touched.and_then(|file| file.set_modified(SystemTime::now())));
 }
 
-fn remove_parts(images: &Path) {
+/// Finishes removals, and gives up what nobody has gone on with for long.
+fn tidy(images: &Path) {
     for entry in fs::read_dir(images).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        if !name.to_string_lossy().starts_with('.') || !name.to_string_lossy().ends_with(PART) {
-            continue;
-        }
-        if let Err(error) = fs::remove_dir_all(entry.path()) {
-            tracing::warn!(path = %entry.path().display(), %error, "a half fetched image cannot be removed");
+        let name = name.to_string_lossy();
+        let old = || entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(is_stale);
+        let goes = name.starts_with('.') && (name.ends_with(GONE) || (name.ends_with(PART) && old()));
+        if goes && let Err(error) = fs::remove_dir_all(entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "what is left of an image cannot be removed");
         }
     }
+}
+
+fn is_stale(changed: SystemTime) -> bool {
+    SystemTime::now().duration_since(changed).is_ok_and(|age| age > STALE)
 }
 
 fn is_whole(dir: &Path) -> bool {
@@ -217,7 +253,7 @@ fn lacking(dir: &Path, manifest: &Manifest) -> io::Result<Option<Part>> {
     Ok(None)
 }
 
-async fn cached(dir: &Path, digest: &ImageDigest) -> Result<Option<CachedImage>, Failure> {
+async fn cached(dir: &Path, digest: &ImageDigest) -> Result<Option<Manifest>, Failure> {
     let text = match tokio::fs::read(dir.join(MANIFEST)).await {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -229,7 +265,7 @@ async fn cached(dir: &Path, digest: &ImageDigest) -> Result<Option<CachedImage>,
         return Err(failed(false, digest, &detail));
     };
     match lacking(dir, &manifest).map_err(|error| storage(digest, &error))? {
-        None => Ok(Some(CachedImage { manifest, dir: dir.to_owned(), fetched: false })),
+        None => Ok(Some(manifest)),
         Some(part) => {
             tracing::warn!(image = %digest, file = part.file_name(), "a cached image lacks a file; it is fetched again");
             Ok(None)
@@ -237,45 +273,14 @@ async fn cached(dir: &Path, digest: &ImageDigest) -> Result<Option<CachedImage>,
     }
 }
 
-async fn download<F: Fn(u8) + Send>(
-    server: &Server,
-    image: &ImageDigest,
-    role: Part,
-    file: &ImageFile,
-    folder: &Path,
-    gauge: &mut Gauge<F>,
-) -> Result<(), Failure> {
-    let mut bytes = chunks(server.blob(&file.sha256).await.map_err(|error| unreachable(image, &error))?.into_body());
-    let mut out =
-        tokio::fs::File::create(folder.join(role.file_name())).await.map_err(|error| storage(image, &error))?;
-    let (mut hash, mut size) = (Sha256::new(), 0u64);
-    loop {
-        let next = tokio::time::timeout(STALL, bytes.next()).await;
-        let next = next.map_err(|_| failed(true, image, "the download stood still"))?;
-        let Some(chunk) = next else { break };
-        let chunk = chunk.map_err(|error| unreachable(image, &error))?;
-        size += chunk.len() as u64;
-        if size > file.size {
-            break;
-        }
-        hash.update(&chunk);
-        out.write_all(&chunk).await.map_err(|error| storage(image, &error))?;
-        gauge.add(chunk.len());
-    }
-    if size != file.size || hex::encode(hash.finalize()) != file.sha256.as_str() {
-        let detail = format!("the bytes of its {} are not those of the manifest; nothing was kept", role.file_name());
-        return Err(failed(true, image, &detail));
-    }
-    out.flush().await.map_err(|error| storage(image, &error))?;
-    out.sync_all().await.map_err(|error| storage(image, &error))
-}
-
 fn complete(part: &Path, dir: &Path, manifest: &Manifest) -> io::Result<()> {
     crate::host::file::write_durably(&part.join(MANIFEST), &serde_json::to_vec_pretty(manifest)?)?;
     sync_folder(part)?;
     // A folder that lacked a file. Machines that run on its other files have them open, and find the same ones here.
-    let broken = PartFolder(part.with_extension(format!("broken{PART}")));
-    present(fs::rename(dir, &broken.0))?;
+    let broken = part.with_extension(GONE.trim_start_matches('.'));
+    if present(fs::rename(dir, &broken))?.is_some() {
+        fs::remove_dir_all(&broken)?;
+    }
     fs::rename(part, dir)?;
     sync_folder(dir.parent().unwrap_or(dir))
 }
@@ -287,6 +292,8 @@ fn examine(folder: &Path, image: &ImageDigest, manifest: &Manifest) -> Result<()
         Ok(_) => Ok(()),
         Err(Unfit::Read(error)) => Err(storage(image, &error)),
         Err(Unfit::Refused(why)) => {
+            // It will not become better by waiting.
+            drop(fs::remove_dir_all(folder));
             let detail = format!("the {} of the image {image} must not be opened: {why}", part.file_name());
             Err(Failure { code: Code::ImageUnsafe, detail, retryable: false })
         }
@@ -303,12 +310,6 @@ pub fn inspect(path: &Path, format: DiskFormat) -> Result<u64, Unfit> {
 
 fn failed(retryable: bool, image: &ImageDigest, why: &str) -> Failure {
     Failure { code: Code::ImageFetchFailed, detail: format!("the image {image} cannot be used: {why}"), retryable }
-}
-
-fn unreachable(image: &ImageDigest, error: &LinkError) -> Failure {
-    // A refusal will be repeated; a connection that broke may hold the next time.
-    let refused = error.status().is_some_and(|status| status.is_client_error());
-    failed(!refused, image, &error.to_string())
 }
 
 fn storage(image: &ImageDigest, error: &io::Error) -> Failure {

@@ -18,7 +18,7 @@ use hostler_model::{
         Renew, Reports,
     },
 };
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method, Response, header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 /// How long the server may hold a poll.
@@ -137,10 +137,16 @@ impl Server {
         }
     }
 
-    /// The bytes of a file, as they come.
-    pub async fn blob(&self, sha256: &Sha256Hex) -> Result<Response<hostler_link::Body>, LinkError> {
+    /// The bytes of a file, as they come, from a place on: a server that cannot do that sends all, and says so by its
+    /// status.
+    pub async fn blob(&self, sha256: &Sha256Hex, from: u64) -> Result<Response<hostler_link::Body>, LinkError> {
         let path = self.path(&format!("blobs/{sha256}"));
-        let link = self.link();
-        with_timeout(CALL, link.open(Method::GET, &path, HeaderMap::new())).await
+        let (link, mut headers) = (self.link(), HeaderMap::new());
+        if from > 0
+            && let Ok(range) = format!("bytes={from}-").parse()
+        {
+            headers.insert(header::RANGE, range);
+        }
+        with_timeout(CALL, link.open(Method::GET, &path, headers)).await
     }
 }

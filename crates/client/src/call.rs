@@ -106,6 +106,10 @@ impl Call {
         Call::new(Method::POST, path)
     }
 
+    pub(crate) fn put(path: impl Into<String>) -> Call {
+        Call::new(Method::PUT, path)
+    }
+
     pub(crate) fn patch(path: impl Into<String>) -> Call {
         Call::new(Method::PATCH, path)
     }
@@ -146,7 +150,11 @@ impl Call {
         format!("{} {}", self.method, self.path)
     }
 
-    fn address(&self) -> String {
+    pub(crate) fn method(&self) -> Method {
+        self.method.clone()
+    }
+
+    pub(crate) fn address(&self) -> String {
         format!("{}{}", self.path, self.query)
     }
 
@@ -184,6 +192,14 @@ impl Client {
             .map(|answer| answer.body)
     }
 
+    /// Sends a call that must not be sent twice.
+    pub(crate) async fn once<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        let (address, headers) = (call.address(), self.headers(&call)?);
+        let sending = self.link.call_json(call.method.clone(), &address, call.body.as_ref(), headers);
+        let answer = with_timeout(self.patience.limit + call.wait, sending).await;
+        answer.map(|answer| answer.body).map_err(|error| ClientError::of(&call.name(), error))
+    }
+
     /// Opens a stream, also with patience.
     pub(crate) async fn open(&self, call: &Call) -> Result<Response<Body>, ClientError> {
         let (address, headers) = (call.address(), self.headers(call)?);
@@ -208,7 +224,7 @@ impl Client {
         }
     }
 
-    fn headers(&self, call: &Call) -> Result<HeaderMap, ClientError> {
+    pub(crate) fn headers(&self, call: &Call) -> Result<HeaderMap, ClientError> {
         let mut headers = call.headers.clone();
         if !self.token.is_empty() {
             let value = self.token.header().ok_or_else(|| {

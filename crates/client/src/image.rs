@@ -1,13 +1,138 @@
-//! Images: `/api/v1/images`.
+//! Images and their imports: `/api/v1/images`, `/api/v1/imports`, `/api/v1/catalogue`.
 
-use hostler_model::{api::Page, image::Image};
+use hostler_link::{Body, with_timeout};
+use hostler_model::{
+    Code,
+    api::Page,
+    catalogue::KnownImage,
+    disk::SourceFormat,
+    id::ImportId,
+    image::{ImageInfo, ImageTasks, NewAlias, NewPull, Sha256Hex},
+    import::{Import, Importing, NewImport, NewShape},
+};
+use http::{HeaderValue, header};
+use serde_json::json;
 
-use crate::{Client, ClientError, call::Call};
+use crate::{
+    Client, ClientError,
+    call::{Call, segment},
+};
+
+/// What is said of an upload.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Upload {
+    /// What the bytes must be.
+    pub sha256: Option<Sha256Hex>,
+    /// Their format.
+    pub format: Option<SourceFormat>,
+    /// What the image is like.
+    pub image: NewShape,
+}
+
+/// How long the server may take from the last byte to its answer, per GiB that was sent, and at least: it makes the bytes
+/// durable and looks at them.
+const SETTLING: std::time::Duration = std::time::Duration::from_secs(600);
+
+fn path(image: &str) -> Result<String, ClientError> {
+    Ok(format!("/api/v1/images/{}", segment(image, Code::ImageNotFound)?))
+}
 
 impl Client {
     /// All images: the server gives them on one page.
-    pub async fn images(&self) -> Result<Vec<Image>, ClientError> {
-        let page: Page<Image> = self.call(Call::get("/api/v1/images")).await?;
+    pub async fn images(&self) -> Result<Vec<ImageInfo>, ClientError> {
+        let page: Page<ImageInfo> = self.call(Call::get("/api/v1/images")).await?;
         Ok(page.items)
+    }
+
+    /// One image, by name or digest.
+    pub async fn image(&self, image: &str) -> Result<ImageInfo, ClientError> {
+        self.call(Call::get(path(image)?)).await
+    }
+
+    /// Lets a name stand for an image.
+    pub async fn name_image(&self, name: &str, image: &str) -> Result<ImageInfo, ClientError> {
+        self.call(Call::put(path(name)?).json(&NewAlias { image: image.to_owned() })?).await
+    }
+
+    /// Removes a name of an image, and with its last one the image; or the image from a node's cache only.
+    pub async fn delete_image(&self, image: &str, node: Option<&str>) -> Result<ImageTasks, ClientError> {
+        self.once(Call::delete(path(image)?).query("node", node)).await
+    }
+
+    /// Brings an image to a node, or to all that lack it.
+    pub async fn pull_image(&self, image: &str, node: Option<&str>) -> Result<ImageTasks, ClientError> {
+        let new = NewPull { node: node.map(str::to_owned) };
+        self.once(Call::post(format!("{}/pull", path(image)?)).json(&new)?).await
+    }
+
+    /// The well-known images that can be imported by name.
+    pub async fn catalogue(&self) -> Result<Vec<KnownImage>, ClientError> {
+        let page: Page<KnownImage> = self.call(Call::get("/api/v1/catalogue")).await?;
+        Ok(page.items)
+    }
+
+    /// Begins an import from where it says. It is sent once: a repetition would begin another.
+    pub async fn import_image(&self, name: &str, new: &NewImport) -> Result<Import, ClientError> {
+        let call = Call::post(format!("{}/import", path(name)?)).json(new)?;
+        Ok(self.once::<Importing>(call).await?.import)
+    }
+
+    /// Sends a whole disk, of so many bytes. It is sent once: its bytes come from a stream.
+    pub async fn upload_image(
+        &self,
+        name: &str,
+        upload: &Upload,
+        length: u64,
+        body: Body,
+    ) -> Result<Import, ClientError> {
+        let word = |value: Option<serde_json::Value>| value.and_then(|value| value.as_str().map(str::to_owned));
+        let image = &upload.image;
+        let call = Call::put(format!("{}/content", path(name)?))
+            .query("sha256", upload.sha256.as_ref())
+            .query("format", upload.format.map(SourceFormat::as_str))
+            .query("arch", image.arch.as_ref())
+            .query("firmware", word(image.firmware.map(|firmware| json!(firmware))))
+            .query("vcpus", image.vcpus)
+            .query("memory_mib", image.memory_mib)
+            .query("disk_gib", image.disk_gib);
+        Ok(self.send::<Importing>(call, length, body).await?.import)
+    }
+
+    /// Sends one file of an image that is registered by a manifest, or imported in parts.
+    pub async fn upload_blob(&self, sha256: &Sha256Hex, length: u64, body: Body) -> Result<(), ClientError> {
+        let call = Call::put(format!("/api/v1/blobs/{sha256}"));
+        self.send::<serde_json::Value>(call, length, body).await.map(drop)
+    }
+
+    async fn send<T: serde::de::DeserializeOwned>(
+        &self,
+        call: Call,
+        length: u64,
+        body: Body,
+    ) -> Result<T, ClientError> {
+        let mut headers = self.headers(&call)?;
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        // A slow line is no fault; what stands still is ended by the server.
+        let patience = SETTLING.saturating_mul(u32::try_from(length >> 30).unwrap_or(u32::MAX).saturating_add(6));
+        let address = call.address();
+        let sending = self.link.send_stream(call.method(), &address, body, headers);
+        let answer = with_timeout(patience, sending).await;
+        answer.map(|answer| answer.body).map_err(|error| ClientError::of(&call.name(), error))
+    }
+
+    /// One import.
+    pub async fn import(&self, import: &str) -> Result<Import, ClientError> {
+        self.call(Call::get(format!("/api/v1/imports/{}", segment(import, Code::ImportNotFound)?))).await
+    }
+
+    /// The newest `most` imports, or all of them.
+    pub async fn imports(&self, most: Option<usize>) -> Result<Vec<Import>, ClientError> {
+        self.every(Call::get("/api/v1/imports"), most).await
+    }
+
+    /// Stops an import.
+    pub async fn cancel_import(&self, import: ImportId) -> Result<Import, ClientError> {
+        self.call(Call::post(format!("/api/v1/imports/{import}/cancel"))).await
     }
 }

@@ -31,6 +31,7 @@ pub use self::{
     diagnosis::Health,
     error::ClientError,
     event::{EventQuery, Events},
+    image::Upload,
     node::Decision,
     page::Paging,
     snapshot::SnapshotQuery,

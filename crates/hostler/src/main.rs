@@ -71,7 +71,7 @@ enum Verb {
     Task(cli::task::Args),
     /// Hosts: list, show, token, approve, cordon, uncordon
     Node(cli::node::Args),
-    /// Images: list
+    /// Images: import, list, show, alias, pull, delete
     Image(cli::image::Args),
     /// What happened, and what happens
     #[command(visible_alias = "events")]

@@ -51,7 +51,7 @@ pub async fn names(noun: Noun, client: &Client) -> Vec<String> {
             vms.into_iter().map(|vm| vm.name.to_string()).collect()
         }
         Noun::Node => client.nodes().await.unwrap_or_default().into_iter().map(|node| node.name.to_string()).collect(),
-        Noun::Image => client.images().await.unwrap_or_default().into_iter().map(|image| image.manifest.name).collect(),
+        Noun::Image => client.images().await.unwrap_or_default().into_iter().flat_map(|image| image.names).collect(),
     }
 }
 

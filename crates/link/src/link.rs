@@ -105,6 +105,22 @@ impl Link {
         answer::read(self.send(request).await?).await
     }
 
+    /// Sends a body as it comes, with the headers that describe it, and reads the answer's body as JSON.
+    ///
+    /// # Errors
+    /// When no answer comes, it is a refusal, or it cannot be read as a `T`.
+    pub async fn send_stream<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        headers: HeaderMap,
+    ) -> Result<Answer<T>, LinkError> {
+        let mut request = request(method, path, NO_BODY, headers, "application/json")?;
+        *request.body_mut() = body;
+        answer::read(self.send(request).await?).await
+    }
+
     /// Opens a stream: the answer, once it is known not to be a refusal, with its body still to come.
     /// See [`crate::chunks`] and [`crate::sse::events`].
     ///

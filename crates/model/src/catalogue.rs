@@ -2,12 +2,39 @@
 //! here: the list is fetched at import, over https from the same vendor, the bytes are compared with it, and the image is
 //! pinned by what they were from then on.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Code, Refusal, excerpt};
 
+/// An image that a vendor publishes, as it travels.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct KnownImage {
+    /// What to ask for.
+    pub name: String,
+    /// What it is.
+    pub title: String,
+    /// Where it is.
+    pub url: String,
+    /// The vendor's list of digests.
+    pub checksums: String,
+    /// Other names that will stand for it.
+    pub aliases: Vec<String>,
+}
+
+impl From<&Known> for KnownImage {
+    fn from(known: &Known) -> KnownImage {
+        KnownImage {
+            name: known.name.to_owned(),
+            title: known.title.to_owned(),
+            url: known.url.to_owned(),
+            checksums: known.checksums.to_owned(),
+            aliases: known.aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+        }
+    }
+}
+
 /// An image that a vendor publishes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Known {
     /// What to ask for.
     pub name: &'static str,
@@ -18,7 +45,6 @@ pub struct Known {
     /// The vendor's list of digests.
     pub checksums: &'static str,
     /// Other names that will stand for it.
-    #[schema(value_type = Vec<String>)]
     pub aliases: &'static [&'static str],
 }
 

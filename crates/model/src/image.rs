@@ -9,6 +9,7 @@ use crate::{
     clock::Timestamp,
     error::{Refusal, excerpt},
     id::{ImageDigest, TenantId},
+    task::Task,
 };
 
 /// A sha256, as 64 lower-case hex digits: safe as a file's name.
@@ -244,6 +245,23 @@ pub struct ImageInfo {
     pub vms: i64,
     /// The nodes that have it in their cache, by name.
     pub nodes: Vec<String>,
+}
+
+/// An image and the tasks that concern it.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ImageTasks {
+    /// The image, with the names that it still has.
+    pub image: ImageInfo,
+    /// One task for each node.
+    pub tasks: Vec<Task>,
+}
+
+/// Where an image is to be brought: `POST /images/{image}/pull`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct NewPull {
+    /// A node by id or name; without it, every node that can be reached and lacks the image.
+    pub node: Option<String>,
 }
 
 /// What a name shall stand for: `PUT /images/{name}`.

@@ -3,6 +3,8 @@
 
 mod diag_health_probe;
 mod echo;
+mod image_delete;
+mod image_pull;
 mod inventory_refresh;
 mod snapshot_delete;
 mod vm_create;
@@ -26,6 +28,8 @@ use serde_json::Value;
 pub use self::{
     diag_health_probe::{DiagHealthProbe, FabricLink, GpuDevice, HealthProbeOutput, HealthProbeParams},
     echo::{Echo, EchoOutput, EchoParams},
+    image_delete::{ImageDelete, ImageDeleteOutput, ImageDeleteParams},
+    image_pull::{ImagePull, ImagePullOutput, ImagePullParams},
     inventory_refresh::{InventoryRefresh, InventoryRefreshOutput, InventoryRefreshParams},
     snapshot_delete::{SnapshotDelete, SnapshotDeleteOutput, SnapshotDeleteParams},
     vm_create::{VmCreate, VmCreateOutput, VmCreateParams, is_plausible},
@@ -58,7 +62,7 @@ macro_rules! for_each_kind {
     ($then:ident) => {
         $then! {
             Echo, VmCreate, VmStart, VmStop, VmReboot, VmPause, VmResume, VmExec, VmEdit, VmRename, VmDelete, VmSnapshot,
-            VmRestore, SnapshotDelete, DiagHealthProbe, InventoryRefresh
+            VmRestore, SnapshotDelete, DiagHealthProbe, InventoryRefresh, ImagePull, ImageDelete
         }
     };
 }
@@ -254,6 +258,11 @@ pub trait Kind: Send + Sync + 'static {
     /// Fills in defaults and refuses what makes no sense.
     fn fill(params: Self::Params, context: &FillContext<'_>) -> Result<Self::Params, Refusal>;
 
+    /// The image that its parameters name, by name or digest.
+    fn image(_params: &Value) -> Option<String> {
+        None
+    }
+
     /// What a task of this kind takes while it lives (for [`Aim::NewVm`]: what its VM takes).
     fn delta(_params: &Self::Params) -> Resources {
         Resources::ZERO
@@ -297,6 +306,8 @@ pub struct Spec {
     pub snapshot: Use,
     /// Reads, fills in and checks parameters at the edge: unknown fields are refused.
     pub fill: fn(&Value, &FillContext<'_>) -> Result<Value, Refusal>,
+    /// The image that parameters name.
+    pub image: fn(&Value) -> Option<String>,
     /// What it takes.
     pub delta: fn(&Value) -> Resources,
     /// From the first lease to the end.
@@ -327,6 +338,7 @@ impl Spec {
                 let filled = K::fill(params, context)?;
                 Ok(serde_json::to_value(filled).expect("parameters are plain data"))
             },
+            image: K::image,
             // Stored parameters were filled by the function above; a document of another version that cannot be read
             // takes nothing and gets the kind's own time.
             delta: |params| K::Params::deserialize(params).map_or(Resources::ZERO, |params| K::delta(&params)),

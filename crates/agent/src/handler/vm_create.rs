@@ -10,12 +10,14 @@ use hostler_model::{
 use super::{Begun, Failure, Handler, Job, Undo};
 use crate::{
     hypervisor::MachinePlan,
+    image::CachedImage,
     vm::{Made, admit::Stage},
 };
 
 impl Handler for VmCreate {
     async fn run(job: &Job<VmCreate>) -> Result<VmCreateOutput, Failure> {
-        let plan = plan(job).await?;
+        // Held until the machine is there: an image that is being used is not removed.
+        let (plan, _image) = plan(job).await?;
         let Made { boot_ms, pid } = make(job, &plan).await?;
         let acceleration = job.tools.hypervisor.acceleration().to_owned();
         let process = pid.map(|pid| format!(", process {pid}")).unwrap_or_default();
@@ -47,7 +49,7 @@ impl Handler for VmCreate {
     }
 }
 
-async fn plan(job: &Job<VmCreate>) -> Result<MachinePlan, Failure> {
+async fn plan(job: &Job<VmCreate>) -> Result<(MachinePlan, CachedImage), Failure> {
     let (id, epoch) = job.vm()?;
     let spec: VmSpec = job.params.spec().ok_or_else(|| Failure {
         code: Code::TaskRefused,
@@ -60,7 +62,8 @@ async fn plan(job: &Job<VmCreate>) -> Result<MachinePlan, Failure> {
     let came = if image.fetched { "was fetched" } else { "is in the cache" };
     job.log(format!("image {} ({:.1} MB) {came}", image.manifest.name, bytes as f64 / 1e6));
     let name = job.params.name.as_ref().map_or_else(|| format!("vm-{}", id.short()), |name| name.to_string());
-    Ok(MachinePlan { id, epoch, name, spec, manifest: image.manifest, image_dir: image.dir })
+    let (manifest, image_dir) = (image.manifest.clone(), image.dir.clone());
+    Ok((MachinePlan { id, epoch, name, spec, manifest, image_dir }, image))
 }
 
 /// Makes the machine, with the driver's phases as ours.

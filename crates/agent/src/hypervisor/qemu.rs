@@ -469,9 +469,11 @@ impl Driver {
     fn look(&self, id: VmId, census: &Census) -> io::Result<Found> {
         let folder = self.folder(id);
         let (process, complete) = (seek_in(&folder, census)?, folder.complete()?);
+        let spec = folder.spec()?;
         Ok(Found {
             id,
-            epoch: folder.spec()?.map_or(0, |spec| spec.epoch),
+            epoch: spec.as_ref().map_or(0, |spec| spec.epoch),
+            image: spec.map(|spec| spec.spec.image_digest),
             alive: process.is_some(),
             complete: complete.is_some(),
             answered: process.is_some() && complete.map(|complete| complete.process) == process,

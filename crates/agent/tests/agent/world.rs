@@ -255,6 +255,7 @@ impl Hypervisor for World {
         let found = |(id, machine): (&VmId, &Box_)| Found {
             id: *id,
             epoch: machine.epoch,
+            image: machine.plan.as_ref().map(|plan| plan.spec.image_digest.clone()),
             alive: machine.exit.is_none(),
             complete: machine.complete,
             answered: machine.complete && machine.exit.is_none(),

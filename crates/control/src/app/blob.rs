@@ -104,10 +104,10 @@ impl Blobs {
         }
     }
 
-    /// A blob from a place on.
+    /// A blob from a place on; from its beginning where there is no such place.
     pub async fn open_from(&self, sha256: &Sha256Hex, at: u64) -> Result<(File, u64)> {
         let (mut file, length) = self.open(sha256).await?;
-        file.seek(io::SeekFrom::Start(at.min(length))).await.map_err(Error::file("read a blob"))?;
+        file.seek(io::SeekFrom::Start(if at < length { at } else { 0 })).await.map_err(Error::file("read a blob"))?;
         Ok((file, length))
     }
 

@@ -7,9 +7,14 @@ use hostler_model::{
     Code, ImageDigest, Refusal, TenantId,
     api::strict,
     event::Actor,
-    image::{DiskFormat, Image, ImageFile, ImageInfo, Manifest, Part, Sha256Hex, check_name},
-    node::Node,
+    image::{DiskFormat, Image, ImageFile, ImageInfo, ImageTasks, Manifest, Part, Sha256Hex, check_name},
+    kind::KindName,
+    node::{Freshness, Node},
+    task::{Target, Task},
 };
+
+use hostler_store::Submission;
+use serde_json::json;
 
 use super::{App, Error, Result, blob::Among, caller::Call, not_found};
 
@@ -91,21 +96,88 @@ impl App {
         self.image_info(call, name).await
     }
 
+    /// Brings an image to a node, or to every node that can be reached and lacks it.
+    pub async fn pull_image(&self, call: &Call, text: &str, node: Option<&str>) -> Result<ImageTasks> {
+        let image = self.image_info(call, text).await?;
+        let nodes = match node {
+            Some(node) => vec![self.node(node).await?],
+            None => {
+                let lacks = |node: &Node| !node.facts.images.contains(&image.image.digest.0);
+                let may = |node: &Node| node.state.takes_tasks() && node.freshness == Freshness::Fresh && lacks(node);
+                self.store.nodes().await?.into_iter().filter(may).collect()
+            }
+        };
+        let tasks = self.on_nodes(call, KindName::ImagePull, &image, &nodes).await?;
+        Ok(ImageTasks { image, tasks })
+    }
+
+    /// Takes an image out of a node's cache; the node refuses while machines there are made of it.
+    pub async fn evict_image(&self, call: &Call, text: &str, node: &str) -> Result<ImageTasks> {
+        let (image, node) = (self.image_info(call, text).await?, self.node(node).await?);
+        let tasks = self.on_nodes(call, KindName::ImageDelete, &image, &[node]).await?;
+        Ok(ImageTasks { image, tasks })
+    }
+
+    /// The same task on each of these nodes, written down together. One node's refusal is everybody's only if it is
+    /// the only one's.
+    async fn on_nodes(&self, call: &Call, kind: KindName, image: &ImageInfo, nodes: &[Node]) -> Result<Vec<Task>> {
+        let (digest, name) = (&image.image.digest, &image.image.manifest.name);
+        let submission = |node: &Node| Submission {
+            task: self.ids.next(self.clock.now()),
+            tenant: call.caller.tenant,
+            actor: call.actor(),
+            kind,
+            params: json!({"image": name, "image_digest": digest}),
+            target: Target { vm: None, node: Some(node.id) },
+            vm: None,
+            snapshot: None,
+            retry_of: None,
+            idempotency: None,
+            dry_run: false,
+        };
+        let answers = self.store.submit(nodes.iter().map(submission).collect()).await?;
+        let (tasks, refusals): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.is_ok());
+        if let ([], Some(Err(refusal))) = (&tasks[..], refusals.into_iter().next()) {
+            return Err(refusal.into());
+        }
+        Ok(tasks.into_iter().flatten().map(|accepted| accepted.task).collect())
+    }
+
     /// Removes one of an image's names; with its last one, or by its digest, the image and the bytes that no other needs.
-    pub async fn delete_image(&self, call: &Call, text: &str) -> Result<ImageInfo> {
+    pub async fn delete_image(&self, call: &Call, text: &str) -> Result<ImageTasks> {
         let (tenant, mut info) = (call.caller.tenant, self.image_info(call, text).await?);
         let is_name = info.names.iter().any(|name| name == text);
         if is_name && info.names.len() > 1 {
             self.store.unname_image(tenant, text.to_owned(), call.actor()).await?;
             info.names.retain(|name| name != text);
-            return Ok(info);
+            return Ok(ImageTasks { image: info, tasks: Vec::new() });
         }
         self.store.delete_image(tenant, info.image.digest.clone(), call.actor()).await??;
         let files = info.image.manifest.files.values();
         let blobs: Vec<Sha256Hex> = files.map(|file| file.sha256.clone()).collect();
         self.collect_blobs(Among::These(&blobs)).await?;
         info.names.clear();
-        Ok(info)
+        let tasks = self.evict_everywhere(call, &info).await;
+        Ok(ImageTasks { image: info, tasks })
+    }
+
+    /// Nodes need not keep what nobody has any more. One that cannot be told finds out by itself, some day.
+    async fn evict_everywhere(&self, call: &Call, image: &ImageInfo) -> Vec<Task> {
+        let evict = async {
+            if self.store.image(image.image.digest.clone()).await?.is_some() {
+                return Ok(Vec::new());
+            }
+            let mut nodes = self.store.nodes().await?;
+            nodes.retain(|node| node.facts.images.contains(&image.image.digest.0));
+            self.on_nodes(call, KindName::ImageDelete, image, &nodes).await
+        };
+        evict.await.unwrap_or_else(|error: Error| {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "nodes keep an image that was deleted for a while"
+            );
+            Vec::new()
+        })
     }
 
     /// Removes blobs that no image needs; says how many.

@@ -120,12 +120,12 @@ impl App {
 
     /// The image that the parameters name. `fill` refuses when there is none, and says so better.
     async fn image_for(&self, tenant: TenantId, spec: &Spec, params: &Value) -> Result<Option<Image>> {
-        if spec.aim != Aim::NewVm {
-            return Ok(None);
+        let Some(text) = (spec.image)(params) else { return Ok(None) };
+        match self.image(tenant, &text).await {
+            Ok(image) => Ok(Some(image)),
+            Err(Error::Refused(refusal)) if refusal.code == Code::ImageNotFound => Ok(None),
+            Err(error) => Err(error),
         }
-        let Ok(params) = VmCreateParams::deserialize(params) else { return Ok(None) };
-        let name = params.image_name().to_owned();
-        Ok(self.store.image_by_name(tenant, name).await?)
     }
 
     async fn aim(

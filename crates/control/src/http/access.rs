@@ -71,6 +71,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::DELETE, "/api/v1/images/{image}", TENANT_ADMIN),
     row(Method::PUT, "/api/v1/images/{image}/content", TENANT_ADMIN),
     row(Method::POST, "/api/v1/images/{image}/import", TENANT_ADMIN),
+    row(Method::POST, "/api/v1/images/{image}/pull", OPERATOR),
     row(Method::GET, "/api/v1/imports", VIEWER),
     row(Method::GET, "/api/v1/imports/{import}", VIEWER),
     row(Method::POST, "/api/v1/imports/{import}/cancel", TENANT_ADMIN),

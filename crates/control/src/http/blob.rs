@@ -9,7 +9,7 @@ use axum::{
 };
 use futures_util::TryStreamExt;
 use hostler_model::image::Sha256Hex;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use tokio_util::io::{ReaderStream, StreamReader};
 
@@ -61,13 +61,28 @@ pub(super) async fn put_blob(
     Ok(answer(StatusCode::CREATED, &Blob { sha256, size }))
 }
 
-/// A blob as nodes fetch it.
-pub(super) async fn serve(app: &App, sha256: &str) -> Result<Response> {
+/// A blob as nodes fetch it: all of it, or from where they broke off.
+pub(super) async fn serve(app: &App, sha256: &str, asked: &HeaderMap) -> Result<Response> {
     let sha256: Sha256Hex = sha256.parse()?;
-    let (file, length) = app.blobs.open(&sha256).await?;
+    let from = from(asked);
+    let (file, length) = app.blobs.open_from(&sha256, from).await?;
+    let from = if from < length { from } else { 0 };
     let mut response = Response::new(Body::from_stream(ReaderStream::with_capacity(file, PIECE)));
+    if from > 0 {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        if let Ok(range) = format!("bytes {from}-{}/{length}", length - 1).parse() {
+            response.headers_mut().insert(header::CONTENT_RANGE, range);
+        }
+    }
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length - from));
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     Ok(response)
+}
+
+/// `Range: bytes=N-`, the only form that nodes use; any other is as none.
+fn from(asked: &HeaderMap) -> u64 {
+    let range = asked.get(header::RANGE).and_then(|range| range.to_str().ok());
+    let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
+    from.unwrap_or(0)
 }

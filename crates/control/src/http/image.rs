@@ -2,17 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{extract::State, response::Response};
 use hostler_model::{
     api::Page,
-    catalogue::{CATALOGUE, Known},
-    image::{Image, ImageInfo, Manifest, NewAlias},
+    catalogue::{CATALOGUE, KnownImage},
+    image::{Image, ImageInfo, ImageTasks, Manifest, NewAlias, NewPull},
 };
 
+use http::StatusCode;
+use serde::Deserialize;
+
 use super::{
-    body::{Json, Nothing, Strict},
+    body::{Json, Nothing, Strict, answer},
     document::Refusals,
     path::InPath,
+    query::InQuery,
 };
 use crate::app::{App, Result, caller::Call};
 
@@ -52,22 +56,54 @@ pub(super) async fn name_image(
     Ok(Json(app.name_image(&call, path.get("image")?, &body.value.image).await?))
 }
 
+/// Where from.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DeleteQuery {
+    /// Only from this node's cache, by id or name.
+    node: Option<String>,
+}
+
 /// Removes a name of an image; with its last name, or by its digest, the image. Refused while machines are made of it.
 #[utoipa::path(delete, path = "/api/v1/images/{image}", tag = "images",
-    params(("image" = String, Path, description = "Its name or digest")),
-    responses((status = 200, description = "The image, with the names that it still has", body = ImageInfo), Refusals))]
+    params(("image" = String, Path, description = "Its name or digest"), DeleteQuery),
+    responses(
+        (status = 200, description = "It is gone, or the name is; nodes that have it remove it", body = ImageTasks),
+        (status = 202, description = "The one node that was named removes it from its cache", body = ImageTasks),
+        Refusals))]
 pub(super) async fn delete_image(
     State(app): State<Arc<App>>,
     call: Call,
     path: InPath,
+    InQuery(query): InQuery<DeleteQuery>,
     _: Strict<Nothing>,
-) -> Result<Json<ImageInfo>> {
-    Ok(Json(app.delete_image(&call, path.get("image")?).await?))
+) -> Result<Response> {
+    let image = path.get("image")?;
+    Ok(match &query.node {
+        Some(node) => answer(StatusCode::ACCEPTED, &app.evict_image(&call, image, node).await?),
+        None => answer(StatusCode::OK, &app.delete_image(&call, image).await?),
+    })
+}
+
+/// Brings an image to nodes before machines need it.
+#[utoipa::path(post, path = "/api/v1/images/{image}/pull", tag = "images",
+    params(("image" = String, Path, description = "Its name or digest")),
+    request_body = NewPull,
+    responses((status = 202, description = "A task for each node that lacks it", body = ImageTasks), Refusals))]
+pub(super) async fn pull_image(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    body: Strict<NewPull>,
+) -> Result<Response> {
+    let tasks = app.pull_image(&call, path.get("image")?, body.value.node.as_deref()).await?;
+    Ok(answer(StatusCode::ACCEPTED, &tasks))
 }
 
 /// Lists the well-known images that can be imported by name.
 #[utoipa::path(get, path = "/api/v1/catalogue", tag = "images",
-    responses((status = 200, description = "All of them, on one page", body = Page<Known>), Refusals))]
-pub(super) async fn list_catalogue() -> Json<Page<Known>> {
-    Json(Page { items: CATALOGUE.to_vec(), next_cursor: None })
+    responses((status = 200, description = "All of them, on one page", body = Page<KnownImage>), Refusals))]
+pub(super) async fn list_catalogue() -> Json<Page<KnownImage>> {
+    Json(Page { items: CATALOGUE.iter().map(KnownImage::from).collect(), next_cursor: None })
 }

@@ -13,6 +13,7 @@ use hostler_model::{
     },
 };
 use hostler_store::Claim;
+use http::HeaderMap;
 use serde::Deserialize;
 
 use super::{
@@ -151,9 +152,10 @@ pub(super) async fn bytes(
     State(app): State<Arc<App>>,
     PeerIdentity(identity): PeerIdentity,
     path: InPath,
+    headers: HeaderMap,
 ) -> Result<Response> {
     app.current(identity).await?;
-    blob::serve(&app, path.get("sha256")?).await
+    blob::serve(&app, path.get("sha256")?, &headers).await
 }
 
 #[cfg(test)]

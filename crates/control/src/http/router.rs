@@ -69,6 +69,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(node::refresh_node))
         .routes(routes!(image::list_images, image::put_image))
         .routes(routes!(image::show_image, image::name_image, image::delete_image))
+        .routes(routes!(image::pull_image))
         .routes(routes!(import::upload_image))
         .routes(routes!(import::import_image))
         .routes(routes!(import::list_imports))

@@ -323,13 +323,61 @@ async fn names_stand_for_images_until_they_are_deleted() {
     let made = world.post("/api/v1/vms", json!({"name": "web", "image": "Rocky-10-GenericCloud-Base.latest"}));
     let digest = made.send().await.json()["vm"]["spec"]["image_digest"].clone();
     let delete = |name: &str| world.call(Method::DELETE, &format!("/api/v1/images/{name}")).send();
-    assert_eq!(delete("tiny").await.json()["names"], json!(["Rocky-10-GenericCloud-Base.latest"]));
+    assert_eq!(delete("tiny").await.json()["image"]["names"], json!(["Rocky-10-GenericCloud-Base.latest"]));
     assert_eq!(world.get("/api/v1/images/tiny").send().await.code(), "IMAGE_NOT_FOUND");
     let info = world.get(&format!("/api/v1/images/{}", digest.as_str().unwrap())).send().await.json();
     assert_eq!((&info["digest"], &info["vms"]), (&digest, &json!(1)));
     let refused = delete("Rocky-10-GenericCloud-Base.latest").await;
     assert_eq!(refused.code(), "IMAGE_IN_USE");
     assert!(refused.text().contains("web"), "{}", refused.text());
+}
+
+#[tokio::test]
+async fn an_image_is_brought_to_nodes_and_taken_from_them() {
+    let (world, agent) = World::ready().await;
+    let pull = |body: Value| world.post("/api/v1/images/tiny/pull", body).send();
+    let pulled = pull(json!({})).await;
+    assert_eq!(pulled.status, StatusCode::ACCEPTED, "{}", pulled.text());
+    let task = pulled.json()["tasks"][0].clone();
+    assert_eq!((&task["kind"], &task["node"]), (&json!("image.pull"), &json!(agent.identity.node)));
+    let leased = agent.poll(&world, "max=5&wait_ms=0").await.pop().unwrap();
+    assert_eq!(leased.params["image_digest"], pulled.json()["image"]["digest"]);
+    agent.finish(&world, &leased, json!({"fetched": true, "bytes": 19})).await;
+    let ended = world.get(&format!("/api/v1/tasks/{}", leased.sub)).send().await.json();
+    assert_eq!((&ended["state"], &ended["output"]["bytes"]), (&json!("succeeded"), &json!(19)));
+    assert_eq!(pull(json!({"node": "no-such"})).await.code(), "NODE_NOT_FOUND");
+    assert_eq!(pull(json!({"nodes": "node-1"})).await.code(), "VALIDATION_ERROR");
+    assert_eq!(world.post("/api/v1/images/none/pull", json!({})).send().await.code(), "IMAGE_NOT_FOUND");
+    let evicted = world.call(Method::DELETE, "/api/v1/images/tiny?node=node-1").send().await;
+    assert_eq!((evicted.status, &evicted.json()["tasks"][0]["kind"]), (StatusCode::ACCEPTED, &json!("image.delete")));
+    assert!(world.get("/api/v1/images/tiny").send().await.status.is_success(), "only the node's copy goes");
+    for kind in ["image.pull", "image.delete"] {
+        let body = |image: &str| json!({"kind": kind, "params": {"image": image}, "target": {"node": "node-1"}});
+        assert_eq!(world.post("/api/v1/tasks", body("none")).send().await.code(), "IMAGE_NOT_FOUND");
+        assert_eq!(world.post("/api/v1/tasks", body("tiny")).send().await.status, StatusCode::ACCEPTED);
+        // Another tenant's image is none, also by its digest.
+        let digest = pulled.json()["image"]["digest"].as_str().unwrap().to_owned();
+        let foreign = world.post("/api/v1/tasks", body(&digest)).bearer(&world.foreign);
+        assert_eq!(foreign.send().await.code(), "IMAGE_NOT_FOUND");
+    }
+}
+
+#[tokio::test]
+async fn a_node_goes_on_where_its_download_broke() {
+    let (world, agent) = World::ready().await;
+    let blob = format!("blobs/{}", Sha256Hex::of(b"a root disk"));
+    for (range, status, bytes) in [
+        ("bytes=2-", StatusCode::PARTIAL_CONTENT, &b"root disk"[..]),
+        ("bytes=0-", StatusCode::OK, b"a root disk"),
+        ("bytes=11-", StatusCode::OK, b"a root disk"),
+        ("bytes=-2", StatusCode::OK, b"a root disk"),
+        ("lines=2-", StatusCode::OK, b"a root disk"),
+    ] {
+        let answer = agent.call(&world, Method::GET, &blob).header("range", range).send().await;
+        assert_eq!((answer.status, &answer.bytes[..]), (status, bytes), "{range}");
+    }
+    let part = agent.call(&world, Method::GET, &blob).header("range", "bytes=2-").send().await;
+    assert_eq!(part.header("content-range"), "bytes 2-10/11");
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ mod work;
 use hostler_client::{Client, Health};
 use hostler_model::{
     Clock, Timestamp,
-    image::Image,
+    image::ImageInfo,
     node::{Freshness, Node},
 };
 use serde::Serialize;
@@ -212,8 +212,8 @@ fn node(node: &Node) -> Finding {
     }
 }
 
-fn images(images: &[Image]) -> Finding {
-    if images.iter().any(|image| image.manifest.name == "tiny") {
+fn images(images: &[ImageInfo]) -> Finding {
+    if images.iter().any(|image| image.names.iter().any(|name| name == "tiny")) {
         return Finding::ok("images", format!("{}, tiny among them", images.len()));
     }
     let advice = "`make image` builds it; `hostler dev --images target/images` takes it in. Until then name another with --image";

@@ -1,6 +1,6 @@
 //! Fixed things for the tests of what is printed.
 
-use hostler_model::{Timestamp, event::Entry, image::Image, node::Node, snapshot::Snapshot, task::Task, vm::Vm};
+use hostler_model::{Timestamp, event::Entry, image::ImageInfo, node::Node, snapshot::Snapshot, task::Task, vm::Vm};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -69,9 +69,10 @@ pub fn node() -> Node {
     }))
 }
 
-pub fn image() -> Image {
+pub fn image() -> ImageInfo {
     read(json!({
         "digest": "ab".repeat(32), "tenant": TENANT, "created_at": THEN,
+        "names": ["latest", "tiny"], "format": "raw", "size": 21_000_000, "vms": 2, "nodes": ["local"],
         "manifest": {
             "name": "tiny", "arch": "x86_64", "cmdline": "console=ttyS0", "ready": "guest_agent",
             "defaults": {"vcpus": 1, "memory_mib": 256, "disk_gib": 1},

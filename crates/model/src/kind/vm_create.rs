@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn, undone, within};
 use crate::{
@@ -115,6 +116,10 @@ impl Kind for VmCreate {
 
     type Params = VmCreateParams;
     type Output = VmCreateOutput;
+
+    fn image(params: &Value) -> Option<String> {
+        Some(VmCreateParams::deserialize(params).ok()?.image_name().to_owned())
+    }
 
     fn fill(mut params: VmCreateParams, context: &FillContext<'_>) -> Result<VmCreateParams, Refusal> {
         let Some(image) = context.image else {

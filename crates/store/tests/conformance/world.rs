@@ -417,6 +417,8 @@ pub fn output(kind: KindName) -> Value {
         KindName::VmRename => json!({"told": true}),
         KindName::InventoryRefresh => json!({"full": true}),
         KindName::DiagHealthProbe => json!({}),
+        KindName::ImagePull => json!({"fetched": true, "bytes": 1}),
+        KindName::ImageDelete => json!({"existed": true}),
     }
 }
 

@@ -323,6 +323,7 @@ impl SimHost {
         let found = |(id, folder): (&VmId, &Folder)| Found {
             id: *id,
             epoch: folder.plan.epoch,
+            image: Some(folder.plan.spec.image_digest.clone()),
             alive: world.alive(*id) > 0,
             complete: folder.boot_ms.is_some(),
             answered: folder.answered.is_some_and(|number| world.lives(number)),

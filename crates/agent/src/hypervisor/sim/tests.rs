@@ -123,7 +123,15 @@ async fn a_machine_lives_on_without_its_agent() {
     let next = Sim::new(SimConfig::steady(1), host.clone());
     assert_eq!(
         next.find().await.unwrap().found,
-        [crate::hypervisor::Found { id: plan.id, epoch: 1, alive: true, complete: true, answered: true, ended: None }]
+        [crate::hypervisor::Found {
+            id: plan.id,
+            epoch: 1,
+            image: Some(plan.spec.image_digest.clone()),
+            alive: true,
+            complete: true,
+            answered: true,
+            ended: None
+        }]
     );
     let machine = next.attach(plan.id).await.unwrap().unwrap();
     assert!(machine.answers().await && machine.boot_ms() == boot_ms);

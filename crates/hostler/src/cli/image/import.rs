@@ -1,0 +1,303 @@
+//! `hostler image import`: sends a file, or tells the server where to get one, and waits until it is an image.
+
+use std::{
+    io::{IsTerminal as _, stderr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use futures_util::stream;
+use hostler_client::Upload;
+use hostler_link::Body;
+use hostler_model::{
+    disk::SourceFormat,
+    image::{Firmware, Part, Sha256Hex},
+    import::{Import, ImportPhase, ImportState, NewImport, NewShape, PartSource},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use tokio::{fs::File, io::AsyncReadExt};
+
+use crate::{
+    cli::{Session, WaitArgs, read},
+    exit::{Exit, Failure},
+    interrupt::Interrupt,
+    output::{self, note},
+};
+
+/// How it is used.
+pub const EXAMPLES: &str = "\
+Examples:
+  hostler image import debian-12                                from the catalogue, checked against the vendor's digests
+  hostler image import web ./disk.qcow2                         a file of yours: qcow2, vmdk, vhdx, raw, gzip of raw
+  hostler image import web ./disk.img --format raw
+  hostler image import web https://example.org/disk.qcow2 --sha256 9f86d0…
+  hostler image import web server:/srv/images/disk.vmdk         a file on the server, under its --image-root
+  hostler image import set ./rootfs.img --kernel ./vmlinuz --initrd ./initrd --cmdline 'root=/dev/vda' --format raw";
+
+/// A piece of a file that is sent at once.
+const PIECE: usize = 256 << 10;
+/// How often the server is asked how far it is.
+const PULSE: Duration = Duration::from_millis(500);
+
+/// What to import.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// The image's name
+    name: String,
+
+    /// A file here, an address (https://…), or a file on the server (server:/path); without it, NAME is looked up in the
+    /// catalogue
+    source: Option<String>,
+
+    /// What the bytes must be; the import is refused if they are not
+    #[arg(long, value_name = "HEX", value_parser = read::model::<Sha256Hex>)]
+    sha256: Option<Sha256Hex>,
+
+    /// The format: qcow2, raw, vmdk, vhdx or raw_gz; told from the first bytes, but for raw
+    #[arg(long, value_name = "FORMAT", value_parser = word::<SourceFormat>)]
+    format: Option<SourceFormat>,
+
+    /// A name in the catalogue, if it is not the image's own
+    #[arg(long, value_name = "NAME", conflicts_with = "source")]
+    catalogue: Option<String>,
+
+    /// A kernel here, or an address: SOURCE is then its root disk
+    #[arg(long, value_name = "FILE", requires = "source")]
+    kernel: Option<String>,
+
+    /// The kernel's initial RAM file system
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<String>,
+
+    /// The kernel's command line
+    #[arg(long, value_name = "TEXT", requires = "kernel")]
+    cmdline: Option<String>,
+
+    /// What starts a whole disk: bios or uefi
+    #[arg(long, value_name = "FIRMWARE", value_parser = word::<Firmware>)]
+    firmware: Option<Firmware>,
+
+    /// Virtual processors of machines that do not say
+    #[arg(long, value_name = "N")]
+    vcpus: Option<i64>,
+
+    /// Memory of machines that do not say, such as 1G
+    #[arg(long, value_name = "SIZE", value_parser = read::memory)]
+    memory: Option<i64>,
+
+    /// Disk of machines that do not say, such as 10G
+    #[arg(long, value_name = "SIZE", value_parser = read::disk)]
+    disk: Option<i64>,
+
+    #[command(flatten)]
+    wait: WaitArgs,
+}
+
+/// One of an enum's words, as the API spells it.
+fn word<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    serde_json::from_value(serde_json::Value::from(text)).map_err(|error| error.to_string())
+}
+
+/// Where something is.
+enum Place {
+    Here(PathBuf),
+    Address(String),
+    Server(String),
+}
+
+impl Place {
+    fn of(text: &str) -> Place {
+        if text.starts_with("http://") || text.starts_with("https://") {
+            return Place::Address(text.to_owned());
+        }
+        match text.strip_prefix("server:") {
+            Some(path) => Place::Server(path.to_owned()),
+            None => Place::Here(PathBuf::from(text)),
+        }
+    }
+}
+
+/// Runs it.
+pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let import = begin(&args, session).await?;
+    let import = if args.wait.no_wait() { import } else { ended(import, args.wait.timeout, session).await? };
+    session.print(&import, || match import.state {
+        ImportState::Succeeded => format!("{} is {}", import.name, output::or_dash(import.image.clone())),
+        ImportState::Running | ImportState::Failed | ImportState::Cancelled => {
+            format!("{}: {} (import {})", import.name, state(&import), import.id)
+        }
+    })?;
+    match import.state {
+        ImportState::Running | ImportState::Succeeded => Ok(Exit::Done),
+        ImportState::Failed | ImportState::Cancelled => Err(failed(&import)),
+    }
+}
+
+fn failed(import: &Import) -> Failure {
+    let why = import.error.as_ref().map_or_else(String::new, |error| format!(": {}: {}", error.code, error.detail));
+    Failure::new(Exit::Failed, format!("the import of {} {}{why}", import.name, import.state.as_str()))
+}
+
+async fn begin(args: &Args, session: &Session) -> Result<Import, Failure> {
+    let image = NewShape {
+        cmdline: args.cmdline.clone(),
+        firmware: args.firmware,
+        vcpus: args.vcpus,
+        memory_mib: args.memory,
+        disk_gib: args.disk,
+        ..NewShape::default()
+    };
+    let new = NewImport { image: image.clone(), ..NewImport::default() };
+    let new = match (&args.source, &args.kernel) {
+        (None, _) => {
+            let known = args.catalogue.clone().unwrap_or_else(|| args.name.clone());
+            NewImport { catalogue: Some(known), sha256: args.sha256.clone(), format: args.format, ..new }
+        }
+        (Some(source), Some(_)) => NewImport { parts: parts(args, source, session).await?, ..new },
+        (Some(source), None) => match Place::of(source) {
+            Place::Here(path) => {
+                let upload = Upload { sha256: args.sha256.clone(), format: args.format, image };
+                return send(&args.name, &path, &upload, session).await;
+            }
+            Place::Address(url) => {
+                NewImport { url: Some(url), sha256: args.sha256.clone(), format: args.format, ..new }
+            }
+            Place::Server(file) => {
+                NewImport { file: Some(file), sha256: args.sha256.clone(), format: args.format, ..new }
+            }
+        },
+    };
+    Ok(session.client.import_image(&args.name, &new).await?)
+}
+
+async fn send(name: &str, path: &Path, upload: &Upload, session: &Session) -> Result<Import, Failure> {
+    let (file, length) = open(path).await?;
+    let body = body(file, bar(length, "sending"));
+    Ok(session.client.upload_image(name, upload, length, body).await?)
+}
+
+/// Kernel, initrd and root disk; what is here is sent beforehand, as blobs.
+async fn parts(
+    args: &Args,
+    rootfs: &str,
+    session: &Session,
+) -> Result<std::collections::BTreeMap<Part, PartSource>, Failure> {
+    let mut parts = std::collections::BTreeMap::new();
+    let rootfs = Some(rootfs.to_owned());
+    for (part, text) in [(Part::Kernel, &args.kernel), (Part::Initrd, &args.initrd), (Part::Rootfs, &rootfs)] {
+        let Some(text) = text else { continue };
+        let mut source = match Place::of(text) {
+            Place::Address(url) => PartSource { url: Some(url), ..PartSource::default() },
+            Place::Server(file) => PartSource { file: Some(file), ..PartSource::default() },
+            Place::Here(path) => PartSource { blob: Some(blob(&path, session).await?), ..PartSource::default() },
+        };
+        if part == Part::Rootfs {
+            (source.format, source.sha256) = (args.format, args.sha256.clone());
+        }
+        parts.insert(part, source);
+    }
+    Ok(parts)
+}
+
+/// Sends a file as a blob, under its digest.
+async fn blob(path: &Path, session: &Session) -> Result<Sha256Hex, Failure> {
+    let (mut file, length) = open(path).await?;
+    let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
+    loop {
+        match file.read(&mut piece).await? {
+            0 => break,
+            read => hash.update(&piece[..read]),
+        }
+    }
+    let sha256: Sha256Hex = hex::encode(hash.finalize()).parse()?;
+    let (file, _) = open(path).await?;
+    session.client.upload_blob(&sha256, length, body(file, bar(length, "sending"))).await?;
+    Ok(sha256)
+}
+
+async fn open(path: &Path) -> Result<(File, u64), Failure> {
+    let unreadable = |error: std::io::Error| {
+        Failure::usage(format!("{} cannot be read: {error}", path.display()))
+            .help("name a file here, an address (https://…) or a file on the server (server:/path)")
+    };
+    let file = File::open(path).await.map_err(unreadable)?;
+    let metadata = file.metadata().await.map_err(unreadable)?;
+    if !metadata.is_file() {
+        return Err(Failure::usage(format!("{} is no regular file", path.display())));
+    }
+    Ok((file, metadata.len()))
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn bar(length: u64, what: &'static str) -> ProgressBar {
+    if !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
+    let bar = ProgressBar::new(length).with_message(what);
+    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
+fn body(file: File, bar: ProgressBar) -> Body {
+    let pieces = stream::try_unfold((file, bar), |(mut file, bar)| async move {
+        let mut piece = Vec::with_capacity(PIECE);
+        let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece).await?;
+        if read == 0 {
+            bar.finish_and_clear();
+            return Ok::<_, std::io::Error>(None);
+        }
+        bar.inc(read as u64);
+        Ok(Some((piece, (file, bar))))
+    });
+    Body::wrap_stream(pieces)
+}
+
+/// The import once it is over. Ctrl-C and the end of our time leave it; it goes on.
+async fn ended(mut import: Import, limit: Duration, session: &Session) -> Result<Import, Failure> {
+    let mut interrupt = Interrupt::listen()?;
+    let until = tokio::time::Instant::now() + limit;
+    let line = bar(100, "");
+    line.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut told = None;
+    let id = import.id.to_string();
+    while !import.state.is_terminal() {
+        line.set_message(state(&import));
+        if line.is_hidden() && told != Some(import.progress.phase) {
+            told = Some(import.progress.phase);
+            note(import.progress.phase.as_str());
+        }
+        let goes_on = |exit, why: &str| {
+            Failure::new(exit, format!("{why}; the import goes on: {id}"))
+                .help(format!("`hostler image imports` shows it, `hostler image cancel {id}` stops it"))
+        };
+        tokio::select! {
+            () = tokio::time::sleep(PULSE) => {}
+            () = tokio::time::sleep_until(until) => return Err(goes_on(Exit::TimedOut, "time is over")),
+            signal = interrupt.caught() => return Err(goes_on(Exit::Signalled(signal), "interrupted")),
+        }
+        import = session.client.import(&id).await?;
+    }
+    line.finish_and_clear();
+    Ok(import)
+}
+
+/// How an import stands, in words.
+pub(super) fn state(import: &Import) -> String {
+    match import.state {
+        ImportState::Running => {
+            let progress = &import.progress;
+            let percent = progress.percent.map(|percent| format!(" {percent} %")).unwrap_or_default();
+            let bytes = match progress.phase {
+                ImportPhase::Fetching => format!(" ({})", output::bytes(progress.bytes)),
+                ImportPhase::Waiting | ImportPhase::Checking | ImportPhase::Converting | ImportPhase::Storing => {
+                    String::new()
+                }
+            };
+            format!("running: {}{percent}{bytes}", progress.phase.as_str())
+        }
+        ImportState::Succeeded | ImportState::Failed | ImportState::Cancelled => import.state.as_str().to_owned(),
+    }
+}
