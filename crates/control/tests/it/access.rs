@@ -16,6 +16,8 @@ fn routes() -> Vec<(Method, String)> {
             .replace("{vm}", "no-such")
             .replace("{node}", "no-such")
             .replace("{snapshot}", "no-such")
+            .replace("{image}", "no-such")
+            .replace("{import}", "no-such")
             .replace("{sha256}", &"0".repeat(64));
         let path = path.replace("{file}", "index.html");
         for method in item.as_object().unwrap().keys() {
@@ -93,6 +95,8 @@ async fn a_lesser_role_is_refused_what_the_table_says() {
         "/api/v1/vms",
         "/api/v1/snapshots",
         "/api/v1/images",
+        "/api/v1/imports",
+        "/api/v1/catalogue",
         "/api/v1/quota",
         "/api/v1/nodes",
     ];
