@@ -11,6 +11,7 @@ use hostler_model::{
     Fence, TaskId, Timestamp,
     internal::HeldLease,
     kind::{Class, KindName},
+    node::Slots,
     task::{Intent, PhaseTiming, Progress},
     task_log::{self, Said},
 };
@@ -19,8 +20,6 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-
-use crate::config::Slots;
 
 /// Why an attempt is to stop.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -204,10 +203,6 @@ impl Attempt {
     }
 }
 
-/// How many times its slots an agent may have been leased before it asks for one task at a time: those that wait have
-/// their deadlines running, and another node might have begun them.
-const AHEAD: usize = 4;
-
 /// Every attempt under way, and how many more there may be.
 #[derive(Debug)]
 pub struct Works {
@@ -255,27 +250,17 @@ impl Works {
         self.len() == 0
     }
 
-    /// How many more tasks can be taken. The server does not know classes when it hands out tasks: what a class has
-    /// too many of waits here for a slot of its class, and counts against the slots of boots and disks, so that the
-    /// wait stays short, but never against the quick ones. While a quick task could begin there is room for one more:
-    /// deletes and programs are not stuck behind machines that start.
-    pub fn free(&self) -> usize {
-        let attempts = lock(&self.attempts);
-        let of = |class: Class| attempts.values().filter(|attempt| attempt.kind.spec().class == class).count();
-        let Slots { boot, disk, quick } = self.slots;
-        let [boot, disk, quick] = [(boot, of(Class::Boot)), (disk, of(Class::Disk)), (quick, of(Class::Quick))];
-        let free = |(slots, has): (usize, usize)| slots.saturating_sub(has);
-        let waiting: usize = [boot, disk, quick].map(|(slots, has)| has.saturating_sub(slots)).iter().sum();
-        let slow = free(boot).saturating_add(free(disk)).saturating_sub(waiting);
-        let room = self.slots.total().saturating_mul(AHEAD).saturating_sub(attempts.len());
-        free(quick).saturating_add(slow).min(room).max(free(quick).min(1))
+    /// How many more tasks of this class can begin.
+    pub fn free(&self, class: Class) -> usize {
+        let has = lock(&self.attempts).values().filter(|attempt| attempt.kind.spec().class == class).count();
+        self.slots.of(class).saturating_sub(has)
     }
 
-    /// Waits until a task can be taken, and says how many.
-    pub async fn wait_free(&self) -> usize {
+    /// Waits until a task of this class can begin, and says how many.
+    pub async fn wait_free(&self, class: Class) -> usize {
         loop {
             let freed = self.freed.notified();
-            match self.free() {
+            match self.free(class) {
                 0 => freed.await,
                 free => return free,
             }
@@ -322,7 +307,8 @@ impl Works {
         }
         drop(attempts);
         attempt.gone.cancel();
-        self.freed.notify_one();
+        // Whoever waits looks for its own class.
+        self.freed.notify_waiters();
     }
 
     /// Waits until this attempt has ended.
@@ -398,28 +384,33 @@ mod tests {
     }
 
     #[test]
-    fn boots_that_wait_for_a_slot_leave_the_quick_ones_free() {
+    fn a_class_that_is_full_leaves_the_others_free() {
         let (works, ids) = (Works::new(SLOTS), Ids::seeded(1));
-        assert_eq!(works.free(), SLOTS.total());
-        add(&works, &ids, KindName::VmCreate, 70);
-        assert_eq!(works.free(), SLOTS.quick);
+        add(&works, &ids, KindName::VmCreate, 3);
+        assert_eq!(Class::ALL.map(|class| works.free(class)), [1, 2, 64]);
+        // What an agent before this one left may be more than there are slots.
+        add(&works, &ids, KindName::VmCreate, 7);
+        assert_eq!(Class::ALL.map(|class| works.free(class)), [0, 2, 64]);
+        add(&works, &ids, KindName::Echo, 60);
+        assert_eq!(Class::ALL.map(|class| works.free(class)), [0, 2, 4]);
     }
 
-    #[test]
-    fn quick_ones_that_wait_count_against_the_whole() {
-        let (works, ids) = (Works::new(SLOTS), Ids::seeded(1));
-        add(&works, &ids, KindName::Echo, SLOTS.quick);
-        assert_eq!(works.free(), SLOTS.boot + SLOTS.disk);
-        add(&works, &ids, KindName::Echo, SLOTS.boot + SLOTS.disk);
-        assert_eq!(works.free(), 0);
-    }
-
-    #[test]
-    fn far_too_many_boots_are_taken_one_by_one_until_no_quick_slot_is_free() {
-        let (works, ids) = (Works::new(SLOTS), Ids::seeded(1));
-        add(&works, &ids, KindName::VmCreate, AHEAD * SLOTS.total());
-        assert_eq!(works.free(), 1);
-        add(&works, &ids, KindName::Echo, SLOTS.quick);
-        assert_eq!(works.free(), 0);
+    #[tokio::test]
+    async fn who_waits_for_one_class_is_not_kept_by_another() {
+        let (works, ids) = (Arc::new(Works::new(Slots { boot: 1, disk: 1, quick: 1 })), Ids::seeded(1));
+        let (boot, quick) = (Arc::new(attempt(&ids, KindName::VmCreate)), Arc::new(attempt(&ids, KindName::Echo)));
+        works.add(boot.clone());
+        works.add(quick.clone());
+        let waiting = [Class::Boot, Class::Quick].map(|class| {
+            let works = works.clone();
+            tokio::spawn(async move { works.wait_free(class).await })
+        });
+        tokio::task::yield_now().await;
+        works.remove(&quick);
+        let [boots, quicks] = waiting;
+        assert_eq!(quicks.await.unwrap(), 1);
+        assert!(!boots.is_finished());
+        works.remove(&boot);
+        assert_eq!(boots.await.unwrap(), 1);
     }
 }

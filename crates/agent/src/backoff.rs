@@ -3,15 +3,10 @@
 
 use std::time::Duration;
 
-use hostler_model::{
-    Ids,
-    retry::{Backoff, RetryPolicy},
-};
+use hostler_model::{Ids, retry::Backoff};
 
-const POLICY: RetryPolicy = RetryPolicy {
-    attempts: u32::MAX,
-    backoff: Backoff::Exponential { first: Duration::from_millis(100), most: Duration::from_secs(5) },
-};
+const FIRST: Duration = Duration::from_millis(100);
+const MOST: Duration = Duration::from_secs(5);
 
 /// One outage: how often it was tried, and whether it was said.
 #[derive(Clone, Debug)]
@@ -33,7 +28,7 @@ impl Outage {
             tracing::warn!(what = self.what, %error, "the server cannot be asked; trying until it can");
         }
         self.tries = self.tries.saturating_add(1);
-        tokio::time::sleep(POLICY.delay(self.tries, self.ids.unit())).await;
+        tokio::time::sleep(Backoff::Exponential.pause(FIRST, MOST, self.tries, self.ids.unit())).await;
     }
 
     /// It worked.

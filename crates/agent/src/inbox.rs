@@ -5,7 +5,7 @@
 //! poll ──► verify ──► journal.accept (one commit for the whole answer) ──► begin | adopt | answer | refuse | ignore
 //! ```
 //!
-//! Polling and working go on at once; a poll asks for no more than there are free slots. Never here: an effect before
+//! Polling and working go on at once; a poll asks for no more than there are free slots of its class. Never here: an effect before
 //! the journal has it.
 
 use std::{
@@ -16,6 +16,8 @@ use std::{
 use hostler_model::{
     Ids,
     internal::{Assignment, Assignments},
+    kind::Class,
+    node::Slots,
 };
 use hostler_trust::{Expected, TaskRefusal};
 use tokio::time::Instant;
@@ -25,13 +27,21 @@ use crate::{agent::Node, backoff::Outage, journal::Accepted, metrics::Counter, s
 /// A poll that brings nothing sooner than this comes from a server that is going away: it is not asked at once again.
 const EMPTY: Duration = Duration::from_millis(100);
 
-/// Polls for as long as the agent lives.
+/// Polls for as long as the agent lives: for each class by itself, so that a poll is under way for every class that has
+/// a free slot, and none waits for a slot of another.
 pub async fn poll(node: &Arc<Node>, ids: Ids) {
+    // What an agent before this one was sent and never saw is sent again, whatever its class, to the first that asks.
+    tokio::join!(
+        poll_class(node, ids.clone(), Class::Quick, true),
+        poll_class(node, ids.clone(), Class::Boot, false),
+        poll_class(node, ids, Class::Disk, false),
+    );
+}
+
+async fn poll_class(node: &Arc<Node>, ids: Ids, class: Class, mut resync: bool) {
     let mut outage = Outage::none(ids, "tasks");
-    // What an agent before this one was sent and never saw is sent again.
-    let mut resync = true;
     loop {
-        let free = node.works.wait_free().await;
+        let free = Slots::only(class, node.works.wait_free(class).await);
         let since = Instant::now();
         match poll_once(node, free, resync).await {
             Ok(tasks) => {
@@ -58,9 +68,9 @@ enum PollError {
     Journal(#[from] hostler_sqlite::Error),
 }
 
-async fn poll_once(node: &Arc<Node>, free: usize, resync: bool) -> Result<usize, PollError> {
+async fn poll_once(node: &Arc<Node>, free: Slots, resync: bool) -> Result<usize, PollError> {
     let held = if resync { Held::Resync(node.journal.held().await?) } else { Held::AsBefore };
-    let Assignments { tasks, abort } = node.server.wait(free, &held).await?;
+    let Assignments { tasks, abort } = node.server.wait(&free, &held).await?;
     receive(node, &tasks).await?;
     abort.iter().for_each(|task| node.works.abort(*task));
     Ok(tasks.len() + abort.len())

@@ -23,4 +23,5 @@ pub mod vm;
 pub mod work;
 
 pub use agent::{Agent, AgentError};
-pub use config::{AgentConfig, Connect, Slots};
+pub use config::{AgentConfig, Connect};
+pub use hostler_model::node::Slots;

@@ -17,6 +17,7 @@ use hostler_model::{
         Assignments, Heartbeat, HeartbeatAnswer, HeldLease, Join, Joined, ProgressAnswer, ProgressReport, Receipts,
         Renew, Reports,
     },
+    node::Slots,
 };
 use http::{HeaderMap, Method, Response, header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -93,9 +94,11 @@ impl Server {
         format!("/internal/v1/nodes/{}/{rest}", self.node)
     }
 
-    /// Waits for tasks: up to `max` of them, or none after [`POLL`].
-    pub async fn wait(&self, max: usize, held: &Held) -> Result<Assignments, LinkError> {
-        let mut path = self.path(&format!("tasks/wait?max={max}&wait_ms={}", POLL.as_millis()));
+    /// Waits for tasks: up to as many of each class as there are free slots, or none after [`POLL`].
+    pub async fn wait(&self, free: &Slots, held: &Held) -> Result<Assignments, LinkError> {
+        let Slots { boot, disk, quick } = free;
+        let slots = format!("boot={boot}&disk={disk}&quick={quick}");
+        let mut path = self.path(&format!("tasks/wait?{slots}&wait_ms={}", POLL.as_millis()));
         if let Held::Resync(leases) = held {
             path.push_str("&resync=true&held=");
             for (n, lease) in leases.iter().take(MOST_HELD).enumerate() {

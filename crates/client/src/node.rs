@@ -20,6 +20,10 @@ pub enum Decision {
     Cordon,
     /// New machines there again.
     Uncordon,
+    /// Nothing more is leased to it, but what is to be undone.
+    Pause,
+    /// It is leased to again.
+    Resume,
 }
 
 impl Decision {
@@ -28,6 +32,8 @@ impl Decision {
             Decision::Approve => "approve",
             Decision::Cordon => "cordon",
             Decision::Uncordon => "uncordon",
+            Decision::Pause => "pause",
+            Decision::Resume => "resume",
         }
     }
 }

@@ -17,7 +17,7 @@ use serde_json::json;
 use std::time::Duration;
 
 fn echo() -> NewTask {
-    NewTask { kind: "echo".into(), target: TargetRef::default(), params: json!({"message": "hi"}) }
+    NewTask::new("echo", TargetRef::default(), json!({"message": "hi"}))
 }
 
 #[tokio::test(start_paused = true)]

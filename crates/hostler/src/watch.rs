@@ -236,6 +236,7 @@ pub fn status(task: &Task) -> String {
         (TaskState::Queued, Some(WaitingFor::Time), _) => "queued: waits for its next attempt".to_owned(),
         (TaskState::Queued, Some(WaitingFor::Turn), _) => "queued: waits for another task on this machine".to_owned(),
         (TaskState::Queued, Some(WaitingFor::Node), _) => "queued: waits for its node".to_owned(),
+        (TaskState::Queued, Some(WaitingFor::Paused), _) => "queued: its node's queue is paused".to_owned(),
         (TaskState::Running, _, Some(Progress { phase, percent: Some(percent), .. })) => format!("{phase} {percent} %"),
         (TaskState::Running, _, Some(Progress { phase, percent: None, .. })) if !phase.is_empty() => phase.clone(),
         (TaskState::Aborting, ..) => "is being stopped and undone".to_owned(),

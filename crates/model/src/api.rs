@@ -7,11 +7,14 @@ use serde_json::Value;
 
 use crate::{
     book::Book,
+    clock::Timestamp,
     error::{Code, Refusal},
     event::Entry,
     id::{RequestId, TenantId},
-    kind::{VmCreateParams, VmExecParams, VmRebootParams, VmRestoreParams, VmStartParams, VmStopParams},
+    kind::{KindName, VmCreateParams, VmExecParams, VmRebootParams, VmRestoreParams, VmStartParams, VmStopParams},
     name::Name,
+    retry::RetryAsked,
+    schedule::{Asked, Priority, Schedule},
     snapshot::Snapshot,
     task::{Target, Task},
     unit::Resources,
@@ -65,6 +68,67 @@ pub struct NewTask {
     #[serde(default = "empty")]
     #[schema(value_type = Object)]
     pub params: Value,
+    /// How soon, compared with other tasks of its node: -100 to 100, higher first, 0 where nothing is said. Of equals the
+    /// older comes first. Tasks on one VM keep their order.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Not leased before this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// Not leased before so many seconds have passed, at most 30 days.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_seconds: Option<u32>,
+    /// How long it may wait for its node, from each time on at which it may be leased, at most 30 days; as the kind says
+    /// where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_timeout_seconds: Option<u32>,
+    /// How long it may take, from the first lease to the end, at most ten times what its kind says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeout_seconds: Option<u32>,
+    /// How often it may be tried, and how long apart; as the kind says where nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<RetryAsked>,
+}
+
+impl NewTask {
+    /// A task with the schedule of its kind.
+    pub fn new(kind: impl ToString, target: TargetRef, params: Value) -> NewTask {
+        NewTask {
+            kind: kind.to_string(),
+            target,
+            params,
+            priority: Priority::default(),
+            not_before: None,
+            delay_seconds: None,
+            queue_timeout_seconds: None,
+            timeout_seconds: None,
+            retry: None,
+        }
+    }
+
+    /// A task with the schedule of one that is done again: its priority, its time and its retries, but at once.
+    pub fn again(kind: KindName, target: TargetRef, params: Value, schedule: &Schedule) -> NewTask {
+        let Schedule { priority, queue_timeout_seconds, timeout_seconds, retry } = *schedule;
+        NewTask {
+            priority,
+            queue_timeout_seconds: Some(queue_timeout_seconds),
+            timeout_seconds: Some(timeout_seconds),
+            retry: Some(retry.into()),
+            ..NewTask::new(kind, target, params)
+        }
+    }
+
+    /// What it says about its schedule.
+    pub fn asked(&self) -> Asked {
+        Asked {
+            priority: self.priority,
+            not_before: self.not_before,
+            delay_seconds: self.delay_seconds,
+            queue_timeout_seconds: self.queue_timeout_seconds,
+            timeout_seconds: self.timeout_seconds,
+            retry: self.retry,
+        }
+    }
 }
 
 fn empty() -> Value {

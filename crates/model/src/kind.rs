@@ -49,9 +49,9 @@ use crate::{
     alloc::Settlement,
     error::{Code, Refusal, excerpt},
     image::Image,
-    retry::{Backoff, RetryPolicy},
+    retry::RetryPolicy,
     snapshot::Use,
-    task::{Effects, Rules, Verdict},
+    task::{Effects, Verdict},
     unit::Resources,
     vm::{VmChange, VmState},
 };
@@ -129,7 +129,7 @@ impl<'de> Deserialize<'de> for KindName {
 }
 
 /// How many of a kind an agent runs at once.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Class {
     /// Starts machines.
     Boot,
@@ -137,6 +137,20 @@ pub enum Class {
     Disk,
     /// Everything short.
     Quick,
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Class; 3] = [Class::Boot, Class::Disk, Class::Quick];
+
+    /// The class as the store and a poll spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Class::Boot => "boot",
+            Class::Disk => "disk",
+            Class::Quick => "quick",
+        }
+    }
 }
 
 /// How a kind stands to the other tasks on the same VM.
@@ -242,6 +256,8 @@ pub trait Kind: Send + Sync + 'static {
     const ON_UNCERTAIN: OnUncertain;
     /// How many attempts.
     const ATTEMPTS: u32;
+    /// The pauses between them.
+    const RETRY: RetryPolicy = RetryPolicy::exponential(Self::ATTEMPTS);
     /// From the first lease to the end.
     const TIMEOUT: Duration;
     /// How long it may wait for a node.
@@ -327,10 +343,7 @@ impl Spec {
             aim: K::AIM,
             turn: K::TURN,
             on_uncertain: K::ON_UNCERTAIN,
-            retry: RetryPolicy {
-                attempts: K::ATTEMPTS,
-                backoff: Backoff::Exponential { first: Duration::from_secs(1), most: Duration::from_secs(60) },
-            },
+            retry: RetryPolicy { attempts: K::ATTEMPTS, ..K::RETRY },
             queue_deadline: K::QUEUE_DEADLINE,
             snapshot: K::SNAPSHOT,
             fill: |params, context| {
@@ -346,11 +359,6 @@ impl Spec {
             admit: K::admit,
             settle: K::settle,
         }
-    }
-
-    /// What transitions need to know.
-    pub fn rules(&self, params: &Value) -> Rules {
-        Rules { retry: self.retry, timeout: (self.timeout)(params) }
     }
 }
 

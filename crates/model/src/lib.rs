@@ -29,6 +29,7 @@ pub mod placement;
 pub mod quota;
 pub mod restart;
 pub mod retry;
+pub mod schedule;
 pub mod snapshot;
 pub mod task;
 pub mod task_log;

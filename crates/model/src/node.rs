@@ -8,6 +8,7 @@ use crate::{
     book::Book,
     clock::Timestamp,
     id::{EnrolmentId, NodeId},
+    kind::Class,
     name::Name,
     unit::Resources,
 };
@@ -157,7 +158,7 @@ impl FreshnessPolicy {
     }
 }
 
-/// How many tasks of each class an agent works on at once.
+/// So many tasks of each class: what an agent works on at once, or how many more it could begin.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct Slots {
@@ -179,6 +180,36 @@ impl Slots {
     /// Of all classes.
     pub fn total(&self) -> usize {
         self.boot.saturating_add(self.disk).saturating_add(self.quick)
+    }
+
+    /// The same for each class.
+    pub const fn each(many: usize) -> Slots {
+        Slots { boot: many, disk: many, quick: many }
+    }
+
+    /// So many of one class, and none of the others.
+    pub fn only(class: Class, many: usize) -> Slots {
+        let mut slots = Slots::default();
+        *slots.of_mut(class) = many;
+        slots
+    }
+
+    /// Of this class.
+    pub const fn of(&self, class: Class) -> usize {
+        match class {
+            Class::Boot => self.boot,
+            Class::Disk => self.disk,
+            Class::Quick => self.quick,
+        }
+    }
+
+    /// Of this class, to be changed.
+    pub const fn of_mut(&mut self, class: Class) -> &mut usize {
+        match class {
+            Class::Boot => &mut self.boot,
+            Class::Disk => &mut self.disk,
+            Class::Quick => &mut self.quick,
+        }
     }
 }
 
@@ -228,6 +259,9 @@ pub struct Node {
     pub book: Book,
     /// What may be promised in all, overcommitment included.
     pub schedulable: Resources,
+    /// Since when its queue is paused: nothing is leased to it but what is to be undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused_at: Option<Timestamp>,
     /// When it was last heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,

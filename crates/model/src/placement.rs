@@ -24,6 +24,8 @@ pub struct Candidate {
     pub state: NodeState,
     /// What was last heard.
     pub freshness: Freshness,
+    /// Whether its queue is paused.
+    pub paused: bool,
     /// What its agent says.
     pub facts: NodeFacts,
     /// What is taken.
@@ -45,8 +47,12 @@ pub struct Wanted<'a> {
     pub node: Option<NodeId>,
 }
 
+/// What a paused queue weighs: more than all that speaks for a node.
+const PAUSED: f64 = 10.0;
+
 /// Chooses a node: of those that qualify the one with the most room left, weighted 0.5 processors, 0.3 memory, 0.2
-/// disk; then one that has the image; then the lowest id, so that the choice is the same everywhere.
+/// disk; then one that has the image; then the lowest id, so that the choice is the same everywhere. A node whose queue
+/// is paused is taken only when no other will do.
 pub fn place(candidates: &[Candidate], wanted: &Wanted<'_>) -> Result<NodeId, Refusal> {
     let mut refused: Vec<Value> = Vec::new();
     let mut best: Option<(&Candidate, f64)> = None;
@@ -121,6 +127,7 @@ fn score(candidate: &Candidate, wanted: &Wanted<'_>) -> f64 {
     0.5 * share(left.vcpus, all.vcpus)
         + 0.3 * share(left.memory_mib, all.memory_mib)
         + 0.2 * share(left.disk_gib, all.disk_gib)
+        - if candidate.paused { PAUSED } else { 0.0 }
         + if wanted.image.is_some_and(|image| candidate.facts.images.contains(&image.0)) { 0.05 } else { 0.0 }
 }
 
@@ -154,6 +161,7 @@ mod tests {
             name: format!("node-{n}").parse().unwrap(),
             state,
             freshness,
+            paused: false,
             facts: NodeFacts { capabilities: vec!["vm.*".into()], ..NodeFacts::default() },
             book: Book { used: Resources { vcpus: 10 - free, ..Resources::ZERO }, ..Book::default() },
             schedulable: Resources { vcpus: 10, memory_mib: 10, disk_gib: 10, vms: 10 },

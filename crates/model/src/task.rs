@@ -22,6 +22,7 @@ use crate::{
     id::{EnrolmentId, NodeId, PrincipalId, TaskId, TenantId, VmId},
     kind::KindName,
     retry::RetryPolicy,
+    schedule::Schedule,
 };
 
 /// Where a task stands.
@@ -90,6 +91,8 @@ pub enum WaitingFor {
     Turn,
     /// Its node to fetch it.
     Node,
+    /// An operator to resume its node's queue.
+    Paused,
 }
 
 /// Why a task is aborting.
@@ -123,6 +126,31 @@ pub enum Intent {
     Run,
     /// Stop it and undo what it did.
     Abort,
+}
+
+/// What became of a task that was given up.
+///
+/// A dead letter is a task that failed although another try may help, or of which nobody knows what it did: its attempts
+/// are used up, its time is, or its outcome is unknown. A person decides. What failed for good (a refusal, a fault in
+/// what was asked) and what was cancelled is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadLetter {
+    /// It waits for a person to decide.
+    Waiting,
+    /// Another task does it again.
+    Retried,
+    /// Somebody let it be.
+    Purged,
+}
+
+impl DeadLetter {
+    /// Whether an unsuccessful end is one: by how it ended, and whether another attempt might have helped.
+    fn of(state: TaskState, code: Code, retryable: bool) -> Option<DeadLetter> {
+        let given_up =
+            retryable || matches!(code, Code::AttemptsExhausted | Code::DeadlineExceeded | Code::OutcomeUnknown);
+        (state == TaskState::Failed && given_up).then_some(DeadLetter::Waiting)
+    }
 }
 
 /// A node's hold on an attempt.
@@ -241,6 +269,9 @@ pub struct Task {
     pub fence: Fence,
     /// How many attempts it may have.
     pub max_attempts: u32,
+    /// When it is leased, and how long it may take.
+    #[serde(flatten)]
+    pub schedule: Schedule,
     /// Why it is being aborted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub abort_reason: Option<AbortReason>,
@@ -257,6 +288,9 @@ pub struct Task {
     /// Why it did not succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<TaskError>,
+    /// What became of it when it was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetter>,
     /// The task of which this is an operator's retry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<TaskId>,
@@ -296,6 +330,8 @@ pub struct Life {
     pub not_before: Timestamp,
     /// To be ended by this; set by the first lease.
     pub deadline: Option<Timestamp>,
+    /// Whether it was given up.
+    pub dead_letter: Option<DeadLetter>,
 }
 
 impl Life {
@@ -309,6 +345,7 @@ impl Life {
             abort_reason: None,
             not_before,
             deadline: None,
+            dead_letter: None,
         }
     }
 
@@ -440,13 +477,14 @@ pub fn apply(life: &mut Life, event: Event, rules: &Rules, now: Timestamp, jitte
         },
         Event::MissDeadline => Ok(stop(life, AbortReason::Deadline)),
         Event::Refuse { code, detail } => {
-            before_any_effect(life, |life| finish(life, TaskState::Failed, TaskError { code, detail }, Effects::Undone))
+            let error = TaskError { code, detail };
+            before_any_effect(life, |life| finish(life, TaskState::Failed, error, Effects::Undone, false))
         }
         Event::Moot { output } => before_any_effect(life, |life| succeed(life, output)),
         Event::Force => {
             let (state, code) = life.abort_reason.unwrap_or(AbortReason::Cancel).end();
             let detail = "ended by force, without the node's word".to_owned();
-            Ok(finish(life, state, TaskError { code, detail }, Effects::Remain))
+            Ok(finish(life, state, TaskError { code, detail }, Effects::Remain, false))
         }
     }
 }
@@ -495,7 +533,7 @@ fn report(
     life.lease = None;
     match end {
         End::Succeeded { output } => Ok(succeed(life, output)),
-        End::Cancelled { effects } => Ok(conclude(life, "the task was stopped", Code::Cancelled, effects)),
+        End::Cancelled { effects } => Ok(conclude(life, "the task was stopped", Code::Cancelled, effects, false)),
         End::Failed { code, detail, retryable, effects } => {
             let again = retryable
                 && life.abort_reason.is_none()
@@ -507,7 +545,7 @@ fn report(
                 life.not_before = now.plus(rules.retry.delay(life.fence.attempt, jitter));
                 return Ok(Outcome::Alive);
             }
-            Ok(conclude(life, &detail, code, effects))
+            Ok(conclude(life, &detail, code, effects, retryable))
         }
     }
 }
@@ -537,7 +575,7 @@ fn stop(life: &mut Life, reason: AbortReason) -> Outcome {
             AbortReason::Deadline => "no node took it in time",
             AbortReason::Attempts => "its attempts are used up",
         };
-        return finish(life, state, TaskError { code, detail: detail.to_owned() }, Effects::Undone);
+        return finish(life, state, TaskError { code, detail: detail.to_owned() }, Effects::Undone, false);
     }
     life.state = TaskState::Aborting;
     if reason == AbortReason::Cancel {
@@ -563,17 +601,18 @@ fn succeed(life: &mut Life, output: Value) -> Outcome {
 }
 
 /// An unsuccessful report: the reason to abort, where there is one, decides the state.
-fn conclude(life: &mut Life, detail: &str, code: Code, effects: Effects) -> Outcome {
+fn conclude(life: &mut Life, detail: &str, code: Code, effects: Effects, retryable: bool) -> Outcome {
     let (state, code) = match life.abort_reason {
         Some(reason) => reason.end(),
         None if code == Code::Cancelled => (TaskState::Cancelled, code),
         None => (TaskState::Failed, code),
     };
-    finish(life, state, TaskError { code, detail: detail.to_owned() }, effects)
+    finish(life, state, TaskError { code, detail: detail.to_owned() }, effects, retryable)
 }
 
-fn finish(life: &mut Life, state: TaskState, error: TaskError, effects: Effects) -> Outcome {
+fn finish(life: &mut Life, state: TaskState, error: TaskError, effects: Effects, retryable: bool) -> Outcome {
     life.state = state;
+    life.dead_letter = DeadLetter::of(state, error.code, retryable);
     life.lease = None;
     Outcome::Ended(Verdict::Unsuccessful { error, effects })
 }

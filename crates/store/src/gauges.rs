@@ -8,16 +8,22 @@ use crate::{Gauges, allocation::resources, log};
 
 const TASKS: &str = "
 SELECT state, kind, COUNT(*)
-  FROM (SELECT state, kind FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL
+  FROM (SELECT state, kind FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1
+        UNION ALL
+        SELECT state, kind FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
         UNION ALL
         SELECT state, kind FROM tasks WHERE lease_until IS NOT NULL) live
  GROUP BY state, kind";
 
 const OLDEST: &str = "
 SELECT MIN(not_before)
-  FROM tasks
- WHERE state IN ('queued', 'aborting') AND lease_until IS NULL
-   AND state = 'queued' AND not_before <= CAST(?1->>'now' AS BIGINT)";
+  FROM (SELECT state, not_before FROM tasks
+         WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1
+        UNION ALL
+        SELECT state, not_before FROM tasks
+         WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
+           AND not_before <= CAST(?1->>'now' AS BIGINT)) live
+ WHERE state = 'queued'";
 
 const VMS: &str = "SELECT state, COUNT(*) FROM vms WHERE state <> 'deleted' GROUP BY state";
 

@@ -9,7 +9,8 @@ use hostler_model::{
     internal::{Heartbeat, ProgressReport, Report},
     kind::{KindName, Role},
     name::Name,
-    node::{FreshnessPolicy, NodeFacts, NodeState},
+    node::{FreshnessPolicy, NodeFacts, NodeState, Slots},
+    schedule::Schedule,
     snapshot::{Snapshot, SnapshotState},
     task::{Intent, Target, Task, TaskState},
     vm::{Vm, VmSpec, VmState},
@@ -31,6 +32,10 @@ pub struct Submission {
     pub params: Value,
     /// To what: a VM, or the only node that will do.
     pub target: Target,
+    /// When it is leased, and how long it may take.
+    pub schedule: Schedule,
+    /// Not leased before this; one that has passed is now.
+    pub not_before: Timestamp,
     /// The machine to be, for kinds that make one.
     pub vm: Option<NewMachine>,
     /// The snapshot to be, for kinds that make one.
@@ -41,6 +46,28 @@ pub struct Submission {
     pub idempotency: Option<Idempotency>,
     /// Answer as if, and write nothing.
     pub dry_run: bool,
+}
+
+impl Submission {
+    /// What the system itself asks of a machine, as its kind says and at once.
+    pub(crate) fn of_system(task: TaskId, vm: &Vm, kind: KindName, now: Timestamp) -> Submission {
+        let params = serde_json::json!({});
+        Submission {
+            task,
+            tenant: vm.tenant,
+            actor: Actor::system(),
+            kind,
+            schedule: Schedule::of(kind.spec(), &params),
+            not_before: now,
+            params,
+            target: Target { vm: Some(vm.id), node: None },
+            vm: None,
+            snapshot: None,
+            retry_of: None,
+            idempotency: None,
+            dry_run: false,
+        }
+    }
 }
 
 /// A machine to be.
@@ -118,8 +145,8 @@ pub struct Claim {
     pub node: NodeId,
     /// Under which enrolment: refused when it is not the node's current one.
     pub enrolment: EnrolmentId,
-    /// How many it can take.
-    pub max: usize,
+    /// How many it can take, of each class. What is to be undone comes beside them.
+    pub free: Slots,
     /// What it holds; leases it does not list are sent again. `None`: nothing is sent again.
     pub resync: Option<Vec<(TaskId, Fence)>>,
 }
@@ -206,6 +233,15 @@ pub struct JoinNode {
     pub enrolment: EnrolmentId,
     /// What it says of its host.
     pub facts: NodeFacts,
+}
+
+/// Whether a node's queue moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Queue {
+    /// It does.
+    Open,
+    /// Nothing is leased to the node but what is to be undone.
+    Paused,
 }
 
 /// A token by which a node may join, once.
@@ -303,6 +339,8 @@ pub struct TaskFilter {
     pub vm: Option<VmId>,
     /// Only failed with this code.
     pub code: Option<Code>,
+    /// Only dead letters that wait for somebody to decide; a tenant must be named.
+    pub dead: bool,
 }
 
 /// Which machines to list.

@@ -19,9 +19,9 @@ impl Work<'_> {
     /// Lets something happen to a task that was read, with all that follows from it.
     pub(crate) fn apply(&mut self, id: TaskId, event: Event) -> Result<std::result::Result<Outcome, Denial>> {
         let Some(row) = self.tasks.get(&id) else { return Ok(Err(Denial::WrongState)) };
-        let (before, spec) = (row.life(), row.task.kind.spec());
+        let before = row.life();
         let mut life = before.clone();
-        let rules = spec.rules(&row.task.params);
+        let rules = row.task.schedule.rules();
         let (word, failure) = (Word::of(&event), failure(&event));
         let outcome = match task::apply(&mut life, event, &rules, self.now, self.context.ids.unit()) {
             Ok(outcome) => outcome,
@@ -39,7 +39,8 @@ impl Work<'_> {
             .filter(|_| leased && row.task.state == TaskState::Aborting && before.state != TaskState::Aborting);
         if row.task.state == TaskState::Queued {
             // Its time in the queue begins anew with each backoff.
-            row.task.queue_deadline = row.task.queue_deadline.max(row.task.not_before.plus(spec.queue_deadline));
+            row.task.queue_deadline =
+                row.task.queue_deadline.max(row.task.schedule.queue_deadline(row.task.not_before));
             row.task.progress = None;
         }
         if let Some(node) = told {

@@ -1,6 +1,6 @@
 //! Nodes: their rows, and the texts that read and write them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_model::{
     NodeId, Timestamp, VmId,
@@ -31,7 +31,7 @@ pub(crate) struct NodeRow {
 macro_rules! columns {
     () => {
         "n.id, n.name, n.state, n.freshness, n.enrolment, n.facts, n.last_seen, n.lost_at, n.beat_seq, n.orphans,
-         n.created_at, COALESCE(b.held_vcpus, 0), COALESCE(b.held_memory_mib, 0), COALESCE(b.held_disk_gib, 0),
+         n.created_at, n.paused_at, COALESCE(b.held_vcpus, 0), COALESCE(b.held_memory_mib, 0), COALESCE(b.held_disk_gib, 0),
          COALESCE(b.held_vms, 0), COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0),
          COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0)"
     };
@@ -85,8 +85,8 @@ pub(crate) fn all(tx: &Tx<'_>) -> Result<Vec<NodeRow>> {
 /// Every node as placement sees it.
 pub(crate) fn candidates(tx: &Tx<'_>) -> Result<Vec<Candidate>> {
     let candidate = |NodeRow { node, .. }| {
-        let Node { id, name, state, freshness, facts, book, schedulable, .. } = node;
-        Candidate { id, name, state, freshness, facts, book, schedulable }
+        let Node { id, name, state, freshness, facts, book, schedulable, paused_at, .. } = node;
+        Candidate { id, name, state, freshness, paused: paused_at.is_some(), facts, book, schedulable }
     };
     Ok(all(tx)?.into_iter().map(candidate).collect())
 }
@@ -96,17 +96,27 @@ pub(crate) fn candidates(tx: &Tx<'_>) -> Result<Vec<Candidate>> {
 pub(crate) struct Identity {
     pub(crate) enrolment: Option<EnrolmentId>,
     pub(crate) state: NodeState,
+    pub(crate) paused: bool,
 }
 
 const IDENTITIES: &str = "
-SELECT n.id, n.enrolment, n.state
+SELECT n.id, n.enrolment, n.state, n.paused_at IS NOT NULL
   FROM jsonb_each(?1) wanted
   JOIN nodes n ON n.id = wanted.value";
 
 /// Who these nodes are.
 pub(crate) fn identities(tx: &Tx<'_>, ids: &[NodeId]) -> Result<BTreeMap<NodeId, Identity>> {
-    let read = |row: &Row<'_>| Ok((row.parse(0)?, Identity { enrolment: row.parse_opt(1)?, state: row.word(2)? }));
+    let read = |row: &Row<'_>| {
+        Ok((row.parse(0)?, Identity { enrolment: row.parse_opt(1)?, state: row.word(2)?, paused: row.get(3)? }))
+    };
     Ok(tx.query(IDENTITIES, &ids, read)?.into_iter().collect())
+}
+
+const PAUSED: &str = "SELECT id FROM nodes WHERE paused_at IS NOT NULL";
+
+/// The nodes whose queues are paused.
+pub(crate) fn paused(tx: &Tx<'_>) -> Result<BTreeSet<NodeId>> {
+    Ok(tx.query(PAUSED, &(), |row| row.parse(0))?.into_iter().collect())
 }
 
 const ADD: &str = "
@@ -147,16 +157,17 @@ pub(crate) fn books(tx: &Tx<'_>) -> Result<BTreeMap<NodeId, Book>> {
 }
 
 const PUT: &str = "
-INSERT INTO nodes (id, name, state, freshness, enrolment, facts, last_seen, lost_at, beat_seq, orphans, created_at)
+INSERT INTO nodes (id, name, state, freshness, enrolment, facts, last_seen, lost_at, beat_seq, orphans, paused_at,
+                   created_at)
 SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value->>'enrolment', value->>'facts',
        CAST(value->>'last_seen' AS BIGINT), CAST(value->>'lost_at' AS BIGINT), CAST(value->>'beat_seq' AS BIGINT),
-       value->>'orphans', CAST(value->>'created_at' AS BIGINT)
+       value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'created_at' AS BIGINT)
   FROM jsonb_each(?1)
  WHERE true
     ON CONFLICT (id) DO UPDATE
    SET state = excluded.state, freshness = excluded.freshness, enrolment = excluded.enrolment,
        facts = excluded.facts, last_seen = excluded.last_seen, lost_at = excluded.lost_at,
-       beat_seq = excluded.beat_seq, orphans = excluded.orphans";
+       beat_seq = excluded.beat_seq, orphans = excluded.orphans, paused_at = excluded.paused_at";
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -170,6 +181,7 @@ struct Written<'a> {
     lost_at: Option<i64>,
     beat_seq: Option<i64>,
     orphans: &'a [VmId],
+    paused_at: Option<i64>,
     created_at: i64,
 }
 
@@ -195,6 +207,7 @@ fn written(row: &NodeRow) -> Written<'_> {
         lost_at: row.lost_at.map(Timestamp::as_micros),
         beat_seq: row.beat_seq,
         orphans: &row.orphans,
+        paused_at: node.paused_at.map(Timestamp::as_micros),
         created_at: node.created_at.as_micros(),
     }
 }
@@ -223,7 +236,8 @@ fn read(row: &Row<'_>) -> Result<NodeRow> {
         enrolment: row.parse_opt(4)?,
         schedulable: Overcommit::default().schedulable(&facts.capacity),
         facts,
-        book: book(row, 11)?,
+        book: book(row, 12)?,
+        paused_at: moment(11)?,
         last_seen: moment(6)?,
         created_at: Timestamp::from_micros(row.get(10)?),
     };

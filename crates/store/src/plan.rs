@@ -23,10 +23,23 @@ async fn plan(db: &Sqlite, text: &str) -> Vec<String> {
 async fn a_list_by_a_filter_walks_that_filters_index() {
     let dir = tempfile::tempdir().unwrap();
     let db = Sqlite::open(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
-    for (text, index) in [vm::INDEXED, snapshot::INDEXED, log::INDEXED].into_iter().flatten() {
+    for (text, index) in [vm::INDEXED, snapshot::INDEXED, log::INDEXED, task::list::INDEXED].into_iter().flatten() {
         let plan = plan(&db, text).await;
         assert!(plan.iter().any(|line| line.contains(index)), "{index}: {text}\n{plan:#?}");
         assert!(!plan.iter().any(|line| line.contains("TEMP B-TREE")), "{text}\n{plan:#?}");
+    }
+}
+
+#[tokio::test]
+async fn what_may_be_leased_is_found_in_its_order_without_a_look_at_what_may_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Sqlite::open(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
+    for (text, index) in task::INDEXED {
+        let plan = plan(&db, text).await;
+        assert!(plan.iter().any(|line| line.contains(index)), "{index}: {text}\n{plan:#?}");
+        // The few that were found are sorted once more; those that wait are not.
+        let sorts = plan.iter().filter(|line| line.contains("TEMP B-TREE")).count();
+        assert!(sorts <= usize::from(text.contains("wanted")), "{text}\n{plan:#?}");
     }
 }
 

@@ -23,8 +23,8 @@ use uuid::Uuid;
 
 use crate::{
     Accepted, Answer, Beat, Caller, Cancel, Claim, EditVm, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
-    NewJoinToken, Progressed, Result, Settle, SnapshotFilter, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes,
-    doctor, gauges,
+    NewJoinToken, Progressed, Queue, Result, Settle, SnapshotFilter, Submission, Swept, TaskFilter, Timing, VmFilter,
+    Wakes, doctor, gauges,
     group::Committer,
     log, node,
     service::Service,
@@ -222,6 +222,11 @@ impl Store {
     /// What an operator does to a node.
     pub async fn change_node(&self, node: NodeId, event: NodeEvent, actor: Actor) -> Result<Answer<Node>> {
         self.step("store.node", move |work| join::change(work, node, event, &actor)).await
+    }
+
+    /// Pauses or resumes a node's queue.
+    pub async fn queue_node(&self, node: NodeId, queue: Queue, actor: Actor) -> Result<Answer<Node>> {
+        self.step("store.node", move |work| join::queue(work, node, queue, &actor)).await
     }
 
     /// Writes an API token down.

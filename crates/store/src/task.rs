@@ -6,7 +6,7 @@ macro_rules! columns {
         "t.id, t.seq, t.tenant, t.kind, t.vm, t.target_node, t.params, t.state, t.node, t.store_epoch, t.attempt,
          t.max_attempts, t.clean, t.enrolment, t.lease_until, t.abort_reason, t.progress, t.phases, t.output, t.error,
          t.retry_of, t.created_by, t.created_at, t.not_before, t.queue_deadline, t.deadline, t.started_at,
-         t.finished_at"
+         t.finished_at, t.priority, t.queue_timeout_s, t.timeout_s, t.retry, t.dead_letter"
     };
 }
 
@@ -25,14 +25,16 @@ pub(crate) mod list;
 use hostler_model::{
     Fence, NodeId, PrincipalId, TaskId, TenantId, Timestamp, VmId,
     id::EnrolmentId,
-    kind::{KindName, Turn},
-    task::{AbortReason, Lease, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState},
+    kind::{Class, KindName, Turn},
+    retry::RetryPolicy,
+    schedule::{Priority, Schedule},
+    task::{AbortReason, DeadLetter, Lease, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState},
 };
 use hostler_sqlite::{Result, Row, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-pub(crate) use list::{list, one, waiting_for};
+pub(crate) use list::{Held, list, one, waiting_for};
 
 /// A task with what only transitions see.
 #[derive(Clone, Debug)]
@@ -55,16 +57,17 @@ impl TaskRow {
             abort_reason: self.task.abort_reason,
             not_before: self.task.not_before,
             deadline: self.task.deadline,
+            dead_letter: self.task.dead_letter,
         }
     }
 
     /// Takes over what a transition changed.
     pub(crate) fn set_life(&mut self, life: Life) {
-        let Life { state, fence, clean, lease, abort_reason, not_before, deadline } = life;
+        let Life { state, fence, clean, lease, abort_reason, not_before, deadline, dead_letter } = life;
         (self.clean, self.lease) = (clean, lease);
         let task = &mut self.task;
         (task.state, task.fence, task.abort_reason) = (state, fence, abort_reason);
-        (task.not_before, task.deadline) = (not_before, deadline);
+        (task.not_before, task.deadline, task.dead_letter) = (not_before, deadline, dead_letter);
     }
 
     /// Whether it has ended.
@@ -77,6 +80,39 @@ impl TaskRow {
         match self.task.kind.spec().turn {
             Turn::Exclusive | Turn::Final => true,
             Turn::None | Turn::Shared => false,
+        }
+    }
+}
+
+/// Which free slots of its node a task waits for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Lane {
+    /// None: what is to be undone is leased whatever else its node does.
+    Abort,
+    /// Those of its class.
+    Of(Class),
+}
+
+impl Lane {
+    /// All of them, in the order in which a claim is served.
+    pub(crate) const ALL: [Lane; 4] =
+        [Lane::Abort, Lane::Of(Class::Quick), Lane::Of(Class::Boot), Lane::Of(Class::Disk)];
+
+    pub(crate) fn of(task: &Task) -> Lane {
+        match task.state {
+            TaskState::Aborting => Lane::Abort,
+            TaskState::Queued
+            | TaskState::Running
+            | TaskState::Succeeded
+            | TaskState::Failed
+            | TaskState::Cancelled => Lane::Of(task.kind.spec().class),
+        }
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Lane::Abort => "abort",
+            Lane::Of(class) => class.as_str(),
         }
     }
 }
@@ -120,30 +156,48 @@ pub(crate) fn live_on_vms(tx: &Tx<'_>, vms: &[VmId]) -> Result<Vec<TaskRow>> {
     tx.query(LIVE_ON_VMS, &vms, read)
 }
 
+const RIPEN: &str = "
+UPDATE tasks
+   SET ripe = 1
+ WHERE id IN (SELECT id
+                FROM tasks
+               WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
+                 AND not_before <= CAST(?1->>'now' AS BIGINT)
+               ORDER BY not_before
+               LIMIT CAST(?1->>'limit' AS BIGINT))";
+
+/// Lets tasks be leased whose time has come, at most `limit` of them. Until then [`leasable`] does not come across them,
+/// however many there are.
+pub(crate) fn ripen(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<()> {
+    tx.execute(RIPEN, &json!({"now": now.as_micros(), "limit": limit}))?;
+    Ok(())
+}
+
 const LEASABLE: &str = concat!(
     "
 SELECT ",
     columns!(),
     "
-  FROM jsonb_each(?1, '$.nodes') wanted
+  FROM jsonb_each(?1, '$.wanted') wanted
   JOIN tasks t ON t.id IN (
        SELECT t.id
          FROM tasks t
-        WHERE t.node = wanted.value
-          AND t.state IN ('queued', 'aborting') AND t.lease_until IS NULL
-          AND t.not_before <= CAST(?1->>'now' AS BIGINT)
+        WHERE t.node = wanted.value->>'node' AND t.lane = wanted.value->>'lane'
+          AND t.state IN ('queued', 'aborting') AND t.lease_until IS NULL AND t.ripe = 1
           AND (t.state = 'aborting' OR t.queue_deadline > CAST(?1->>'now' AS BIGINT))
           AND (t.vm IS NULL OR NOT ",
     waits_for_turn!(),
     ")
-        ORDER BY t.seq
+        ORDER BY t.priority DESC, t.seq
         LIMIT CAST(?1->>'limit' AS BIGINT))
- ORDER BY t.seq"
+ ORDER BY t.priority DESC, t.seq"
 );
 
-/// What these nodes may fetch now, at most `limit` for each, in the order in which it was queued.
-pub(crate) fn leasable(tx: &Tx<'_>, nodes: &[NodeId], limit: usize, now: Timestamp) -> Result<Vec<TaskRow>> {
-    tx.query(LEASABLE, &json!({"nodes": nodes, "limit": limit, "now": now.as_micros()}), read)
+/// What these nodes may fetch now from these lanes, at most `limit` for each pair, by priority and then in the order in
+/// which it was queued.
+pub(crate) fn leasable(tx: &Tx<'_>, wanted: &[(NodeId, Lane)], limit: usize, now: Timestamp) -> Result<Vec<TaskRow>> {
+    let wanted: Vec<Value> = wanted.iter().map(|(node, lane)| json!({"node": node, "lane": lane.word()})).collect();
+    tx.query(LEASABLE, &json!({"wanted": wanted, "limit": limit, "now": now.as_micros()}), read)
 }
 
 const HELD: &str = concat!(
@@ -219,14 +273,18 @@ pub(crate) fn due(tx: &Tx<'_>, due: Due, now: Timestamp, limit: usize) -> Result
 const INSERT: &str = "
 INSERT INTO tasks (id, seq, tenant, kind, turn, vm, target_node, params, state, node, store_epoch, attempt,
                    max_attempts, clean, abort_reason, phases, output, error, code, retry_of, created_by, created_at,
-                   not_before, queue_deadline, deadline, finished_at)
+                   not_before, queue_deadline, deadline, finished_at, lane, ripe, priority, queue_timeout_s, timeout_s,
+                   retry, dead_letter)
 SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'kind', value->>'turn', value->>'vm',
        value->>'target_node', value->>'params', value->>'state', value->>'node', CAST(value->>'store_epoch' AS BIGINT),
        CAST(value->>'attempt' AS BIGINT), CAST(value->>'max_attempts' AS BIGINT), CAST(value->>'clean' AS BIGINT),
        value->>'abort_reason', value->>'phases', value->>'output', value->>'error', value->>'code',
        value->>'retry_of', value->>'created_by', CAST(value->>'created_at' AS BIGINT),
        CAST(value->>'not_before' AS BIGINT), CAST(value->>'queue_deadline' AS BIGINT),
-       CAST(value->>'deadline' AS BIGINT), CAST(value->>'finished_at' AS BIGINT)
+       CAST(value->>'deadline' AS BIGINT), CAST(value->>'finished_at' AS BIGINT), value->>'lane',
+       CAST(value->>'ripe' AS BIGINT), CAST(value->>'priority' AS BIGINT),
+       CAST(value->>'queue_timeout_s' AS BIGINT), CAST(value->>'timeout_s' AS BIGINT), value->>'retry',
+       value->>'dead_letter'
   FROM jsonb_each(?1)
  WHERE true";
 
@@ -243,21 +301,27 @@ struct Inserted<'a> {
     retry_of: Option<TaskId>,
     created_by: PrincipalId,
     created_at: i64,
+    priority: Priority,
+    queue_timeout_s: u32,
+    timeout_s: u32,
+    /// Where it is not the kind's own.
+    retry: Option<RetryPolicy>,
     #[serde(flatten)]
     rest: Updated<'a>,
 }
 
 /// Writes new tasks.
-pub(crate) fn insert<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>) -> Result<()> {
-    let batch: Vec<Inserted<'_>> = rows.map(inserted).collect();
+pub(crate) fn insert<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>, now: Timestamp) -> Result<()> {
+    let batch: Vec<Inserted<'_>> = rows.map(|row| inserted(row, now)).collect();
     if !batch.is_empty() {
         tx.execute(INSERT, &batch)?;
     }
     Ok(())
 }
 
-fn inserted(row: &TaskRow) -> Inserted<'_> {
+fn inserted(row: &TaskRow, now: Timestamp) -> Inserted<'_> {
     let task = &row.task;
+    let Schedule { priority, queue_timeout_seconds, timeout_seconds, retry } = task.schedule;
     Inserted {
         seq: row.seq,
         tenant: task.tenant,
@@ -270,7 +334,11 @@ fn inserted(row: &TaskRow) -> Inserted<'_> {
         retry_of: task.retry_of,
         created_by: task.created_by,
         created_at: task.created_at.as_micros(),
-        rest: updated(row),
+        priority,
+        queue_timeout_s: queue_timeout_seconds,
+        timeout_s: timeout_seconds,
+        retry: Some(retry).filter(|retry| *retry != task.kind.spec().retry),
+        rest: updated(row, now),
     }
 }
 
@@ -284,7 +352,8 @@ UPDATE tasks
        not_before = CAST(c.value->>'not_before' AS BIGINT),
        queue_deadline = CAST(c.value->>'queue_deadline' AS BIGINT),
        deadline = CAST(c.value->>'deadline' AS BIGINT), started_at = CAST(c.value->>'started_at' AS BIGINT),
-       finished_at = CAST(c.value->>'finished_at' AS BIGINT)
+       finished_at = CAST(c.value->>'finished_at' AS BIGINT), lane = c.value->>'lane',
+       ripe = CAST(c.value->>'ripe' AS BIGINT), dead_letter = c.value->>'dead_letter'
   FROM jsonb_each(?1) c
  WHERE tasks.id = c.value->>'id'";
 
@@ -310,18 +379,21 @@ struct Updated<'a> {
     deadline: Option<i64>,
     started_at: Option<i64>,
     finished_at: Option<i64>,
+    lane: &'static str,
+    ripe: u8,
+    dead_letter: Option<DeadLetter>,
 }
 
 /// Writes what may change of tasks.
-pub(crate) fn update<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>) -> Result<()> {
-    let batch: Vec<Updated<'_>> = rows.map(updated).collect();
+pub(crate) fn update<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>, now: Timestamp) -> Result<()> {
+    let batch: Vec<Updated<'_>> = rows.map(|row| updated(row, now)).collect();
     if !batch.is_empty() {
         tx.execute(UPDATE, &batch)?;
     }
     Ok(())
 }
 
-fn updated(row: &TaskRow) -> Updated<'_> {
+fn updated(row: &TaskRow, now: Timestamp) -> Updated<'_> {
     let task = &row.task;
     Updated {
         id: task.id,
@@ -343,6 +415,9 @@ fn updated(row: &TaskRow) -> Updated<'_> {
         deadline: task.deadline.map(Timestamp::as_micros),
         started_at: task.started_at.map(Timestamp::as_micros),
         finished_at: task.finished_at.map(Timestamp::as_micros),
+        lane: Lane::of(task).word(),
+        ripe: u8::from(task.not_before <= now),
+        dead_letter: task.dead_letter,
     }
 }
 
@@ -359,7 +434,18 @@ pub(crate) fn renew(tx: &Tx<'_>, ids: &[TaskId], until: Timestamp) -> Result<()>
     Ok(())
 }
 
+/// How many columns [`read`] reads.
+const COLUMNS: usize = 33;
+
 fn read(row: &Row<'_>) -> Result<TaskRow> {
+    let kind: KindName = row.parse(3)?;
+    let retry: Option<RetryPolicy> = row.json_opt(31)?;
+    let schedule = Schedule {
+        priority: Priority::try_from(row.get::<i32>(28)?).unwrap_or_default(),
+        queue_timeout_seconds: row.get(29)?,
+        timeout_seconds: row.get(30)?,
+        retry: retry.unwrap_or(kind.spec().retry),
+    };
     let lease_until: Option<i64> = row.get(14)?;
     let enrolment: Option<EnrolmentId> = row.parse_opt(13)?;
     let lease = enrolment
@@ -369,7 +455,7 @@ fn read(row: &Row<'_>) -> Result<TaskRow> {
     let task = Task {
         id: row.parse(0)?,
         tenant: row.parse(2)?,
-        kind: row.parse(3)?,
+        kind,
         target: Target { vm: row.parse_opt(4)?, node: row.parse_opt(5)? },
         params: row.json(6)?,
         state: row.word(7)?,
@@ -377,11 +463,13 @@ fn read(row: &Row<'_>) -> Result<TaskRow> {
         node: row.parse_opt(8)?,
         fence: Fence { store_epoch: row.get(9)?, attempt: row.get(10)? },
         max_attempts: row.get(11)?,
+        schedule,
         abort_reason: row.word_opt(15)?,
         progress: row.json_opt(16)?,
         phases: row.json(17)?,
         output: row.json_opt(18)?,
         error: row.json_opt(19)?,
+        dead_letter: row.word_opt(32)?,
         retry_of: row.parse_opt(20)?,
         created_by: row.parse(21)?,
         created_at: Timestamp::from_micros(row.get(22)?),
@@ -397,4 +485,9 @@ fn read(row: &Row<'_>) -> Result<TaskRow> {
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
 pub(crate) const HOT: &[&str] =
-    &[BY_IDS, LIVE_ON_VMS, LEASABLE, HELD, LAPSED, PAST_QUEUE_DEADLINE, PAST_DEADLINE, UPDATE, RENEW];
+    &[BY_IDS, LIVE_ON_VMS, RIPEN, LEASABLE, HELD, LAPSED, PAST_QUEUE_DEADLINE, PAST_DEADLINE, UPDATE, RENEW];
+
+/// Lists of what may be leased, and the index that each is to walk in its order.
+#[cfg(test)]
+pub(crate) const INDEXED: &[(&str, &str)] =
+    &[(RIPEN, "tasks_later (not_before<?)"), (LEASABLE, "tasks_leasable (node=? AND lane=?)")];

@@ -377,8 +377,8 @@ impl<'a> Work<'a> {
         vm::insert(self.tx, self.vms.made())?;
         snapshot::update(self.tx, self.snapshots.changed())?;
         snapshot::insert(self.tx, self.snapshots.made())?;
-        task::insert(self.tx, self.tasks.made())?;
-        task::update(self.tx, self.tasks.changed())?;
+        task::insert(self.tx, self.tasks.made(), self.now)?;
+        task::update(self.tx, self.tasks.changed(), self.now)?;
         task::renew(self.tx, &self.renewed, self.now.plus(self.context.timing.lease))?;
         task_log::append(self.tx, &self.lines, self.now)?;
         let differ = || self.allocations.iter().filter(|(_, slot)| slot.before != slot.after);

@@ -185,8 +185,8 @@ async fn no_more_is_polled_for_than_there_are_free_slots() {
     for _ in 0..500 {
         server.give(&server.exec(vm));
     }
-    agent.counted(Counter::Begun, 406).await;
-    assert_eq!(server.with(|heard| heard.tokens.len()), 94);
+    agent.counted(Counter::Begun, 400).await;
+    assert_eq!(server.with(|heard| heard.tokens.len()), 100);
     world.release(Gate::Exec);
     server.result(500).await;
     agent.stop().await;

@@ -25,7 +25,7 @@ use hostler_model::{
         Assignment, Assignments, Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt,
         Receipts, Report, Reports,
     },
-    kind::KindName,
+    kind::{Class, KindName},
     task::{End, Intent, Target},
 };
 use hostler_trust::{Authority, JoinToken, NodeIdentity, TaskSigner, ca::NODE_VALIDITY};
@@ -40,7 +40,8 @@ pub const BASE: i64 = 1_800_000_000_000_000;
 
 #[derive(Default)]
 pub struct Heard {
-    pub tokens: VecDeque<String>,
+    /// Signed tasks, and the class of poll that gets them.
+    pub tokens: VecDeque<(Class, String)>,
     pub batches: Vec<Vec<Report>>,
     pub heartbeats: Vec<Heartbeat>,
     pub progress: Vec<(TaskId, ProgressReport)>,
@@ -184,12 +185,13 @@ impl Server {
     }
 
     pub fn give(&self, assignment: &Assignment) {
-        let token = self.sign(assignment);
-        self.give_token(token);
+        let (class, token) = (assignment.kind.spec().class, self.sign(assignment));
+        self.with(|heard| heard.tokens.push_back((class, token)));
     }
 
+    /// Gives a token of which the server does not say what it is.
     pub fn give_token(&self, token: String) {
-        self.with(|heard| heard.tokens.push_back(token));
+        self.with(|heard| heard.tokens.push_back((Class::Quick, token)));
     }
 
     fn link(&self) -> Link {
@@ -246,7 +248,11 @@ impl Server {
     }
 
     async fn wait(&self, query: String) -> Response<Body> {
-        let max: usize = query.split('&').find_map(|p| p.strip_prefix("max=")).unwrap().parse().unwrap();
+        let free = |class: Class| -> usize {
+            let value = query.split(['?', '&']).find_map(|p| p.strip_prefix(class.as_str())?.strip_prefix('='));
+            value.unwrap().parse().unwrap()
+        };
+        let mut free = Slots { boot: free(Class::Boot), disk: free(Class::Disk), quick: free(Class::Quick) };
         self.with(|heard| heard.polls.push(query));
         let mut stirred = self.stirred.subscribe();
         let give_up = tokio::time::sleep(Duration::from_secs(30));
@@ -254,8 +260,18 @@ impl Server {
         loop {
             let tasks: Vec<String> = {
                 let mut heard = self.heard.lock().unwrap();
-                let n = heard.tokens.len().min(max);
-                heard.tokens.drain(..n).collect()
+                let (mut taken, mut left) = (Vec::new(), VecDeque::new());
+                for (class, token) in heard.tokens.drain(..) {
+                    match free.of_mut(class) {
+                        0 => left.push_back((class, token)),
+                        slots => {
+                            *slots -= 1;
+                            taken.push(token);
+                        }
+                    }
+                }
+                heard.tokens = left;
+                taken
             };
             if !tasks.is_empty() {
                 return json_of(&Assignments { tasks, abort: Vec::new() });

@@ -10,7 +10,7 @@ use hostler_model::{
     name::Name,
     node::{Node, NodeEvent},
 };
-use hostler_store::{Answer, Beat, JoinNode, Progressed, Settle};
+use hostler_store::{Answer, Beat, JoinNode, Progressed, Queue, Settle};
 use hostler_trust::{CsrError, JoinToken, NodeIdentity, ca::NODE_VALIDITY};
 
 use super::{App, Error, Result, caller::Call, not_found, only};
@@ -40,6 +40,12 @@ impl App {
     pub async fn change_node(&self, call: &Call, text: &str, event: NodeEvent) -> Result<Node> {
         let node = self.node(text).await?.id;
         Ok(self.store.change_node(node, event, call.actor()).await??)
+    }
+
+    /// Pauses a node's queue, or resumes it.
+    pub async fn queue_node(&self, call: &Call, text: &str, queue: Queue) -> Result<Node> {
+        let node = self.node(text).await?.id;
+        Ok(self.store.queue_node(node, queue, call.actor()).await??)
     }
 
     /// Takes a node in: its token is spent, its certificate signed.

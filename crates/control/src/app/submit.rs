@@ -8,6 +8,7 @@ use hostler_model::{
     edit,
     image::Image,
     kind::{Aim, FillContext, KindName, Spec, VmCreateParams},
+    schedule::Schedule,
     task::Target,
     vm::Vm,
 };
@@ -54,6 +55,7 @@ impl App {
         call.require(spec.role)?;
         let image = self.image_for(place.tenant, spec, &new.params).await?;
         let mut params = (spec.fill)(&new.params, &FillContext { image: image.as_ref() })?;
+        let (schedule, not_before) = Schedule::asked(spec, &params, &new.asked(), self.clock.now())?;
         let aimed = match self.aim(call, place.tenant, spec, &new.target, &params).await {
             Err(Error::Refused(gone)) if gone.code == Code::VmNotFound => {
                 return self.first_answer(call, place.tenant, (kind, params), gone, terms).await;
@@ -75,6 +77,8 @@ impl App {
             actor: call.actor(),
             kind,
             params,
+            schedule,
+            not_before,
             target: Target { vm, node: aimed.node },
             vm: machine,
             snapshot,
@@ -104,6 +108,8 @@ impl App {
             tenant,
             actor: call.actor(),
             kind,
+            schedule: Schedule::of(kind.spec(), &params),
+            not_before: now,
             params,
             target: Target { vm: Some(self.ids.next(now)), node: None },
             vm: None,

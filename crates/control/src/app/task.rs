@@ -90,7 +90,7 @@ impl App {
         if task.kind.spec().aim == Aim::NewVm {
             target.vm = None;
         }
-        let again = NewTask { kind: task.kind.to_string(), target, params: task.params };
+        let again = NewTask::again(task.kind, target, task.params, &task.schedule);
         let place = Place { tenant: task.tenant, retry_of: Some(id) };
         self.submit_in(call, place, again, terms).await
     }

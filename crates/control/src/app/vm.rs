@@ -1,6 +1,8 @@
 //! Machines: found by id or name, listed, their records edited. What a host must do about one is a task (`submit.rs`).
 
-use hostler_model::{Code, TenantId, VmId, edit::VmPatch, kind::KindName, name::Name, task::Target, vm::Vm};
+use hostler_model::{
+    Code, TenantId, VmId, edit::VmPatch, kind::KindName, name::Name, schedule::Schedule, task::Target, vm::Vm,
+};
 use hostler_store::{EditVm, Edited, Submission, VmFilter};
 
 use super::{App, Error, Result, caller::Call, not_found, submit::Terms};
@@ -41,11 +43,14 @@ impl App {
         let Vm { id, tenant, .. } = self.vm(call, text).await?;
         let patch = VmPatch { filed: None, ..patch };
         let params = serde_json::to_value(patch).map_err(|_| Error::Fault("a patch could not be written as JSON"))?;
+        let now = self.clock.now();
         let submission = Submission {
-            task: self.ids.next(self.clock.now()),
+            task: self.ids.next(now),
             tenant,
             actor: call.actor(),
             kind,
+            schedule: Schedule::of(kind.spec(), &params),
+            not_before: now,
             params,
             target: Target { vm: Some(id), node: None },
             vm: None,

@@ -87,6 +87,8 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::POST, "/api/v1/nodes/{node}/uncordon", PLATFORM_ADMIN),
     row(Method::POST, "/api/v1/join-tokens", PLATFORM_ADMIN),
     row(Method::POST, "/api/v1/nodes/{node}/refresh", PLATFORM_ADMIN),
+    row(Method::POST, "/api/v1/nodes/{node}/pause", PLATFORM_ADMIN),
+    row(Method::POST, "/api/v1/nodes/{node}/resume", PLATFORM_ADMIN),
     row(Method::GET, "/api/v1/doctor", PLATFORM_ADMIN),
 ];
 

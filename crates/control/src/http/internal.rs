@@ -11,6 +11,7 @@ use hostler_model::{
         Assignments, Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Receipts,
         Renew, Report, Reports,
     },
+    node::Slots,
 };
 use hostler_store::Claim;
 use http::HeaderMap;
@@ -61,10 +62,24 @@ pub(super) async fn heartbeat(
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct WaitQuery {
+    /// Of each class that is not named.
     max: Option<usize>,
+    boot: Option<usize>,
+    disk: Option<usize>,
+    quick: Option<usize>,
     wait_ms: Option<u64>,
     resync: bool,
     held: String,
+}
+
+impl WaitQuery {
+    /// Free slots: those of the classes that are named, or `max` of each where none is, or one of each.
+    fn free(&self) -> Slots {
+        let named = self.boot.is_some() || self.disk.is_some() || self.quick.is_some();
+        let rest = self.max.unwrap_or(if named { 0 } else { 1 });
+        let of = |class: Option<usize>| class.unwrap_or(rest).min(TASKS);
+        Slots { boot: of(self.boot), disk: of(self.disk), quick: of(self.quick) }
+    }
 }
 
 pub(super) async fn wait(
@@ -76,7 +91,7 @@ pub(super) async fn wait(
     let claim = Claim {
         node: identity.node,
         enrolment: identity.enrolment,
-        max: query.max.unwrap_or(1).min(TASKS),
+        free: query.free(),
         resync: query.resync.then(|| held(&query.held)).transpose()?,
     };
     let brought = app.dispatch.wait(claim, up_to).await?;

@@ -8,6 +8,7 @@ use hostler_model::{
     kind::KindName,
     node::{Node, NodeEvent},
 };
+use hostler_store::Queue;
 
 use super::{
     asked::{Asked, SubmitHeaders, SubmitQuery},
@@ -91,9 +92,36 @@ pub(super) async fn refresh_node(
 ) -> Result<Response> {
     let target = TargetRef { vm: None, node: Some(path.get("node")?.to_owned()) };
     let params = serde_json::Value::Object(serde_json::Map::new());
-    let new = NewTask { kind: KindName::InventoryRefresh.to_string(), target, params };
+    let new = NewTask::new(KindName::InventoryRefresh, target, params);
     let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
     asked.answer(&app, accepted).await
+}
+
+/// Leases nothing more to a node until it is resumed. What it has under way goes on, and what is to be stopped and undone
+/// still reaches it. Its tasks stay queued, and their time in the queue goes on. Asked again, nothing changes.
+#[utoipa::path(post, path = "/api/v1/nodes/{node}/pause", tag = "nodes",
+    params(("node" = String, Path, description = "Its id or name")),
+    responses((status = 200, description = "The node as it is now", body = Node), Refusals))]
+pub(super) async fn pause_node(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    _: Strict<Nothing>,
+) -> Result<Json<Node>> {
+    Ok(Json(app.queue_node(&call, path.get("node")?, Queue::Paused).await?))
+}
+
+/// Leases to a node again.
+#[utoipa::path(post, path = "/api/v1/nodes/{node}/resume", tag = "nodes",
+    params(("node" = String, Path, description = "Its id or name")),
+    responses((status = 200, description = "The node as it is now", body = Node), Refusals))]
+pub(super) async fn resume_node(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    _: Strict<Nothing>,
+) -> Result<Json<Node>> {
+    Ok(Json(app.queue_node(&call, path.get("node")?, Queue::Open).await?))
 }
 
 async fn change(app: &App, call: &Call, path: &InPath, event: NodeEvent) -> Result<Json<Node>> {

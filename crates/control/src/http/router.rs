@@ -67,6 +67,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(node::uncordon_node))
         .routes(routes!(join_token::make_join_token))
         .routes(routes!(node::refresh_node))
+        .routes(routes!(node::pause_node))
+        .routes(routes!(node::resume_node))
         .routes(routes!(image::list_images, image::put_image))
         .routes(routes!(image::show_image, image::name_image, image::delete_image))
         .routes(routes!(image::pull_image))

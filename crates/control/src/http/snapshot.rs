@@ -153,5 +153,5 @@ pub(super) async fn delete_snapshot(
 
 fn task(kind: KindName, vm: &str, params: &impl Serialize) -> Result<NewTask> {
     let params = serde_json::to_value(params).map_err(|_| Error::Fault("parameters could not be written as JSON"))?;
-    Ok(NewTask { kind: kind.to_string(), target: TargetRef { vm: Some(vm.to_owned()), node: None }, params })
+    Ok(NewTask::new(kind, TargetRef { vm: Some(vm.to_owned()), node: None }, params))
 }

@@ -53,7 +53,8 @@ pub(super) async fn list_tasks(
 ) -> Result<Json<Page<Task>>> {
     let limit = limit(query.limit)?;
     let before = before(List::Tasks, query.cursor.as_deref())?;
-    let filter = TaskFilter { tenant: None, state: query.state, kind: query.kind, vm: query.vm, code: query.code };
+    let filter =
+        TaskFilter { tenant: None, state: query.state, kind: query.kind, vm: query.vm, code: query.code, dead: false };
     let tasks = app.tasks(&call, filter, before, limit + 1).await?;
     Ok(Json(cursor::page(List::Tasks, tasks, limit, |task| task.id.0)))
 }

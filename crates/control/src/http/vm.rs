@@ -157,7 +157,7 @@ pub(super) async fn submit_plain(
     asked: Asked,
     body: &Strict<Nothing>,
 ) -> Result<Response> {
-    let new = NewTask { kind: kind.to_string(), target: target(path)?, params: empty() };
+    let new = NewTask::new(kind, target(path)?, empty());
     let accepted = app.submit(call, new, asked.terms(&body.sha256)).await?;
     asked.answer(app, accepted).await
 }
@@ -168,7 +168,7 @@ fn target(path: &InPath) -> Result<TargetRef> {
 
 fn task(kind: KindName, target: TargetRef, params: &impl Serialize) -> Result<NewTask> {
     let params = serde_json::to_value(params).map_err(|_| Error::Fault("parameters could not be written as JSON"))?;
-    Ok(NewTask { kind: kind.to_string(), target, params })
+    Ok(NewTask::new(kind, target, params))
 }
 
 fn empty() -> Value {

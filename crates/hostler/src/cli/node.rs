@@ -43,6 +43,21 @@ enum Verb {
     /// List the nodes, with what is promised or in use of what may be
     #[command(visible_alias = "ls", after_help = LIST)]
     List(WatchArgs),
+    /// Lease nothing more to a node until it is resumed; what it has under way goes on
+    ///
+    /// Tasks for it stay queued, and say that they wait for this; the time they may wait goes on. What is to be stopped
+    /// and undone still reaches it. To place no new machines there, cordon it.
+    #[command(after_help = "Examples:\n  hostler node pause local")]
+    Pause {
+        /// Its name or id
+        node: String,
+    },
+    /// Lease to a node again
+    #[command(after_help = "Examples:\n  hostler node resume local")]
+    Resume {
+        /// Its name or id
+        node: String,
+    },
     /// Show one node
     #[command(after_help = "Examples:\n  hostler node show local")]
     Show {
@@ -93,6 +108,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             };
             session.view(watch, None, look).await
         }
+        Verb::Pause { node } => decide(&session, &node, Decision::Pause).await,
+        Verb::Resume { node } => decide(&session, &node, Decision::Resume).await,
         Verb::Show { node, watch } => {
             let look = async || {
                 let node = session.client.node(&node).await?;
@@ -130,6 +147,14 @@ fn told(issued: &IssuedJoinToken, now: Timestamp) -> String {
     ])
 }
 
+/// What an operator decided about it.
+fn state(node: &Node) -> String {
+    match node.paused_at {
+        Some(_) => format!("{}, paused", node.state),
+        None => node.state.to_string(),
+    }
+}
+
 /// What is promised or in use, and what may be.
 pub fn room(node: &Node) -> [String; 4] {
     let (taken, all) = (node.book.total(), node.schedulable);
@@ -148,7 +173,7 @@ fn seen(node: &Node, now: Timestamp) -> String {
 fn table(nodes: &[Node], now: Timestamp) -> Table {
     let rows = nodes.iter().map(|node| {
         let [vcpus, memory, disk, vms] = room(node);
-        let (state, heard) = (node.state.to_string(), node.freshness.as_str().to_owned());
+        let (state, heard) = (state(node), node.freshness.as_str().to_owned());
         [
             node.name.to_string(),
             state,
@@ -184,7 +209,8 @@ fn show(node: &Node, now: Timestamp) -> String {
     output::fields([
         ("name", node.name.to_string()),
         ("id", node.id.to_string()),
-        ("state", node.state.to_string()),
+        ("state", state(node)),
+        ("paused", node.paused_at.map(|since| output::ago(since, now)).unwrap_or_default()),
         ("agent", format!("{}, seen {}, version {}", node.freshness.as_str(), seen(node, now), facts.agent_version)),
         ("hypervisor", facts.hypervisor.clone()),
         ("acceleration", format!("{}{why}", facts.acceleration)),

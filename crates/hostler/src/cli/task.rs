@@ -1,6 +1,7 @@
 //! `hostler task`: everything that is done on a host.
 
 mod log;
+mod schedule;
 
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use hostler_model::{
     api::{NewTask, Submitted, TargetRef},
     error::excerpt,
     kind::KindName,
-    task::{Task, TaskState},
+    retry::{Backoff, RetryPolicy},
+    schedule::Schedule,
+    task::{DeadLetter, Task, TaskState, WaitingFor},
 };
 use serde_json::{Map, Value};
 
@@ -42,7 +45,8 @@ const SUBMIT: &str = "\
 Examples:
   hostler task submit echo --param message=hi
   hostler task submit echo --params '{\"message\": \"hi\", \"delay_ms\": 500}' --no-wait
-  hostler task submit diag.health_probe --node local
+  hostler task submit diag.health_probe --node local --priority high --delay 10m
+  hostler task submit echo --attempts 5 --backoff linear --first-pause 10s --queue-timeout 1h
   hostler task submit vm.exec --vm web-1 --param 'argv=[\"uname\", \"-a\"]'";
 
 /// The verbs of tasks.
@@ -149,6 +153,8 @@ struct NewArgs {
     #[arg(long)]
     node: Option<String>,
     #[command(flatten)]
+    schedule: schedule::Args,
+    #[command(flatten)]
     wait: WaitArgs,
 }
 
@@ -213,7 +219,7 @@ async fn machine(session: &Session, vm: &str) -> Result<VmId, Failure> {
 async fn submit(args: NewArgs, session: &Session) -> Result<Exit, Failure> {
     let params = args.params.unwrap_or_else(|| Value::Object(Map::from_iter(args.param)));
     let target = TargetRef { vm: args.vm, node: args.node };
-    let task = NewTask { kind: args.kind.to_string(), target, params };
+    let task = args.schedule.of(NewTask::new(args.kind, target, params));
     let submitted = session.client.submit_task(&task, &Submit::default()).await?;
     follow(session, submitted, &args.wait).await
 }
@@ -321,6 +327,8 @@ fn show(task: &Task, nodes: &NodeNames, now: Timestamp) -> String {
         .map(|timing| format!("{} {}", timing.phase, output::took(output::millis(timing.ms))))
         .collect();
     let progress = task.progress.as_ref().filter(|_| !task.state.is_terminal());
+    let live = !task.state.is_terminal();
+    let waits = task.waiting_for == Some(WaitingFor::Time);
     output::fields([
         ("id", task.id.to_string()),
         ("kind", task.kind.to_string()),
@@ -332,12 +340,49 @@ fn show(task: &Task, nodes: &NodeNames, now: Timestamp) -> String {
         ("params", task.params.to_string()),
         ("vm", output::or_nothing(task.target.vm)),
         ("node", task.node.map(|node| nodes.of(Some(node))).unwrap_or_default()),
+        ("priority", Some(task.schedule.priority).filter(|p| p.get() != 0).map(|p| p.to_string()).unwrap_or_default()),
+        ("not before", if waits { task.not_before.to_string() } else { String::new() }),
+        ("time", if live { times(task) } else { String::new() }),
+        ("retries", if live { retries(task) } else { String::new() }),
+        ("given up", task.dead_letter.map(letter).unwrap_or_default()),
         ("attempt", if attempt > 0 { format!("{attempt} of {}", task.max_attempts) } else { String::new() }),
         ("phases", phases.join(", ")),
         ("took", time(task).unwrap_or_default()),
         ("retry of", output::or_nothing(task.retry_of)),
         ("created", output::ago(task.created_at, now)),
     ])
+}
+
+fn seconds(seconds: u32) -> String {
+    output::took(Duration::from_secs(seconds.into()))
+}
+
+fn times(task: &Task) -> String {
+    let Schedule { queue_timeout_seconds, timeout_seconds, .. } = task.schedule;
+    format!("{} to be begun, {} to end", seconds(queue_timeout_seconds), seconds(timeout_seconds))
+}
+
+fn retries(task: &Task) -> String {
+    let RetryPolicy { attempts, backoff, first_seconds, most_seconds } = task.schedule.retry;
+    let growth = match backoff {
+        Backoff::Linear => "growing",
+        Backoff::Exponential => "doubling",
+    };
+    match attempts {
+        0 | 1 => "none".to_owned(),
+        n => format!("{} after {}, {growth} to {}", n - 1, seconds(first_seconds), seconds(most_seconds)),
+    }
+}
+
+fn letter(letter: DeadLetter) -> String {
+    let words = match letter {
+        DeadLetter::Waiting => {
+            "a dead letter: `hostler task dead retry` does it again, `hostler task dead purge` lets it be"
+        }
+        DeadLetter::Retried => "and done again by another task",
+        DeadLetter::Purged => "and let be",
+    };
+    words.to_owned()
 }
 
 #[cfg(test)]

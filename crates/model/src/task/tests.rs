@@ -4,15 +4,8 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::retry::Backoff;
 
-const RULES: Rules = Rules {
-    retry: RetryPolicy {
-        attempts: 3,
-        backoff: Backoff::Exponential { first: Duration::from_secs(1), most: Duration::from_secs(60) },
-    },
-    timeout: Duration::from_secs(60),
-};
+const RULES: Rules = Rules { retry: RetryPolicy::exponential(3), timeout: Duration::from_secs(60) };
 
 fn lease() -> Lease {
     Lease { enrolment: EnrolmentId(uuid::Uuid::nil()), expires_at: Timestamp::from_micros(30) }

@@ -98,9 +98,14 @@ CREATE TABLE nodes (
     lost_at    INTEGER,
     beat_seq   INTEGER,
     orphans    TEXT    NOT NULL,
+    paused_at  INTEGER,
     created_at INTEGER NOT NULL
 ) STRICT;
 
+CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
+
+-- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
+-- `retry`: where it is not the kind's own.
 CREATE TABLE tasks (
     id             TEXT PRIMARY KEY,
     seq            INTEGER NOT NULL,
@@ -131,11 +136,21 @@ CREATE TABLE tasks (
     queue_deadline INTEGER NOT NULL,
     deadline       INTEGER,
     started_at     INTEGER,
-    finished_at    INTEGER
+    finished_at    INTEGER,
+    lane           TEXT    NOT NULL,
+    ripe           INTEGER NOT NULL,
+    priority       INTEGER NOT NULL,
+    queue_timeout_s INTEGER NOT NULL,
+    timeout_s      INTEGER NOT NULL,
+    retry          TEXT,
+    dead_letter    TEXT
 ) STRICT;
 
--- What a node may fetch. Together with the next one: every task that has not ended.
-CREATE INDEX tasks_leasable ON tasks (node, seq) WHERE state IN ('queued', 'aborting') AND lease_until IS NULL;
+-- What a node may fetch, in the order in which it is to. Together with the next two: every task that has not ended.
+CREATE INDEX tasks_leasable ON tasks (node, lane, priority DESC, seq)
+ WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1;
+CREATE INDEX tasks_later ON tasks (not_before)
+ WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0;
 CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX tasks_queue_deadline ON tasks (queue_deadline) WHERE state = 'queued';
 CREATE INDEX tasks_deadline ON tasks (deadline) WHERE deadline IS NOT NULL AND state IN ('queued', 'running');
@@ -145,6 +160,7 @@ CREATE INDEX tasks_on_vm ON tasks (vm, seq) WHERE vm IS NOT NULL AND state IN ('
 CREATE INDEX tasks_by_tenant ON tasks (tenant, id);
 CREATE INDEX tasks_by_vm ON tasks (vm, id) WHERE vm IS NOT NULL;
 CREATE INDEX tasks_by_code ON tasks (code, id) WHERE code IS NOT NULL;
+CREATE INDEX tasks_dead ON tasks (tenant, id) WHERE dead_letter = 'waiting';
 
 -- Lines for people, the last ones of each task. `said`: the last line of the node in that attempt, by the node's clock.
 -- `bytes`: of this line and all before it.

@@ -7,7 +7,11 @@ use hostler_model::{
 use hostler_sqlite::Result;
 use serde_json::json;
 
-use crate::{Answer, Cancel, task::waiting_for, work::Work};
+use crate::{
+    Answer, Cancel,
+    task::{Held, waiting_for},
+    work::Work,
+};
 
 /// Asks for each task to be stopped: what provably left nothing ends at once, the rest begins to abort.
 pub(crate) fn cancel(work: &mut Work<'_>, items: &[Cancel]) -> Result<Vec<Answer<Task>>> {
@@ -66,7 +70,7 @@ fn own(work: &Work<'_>, item: &Cancel) -> Answer<TaskState> {
 fn shown(work: &mut Work<'_>, item: &Cancel) -> Result<Answer<Task>> {
     let Some(row) = work.tasks.get(&item.task) else { return Ok(Err(not_found(item.task))) };
     let mut task = row.task.clone();
-    task.waiting_for = waiting_for(&task, false, work.now);
+    task.waiting_for = waiting_for(&task, Held::default(), work.now);
     Ok(Ok(task))
 }
 

@@ -5,9 +5,7 @@ use std::collections::BTreeSet;
 use hostler_model::{
     TaskId, Timestamp, VmId,
     edit::{FILE_AGAIN, is_over},
-    event::Actor,
     kind::{KindName, Turn},
-    task::Target,
 };
 use hostler_sqlite::Result;
 use serde_json::json;
@@ -61,17 +59,5 @@ fn is_final(work: &Work<'_>, id: TaskId) -> bool {
 }
 
 fn deletion(work: &Work<'_>, vm: &hostler_model::vm::Vm) -> Submission {
-    Submission {
-        task: work.context.ids.next(work.now),
-        tenant: vm.tenant,
-        actor: Actor::system(),
-        kind: KindName::VmDelete,
-        params: json!({}),
-        target: Target { vm: Some(vm.id), node: None },
-        vm: None,
-        snapshot: None,
-        retry_of: None,
-        idempotency: None,
-        dry_run: false,
-    }
+    Submission::of_system(work.context.ids.next(work.now), vm, KindName::VmDelete, work.now)
 }

@@ -75,7 +75,12 @@ fn read(work: &mut Work<'_>, beats: &[Beat]) -> Result<BTreeMap<NodeId, Identity
     }
     let tasks: Vec<TaskId> = beats.iter().flat_map(|beat| &beat.heartbeat.leases).map(|held| held.task).collect();
     work.read_task_rows(&tasks)?;
-    let identity = |row: &NodeRow| (row.node.id, Identity { enrolment: row.node.enrolment, state: row.node.state });
+    let identity = |row: &NodeRow| {
+        (
+            row.node.id,
+            Identity { enrolment: row.node.enrolment, state: row.node.state, paused: row.node.paused_at.is_some() },
+        )
+    };
     Ok(work.nodes.all().map(identity).collect())
 }
 

@@ -11,7 +11,7 @@ use hostler_sqlite::Result;
 use serde_json::json;
 
 use crate::{
-    Answer, JoinNode,
+    Answer, JoinNode, Queue,
     node::{self, NodeRow},
     token::{self, JoinToken},
     work::Work,
@@ -82,6 +82,7 @@ fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {
         facts: join.facts.clone(),
         book: Book::default(),
         schedulable: Resources::ZERO,
+        paused_at: None,
         last_seen: None,
         created_at: work.now,
     };
@@ -95,13 +96,36 @@ fn tell(work: &mut Work<'_>, node: &Node, again: bool) {
     work.audit(&actor, None, "node", "node.join", node.id.0, data);
 }
 
+/// Pauses a node's queue, or resumes it. What is so already stays as it is; the wish is written down all the same.
+pub(crate) fn queue(work: &mut Work<'_>, id: NodeId, queue: Queue, actor: &Actor) -> Result<Answer<Node>> {
+    let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else { return Ok(Err(not_found(id))) };
+    let before = row.node.paused_at;
+    row.node.paused_at = match queue {
+        Queue::Paused => Some(before.unwrap_or(work.now)),
+        Queue::Open => None,
+    };
+    let (node, verb, word) = match queue {
+        Queue::Paused => (row.node.clone(), "node.pause", "node.paused"),
+        Queue::Open => (row.node.clone(), "node.resume", "node.resumed"),
+    };
+    let data = json!({"name": node.name});
+    if before != node.paused_at {
+        work.nodes.insert(id, row);
+        work.event(None, "node", word, id.0, data.clone());
+    }
+    work.audit(actor, None, "node", verb, id.0, data);
+    work.wake(Some(id));
+    Ok(Ok(node))
+}
+
+fn not_found(id: NodeId) -> Refusal {
+    Refusal::new(Code::NodeNotFound, "there is no such node; `hostler node list` shows those there are")
+        .with("node", id.to_string())
+}
+
 /// What an operator does to a node.
 pub(crate) fn change(work: &mut Work<'_>, id: NodeId, event: NodeEvent, actor: &Actor) -> Result<Answer<Node>> {
-    let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else {
-        let refusal =
-            Refusal::new(Code::NodeNotFound, "there is no such node; `hostler node list` shows those there are");
-        return Ok(Err(refusal.with("node", id.to_string())));
-    };
+    let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else { return Ok(Err(not_found(id))) };
     let before = row.node.state;
     let Some(after) = before.after(event) else { return Ok(Err(conflict(&row.node.name, before, event))) };
     row.node.state = after;

@@ -1,10 +1,10 @@
 //! Leasing: one step serves all the nodes that wait.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hostler_model::{
     Fence, NodeId, TaskId,
-    kind::Admission,
+    kind::{Admission, Class},
     snapshot::{self, Use},
     task::{Event, Intent, Lease},
     vm::VmState,
@@ -15,8 +15,8 @@ use super::identify;
 use crate::{
     Answer, Claim, Leased,
     group::Step,
-    node,
-    task::{self, TaskRow},
+    node::{self, Identity},
+    task::{self, Lane, TaskRow},
     work::Work,
 };
 
@@ -37,7 +37,8 @@ impl Step for Take {
             .iter()
             .filter(|claim| identify(&known, claim.node, claim.enrolment).is_ok_and(|who| who.state.takes_tasks()))
             .collect();
-        let mut offers = offers(work, &served)?;
+        task::ripen(work.tx, work.now, RIPE)?;
+        let mut offers = offers(work, &served, &known)?;
         claims
             .iter()
             .map(|claim| match identify(&known, claim.node, claim.enrolment) {
@@ -49,25 +50,43 @@ impl Step for Take {
     }
 }
 
-/// What each node may fetch, in the order in which it was queued.
-type Offers = BTreeMap<NodeId, std::collections::VecDeque<TaskId>>;
+/// How many tasks whose time has come one step lets be leased: the next step comes within a second.
+const RIPE: usize = 1000;
+/// How many tasks to be undone one claim gets: they take no slot, but an answer must stay small.
+const ABORTS: usize = 64;
 
-fn offers(work: &mut Work<'_>, claims: &[&Claim]) -> Result<Offers> {
-    let mut most: BTreeMap<NodeId, usize> = BTreeMap::new();
+/// What each node may fetch from each lane, in the order in which it is to.
+type Offers = BTreeMap<(NodeId, Lane), VecDeque<TaskId>>;
+
+/// A paused node is offered only what is to be undone.
+fn offers(work: &mut Work<'_>, claims: &[&Claim], known: &BTreeMap<NodeId, Identity>) -> Result<Offers> {
+    let mut wanted: BTreeMap<(NodeId, Lane), usize> = BTreeMap::new();
     for claim in claims {
-        *most.entry(claim.node).or_default() += claim.max;
-    }
-    most.retain(|_, max| *max > 0);
-    let Some(limit) = most.values().copied().max() else { return Ok(Offers::new()) };
-    let nodes: Vec<NodeId> = most.into_keys().collect();
-    let rows = task::leasable(work.tx, &nodes, limit, work.now)?;
-    let mut offers = Offers::new();
-    for row in &rows {
-        if let Some(node) = row.task.node {
-            offers.entry(node).or_default().push_back(row.task.id);
+        *wanted.entry((claim.node, Lane::Abort)).or_default() += ABORTS;
+        if known.get(&claim.node).is_some_and(|who| !who.paused) {
+            for class in Class::ALL {
+                *wanted.entry((claim.node, Lane::Of(class))).or_default() += claim.free.of(class);
+            }
         }
     }
-    work.adopt_leasable(rows)?;
+    // Machines and disks have few slots and their tasks are large: they are not read by the number of the short ones.
+    let (few, many): (Vec<_>, Vec<_>) =
+        wanted.into_iter().filter(|(_, free)| *free > 0).partition(|((_, lane), _)| match lane {
+            Lane::Of(Class::Boot | Class::Disk) => true,
+            Lane::Of(Class::Quick) | Lane::Abort => false,
+        });
+    let mut offers = Offers::new();
+    for group in [many, few] {
+        let Some(limit) = group.iter().map(|(_, free)| *free).max() else { continue };
+        let lanes: Vec<(NodeId, Lane)> = group.into_iter().map(|(lane, _)| lane).collect();
+        let rows = task::leasable(work.tx, &lanes, limit, work.now)?;
+        for row in &rows {
+            if let Some(node) = row.task.node {
+                offers.entry((node, Lane::of(&row.task))).or_default().push_back(row.task.id);
+            }
+        }
+        work.adopt_leasable(rows)?;
+    }
     Ok(offers)
 }
 
@@ -76,13 +95,27 @@ fn serve(work: &mut Work<'_>, claim: &Claim, offers: &mut Offers) -> Result<Vec<
         Some(held) => again(work, claim, held)?,
         None => Vec::new(),
     };
+    let mut free = claim.free;
+    for again in &leased {
+        let slots = free.of_mut(again.kind.spec().class);
+        *slots = slots.saturating_sub(1);
+    }
     let mut settled = false;
-    while leased.len() < claim.max {
-        let Some(id) = offers.get_mut(&claim.node).and_then(|queue| queue.pop_front()) else { break };
-        match grant(work, claim, id)? {
-            Granted::Leased(lease) => leased.push(*lease),
-            Granted::Settled => settled = true,
-            Granted::Later => {}
+    for lane in Lane::ALL {
+        let mut room = match lane {
+            Lane::Abort => ABORTS,
+            Lane::Of(class) => free.of(class),
+        };
+        while room > 0 {
+            let Some(id) = offers.get_mut(&(claim.node, lane)).and_then(VecDeque::pop_front) else { break };
+            match grant(work, claim, id)? {
+                Granted::Leased(lease) => {
+                    leased.push(*lease);
+                    room -= 1;
+                }
+                Granted::Settled => settled = true,
+                Granted::Later => {}
+            }
         }
     }
     if settled {
@@ -186,7 +219,7 @@ fn delivery(work: &Work<'_>, id: TaskId) -> Option<Leased> {
     let row = work.tasks.get(&id)?;
     let lease = row.lease?;
     let (task, intent) = (&row.task, row.life().intent());
-    let timeout = (task.kind.spec().timeout)(&task.params);
+    let timeout = task.schedule.rules().timeout;
     let deadline = match (intent, task.deadline) {
         (Intent::Run, Some(deadline)) => deadline,
         // Stopping and undoing has its own time: the task's may be what ran out.

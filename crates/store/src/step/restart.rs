@@ -5,10 +5,8 @@ use std::collections::BTreeSet;
 
 use hostler_model::{
     VmId,
-    event::Actor,
     kind::KindName,
     restart::{self, PER_HOUR},
-    task::Target,
 };
 use hostler_sqlite::Result;
 use serde_json::json;
@@ -61,19 +59,7 @@ fn start(work: &mut Work<'_>, row: &VmRow) -> Submission {
         "tries_per_hour": PER_HOUR, "task": task,
     });
     work.event(Some(vm.tenant), "vm", "vm.restarting", vm.id.0, data);
-    Submission {
-        task,
-        tenant: vm.tenant,
-        actor: Actor::system(),
-        kind: KindName::VmStart,
-        params: json!({}),
-        target: Target { vm: Some(vm.id), node: None },
-        vm: None,
-        snapshot: None,
-        retry_of: None,
-        idempotency: None,
-        dry_run: false,
-    }
+    Submission::of_system(task, vm, KindName::VmStart, now)
 }
 
 impl Work<'_> {

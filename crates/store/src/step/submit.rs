@@ -12,7 +12,7 @@ use hostler_model::{
     name::Name,
     placement::{self, Wanted},
     quota,
-    task::{Event, Life, Target, Task, TaskState},
+    task::{DeadLetter, Event, Life, Target, Task, TaskState},
     vm::{Vm, VmState},
 };
 use hostler_sqlite::Result;
@@ -24,8 +24,8 @@ use crate::{
     Accepted, Answer, NewMachine, Submission,
     group::Step,
     idempotency::{self, FirstAnswer, Key, Stored},
-    log,
-    task::{TaskRow, waiting_for},
+    log, node,
+    task::{Held, TaskRow, waiting_for},
     vm::{self, VmRow},
     work::Work,
 };
@@ -56,6 +56,8 @@ struct Batch {
     answers: BTreeMap<Key, FirstAnswer>,
     names: BTreeMap<(TenantId, Name), VmId>,
     store_epoch: u32,
+    /// Nodes whose queues are paused.
+    paused: BTreeSet<NodeId>,
 }
 
 /// What an accepted item comes to, before anything is written.
@@ -79,6 +81,8 @@ enum Change {
 impl Batch {
     fn read(work: &mut Work<'_>, items: &[Submission]) -> Result<Batch> {
         let keys: Vec<Key> = items.iter().filter_map(Key::of).collect();
+        let retried: Vec<TaskId> = items.iter().filter_map(|item| item.retry_of).collect();
+        work.read_task_rows(&retried)?;
         let names: Vec<(TenantId, Name)> =
             items.iter().filter_map(|item| Some((item.tenant, name_wanted(item)?))).collect();
         let vms: BTreeSet<VmId> = items.iter().filter_map(|item| item.target.vm).collect();
@@ -89,6 +93,7 @@ impl Batch {
             answers: answers.into_iter().map(|first| (first.key.clone(), first)).collect(),
             names: taken.into_iter().map(|row| ((row.vm.tenant, row.vm.name), row.vm.id)).collect(),
             store_epoch: log::store_epoch(work.tx)?,
+            paused: node::paused(work.tx)?,
         })
     }
 
@@ -110,6 +115,9 @@ impl Batch {
             }));
         }
         let accepted = self.accept(work, item, plan)?;
+        if let Some(first) = item.retry_of {
+            answer_letter(work, first);
+        }
         if let (Some(key), Some(sent)) = (key, &item.idempotency) {
             let answer =
                 Stored { task: accepted.task.clone(), vm: accepted.vm.clone(), snapshot: accepted.snapshot.clone() };
@@ -222,7 +230,7 @@ impl Batch {
             row.task.params = plan.params.clone();
         }
         let vm = changed(&vm, change.as_ref());
-        row.task.waiting_for = waiting_for(&row.task, earlier.is_some(), work.now);
+        row.task.waiting_for = waiting_for(&row.task, self.held(node, earlier.is_some()), work.now);
         let amount = (spec.delta)(&item.params);
         let owner = Owner::Task(item.task);
         let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
@@ -252,7 +260,7 @@ impl Batch {
 
     /// The task as it is written down first.
     fn row(&self, work: &Work<'_>, item: &Submission, target: Target, node: NodeId) -> TaskRow {
-        let (now, spec) = (work.now, item.kind.spec());
+        let (now, not_before) = (work.now, item.not_before.max(work.now));
         let mut task = Task {
             id: item.task,
             tenant: item.tenant,
@@ -263,25 +271,31 @@ impl Batch {
             waiting_for: None,
             node: Some(node),
             fence: Fence { store_epoch: self.store_epoch, attempt: 0 },
-            max_attempts: spec.retry.attempts,
+            max_attempts: item.schedule.retry.attempts,
+            schedule: item.schedule,
             abort_reason: None,
             progress: None,
             phases: Vec::new(),
             output: None,
             error: None,
+            dead_letter: None,
             retry_of: item.retry_of,
             created_by: item.actor.principal,
             created_at: now,
-            not_before: now,
-            queue_deadline: now.plus(spec.queue_deadline),
+            not_before,
+            queue_deadline: item.schedule.queue_deadline(not_before),
             deadline: None,
             started_at: None,
             finished_at: None,
         };
-        task.waiting_for = waiting_for(&task, false, now);
+        task.waiting_for = waiting_for(&task, self.held(node, false), now);
         let mut row = TaskRow { seq: 0, task, clean: true, lease: None };
-        row.set_life(Life::new(self.store_epoch, now));
+        row.set_life(Life::new(self.store_epoch, not_before));
         row
+    }
+
+    fn held(&self, node: NodeId, turn: bool) -> Held {
+        Held { turn, paused: self.paused.contains(&node) }
     }
 
     /// Puts a plan into the working set, and answers with what it made.
@@ -367,6 +381,15 @@ impl Batch {
             row.vm.task = Some(item.task);
         }
         Ok(())
+    }
+}
+
+/// A dead letter that is done again no longer waits for anybody.
+fn answer_letter(work: &mut Work<'_>, id: TaskId) {
+    if work.tasks.get(&id).is_some_and(|row| row.task.dead_letter == Some(DeadLetter::Waiting))
+        && let Some(row) = work.tasks.change(&id)
+    {
+        row.task.dead_letter = Some(DeadLetter::Retried);
     }
 }
 

@@ -7,15 +7,22 @@ use hostler_model::{
 use hostler_sqlite::{Result, Row, Tx};
 use serde_json::json;
 
-use super::read;
+use super::{COLUMNS, read};
 use crate::TaskFilter;
+
+/// Whether a task waits for its turn, and whether for its node's queue to be resumed.
+macro_rules! waits {
+    () => {
+        concat!(waits_for_turn!(), ", EXISTS (SELECT 1 FROM nodes n WHERE n.id = t.node AND n.paused_at IS NOT NULL)")
+    };
+}
 
 const ONE: &str = concat!(
     "
 SELECT ",
     columns!(),
     ", ",
-    waits_for_turn!(),
+    waits!(),
     "
   FROM tasks t
  WHERE t.id = ?1->>'id'"
@@ -45,7 +52,7 @@ const ALL: &str = concat!(
 SELECT ",
     columns!(),
     ", ",
-    waits_for_turn!(),
+    waits!(),
     "
   FROM tasks t
  WHERE true
@@ -58,7 +65,7 @@ const OF_TENANT: &str = concat!(
 SELECT ",
     columns!(),
     ", ",
-    waits_for_turn!(),
+    waits!(),
     "
   FROM tasks t
  WHERE t.tenant = ?1->>'tenant'
@@ -71,7 +78,7 @@ const OF_VM: &str = concat!(
 SELECT ",
     columns!(),
     ", ",
-    waits_for_turn!(),
+    waits!(),
     "
   FROM tasks t
  WHERE t.vm = ?1->>'vm' AND t.vm IS NOT NULL
@@ -84,10 +91,23 @@ const WITH_CODE: &str = concat!(
 SELECT ",
     columns!(),
     ", ",
-    waits_for_turn!(),
+    waits!(),
     "
   FROM tasks t
  WHERE t.code = ?1->>'code' AND t.code IS NOT NULL
+",
+    filters!()
+);
+
+const DEAD: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    ", ",
+    waits!(),
+    "
+  FROM tasks t
+ WHERE t.dead_letter = 'waiting' AND t.tenant = ?1->>'tenant'
 ",
     filters!()
 );
@@ -97,10 +117,12 @@ const LIVE: &str = concat!(
 SELECT ",
     columns!(),
     ", ",
-    waits_for_turn!(),
+    waits!(),
     "
   FROM tasks t
- WHERE t.id IN (SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL
+ WHERE t.id IN (SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1
+                UNION ALL
+                SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
                 UNION ALL
                 SELECT id FROM tasks WHERE lease_until IS NOT NULL)
 ",
@@ -116,6 +138,7 @@ pub(crate) fn list(
     now: Timestamp,
 ) -> Result<Vec<Task>> {
     let sql = match filter {
+        TaskFilter { dead: true, .. } => DEAD,
         TaskFilter { vm: Some(_), .. } => OF_VM,
         TaskFilter { code: Some(_), .. } => WITH_CODE,
         TaskFilter { state: Some(state), .. } if !state.is_terminal() => LIVE,
@@ -130,17 +153,27 @@ pub(crate) fn list(
 }
 
 fn shown(row: &Row<'_>, now: Timestamp) -> Result<Task> {
-    let waits_for_turn = row.get(28)?;
+    let (turn, paused) = (row.get(COLUMNS)?, row.get(COLUMNS + 1)?);
     let mut task = read(row)?.task;
-    task.waiting_for = waiting_for(&task, waits_for_turn, now);
+    task.waiting_for = waiting_for(&task, Held { turn, paused }, now);
     Ok(task)
 }
 
+/// What keeps a queued task, beside its time.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Held {
+    /// An earlier change of its VM.
+    pub(crate) turn: bool,
+    /// Its node's queue is paused.
+    pub(crate) paused: bool,
+}
+
 /// What a queued task waits for.
-pub(crate) fn waiting_for(task: &Task, waits_for_turn: bool, now: Timestamp) -> Option<WaitingFor> {
+pub(crate) fn waiting_for(task: &Task, held: Held, now: Timestamp) -> Option<WaitingFor> {
     match task.state {
         TaskState::Queued if task.not_before > now => Some(WaitingFor::Time),
-        TaskState::Queued if waits_for_turn => Some(WaitingFor::Turn),
+        TaskState::Queued if held.turn => Some(WaitingFor::Turn),
+        TaskState::Queued if held.paused => Some(WaitingFor::Paused),
         TaskState::Queued => Some(WaitingFor::Node),
         TaskState::Running | TaskState::Aborting | TaskState::Succeeded | TaskState::Failed | TaskState::Cancelled => {
             None
@@ -150,4 +183,8 @@ pub(crate) fn waiting_for(task: &Task, waits_for_turn: bool, now: Timestamp) -> 
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, OF_VM, WITH_CODE, LIVE];
+pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, OF_VM, WITH_CODE, DEAD, LIVE];
+
+/// Lists, and the index that each is to walk.
+#[cfg(test)]
+pub(crate) const INDEXED: &[(&str, &str)] = &[(DEAD, "tasks_dead (tenant=? AND id<?)")];

@@ -6,7 +6,7 @@ use hostler_model::{
     Code,
     event::Actor,
     kind::KindName,
-    node::NodeEvent,
+    node::{NodeEvent, Slots},
     task::{Intent, TaskState},
     vm::{VmReason, VmState},
 };
@@ -52,7 +52,8 @@ pub async fn two_claims_of_one_node_share_what_there_is(world: &mut World) {
         submission.target.node = Some(agent.node);
         world.ok(submission).await;
     }
-    let claim = |agent: Agent| Claim { node: agent.node, enrolment: agent.enrolment, max: 2, resync: None };
+    let claim =
+        |agent: Agent| Claim { node: agent.node, enrolment: agent.enrolment, free: Slots::each(2), resync: None };
     let answers = world.store.lease(vec![claim(a), claim(b), claim(a)]).await.unwrap();
     let counts: Vec<usize> = answers.iter().map(|answer| answer.as_ref().unwrap().len()).collect();
     assert_eq!(counts, [2, 1, 1]);

@@ -16,6 +16,7 @@ mod node;
 mod power;
 mod progress;
 mod query;
+mod schedule;
 mod settle;
 mod snapshot;
 mod submit;
@@ -115,6 +116,20 @@ macro_rules! every_claim {
                 what_was_unknown_is_known_again_when_its_node_returns
                 an_unknown_vm_is_not_what_it_was_in_another_life
                 a_state_that_no_node_can_see_changes_nothing;
+            schedule:
+                the_higher_priority_is_leased_first_and_of_equals_the_older
+                a_priority_does_not_change_the_order_on_one_vm
+                a_task_is_not_leased_before_its_time
+                a_task_that_waits_for_its_time_can_be_cancelled_and_is_listed
+                a_time_in_the_queue_and_a_time_to_the_end_may_be_its_own
+                retries_may_be_its_own
+                a_claim_gets_no_more_of_a_class_than_has_free_slots
+                what_is_sent_again_takes_the_slots_of_its_class
+                what_is_to_be_undone_needs_no_slot
+                a_paused_node_gets_nothing_but_what_is_to_be_undone
+                the_time_in_the_queue_goes_on_while_a_node_is_paused
+                a_paused_node_is_taken_only_when_no_other_will_do
+                pausing_an_unknown_node_is_refused;
             task_log:
                 lines_are_kept_in_their_order_with_their_attempt
                 lines_that_come_again_are_kept_once

@@ -133,11 +133,12 @@ pub async fn what_waits_says_for_what(world: &mut World) {
     assert_eq!(waits(program.id).await, Some(WaitingFor::Turn));
     assert_eq!(waits(echo.id).await, Some(WaitingFor::Node));
     let leased = world.lease(agent, 5).await;
-    world.end_with(agent, &leased[1], failed(true, Effects::Undone)).await;
+    let (echoing, creating): (Vec<_>, Vec<_>) = leased.iter().partition(|leased| leased.task == echo.id);
+    world.end_with(agent, echoing[0], failed(true, Effects::Undone)).await;
     assert_eq!(waits(echo.id).await, Some(WaitingFor::Time));
     world.advance(60);
     assert_eq!(waits(echo.id).await, Some(WaitingFor::Node));
-    assert_eq!(waits(leased[0].task).await, None);
+    assert_eq!(waits(creating[0].task).await, None);
 }
 
 pub async fn a_turn_is_held_through_backoff(world: &mut World) {

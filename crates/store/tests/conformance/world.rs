@@ -16,7 +16,8 @@ use hostler_model::{
     id::EnrolmentId,
     internal::{Heartbeat, HeartbeatAnswer, HeldLease, Inventory, ProgressAnswer, ProgressReport, Receipt, Report},
     kind::KindName,
-    node::{Node, NodeFacts},
+    node::{Node, NodeFacts, Slots},
+    schedule::Schedule,
     task::{Effects, End, PhaseTiming, Progress, Target, Task},
     task_log::{Line, Said},
     vm::{Observation, Vm, VmSpec, VmState},
@@ -182,6 +183,8 @@ impl World {
             actor: Actor::system(),
             kind: KindName::Echo,
             params: json!({"message": "hi", "delay_ms": 0}),
+            schedule: Schedule::of(KindName::Echo.spec(), &json!({})),
+            not_before: self.now(),
             target: Target::default(),
             vm: None,
             snapshot: None,
@@ -195,7 +198,8 @@ impl World {
         let machine =
             NewMachine { id: self.id(), name: name.parse().unwrap(), spec: spec(), protected: false, ttl: None };
         let params = json!({"name": name, "image": "tiny", "image_digest": "d", "vcpus": 1, "memory_mib": 256, "disk_gib": 1, "ready_timeout_seconds": 60});
-        Submission { kind: KindName::VmCreate, params, vm: Some(machine), ..self.echo() }
+        let schedule = Schedule::of(KindName::VmCreate.spec(), &params);
+        Submission { kind: KindName::VmCreate, params, schedule, vm: Some(machine), ..self.echo() }
     }
 
     pub fn on_vm(&self, kind: KindName, vm: VmId) -> Submission {
@@ -203,7 +207,8 @@ impl World {
             KindName::VmExec => json!({"argv": ["true"], "timeout_seconds": 60}),
             _ => json!({}),
         };
-        Submission { kind, params, target: Target { vm: Some(vm), node: None }, ..self.echo() }
+        let schedule = Schedule::of(kind.spec(), &params);
+        Submission { kind, params, schedule, target: Target { vm: Some(vm), node: None }, ..self.echo() }
     }
 
     pub fn keyed(&self, key: &str, body: &str) -> Submission {
@@ -240,7 +245,7 @@ impl World {
         resync: Option<Vec<(TaskId, hostler_model::Fence)>>,
     ) -> Answer<Vec<Leased>> {
         let Agent { node, enrolment } = agent;
-        self.store.lease(vec![Claim { node, enrolment, max, resync }]).await.unwrap().pop().unwrap()
+        self.store.lease(vec![Claim { node, enrolment, free: Slots::each(max), resync }]).await.unwrap().pop().unwrap()
     }
 
     /// The one task there is to lease.
