@@ -10,6 +10,7 @@ use hostler_model::{
     image::{DiskFormat, Image, ImageFile, ImageInfo, ImageTasks, Manifest, Part, Sha256Hex, check_name},
     kind::KindName,
     node::{Freshness, Node},
+    schedule::Schedule,
     task::{Target, Task},
 };
 
@@ -122,13 +123,17 @@ impl App {
     /// the only one's.
     async fn on_nodes(&self, call: &Call, kind: KindName, image: &ImageInfo, nodes: &[Node]) -> Result<Vec<Task>> {
         let (digest, name) = (&image.image.digest, &image.image.manifest.name);
+        let params = json!({"image": name, "image_digest": digest});
+        let (schedule, now) = (Schedule::of(kind.spec(), &params), self.clock.now());
         let submission = |node: &Node| Submission {
-            task: self.ids.next(self.clock.now()),
+            task: self.ids.next(now),
             tenant: call.caller.tenant,
             actor: call.actor(),
             kind,
-            params: json!({"image": name, "image_digest": digest}),
+            params: params.clone(),
             target: Target { vm: None, node: Some(node.id) },
+            schedule,
+            not_before: now,
             vm: None,
             snapshot: None,
             retry_of: None,
