@@ -13,6 +13,7 @@
 
 mod accel;
 mod command;
+mod disk;
 mod edit;
 mod error;
 mod firmware;
@@ -39,12 +40,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use hostler_model::{
-    SnapshotId, VmId,
-    disk::Unfit,
-    error::Code,
-    image::{DiskFormat, Firmware},
-};
+use hostler_model::{SnapshotId, VmId, error::Code};
 
 pub use self::accel::Accel;
 use self::{
@@ -52,7 +48,7 @@ use self::{
     error::{disk_full, failed, refused, storage},
     firmware::Uefi,
     folder::Folder,
-    launch::Status,
+    launch::{Started, Status},
     machine::{Live, QemuMachine},
     qmp::Qmp,
     seek::{Census, seek, seek_in},
@@ -64,7 +60,6 @@ use super::{
 use crate::{
     guest::Guest,
     host::{self, Process, file::present, process::TICKS_PER_SECOND},
-    image,
 };
 
 /// How long QEMU may take from its start to its first answer. It takes 50 ms; a node that starts many at once, or reads
@@ -329,40 +324,30 @@ impl Driver {
         }
     }
 
-    /// Writes what the machine is, then its disk. A disk that a guest has lived on is kept.
-    async fn prepare(&self, plan: &MachinePlan, folder: &Folder) -> Result<(), DriverError> {
-        let (plan, folder, uefi) = (plan.clone(), folder.clone(), self.uefi.clone());
-        let made = tokio::task::spawn_blocking(move || {
-            let cannot = |what: &str, error: &io::Error| {
-                storage(format!("the {what} of machine {} cannot be written", plan.id), error)
-            };
-            folder.write_spec(&plan).map_err(|error| cannot("spec", &error))?;
-            folder.make_sockets().map_err(|error| cannot("socket folder", &error))?;
-            let disk = folder.disk().map_err(|error| cannot("disk", &error))?;
-            if folder.complete().map_err(|error| cannot("state", &error))?.is_some() && disk.exists() {
-                return Ok(());
-            }
-            make_firmware(&plan, &folder, uefi.as_ref()).map_err(|error| cannot("firmware's memory", &error))?;
-            make_disk(&plan, &folder)
-        });
-        made.await.unwrap_or_else(|error| Err(failed(format!("the disk's making was broken off: {error}"))))
-    }
-
+    /// Starts the process and takes hold of it. One that cannot be taken hold of is ended: it would be nobody's.
     async fn launch(&self, folder: &Folder, arguments: &[OsString]) -> Result<Arc<Live>, DriverError> {
         fail::fail_point!("agent.qemu.before_start");
         let started = launch::spawn(&self.binary, arguments, folder)?;
         fail::fail_point!("agent.qemu.after_start");
+        match self.take_up(folder, &started).await {
+            Ok(live) => Ok(self.share(live)),
+            Err(error) => Err(started.end(error).await),
+        }
+    }
+
+    /// Writes down which process it is, and waits until it answers.
+    async fn take_up(&self, folder: &Folder, started: &Started) -> Result<Live, DriverError> {
         let (recorded, process) = (folder.clone(), started.process);
         let record = blocking(move || launch::record(&recorded, process)).await;
         record.map_err(|error| {
             storage(format!("the process of machine {} cannot be written down", folder.id()), &error)
         })?;
         fail::fail_point!("agent.qemu.after_record");
-        let live = self.take_hold(folder, process, Some(started.status)).await?;
+        let live = self.take_hold(folder, process, Some(started.status.clone())).await?;
         let mut live = live.ok_or_else(|| ended_at_start(folder))?;
         live.began_ms = started.began_ms;
         live.qmp = Some(answering(&live, folder).await?);
-        Ok(self.share(live))
+        Ok(live)
     }
 
     /// The machine's process, if it lives: as it is already held, or anew.
@@ -498,60 +483,6 @@ async fn answering(live: &Live, folder: &Folder) -> Result<Qmp, DriverError> {
 fn ended_at_start(folder: &Folder) -> DriverError {
     let detail = format!("QEMU of machine {} ended before it answered{}", folder.id(), launch::words(folder));
     if detail.contains("No space left on device") { disk_full(detail) } else { failed(detail) }
-}
-
-/// The overlay above the image's root disk.
-fn make_disk(plan: &MachinePlan, folder: &Folder) -> Result<(), DriverError> {
-    for part in plan.manifest.files.keys() {
-        let path = plan.image_dir.join(part.file_name());
-        fs::metadata(&path).map_err(|error| unusable_image(plan, &path, &error))?;
-    }
-    let Some((part, file)) = plan.manifest.root() else {
-        return Err(refused(format!("the image {} has no disk", plan.spec.image)));
-    };
-    let format = file.format.unwrap_or(DiskFormat::Raw);
-    let base = plan.image_dir.join(part.file_name());
-    // Looked at when it was fetched, and again: this is the last moment before QEMU opens it.
-    let least = image::inspect(&base, format).map_err(|unfit| unfit_image(plan, &base, &unfit))?;
-    let size = plan.spec.disk_gib as u64 * GIB;
-    if size < least {
-        return Err(refused(format!(
-            "machine {} asks for a disk of {} GiB, but its image {} needs {} GiB; ask for at least that",
-            plan.id,
-            plan.spec.disk_gib,
-            plan.spec.image,
-            least.div_ceil(GIB)
-        )));
-    }
-    let made = folder.disk().and_then(|disk| qcow2::create_overlay(&disk, &base, format, size));
-    made.map_err(|error| storage(format!("the disk of machine {} cannot be made", plan.id), &error))
-}
-
-/// What UEFI firmware remembers, as it is in a new machine.
-fn make_firmware(plan: &MachinePlan, folder: &Folder, uefi: Option<&Uefi>) -> io::Result<()> {
-    match (plan.manifest.firmware.unwrap_or_default(), uefi) {
-        (Firmware::Uefi, Some(uefi)) => fs::copy(&uefi.vars, folder.firmware_vars()).map(drop),
-        (Firmware::Uefi, None) | (Firmware::Bios, _) => Ok(()),
-    }
-}
-
-fn unfit_image(plan: &MachinePlan, file: &Path, unfit: &Unfit) -> DriverError {
-    match unfit {
-        Unfit::Read(error) => unusable_image(plan, file, error),
-        Unfit::Refused(why) => DriverError {
-            code: Code::ImageUnsafe,
-            detail: format!("{} of image {} must not be opened: {why}", file.display(), plan.spec.image),
-            retryable: false,
-        },
-    }
-}
-
-fn unusable_image(plan: &MachinePlan, file: &Path, error: &io::Error) -> DriverError {
-    DriverError {
-        code: Code::ImageFetchFailed,
-        detail: format!("{} of image {} cannot be used: {error}", file.display(), plan.spec.image),
-        retryable: error.kind() == io::ErrorKind::NotFound,
-    }
 }
 
 #[cfg(test)]

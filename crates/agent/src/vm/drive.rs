@@ -122,11 +122,33 @@ pub(super) enum Standing {
 
 impl Standing {
     /// As the machine says itself, after something that may have come to nothing. Who cannot be asked goes on as before.
-    pub(super) async fn of(machine: Arc<dyn Machine>, before: Power, answered: bool) -> Standing {
+    /// An end that is seen here is noted.
+    pub(super) async fn of(
+        hypervisor: &dyn Hypervisor,
+        id: VmId,
+        machine: Arc<dyn Machine>,
+        before: Power,
+        answered: bool,
+    ) -> Standing {
         tokio::select! {
             biased;
-            exit = machine.exited() => Standing::Down(Trouble::of(&exit)),
+            exit = machine.exited() => {
+                note_end(hypervisor, id, &exit).await;
+                Standing::Down(Trouble::of(&exit))
+            }
             power = machine.power() => Standing::Up(machine.clone(), power.unwrap_or(before), answered),
+        }
+    }
+
+    /// As the host says, of a machine of whose process we know nothing: a start that failed may have left one.
+    pub(super) async fn found(hypervisor: &dyn Hypervisor, id: VmId, trouble: Option<Trouble>) -> Standing {
+        match hypervisor.attach(id).await {
+            Ok(Some(machine)) => Standing::of(hypervisor, id, machine.into(), Power::Running, false).await,
+            Ok(None) => Standing::Down(trouble),
+            Err(error) => {
+                let detail = format!("whether its process lives is not known: {error}; stop it, then start it again");
+                Standing::Down(Some(Trouble::error(VmReason::OutcomeUnknown, detail)))
+            }
         }
     }
 }

@@ -65,7 +65,7 @@ impl Edit {
         drive.change(async move {
             let edited = apply(&*hypervisor, id, change).await;
             let standing = match live {
-                Some((machine, power)) => Standing::of(machine, power, answered).await,
+                Some((machine, power)) => Standing::of(&*hypervisor, id, machine, power, answered).await,
                 None => Standing::Down(trouble),
             };
             let done: Done = Box::new(move |drive| {

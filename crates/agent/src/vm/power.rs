@@ -20,7 +20,7 @@ use super::{
     Vms,
     admit::{Admission, Ask},
     create::died_in_boot,
-    drive::{Drive, Reply, Request, Standing, Trouble, answer, done, note_end},
+    drive::{Done, Drive, Reply, Request, Standing, Trouble, answer, done, note_end},
 };
 use crate::{
     handler::Failure,
@@ -127,7 +127,9 @@ impl Start {
         drive.change(async move {
             let (plan, machine) = match bring_up(&*hypervisor, id, &phases).await {
                 Ok(up) => up,
-                Err(error) => return done(Standing::Down(trouble), reply, Err(error.into())),
+                Err(error) => {
+                    return done(Standing::found(&*hypervisor, id, trouble).await, reply, Err(error.into()));
+                }
             };
             let ready = ready.unwrap_or_else(|| plan.ready_timeout());
             let (standing, answered) = booted(&*hypervisor, id, machine, ready, &phases, &mut reply).await;
@@ -190,9 +192,11 @@ pub(super) async fn booted<T>(
         }
         answered = machine.ready(ready) => {
             let boot_ms = answered.map(|()| machine.boot_ms()).map_err(Failure::from);
-            (Standing::of(machine, Power::Running, boot_ms.is_ok()).await, boot_ms)
+            (Standing::of(hypervisor, id, machine, Power::Running, boot_ms.is_ok()).await, boot_ms)
         }
-        () = reply.closed() => (Standing::of(machine, Power::Running, false).await, Err(given_up())),
+        () = reply.closed() => {
+            (Standing::of(hypervisor, id, machine, Power::Running, false).await, Err(given_up()))
+        }
     }
 }
 
@@ -227,32 +231,52 @@ impl Request for Stop {
 
 impl Stop {
     fn begin(self, drive: &mut Drive) {
-        let Stop { patience, mut reply, .. } = self;
         let Some((machine, power)) = drive.live() else { return };
         let (hypervisor, id, answered) = (drive.vms.hypervisor.clone(), drive.id, drive.answered);
+        drive.change(async move { self.carry_out(&*hypervisor, id, machine, power, answered).await });
+    }
+
+    /// It has stopped by itself: from now on it is stopped because somebody wants it to be. A process that lives all the
+    /// same is ended.
+    fn settle(self, drive: &mut Drive) {
+        let (hypervisor, id, trouble) = (drive.vms.hypervisor.clone(), drive.id, drive.trouble.clone());
         drive.change(async move {
-            let stopped = tokio::select! {
-                stopped = halt(&*machine, power, patience) => stopped.map_err(Failure::from),
-                () = reply.closed() => Err(given_up()),
-            };
-            let standing = match stopped {
-                Ok(_) => {
-                    note_end(&*hypervisor, id, &Exit::Requested).await;
-                    Standing::Down(None)
+            match hypervisor.attach(id).await {
+                Ok(Some(machine)) => {
+                    let machine: Arc<dyn Machine> = machine.into();
+                    let power = machine.power().await.unwrap_or(Power::Running);
+                    self.carry_out(&*hypervisor, id, machine, power, false).await
                 }
-                Err(_) => Standing::of(machine, power, answered).await,
-            };
-            done(standing, reply, stopped)
+                Ok(None) => {
+                    note_end(&*hypervisor, id, &Exit::Requested).await;
+                    done(Standing::Down(None), self.reply, Ok(StopHow::Already))
+                }
+                Err(error) => done(Standing::Down(trouble), self.reply, Err(error.into())),
+            }
         });
     }
 
-    /// It has stopped by itself: from now on it is stopped because somebody wants it to be.
-    fn settle(self, drive: &mut Drive) {
-        let (hypervisor, id) = (drive.vms.hypervisor.clone(), drive.id);
-        drive.change(async move {
-            note_end(&*hypervisor, id, &Exit::Requested).await;
-            done(Standing::Down(None), self.reply, Ok(StopHow::Already))
-        });
+    async fn carry_out(
+        self,
+        hypervisor: &dyn Hypervisor,
+        id: VmId,
+        machine: Arc<dyn Machine>,
+        power: Power,
+        answered: bool,
+    ) -> Done {
+        let Stop { patience, mut reply, .. } = self;
+        let stopped = tokio::select! {
+            stopped = halt(&*machine, power, patience) => stopped.map_err(Failure::from),
+            () = reply.closed() => Err(given_up()),
+        };
+        let standing = match stopped {
+            Ok(_) => {
+                note_end(hypervisor, id, &Exit::Requested).await;
+                Standing::Down(None)
+            }
+            Err(_) => Standing::of(hypervisor, id, machine, power, answered).await,
+        };
+        done(standing, reply, stopped)
     }
 }
 
@@ -324,13 +348,17 @@ impl Reboot {
             let restarted = tokio::select! {
                 restarted = restart(&*hypervisor, id, machine.clone(), patience, &phases) => restarted,
                 () = reply.closed() => {
-                    return done(Standing::of(machine, power, answered).await, reply, Err(given_up()));
+                    return done(Standing::of(&*hypervisor, id, machine, power, answered).await, reply, Err(given_up()));
                 }
             };
             let (machine, how, ready) = match restarted {
                 Ok(restarted) => restarted,
                 Err(error) => {
-                    return done(Standing::of(machine, power, answered).await, reply, Err(error.into()));
+                    return done(
+                        Standing::of(&*hypervisor, id, machine, power, answered).await,
+                        reply,
+                        Err(error.into()),
+                    );
                 }
             };
             let begun = Instant::now();
@@ -382,11 +410,11 @@ impl Request for Pause {
     }
 
     fn take(self: Box<Self>, drive: &mut Drive, admission: Admission) {
-        let answered = drive.answered;
+        let (hypervisor, id, answered) = (drive.vms.hypervisor.clone(), drive.id, drive.answered);
         match (admission, drive.live()) {
             (Admission::Accept, Some((machine, power))) => drive.change(async move {
                 let paused = machine.pause().await.map(|()| false).map_err(Failure::from);
-                done(Standing::of(machine, power, answered).await, self.reply, paused)
+                done(Standing::of(&*hypervisor, id, machine, power, answered).await, self.reply, paused)
             }),
             (admission, _) => answer(self.reply, admitted(admission, true)),
         }
@@ -408,11 +436,11 @@ impl Request for Resume {
     }
 
     fn take(self: Box<Self>, drive: &mut Drive, admission: Admission) {
-        let answered = drive.answered;
+        let (hypervisor, id, answered) = (drive.vms.hypervisor.clone(), drive.id, drive.answered);
         match (admission, drive.live()) {
             (Admission::Accept, Some((machine, power))) => drive.change(async move {
                 let resumed = machine.resume().await.map(|()| (false, answered)).map_err(Failure::from);
-                done(Standing::of(machine, power, answered).await, self.reply, resumed)
+                done(Standing::of(&*hypervisor, id, machine, power, answered).await, self.reply, resumed)
             }),
             (admission, _) => answer(self.reply, admitted(admission, (true, answered))),
         }

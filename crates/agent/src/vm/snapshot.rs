@@ -107,7 +107,7 @@ impl Request for Take {
         drive.change(async move {
             let taken = hypervisor.take_snapshot(vm, id, memory, &phases).await;
             let standing = match live {
-                Some((machine, power)) => Standing::of(machine, power, answered).await,
+                Some((machine, power)) => Standing::of(&*hypervisor, vm, machine, power, answered).await,
                 None => Standing::Down(trouble),
             };
             done(standing, reply, taken.map_err(Failure::from))
@@ -147,10 +147,10 @@ impl Request for Restore {
                 Err(error) => {
                     // Nothing was touched, or the process was ended.
                     let standing = match before {
-                        Some((machine, power)) => Standing::of(machine, power, answered).await,
+                        Some((machine, power)) => Standing::of(&*hypervisor, vm, machine, power, answered).await,
                         None => Standing::Down(trouble),
                     };
-                    if matches!(standing, Standing::Down(_)) {
+                    if matches!(standing, Standing::Down(None)) {
                         note_end(&*hypervisor, vm, &Exit::Requested).await;
                     }
                     return done(standing, reply, Err(error.into()));

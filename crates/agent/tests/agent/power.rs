@@ -282,3 +282,67 @@ async fn a_simulated_machine_does_as_a_real_one_and_knows_that_its_host_went_dow
     assert_eq!((host.alive(vm), host.most_alive(vm)), (1, 1));
     agent.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_and_leaves_a_process_is_not_called_stopped() {
+    let (server, data, host) = (Server::new(), folder(), SimHost::new());
+    let failing = SimConfig { create_failures: 1.0, ..SimConfig::quick(7) };
+    let agent: Running = server.agent(data.path(), Sim::new(SimConfig::quick(7), host.clone())).await;
+    let vm = created(&server).await;
+    succeeded(&done(&server, KindName::VmStop, vm, json!({})).await);
+    agent.kill().await;
+    let agent = server.agent(data.path(), Sim::new(failing, host.clone())).await;
+    // Half of the failures come when the process is there.
+    for _ in 0..64 {
+        assert!(matches!(done(&server, KindName::VmStart, vm, json!({})).await.end, End::Failed { .. }));
+        if host.alive(vm) == 1 {
+            break;
+        }
+        assert_eq!(seen(&server, vm).await.state, VmState::Stopped);
+    }
+    assert_eq!(host.alive(vm), 1);
+    assert_eq!(seen(&server, vm).await.state, VmState::Running);
+    assert_eq!(succeeded(&done(&server, KindName::VmStop, vm, json!({})).await)["how"], "graceful");
+    assert_eq!(host.alive(vm), 0);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stops_a_machine_is_told_already_only_when_no_process_is_there() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let vm = created(&server).await;
+    succeeded(&done(&server, KindName::VmStop, vm, json!({})).await);
+    world.change(|state| {
+        state.machines.get_mut(&vm).unwrap().exit = None;
+        state.attach_fails = 1;
+    });
+    assert!(refused(&server, KindName::VmStop, vm).await.1.contains("too many open files"));
+    assert_eq!(succeeded(&done(&server, KindName::VmStop, vm, json!({})).await)["how"], "graceful");
+    assert!(world.see().machines[&vm].exit.is_some());
+    assert_eq!(succeeded(&done(&server, KindName::VmStop, vm, json!({})).await)["how"], "already");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_comes_while_the_machine_is_being_changed_is_remembered() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let vm = created(&server).await;
+    world.hold(Gate::Snapshot);
+    let snapshot = "0190f1f0-0000-7000-8000-0000000000c1";
+    server.give(&on(&server, KindName::VmSnapshot, vm, json!({"name": "one", "snapshot": snapshot})));
+    world.until_begun(Gate::Snapshot, 1).await;
+    let n = server.results().len();
+    world.exit(vm, Exit::GuestShutdown);
+    world.release(Gate::Snapshot);
+    server.result(n + 1).await;
+    let off = (VmState::Stopped, Some(VmReason::GuestShutdown));
+    let now = seen(&server, vm).await;
+    assert_eq!((now.state, now.reason), off);
+    agent.kill().await;
+    let agent = server.agent(data.path(), world.clone()).await;
+    let now = seen(&server, vm).await;
+    assert_eq!((now.state, now.reason), off, "the agent that comes next knows it too");
+    agent.stop().await;
+}

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! spawned ──recorded──► answers QMP
+//!    │           └──────────┴── failed: it is ended again
 //!    └──ended──► an error with QEMU's own words
 //! ```
 //!
@@ -14,11 +15,13 @@ use std::{
     io,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
+    time::Duration,
 };
 
 use tokio::{
     process::{Child, Command},
-    sync::watch,
+    sync::{oneshot, watch},
+    time::timeout,
 };
 
 use super::{
@@ -30,6 +33,9 @@ use crate::{
     hypervisor::DriverError,
 };
 
+/// How long the kernel may take to end a process that was just started.
+const KILL: Duration = Duration::from_secs(20);
+
 /// How our child ended, once it has.
 pub(super) type Status = watch::Receiver<Option<ExitStatus>>;
 
@@ -39,6 +45,22 @@ pub(super) struct Started {
     /// The host's uptime just before, in milliseconds.
     pub(super) began_ms: f64,
     pub(super) status: Status,
+    /// Ends it; dropped, it leaves it alone.
+    kill: oneshot::Sender<()>,
+}
+
+impl Started {
+    /// Ends it, because of this error: nobody has hold of it, and who is told that its start failed takes it for gone.
+    pub(super) async fn end(mut self, error: DriverError) -> DriverError {
+        // Its parent ends it, so it is this very process; one that has ended has no reaper any more.
+        let _ = self.kill.send(());
+        if timeout(KILL, self.status.wait_for(Option::is_some)).await.is_ok() {
+            return error;
+        }
+        let (pid, seconds) = (self.process.pid, KILL.as_secs());
+        let detail = format!("{}; its process {pid} was killed and is still there after {seconds} s", error.detail);
+        DriverError { detail, ..error }
+    }
 }
 
 /// Starts QEMU. It may end again at once: whoever waits for it must watch the process too.
@@ -49,12 +71,17 @@ pub(super) fn spawn(binary: &Path, arguments: &[std::ffi::OsString], folder: &Fo
         .spawn()
         .map_err(|error| not_started(binary, &error))?;
     let pid = child.id().unwrap_or_default() as i32;
-    let status = reap(child);
+    let (status, kill) = reap(child);
     // It is ours to reap and that needs the runtime, so its pid cannot be another's; but it may have ended already.
-    let process = Process::of(pid)
-        .map_err(|error| storage(format!("the process {pid}, which is to become QEMU, cannot be looked at"), &error))?
-        .ok_or_else(|| failed(format!("QEMU ended as soon as it was started{}", words(folder))))?;
-    Ok(Started { process, began_ms, status })
+    let process = match Process::of(pid) {
+        Ok(process) => process,
+        Err(error) => {
+            let _ = kill.send(());
+            return Err(storage(format!("the process {pid}, which is to become QEMU, cannot be looked at"), &error));
+        }
+    };
+    let process = process.ok_or_else(|| failed(format!("QEMU ended as soon as it was started{}", words(folder))))?;
+    Ok(Started { process, began_ms, status, kill })
 }
 
 fn command(binary: &Path, arguments: &[std::ffi::OsString], folder: &Folder) -> io::Result<Command> {
@@ -74,14 +101,23 @@ fn not_started(binary: &Path, error: &io::Error) -> DriverError {
     ))
 }
 
-fn reap(mut child: Child) -> Status {
+fn reap(mut child: Child) -> (Status, oneshot::Sender<()>) {
     let (tell, status) = watch::channel(None);
+    let (kill, killed) = oneshot::channel();
     tokio::spawn(async move {
-        if let Ok(ended) = child.wait().await {
+        let ended = tokio::select! {
+            ended = child.wait() => ended,
+            Ok(()) = killed => {
+                // One that cannot be signalled has ended.
+                let _ = child.start_kill();
+                child.wait().await
+            }
+        };
+        if let Ok(ended) = ended {
             tell.send_replace(Some(ended));
         }
     });
-    status
+    (status, kill)
 }
 
 /// Writes down which process is the machine's, unless that is written there already: a full disk is no reason then.

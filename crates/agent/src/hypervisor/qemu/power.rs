@@ -13,10 +13,10 @@ use hostler_model::VmId;
 
 use super::{
     Driver, blocking, command,
+    disk::unusable_image,
     error::{refused, storage},
     folder::Folder,
     machine::Live,
-    unusable_image,
 };
 use crate::{
     host::boot_id,

@@ -111,6 +111,31 @@ async fn a_machine_grows_while_it_runs_and_with_its_next_start() {
 }
 
 #[tokio::test]
+async fn a_disk_that_has_layers_grows_while_it_runs_and_keeps_its_size() {
+    let node = Node::new().await;
+    let plan = node.plan();
+    let machine = create(&node.qemu, &plan).await.unwrap();
+    machine.ready(READY).await.unwrap();
+    let mut wanted = plan.clone();
+    // Each snapshot puts another node on top; the one that was there before is not the one to grow.
+    for gib in [2, 3] {
+        let snapshot = Ids::system().next(Timestamp::from_micros(gib));
+        node.qemu.take_snapshot(plan.id, snapshot, false, &mpsc::unbounded_channel().0).await.unwrap();
+        wanted.spec.disk_gib = gib;
+        node.qemu.edit(&wanted).await.unwrap();
+        assert_eq!(disk(machine.as_ref()).await, u64::try_from(gib).unwrap());
+    }
+    let written = "dd if=/dev/zero of=/dev/vda bs=1M seek=3000 count=1 conv=fsync";
+    assert_eq!(run(machine.as_ref(), &["sh", "-c", written]).await.exit_code, Some(0));
+    machine.end().await.unwrap();
+    drop(machine);
+    let machine = node.qemu.start(&wanted, &mpsc::unbounded_channel().0).await.unwrap();
+    machine.ready(READY).await.unwrap();
+    assert_eq!(disk(machine.as_ref()).await, 3);
+    assert!(node.qemu.remove(plan.id).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_stopped_machine_is_edited_in_its_folder_and_a_taken_port_is_said_to_be_whose() {
     let node = Node::new().await;
     let plan = node.plan();

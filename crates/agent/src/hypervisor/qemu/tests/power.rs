@@ -145,3 +145,23 @@ async fn what_cannot_be_started_says_why() {
     assert!(error.detail.contains("the disk of machine") && !error.retryable, "{error}");
     assert!(node.qemu.remove(plan.id).await.unwrap());
 }
+
+#[tokio::test]
+async fn a_start_that_fails_leaves_no_process() {
+    let node = Node::new().await;
+    let plan = node.plan();
+    let machine = create(&node.qemu, &plan).await.unwrap();
+    machine.end().await.unwrap();
+    drop(machine);
+    // What the new process is cannot be written down, as on a disk that is full.
+    let part = node.folder(plan.id).base().join("process.part");
+    fs::create_dir(&part).unwrap();
+    let error = refusal(node.qemu.start(&plan, &mpsc::unbounded_channel().0).await);
+    assert!(error.detail.contains("cannot be written down"), "{error}");
+    assert_eq!(node.count(plan.id), 0, "who is told that it failed takes it for gone");
+    assert!(node.qemu.attach(plan.id).await.unwrap().is_none());
+    fs::remove_dir(&part).unwrap();
+    drop(start(&node.qemu, plan.id).await);
+    assert_eq!(node.count(plan.id), 1);
+    assert!(node.qemu.remove(plan.id).await.unwrap());
+}
