@@ -10,6 +10,7 @@ pub mod image;
 pub mod import;
 pub mod join_token;
 pub mod node;
+pub mod room;
 pub mod snapshot;
 pub mod submit;
 pub mod task;

@@ -13,8 +13,11 @@ use serde_json::json;
 
 use crate::NewImportRow;
 
-/// An import whose server has not said for so long that it lives has lost it. It says so every second.
+/// An import whose server has not said for so long that it lives has lost it. It says so every ten
+/// seconds at least.
 const SILENCE: Duration = Duration::from_secs(30);
+/// How many imports of a tenant are kept, once they are over; the log of events and the audit know the others.
+const KEPT: usize = 200;
 /// How many lost imports one pass ends.
 const PIECE: usize = 256;
 
@@ -71,6 +74,28 @@ SELECT ",
 
 pub(crate) fn of_tenant(tx: &Tx<'_>, tenant: TenantId, before: Option<ImportId>, limit: usize) -> Result<Vec<Import>> {
     tx.query(OF_TENANT, &json!({"tenant": tenant, "before": before, "limit": limit}), read)
+}
+
+const RUNNING: &str = "SELECT COUNT(*) FROM imports WHERE tenant = ?1->>'tenant' AND state = 'running'";
+
+/// How many of a tenant's are under way.
+pub(crate) fn running(tx: &Tx<'_>, tenant: TenantId) -> Result<i64> {
+    Ok(tx.query_one(RUNNING, &json!({"tenant": tenant}), |row| row.get(0))?.unwrap_or(0))
+}
+
+const PRUNE: &str = "
+DELETE FROM imports
+ WHERE tenant = ?1->>'tenant' AND state <> 'running'
+   AND id < (SELECT id
+               FROM imports
+              WHERE tenant = ?1->>'tenant'
+              ORDER BY id DESC
+              LIMIT 1 OFFSET CAST(?1->>'kept' AS BIGINT))";
+
+/// Removes a tenant's oldest that are over.
+pub(crate) fn prune(tx: &Tx<'_>, tenant: TenantId) -> Result<()> {
+    tx.execute(PRUNE, &json!({"tenant": tenant, "kept": KEPT}))?;
+    Ok(())
 }
 
 const BEAT: &str = "
@@ -137,4 +162,4 @@ fn read(row: &Row<'_>) -> Result<Import> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, BEAT, SILENT];
+pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, RUNNING, PRUNE, BEAT, SILENT];

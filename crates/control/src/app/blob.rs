@@ -27,7 +27,10 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use super::{Error, Result};
+use super::{
+    Error, Result,
+    room::{Charge, Room},
+};
 
 /// A piece that is read, hashed and written at once: few system calls, little memory.
 const PIECE: usize = 256 << 10;
@@ -45,6 +48,8 @@ const UNCLAIMED: Duration = Duration::from_secs(24 * 3600);
 pub struct Blobs {
     dir: PathBuf,
     limit: u64,
+    /// What is here and no image's yet.
+    pub room: Room,
     /// Held for reading from the look at a blob until the image that refers to it is written down, for writing while
     /// blobs without an image are removed.
     claims: Arc<RwLock<()>>,
@@ -53,7 +58,7 @@ pub struct Blobs {
 impl Blobs {
     /// The blobs in this folder, none longer than `limit` bytes; the folder is made with the first one.
     pub fn new(dir: PathBuf, limit: u64) -> Blobs {
-        Blobs { dir, limit, claims: Arc::default() }
+        Blobs { dir, limit, room: Room::default(), claims: Arc::default() }
     }
 
     /// The longest blob, in bytes.
@@ -121,8 +126,14 @@ impl Blobs {
     }
 
     /// Takes in what is read, if it is what `sha256` says. `name` must be new: it names the file while it is partial.
-    pub async fn put(&self, sha256: &Sha256Hex, name: Uuid, from: impl AsyncRead + Unpin) -> Result<u64> {
-        let received = self.receive(name, from).await?;
+    pub async fn put(
+        &self,
+        sha256: &Sha256Hex,
+        name: Uuid,
+        charge: Charge,
+        from: impl AsyncRead + Unpin,
+    ) -> Result<u64> {
+        let received = self.receive(name, charge, from).await?;
         received.must_be(sha256)?;
         let length = received.length;
         self.keep(received).await?;
@@ -130,8 +141,8 @@ impl Blobs {
     }
 
     /// Takes in what is read, whatever it is. It is nowhere until it is kept.
-    pub async fn receive(&self, name: Uuid, mut from: impl AsyncRead + Unpin) -> Result<Received> {
-        let mut sink = self.sink(name, Digests::Sha256).await?;
+    pub async fn receive(&self, name: Uuid, charge: Charge, mut from: impl AsyncRead + Unpin) -> Result<Received> {
+        let mut sink = self.sink(name, charge, Digests::Sha256).await?;
         let mut piece = vec![0; PIECE];
         loop {
             let read = tokio::time::timeout(STALL, from.read(&mut piece)).await.map_err(|_| stalled())?;
@@ -143,18 +154,18 @@ impl Blobs {
     }
 
     /// A file to be filled. It is removed unless it is kept.
-    pub async fn sink(&self, name: Uuid, digests: Digests) -> Result<Sink> {
-        let partial = self.partial(name).await?;
+    pub async fn sink(&self, name: Uuid, charge: Charge, digests: Digests) -> Result<Sink> {
+        let partial = self.partial(name, charge).await?;
         let file = File::from_std(partial.file.try_clone().map_err(Error::file("write a blob"))?);
         let sha512 = (digests == Digests::Both).then(Sha512::new);
         Ok(Sink { partial, file, sha256: Sha256::new(), sha512, length: 0, limit: self.limit })
     }
 
     /// An empty file for a program to fill; see [`Blobs::measure`].
-    pub async fn partial(&self, name: Uuid) -> Result<Partial> {
+    pub async fn partial(&self, name: Uuid, charge: Charge) -> Result<Partial> {
         tokio::fs::create_dir_all(&self.dir).await.map_err(Error::file("make the folder of blobs"))?;
         let path = self.dir.join(format!("{PARTIAL}{name}"));
-        let made = tokio::task::spawn_blocking(move || Partial::make(path)).await;
+        let made = tokio::task::spawn_blocking(move || Partial::make(path, charge)).await;
         made.map_err(|_| Error::Fault("the making of a file broke down"))?.map_err(Error::file("write a blob"))
     }
 
@@ -172,16 +183,22 @@ impl Blobs {
             }
         }
         from.sync_all().await.map_err(Error::file("write a blob"))?;
+        partial.charge.grow_to(length)?;
         Ok(Received { partial, sha256: hex::encode(hash.finalize()).parse()?, sha512: None, length })
     }
 
-    /// What was received is a blob from now on.
-    pub async fn keep(&self, received: Received) -> Result<Sha256Hex> {
+    /// What was received is a blob from now on; says whether it was none before.
+    pub async fn keep(&self, received: Received) -> Result<bool> {
         let Received { partial, sha256, .. } = received;
+        if self.size(&sha256).await?.is_some() {
+            self.touch(&sha256).await;
+            return Ok(false);
+        }
         tokio::fs::rename(&partial.path, self.path(&sha256)).await.map_err(Error::file("name a blob"))?;
         let dir = File::open(&self.dir).await.map_err(Error::file("open the folder of blobs"))?;
         dir.sync_all().await.map_err(Error::file("make a blob durable"))?;
-        Ok(sha256)
+        partial.charge.keep(sha256);
+        Ok(true)
     }
 
     /// Removes what interrupted uploads left behind; best effort.
@@ -211,6 +228,7 @@ impl Blobs {
             if let Err(error) = tokio::fs::remove_file(self.path(sha256)).await {
                 tracing::warn!(%sha256, %error, "a blob that no image needs cannot be removed");
             }
+            self.room.gone(sha256);
         }
         Ok(gone.len())
     }
@@ -273,6 +291,7 @@ impl Sink {
         if self.length > self.limit {
             return Err(too_long(self.limit).into());
         }
+        self.partial.charge.grow_to(self.length)?;
         self.sha256.update(piece);
         if let Some(sha512) = &mut self.sha512 {
             sha512.update(piece);
@@ -287,6 +306,7 @@ impl Sink {
         self.file.set_len(0).await.map_err(failed())?;
         self.file.rewind().await.map_err(failed())?;
         self.length = 0;
+        self.partial.charge.clear();
         self.sha256 = Sha256::new();
         self.sha512 = self.sha512.as_ref().map(|_| Sha512::new());
         Ok(())
@@ -336,12 +356,13 @@ impl Received {
 pub struct Partial {
     path: PathBuf,
     file: fs::File,
+    charge: Charge,
 }
 
 impl Partial {
-    fn make(path: PathBuf) -> io::Result<Partial> {
+    fn make(path: PathBuf, charge: Charge) -> io::Result<Partial> {
         let file = fs::File::options().create_new(true).write(true).open(&path)?;
-        let partial = Partial { path, file };
+        let partial = Partial { path, file, charge };
         partial.file.lock()?;
         Ok(partial)
     }
@@ -349,6 +370,15 @@ impl Partial {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Accounts for what a program has written into it by now.
+    ///
+    /// # Errors
+    /// When that is more than the tenant may have.
+    pub fn account(&self) -> Result<(), Refusal> {
+        let length = fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
+        self.charge.grow_to(length)
     }
 }
 
@@ -389,6 +419,10 @@ mod tests {
 
     use super::*;
 
+    fn free() -> Charge {
+        Room::default().charge(hostler_model::TenantId::DEFAULT, None)
+    }
+
     fn name(n: u64) -> Uuid {
         Ids::seeded(n).next(Timestamp::from_micros(0))
     }
@@ -398,14 +432,33 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::new(dir.path().join("blobs"), 5);
         let sha256 = Sha256Hex::of(b"hello");
-        let error = blobs.put(&sha256, name(1), &b"hullo"[..]).await.unwrap_err();
+        let error = blobs.put(&sha256, name(1), free(), &b"hullo"[..]).await.unwrap_err();
         assert!(matches!(error, Error::Refused(refusal) if refusal.code == Code::ValidationError));
         assert_eq!(blobs.size(&sha256).await.unwrap(), None);
-        assert_eq!(blobs.put(&sha256, name(2), &b"hello"[..]).await.unwrap(), 5);
+        assert_eq!(blobs.put(&sha256, name(2), free(), &b"hello"[..]).await.unwrap(), 5);
         assert_eq!(blobs.size(&sha256).await.unwrap(), Some(5));
-        let error = blobs.put(&Sha256Hex::of(b"longer"), name(3), &b"longer"[..]).await.unwrap_err();
+        let error = blobs.put(&Sha256Hex::of(b"longer"), name(3), free(), &b"longer"[..]).await.unwrap_err();
         assert!(matches!(error, Error::Refused(refusal) if refusal.code == Code::BodyTooLarge));
         assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn bytes_beyond_the_tenants_room_are_not_taken_whatever_was_announced() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::new(dir.path().join("blobs"), 5);
+        let charge = || blobs.room.charge(hostler_model::TenantId::DEFAULT, Some(4));
+        let error = blobs.receive(name(1), charge(), &b"hello"[..]).await.unwrap_err();
+        assert!(matches!(error, Error::Refused(refusal) if refusal.code == Code::QuotaExceeded));
+        blobs.put(&Sha256Hex::of(b"abc"), name(2), charge(), &b"abc"[..]).await.unwrap();
+        let waits = blobs.receive(name(3), charge(), &b"de"[..]).await.unwrap_err();
+        assert!(matches!(waits, Error::Refused(refusal) if refusal.code == Code::QuotaExceeded));
+        assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 1);
+        let written = blobs.partial(name(4), charge()).await.unwrap();
+        fs::write(written.path(), "fg").unwrap();
+        assert_eq!(written.account().unwrap_err().code, Code::QuotaExceeded);
+        drop(written);
+        blobs.collect(std::future::ready(Ok(BTreeSet::new())), Among::These(&[Sha256Hex::of(b"abc")])).await.unwrap();
+        assert_eq!(blobs.receive(name(5), charge(), &b"abcd"[..]).await.unwrap().length, 4);
     }
 
     #[tokio::test(start_paused = true)]
@@ -413,7 +466,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::new(dir.path().join("blobs"), 5);
         let (_silent, from) = tokio::io::duplex(8);
-        let error = blobs.receive(name(1), from).await.unwrap_err();
+        let error = blobs.receive(name(1), free(), from).await.unwrap_err();
         assert!(matches!(error, Error::Refused(refusal) if refusal.detail.contains("no bytes came")));
         assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
     }
@@ -422,7 +475,7 @@ mod tests {
     async fn a_partial_file_goes_when_its_writer_is_gone_and_not_before() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::new(dir.path().to_owned(), 5);
-        let ours = blobs.partial(name(1)).await.unwrap();
+        let ours = blobs.partial(name(1), free()).await.unwrap();
         let theirs = dir.path().join(format!("{PARTIAL}of-a-killed-server"));
         let aged = |path: &Path| {
             fs::File::options().append(true).create(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH)
@@ -439,7 +492,7 @@ mod tests {
         let blobs = Blobs::new(dir.path().to_owned(), 5);
         let all: Vec<Sha256Hex> = [b"a", b"b", b"c"].map(|bytes| Sha256Hex::of(bytes)).to_vec();
         for (n, bytes) in [b"a", b"b", b"c"].into_iter().enumerate() {
-            blobs.put(&all[n], name(n as u64), &bytes[..]).await.unwrap();
+            blobs.put(&all[n], name(n as u64), free(), &bytes[..]).await.unwrap();
         }
         for old in &all[..2] {
             fs::File::open(blobs.path(old)).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();

@@ -17,7 +17,7 @@ use hostler_model::{
 use hostler_store::Submission;
 use serde_json::json;
 
-use super::{App, Error, Result, blob::Among, caller::Call, not_found};
+use super::{App, Error, Result, blob::Among, caller::Call, not_found, room::Charge};
 
 /// The manifest's name in a folder that holds an image.
 const MANIFEST: &str = "image.json";
@@ -86,7 +86,15 @@ impl App {
             }
         }
         self.examine(&manifest).await?;
-        Ok(self.store.put_image(tenant, manifest, aliases, actor).await??)
+        let image = self.store.put_image(tenant, manifest, aliases, actor).await??;
+        let left = self.store.room_for_images(tenant).await?;
+        self.blobs.room.claimed(tenant, image.manifest.files.values().map(|file| &file.sha256), left);
+        Ok(image)
+    }
+
+    /// An account for a file that is to come for this tenant.
+    pub(crate) async fn charge(&self, tenant: TenantId) -> Result<Charge> {
+        Ok(self.blobs.room.charge(tenant, self.store.room_for_images(tenant).await?))
     }
 
     /// Lets a name stand for one of the caller's images from now on.
@@ -196,12 +204,7 @@ impl App {
         let Some((part, file)) = manifest.root() else { return Ok(()) };
         let format = file.format.unwrap_or(DiskFormat::Raw);
         let size = self.blobs.inspect(&file.sha256, format.into()).await?;
-        let gib = size.div_ceil(GIB);
-        if manifest.defaults.disk_gib < 0 || (manifest.defaults.disk_gib as u64) < gib {
-            let detail = format!("the {} needs {gib} GiB; machines that do not say get less", part.file_name());
-            return Err(Refusal::field("defaults.disk_gib", detail).into());
-        }
-        Ok(())
+        Ok(holds(manifest, part, size)?)
     }
 
     /// Takes in an image from a folder with an `image.json` and a file for each part. The bytes are copied, and what is
@@ -213,17 +216,18 @@ impl App {
         let manifest: Manifest = strict(&value)?;
         manifest.check()?;
         for (part, file) in &manifest.files {
-            self.import_file(&dir.join(part.file_name()), &file.sha256).await?;
+            self.import_file(tenant, &dir.join(part.file_name()), &file.sha256).await?;
         }
         self.put_image(tenant, manifest, actor).await
     }
 
-    async fn import_file(&self, path: &Path, sha256: &Sha256Hex) -> Result<()> {
+    async fn import_file(&self, tenant: TenantId, path: &Path, sha256: &Sha256Hex) -> Result<()> {
         if self.blobs.size(sha256).await?.is_some() {
             return Ok(());
         }
         let file = tokio::fs::File::open(path).await.map_err(Error::file("open a file of the image"))?;
-        self.blobs.put(sha256, self.ids.next(self.clock.now()), file).await?;
+        let charge = self.charge(tenant).await?;
+        self.blobs.put(sha256, self.ids.next(self.clock.now()), charge, file).await?;
         Ok(())
     }
 
@@ -233,6 +237,16 @@ impl App {
         let image = image.ok_or_else(|| not_found(Code::ImageNotFound, "image", digest))?;
         Ok(image.manifest)
     }
+}
+
+/// Refuses an image whose machines would get a smaller disk than it has.
+pub(super) fn holds(manifest: &Manifest, part: Part, virtual_size: u64) -> Result<(), Refusal> {
+    let gib = virtual_size.div_ceil(GIB);
+    if u64::try_from(manifest.defaults.disk_gib).is_ok_and(|disk| disk >= gib) {
+        return Ok(());
+    }
+    let detail = format!("the {} needs {gib} GiB; machines that do not say get less", part.file_name());
+    Err(Refusal::field("defaults.disk_gib", detail))
 }
 
 fn wrong_size(part: Part, file: &ImageFile, size: u64) -> Refusal {

@@ -3,7 +3,7 @@
 //! no beat reaches any more: both are collected.
 //!
 //! ```text
-//! fetch (upload, url, file, blob) ─► digest ─► format ─► unpack ─► header ─► qemu-img ─► blob ─► manifest
+//! fetch (upload, url, file, blob) ─► digest ─► turn ─► format ─► unpack ─► header ─► qemu-img ─► blob ─► manifest
 //! ```
 
 mod convert;
@@ -27,24 +27,29 @@ use hostler_store::NewImportRow;
 use tokio::{
     fs::File,
     io::{AsyncRead, AsyncReadExt},
-    sync::{Notify, Semaphore},
+    sync::{Notify, Semaphore, SemaphorePermit},
 };
 
 use self::meter::Meter;
 pub use self::sources::Sources;
 use super::{
     App, Error, Result,
-    blob::{self, Digests, Received},
+    blob::{self, Among, Digests, Partial, Received, Sink},
     caller::Call,
+    image::holds,
     not_found,
 };
 
-/// How many imports are done at once; others wait. Each takes a processor and the disk.
+/// How many disks are looked at and converted at once; others wait. Each takes a processor and the disk.
 const AT_ONCE: usize = 2;
-/// How long one may take in all: a large image over a slow line, and its conversion.
+/// How long a file may take to come, and to be made a disk then: a large image over a slow line. Waiting is not counted.
 const LIMIT: Duration = Duration::from_secs(6 * 3600);
 /// How often its server says that it lives.
 const BEAT: Duration = Duration::from_secs(1);
+/// How often it says so while the import waits for others.
+const WAITING_BEAT: Duration = Duration::from_secs(10);
+/// How often the growth of what qemu-img writes is accounted for.
+const ACCOUNT: Duration = Duration::from_millis(200);
 const GIB: u64 = 1 << 30;
 
 /// What imports share.
@@ -52,11 +57,13 @@ const GIB: u64 = 1 << 30;
 pub(crate) struct Imports {
     turns: Semaphore,
     ended: Notify,
+    /// Somebody asked that an import be stopped.
+    stopped: Notify,
 }
 
 impl Default for Imports {
     fn default() -> Self {
-        Imports { turns: Semaphore::new(AT_ONCE), ended: Notify::new() }
+        Imports { turns: Semaphore::new(AT_ONCE), ended: Notify::new(), stopped: Notify::new() }
     }
 }
 
@@ -77,6 +84,7 @@ impl App {
         for piece in &plan.pieces {
             self.sources.check(call, &piece.source)?;
         }
+        self.store.may_add_images(call.caller.tenant, 1).await??;
         self.begin(call, plan, None).await
     }
 
@@ -88,12 +96,15 @@ impl App {
         length: Option<u64>,
         body: impl AsyncRead + Unpin,
     ) -> Result<Import> {
-        let length = length.unwrap_or(1);
+        let (tenant, length) = (call.caller.tenant, length.unwrap_or(1));
         if length > self.blobs.limit() {
             return Err(blob::too_long(self.blobs.limit()).into());
         }
-        self.store.may_add_images(call.caller.tenant, length).await??;
-        let received = self.blobs.receive(self.ids.next(self.clock.now()), body).await?;
+        let _place = self.blobs.room.send(tenant)?;
+        self.store.may_import(tenant).await??;
+        self.store.may_add_images(tenant, length).await??;
+        let charge = self.charge(tenant).await?;
+        let received = self.blobs.receive(self.ids.next(self.clock.now()), charge, body).await?;
         if let Some(Piece { expected: Expected::Sha256(sha256), .. }) = plan.pieces.first() {
             received.must_be(sha256)?;
         }
@@ -108,7 +119,7 @@ impl App {
             source: plan.source.clone(),
             bytes: uploaded.as_ref().map_or(0, |received| received.length),
         };
-        let import = self.store.begin_import(row, call.actor()).await?;
+        let import = self.store.begin_import(row, call.actor()).await??;
         let work = Work { app: self.clone(), id: import.id, tenant: import.tenant, actor: call.actor(), plan };
         tokio::spawn(work.carry_out(uploaded));
         Ok(import)
@@ -131,6 +142,7 @@ impl App {
     pub async fn cancel_import(&self, call: &Call, text: &str) -> Result<Import> {
         let import = self.one_import(call, text).await?;
         self.store.cancel_import(import.id, call.actor()).await?;
+        self.importing.stopped.notify_waiters();
         self.one_import(call, text).await
     }
 
@@ -164,14 +176,15 @@ impl Work {
     async fn carry_out(self, uploaded: Option<Received>) {
         let meter = Meter::default();
         let end = tokio::select! {
-            end = self.work(uploaded, &meter) => end,
+            end = self.make(uploaded, &meter) => end,
             why = self.beats(&meter) => Err(why.into()),
             () = self.app.closing.cancelled() => {
                 Err(Refusal::new(Code::ImportFailed, "the server went away; import it again").into())
             }
-            () = tokio::time::sleep(LIMIT) => {
-                Err(Refusal::new(Code::ImportFailed, format!("it took longer than {} s", LIMIT.as_secs())).into())
-            }
+        };
+        let end = match end {
+            Ok(made) => self.store(made).await,
+            Err(error) => Err(error),
         };
         let end = end.map_err(|error| told(&error));
         if let Err(error) = self.app.store.end_import(self.id, end).await {
@@ -183,7 +196,11 @@ impl Work {
     /// Says again and again how far it is; returns when it is not to go on.
     async fn beats(&self, meter: &Meter) -> Refusal {
         loop {
-            match self.app.store.beat_import(self.id, meter.read()).await {
+            // Before the row is read: what is asked for from here on is not missed.
+            let stopped = self.app.importing.stopped.notified();
+            let progress = meter.read();
+            let pause = if progress.phase == ImportPhase::Waiting { WAITING_BEAT } else { BEAT };
+            match self.app.store.beat_import(self.id, progress).await {
                 Ok(true) => {}
                 Ok(false) => return Refusal::new(Code::Cancelled, "it was cancelled"),
                 Err(error) => {
@@ -192,23 +209,46 @@ impl Work {
             }
             tokio::select! {
                 () = meter.changed() => {}
-                () = tokio::time::sleep(BEAT) => {}
+                () = stopped => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    async fn work(&self, mut uploaded: Option<Received>, meter: &Meter) -> Result<ImageDigest> {
-        let _turn = self.app.importing.turns.acquire().await.map_err(|_| Error::Fault("imports have no turns"))?;
+    async fn make(&self, mut uploaded: Option<Received>, meter: &Meter) -> Result<Vec<Made>> {
         let mut made = Vec::new();
         for piece in &self.plan.pieces {
             made.push(self.take(piece, uploaded.take(), meter).await?);
         }
-        meter.phase(ImportPhase::Storing);
-        let manifest = self.manifest(&made)?;
+        Ok(made)
+    }
+
+    /// Makes blobs and an image of what came. It takes a moment, and is not broken off: what a refusal leaves is removed.
+    async fn store(&self, made: Vec<Made>) -> Result<ImageDigest> {
+        let (app, manifest) = (&self.app, self.manifest(&made)?);
+        app.store.may_put_image(self.tenant, manifest.clone()).await??;
         // No blob is removed between its coming and the image that refers to it.
-        let _claim = self.app.blobs.claim().await;
+        let claim = app.blobs.claim().await;
+        let mut new = Vec::new();
+        let image = self.keep_and_register(made, manifest, &mut new).await;
+        drop(claim);
+        if image.is_err() {
+            app.collect_blobs(Among::These(&new)).await?;
+        }
+        image
+    }
+
+    async fn keep_and_register(
+        &self,
+        made: Vec<Made>,
+        manifest: Manifest,
+        new: &mut Vec<Sha256Hex>,
+    ) -> Result<ImageDigest> {
         for received in made.into_iter().filter_map(|made| made.bytes) {
-            self.app.blobs.keep(received).await?;
+            let sha256 = received.sha256.clone();
+            if self.app.blobs.keep(received).await? {
+                new.push(sha256);
+            }
         }
         let (aliases, actor) = (self.plan.aliases.clone(), self.actor.clone());
         Ok(self.app.register(self.tenant, manifest, aliases, actor).await?.digest)
@@ -216,24 +256,46 @@ impl Work {
 
     /// One file, from where it is to bytes that are safe to keep.
     async fn take(&self, piece: &Piece, uploaded: Option<Received>, meter: &Meter) -> Result<Made> {
-        let (app, part) = (&self.app, piece.part);
+        let part = piece.part;
         let is_disk = matches!(part, Part::Disk | Part::Rootfs);
         meter.phase(ImportPhase::Fetching);
         let received = match (&piece.source, uploaded) {
             (Source::Blob(sha256), _) if !is_disk => return self.blob(part, sha256, &piece.expected).await,
-            (Source::Blob(sha256), _) => self.copy(app.blobs.open(sha256).await?.0, meter).await?,
-            (Source::File(path), _) => self.copy(app.sources.open(path).await?, meter).await?,
-            (Source::Upload, Some(received)) => received,
-            (Source::Upload, None) => return Err(Error::Fault("an upload has no bytes")),
-            (Source::Url(url), _) => self.fetch(url, &piece.expected, meter).await?,
+            (_, Some(received)) => received,
+            (source, None) => in_time(self.receive(source, &piece.expected, meter)).await?,
         };
         if let Expected::Sha256(sha256) = &piece.expected {
             received.must_be(sha256)?;
         }
         if is_disk {
-            return self.disk(part, piece.format, received, meter).await;
+            let _turn = self.turn(meter).await?;
+            return in_time(self.disk(part, piece.format, received, meter)).await;
         }
         Ok(Made { part, file: file(&received, None), bytes: Some(received), virtual_size: 0 })
+    }
+
+    async fn receive(&self, source: &Source, expected: &Expected, meter: &Meter) -> Result<Received> {
+        match source {
+            Source::Blob(sha256) => self.copy(self.app.blobs.open(sha256).await?.0, meter).await,
+            Source::File(path) => self.copy(self.app.sources.open(path).await?, meter).await,
+            Source::Url(url) => self.fetch(url, expected, meter).await,
+            Source::Upload => Err(Error::Fault("an upload has no bytes")),
+        }
+    }
+
+    /// A turn at the processor and the disk. None is held while bytes come: a slow sender would hold it from all others.
+    async fn turn(&self, meter: &Meter) -> Result<SemaphorePermit<'_>> {
+        let turns = &self.app.importing.turns;
+        if let Ok(turn) = turns.try_acquire() {
+            return Ok(turn);
+        }
+        meter.phase(ImportPhase::Waiting);
+        turns.acquire().await.map_err(|_| Error::Fault("imports have no turns"))
+    }
+
+    async fn sink(&self, digests: Digests) -> Result<Sink> {
+        let charge = self.app.charge(self.tenant).await?;
+        self.app.blobs.sink(self.app.ids.next(self.app.clock.now()), charge, digests).await
     }
 
     async fn blob(&self, part: Part, sha256: &Sha256Hex, expected: &Expected) -> Result<Made> {
@@ -249,7 +311,7 @@ impl Work {
     /// A copy of our own: what is looked at is what is used, whatever happens to the file meanwhile.
     async fn copy(&self, mut from: File, meter: &Meter) -> Result<Received> {
         let of = from.metadata().await.map_err(Error::file("look at a file"))?.len();
-        let mut sink = self.app.blobs.sink(self.app.ids.next(self.app.clock.now()), Digests::Sha256).await?;
+        let mut sink = self.sink(Digests::Sha256).await?;
         let mut piece = vec![0; 256 << 10];
         loop {
             match from.read(&mut piece).await.map_err(Error::file("read a file"))? {
@@ -266,7 +328,7 @@ impl Work {
             Expected::Recorded | Expected::Sha256(_) => None,
         };
         let digests = if matches!(listed, Some(Checksum::Sha512(_))) { Digests::Both } else { Digests::Sha256 };
-        let mut sink = self.app.blobs.sink(self.app.ids.next(self.app.clock.now()), digests).await?;
+        let mut sink = self.sink(digests).await?;
         fetch::fetch(&self.app.sources, url, &mut sink, self.app.blobs.limit(), meter).await?;
         let received = sink.finish().await?;
         match listed {
@@ -293,8 +355,12 @@ impl Work {
         let virtual_size = inspect(&from, format).await?;
         if format != SourceFormat::Qcow2 {
             meter.phase(ImportPhase::Converting);
-            let to = app.blobs.partial(app.ids.next(app.clock.now())).await?;
-            convert::to_qcow2(from.path(), format, to.path(), app.blobs.limit(), meter).await?;
+            let charge = app.charge(self.tenant).await?;
+            let to = app.blobs.partial(app.ids.next(app.clock.now()), charge).await?;
+            tokio::select! {
+                converted = convert::to_qcow2(from.path(), format, to.path(), app.blobs.limit(), meter) => converted?,
+                full = account(&to) => return Err(full.into()),
+            }
             from = app.blobs.measure(to).await?;
             inspect(&from, SourceFormat::Qcow2).await?;
         }
@@ -310,7 +376,8 @@ impl Work {
             std::io::copy(&mut flate2::read::MultiGzDecoder::new(packed), &mut bridge)?;
             bridge.shutdown()
         });
-        let received = self.app.blobs.receive(self.app.ids.next(self.app.clock.now()), theirs).await?;
+        let charge = self.app.charge(self.tenant).await?;
+        let received = self.app.blobs.receive(self.app.ids.next(self.app.clock.now()), charge, theirs).await?;
         match unpacking.await {
             Ok(Ok(())) => Ok(received),
             Ok(Err(error)) => Err(Refusal::field("format", format!("it cannot be unpacked: {error}")).into()),
@@ -335,8 +402,26 @@ impl Work {
             ready: shape.ready,
         };
         manifest.check()?;
+        for made in made.iter().filter(|made| made.virtual_size > 0) {
+            holds(&manifest, made.part, made.virtual_size)?;
+        }
         Ok(manifest)
     }
+}
+
+/// Accounts for what a program writes while it does; returns when that is too much.
+async fn account(to: &Partial) -> Refusal {
+    loop {
+        tokio::time::sleep(ACCOUNT).await;
+        if let Err(full) = to.account() {
+            return full;
+        }
+    }
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let late = |_| Refusal::new(Code::ImportFailed, format!("it took longer than {} s", LIMIT.as_secs()));
+    tokio::time::timeout(LIMIT, work).await.map_err(late)?
 }
 
 fn file(received: &Received, format: Option<DiskFormat>) -> ImageFile {

@@ -50,14 +50,17 @@ pub(super) async fn put_blob(
     if let Some(size) = app.blobs.size(&sha256).await? {
         app.blobs.touch(&sha256).await;
         // Its sender has not read the answer yet, and may not be able to before it has sent all.
-        body::drain(request.into_body()).await;
+        body::discard(request.into_body());
         return Ok(answer(StatusCode::OK, &Blob { sha256, size }));
     }
     let length = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    app.store.may_add_images(call.caller.tenant, length.unwrap_or(1)).await.map_err(Error::from)??;
+    let tenant = call.caller.tenant;
+    let _place = app.blobs.room.send(tenant)?;
+    app.store.may_add_images(tenant, length.unwrap_or(1)).await.map_err(Error::from)??;
+    let charge = app.charge(tenant).await?;
     let pieces = request.into_body().into_data_stream().map_err(io::Error::other);
     let name = app.ids.next(app.clock.now());
-    let size = app.blobs.put(&sha256, name, StreamReader::new(pieces)).await?;
+    let size = app.blobs.put(&sha256, name, charge, StreamReader::new(pieces)).await?;
     Ok(answer(StatusCode::CREATED, &Blob { sha256, size }))
 }
 

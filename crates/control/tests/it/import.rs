@@ -404,6 +404,35 @@ async fn a_tenants_images_have_a_limit() {
     let sha256 = Sha256Hex::of(b"a kernel");
     let put = world.call(Method::PUT, &format!("/api/v1/blobs/{sha256}")).body("application/octet-stream", "a kernel");
     assert_eq!(put.send().await.code(), "QUOTA_EXCEEDED");
+    let fetched = import_url(&world, "x", json!({"url": "http://127.0.0.1:9/x"})).await;
+    assert_eq!(fetched.code(), "QUOTA_EXCEEDED");
+}
+
+#[tokio::test]
+async fn an_image_that_is_refused_leaves_none_of_its_bytes() {
+    let (world, disks) = (World::new().await, Disks::new());
+    let large = disks.path("large");
+    qemu_img(&["create", "-q", "-f", "qcow2"], &[&large, Path::new("2G")]);
+    let import = import(&upload(&world, "large", "?disk_gib=1", std::fs::read(&large).unwrap()).await);
+    assert_eq!(import["error"]["code"], "VALIDATION_ERROR", "{import}");
+    assert_eq!(std::fs::read_dir(world.folder().join("blobs")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn slow_senders_hold_nobody_up_and_a_tenant_has_few_imports_at_once() {
+    let (world, disks) = (World::new().await, Disks::new());
+    let (url, _) = vendor(Vec::new(), 0).await;
+    let begin = async |name: &str| {
+        let slow = world.post(&format!("/api/v1/images/{name}/import"), json!({"url": format!("{url}/slow")}));
+        slow.send().await
+    };
+    for name in ["a", "b", "c"] {
+        assert_eq!(begin(name).await.status, StatusCode::ACCEPTED);
+    }
+    assert_eq!(import(&upload(&world, "fast", "", disks.make("qcow2")).await)["state"], "succeeded");
+    assert_eq!(begin("d").await.status, StatusCode::ACCEPTED);
+    assert_eq!(begin("e").await.code(), "QUOTA_EXCEEDED");
+    assert_eq!(upload(&world, "f", "", disks.make("qcow2")).await.code(), "QUOTA_EXCEEDED");
 }
 
 #[tokio::test]

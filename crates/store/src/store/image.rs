@@ -10,12 +10,15 @@ use hostler_model::{
     import::{Import, ImportProgress, ImportState},
     task::TaskError,
 };
+use hostler_sqlite::Tx;
 use serde_json::json;
 
 use super::Store;
 use crate::{Answer, NewImportRow, Result, Swept, Uses, image, import, work::Work};
 
 const GIB: i64 = 1 << 30;
+/// How many imports a tenant may have under way.
+const IMPORTS: i64 = 4;
 
 /// Images.
 impl Store {
@@ -30,7 +33,7 @@ impl Store {
     ) -> Result<Answer<Image>> {
         self.step("store.image", move |work| {
             let image = Image { digest: manifest.digest(), tenant, manifest, created_at: work.now };
-            if let Err(refusal) = fits(work, &image)? {
+            if let Err(refusal) = fits(work.tx, tenant, &image.manifest)? {
                 return Ok(Err(refusal));
             }
             let mut changed = image::put(work.tx, &image)?;
@@ -138,6 +141,20 @@ impl Store {
         .await
     }
 
+    /// How many bytes a tenant's images may still grow by; `None` is no limit.
+    pub async fn room_for_images(&self, tenant: TenantId) -> Result<Option<u64>> {
+        self.read(move |tx| {
+            let (limit, used) = (image::limit(tx, tenant)?, image::sizes(tx, tenant)?.values().sum::<u64>());
+            Ok((limit >= 0).then(|| most(limit).saturating_sub(used)))
+        })
+        .await
+    }
+
+    /// Refuses an image that would take the tenant over its limit; a first word, before its bytes are kept.
+    pub async fn may_put_image(&self, tenant: TenantId, manifest: Manifest) -> Result<Answer<()>> {
+        self.read(move |tx| fits(tx, tenant, &manifest)).await
+    }
+
     /// Refuses more bytes of images than a tenant may have; a first word, before they are sent.
     pub async fn may_add_images(&self, tenant: TenantId, bytes: u64) -> Result<Answer<()>> {
         self.read(move |tx| {
@@ -150,14 +167,23 @@ impl Store {
 
 /// Imports.
 impl Store {
-    /// Writes an import down that begins.
-    pub async fn begin_import(&self, new: NewImportRow, actor: Actor) -> Result<Import> {
+    /// Refuses an import of a tenant that has enough under way; a first word, before its bytes are sent.
+    pub async fn may_import(&self, tenant: TenantId) -> Result<Answer<()>> {
+        self.read(move |tx| few(tx, tenant)).await
+    }
+
+    /// Writes an import down that begins, unless the tenant has enough under way. Old ones that are over go.
+    pub async fn begin_import(&self, new: NewImportRow, actor: Actor) -> Result<Answer<Import>> {
         self.step("store.import", move |work| {
+            if let Err(refusal) = few(work.tx, new.tenant)? {
+                return Ok(Err(refusal));
+            }
+            import::prune(work.tx, new.tenant)?;
             let import = import::insert(work.tx, &new, actor.principal, work.now)?;
             let data = json!({"name": import.name, "source": import.source});
             work.event(Some(import.tenant), "import", "import.started", import.id.0, data.clone());
             work.audit(&actor, Some(import.tenant), "import", "import.start", import.id.0, data);
-            Ok(import)
+            Ok(Ok(import))
         })
         .await
     }
@@ -218,6 +244,16 @@ impl Store {
     }
 }
 
+/// Whether a tenant may begin another import.
+fn few(tx: &Tx<'_>, tenant: TenantId) -> hostler_sqlite::Result<Answer<()>> {
+    if import::running(tx, tenant)? < IMPORTS {
+        return Ok(Ok(()));
+    }
+    let detail = format!("the tenant has {IMPORTS} imports under way; wait until one has ended, or cancel one");
+    let over = json!([{"resource": "imports", "limit": IMPORTS}]);
+    Ok(Err(Refusal::new(Code::QuotaExceeded, detail).with("over", over)))
+}
+
 fn end_one(
     work: &mut Work<'_>,
     id: ImportId,
@@ -242,20 +278,23 @@ fn tell(work: &mut Work<'_>, actor: &Actor, tenant: TenantId, kind: &str, data: 
 }
 
 /// Whether a tenant may have this image too. What its images share counts once.
-fn fits(work: &Work<'_>, image: &Image) -> hostler_sqlite::Result<Answer<()>> {
-    let limit = image::limit(work.tx, image.tenant)?;
+fn fits(tx: &Tx<'_>, tenant: TenantId, manifest: &Manifest) -> hostler_sqlite::Result<Answer<()>> {
+    let limit = image::limit(tx, tenant)?;
     if limit < 0 {
         return Ok(Ok(()));
     }
-    let has = image::sizes(work.tx, image.tenant)?;
-    let files = image.manifest.files.values();
+    let has = image::sizes(tx, tenant)?;
+    let files = manifest.files.values();
     let new = files.filter(|file| !has.contains_key(&file.sha256)).map(|file| file.size).sum();
     Ok(within(limit, has.values().sum(), new))
 }
 
+fn most(limit: i64) -> u64 {
+    u64::try_from(limit.saturating_mul(GIB)).unwrap_or(u64::MAX)
+}
+
 fn within(limit: i64, used: u64, new: u64) -> Answer<()> {
-    let most = u64::try_from(limit.saturating_mul(GIB)).unwrap_or(u64::MAX);
-    if new == 0 || used.saturating_add(new) <= most {
+    if new == 0 || used.saturating_add(new) <= most(limit) {
         return Ok(());
     }
     let detail = format!(

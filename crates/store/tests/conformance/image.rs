@@ -93,7 +93,27 @@ pub async fn what_images_share_counts_once(world: &mut World) {
 async fn begin(world: &World) -> Import {
     let id: ImportId = world.id();
     let new = NewImportRow { id, tenant: TENANT, name: "web".into(), source: "upload".into(), bytes: 7 };
-    world.store.begin_import(new, Actor::system()).await.unwrap()
+    world.store.begin_import(new, Actor::system()).await.unwrap().unwrap()
+}
+
+pub async fn a_tenant_has_few_imports_under_way_and_not_all_that_ever_were(world: &mut World) {
+    let mut running = Vec::new();
+    for _ in 0..4 {
+        running.push(begin(world).await);
+    }
+    let another =
+        || NewImportRow { id: world.id(), tenant: TENANT, name: "web".into(), source: "upload".into(), bytes: 7 };
+    let refused = world.store.begin_import(another(), Actor::system()).await.unwrap();
+    assert_eq!(refused.unwrap_err().code, Code::QuotaExceeded);
+    assert_eq!(world.store.may_import(TENANT).await.unwrap().unwrap_err().code, Code::QuotaExceeded);
+    let failed = || Err(TaskError { code: Code::ImportFailed, detail: "late".into() });
+    world.store.end_import(running.pop().unwrap().id, failed()).await.unwrap();
+    for _ in 0..210 {
+        world.store.end_import(begin(world).await.id, failed()).await.unwrap();
+    }
+    let left = world.store.imports(TENANT, None, 1000).await.unwrap();
+    assert!(left.len() < 206, "{}", left.len());
+    assert!(running.iter().all(|one| left.iter().any(|import| import.id == one.id)), "what runs stays");
 }
 
 fn fetching(bytes: u64) -> ImportProgress {

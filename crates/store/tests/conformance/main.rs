@@ -273,6 +273,7 @@ macro_rules! every_claim {
                 what_images_share_counts_once
                 an_import_goes_on_until_it_ends_once
                 an_import_is_told_to_stop
+                a_tenant_has_few_imports_under_way_and_not_all_that_ever_were
                 an_import_whose_server_is_silent_fails;
             query:
                 tasks_are_listed_newest_first_by_every_filter

@@ -10,6 +10,7 @@ use hostler_model::{
 };
 use http::{HeaderMap, StatusCode, header};
 use reqwest::{Client, Response, Url, redirect};
+use tokio::time::Instant;
 
 use super::{
     super::blob::{Sink, too_long},
@@ -26,6 +27,35 @@ const REDIRECTS: usize = 8;
 /// How often in a row a download may break without a byte more, and the pause after the first time.
 const TRIES: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a download may be slow, and how many bytes a second it brings at least over such a time: one that drips
+/// holds an import of its tenant's few, and a connection, for nothing.
+const SPELL: Duration = Duration::from_secs(60);
+const SLOWEST: u64 = 64 << 10;
+
+/// How fast bytes come.
+struct Speed {
+    since: Instant,
+    came: u64,
+}
+
+impl Speed {
+    fn new() -> Speed {
+        Speed { since: Instant::now(), came: 0 }
+    }
+
+    /// So many bytes more came, of a download that has brought too few lately if this is refused.
+    fn came(&mut self, bytes: usize) -> Result<(), String> {
+        self.came = self.came.saturating_add(bytes as u64);
+        if self.since.elapsed() < SPELL {
+            return Ok(());
+        }
+        let came = std::mem::take(&mut self.came);
+        let least = SLOWEST * self.since.elapsed().as_secs();
+        self.since = Instant::now();
+        if came >= least { Ok(()) } else { Err(format!("it brings less than {SLOWEST} bytes a second")) }
+    }
+}
 
 /// Why a try ended.
 enum Broken {
@@ -47,10 +77,11 @@ impl<E: Into<super::Error>> From<E> for Broken {
 /// When it may not be fetched, is too long, or cannot be had after some tries.
 pub(super) async fn fetch(sources: &Sources, url: &str, sink: &mut Sink, limit: u64, meter: &Meter) -> Result<()> {
     let url = read_url(url)?;
-    let (mut validator, mut tries) = (None, 0);
+    let (mut validator, mut tries, mut speed) = (None, 0, Speed::new());
     loop {
         let before = sink.length();
-        let why = match attempt(sources, &url, sink, limit, &mut validator, meter).await {
+        let line = Line { sources, url: &url, limit, meter };
+        let why = match attempt(&line, sink, &mut validator, &mut speed).await {
             Ok(()) => return Ok(()),
             Err(Broken::Final(error)) => return Err(error),
             Err(Broken::Again(why)) => why,
@@ -87,14 +118,22 @@ pub(super) async fn listed(sources: &Sources, list: &str, of: &str) -> Result<Ch
     Ok(checksum::find(&String::from_utf8_lossy(&text), file)?)
 }
 
-async fn attempt(
-    sources: &Sources,
-    url: &Url,
-    sink: &mut Sink,
+/// What every try of a download shares.
+struct Line<'a> {
+    sources: &'a Sources,
+    url: &'a Url,
     limit: u64,
+    meter: &'a Meter,
+}
+
+async fn attempt(
+    line: &Line<'_>,
+    sink: &mut Sink,
     validator: &mut Option<header::HeaderValue>,
-    meter: &Meter,
+    speed: &mut Speed,
 ) -> Result<(), Broken> {
+    let Line { sources, url, limit, meter } = *line;
+    speed.came(0).map_err(|why| failed(url, &why))?;
     let mut headers = HeaderMap::new();
     match (sink.length(), validator.clone()) {
         (0, _) => {}
@@ -125,7 +164,9 @@ async fn attempt(
     }
     let mut body = response.bytes_stream();
     while let Some(piece) = body.next().await {
-        sink.write(&piece.map_err(|error| Broken::Again(words(error)))?).await?;
+        let piece = piece.map_err(|error| Broken::Again(words(error)))?;
+        speed.came(piece.len()).map_err(|why| failed(url, &why))?;
+        sink.write(&piece).await?;
         meter.bytes(sink.length(), of);
     }
     match of {
@@ -201,4 +242,26 @@ fn failed(url: &Url, why: &str) -> Refusal {
     let host = url.host_str().unwrap_or_default().to_owned();
     let detail = format!("{host}{} cannot be fetched: {why}", url.path());
     Refusal::new(Code::ImportFailed, detail).with("host", host)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_download_that_drips_is_given_up_and_one_that_pauses_is_not() {
+        let mut drips = Speed::new();
+        for _ in 0..59 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            drips.came(1024).unwrap();
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(drips.came(1024).unwrap_err().contains("bytes a second"));
+        let mut pauses = Speed::new();
+        for _ in 0..5 {
+            pauses.came(8 << 20).unwrap();
+            tokio::time::advance(Duration::from_secs(60)).await;
+            pauses.came(0).unwrap();
+        }
+    }
 }
