@@ -89,6 +89,9 @@ pub enum Power {
     Running,
     /// They are held.
     Paused,
+    /// They are held by the hypervisor, because the host could not read or write the machine's disk. What failed is tried
+    /// again when they are let go.
+    IoError,
 }
 
 /// What came of asking a guest to restart itself.
@@ -292,6 +295,9 @@ pub trait Machine: Send + Sync {
 
     /// What its processors are doing now.
     async fn power(&self) -> Result<Power, DriverError>;
+
+    /// Waits until its processors do something else than this, whoever made them, and says what.
+    async fn turned(&self, known: Power) -> Power;
 
     /// Holds its processors. One that is held already stays so.
     async fn pause(&self) -> Result<(), DriverError>;

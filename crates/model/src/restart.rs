@@ -103,7 +103,8 @@ pub fn cause(vm: &Vm) -> Option<VmReason> {
             | VmReason::NodeLost
             | VmReason::CreateFailed
             | VmReason::DeleteFailed
-            | VmReason::OutcomeUnknown,
+            | VmReason::OutcomeUnknown
+            | VmReason::IoError,
             _,
         ) => false,
     };

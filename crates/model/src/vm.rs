@@ -77,7 +77,7 @@ impl fmt::Display for VmState {
     }
 }
 
-/// Why a machine is in error or unknown.
+/// Why a machine is in error or unknown, or stands as nobody asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum VmReason {
@@ -97,6 +97,8 @@ pub enum VmReason {
     GuestShutdown,
     /// Its host went down and came back, and nobody has started it yet.
     HostWentDown,
+    /// Its hypervisor holds it, because its node could not read or write its disk.
+    IoError,
 }
 
 /// What a machine is made of, everything filled in.

@@ -97,6 +97,13 @@ impl Trouble {
         Trouble { state: VmState::Error, reason: Some(reason), detail: detail.into() }
     }
 
+    /// What it means that a host cannot read or write a machine's disk.
+    fn io_error() -> Trouble {
+        let detail = "its node could not read or write its disk, so the hypervisor holds it; make room on the node's disk, \
+                      or mend it, then resume the VM: nothing is lost";
+        Trouble { state: VmState::Paused, reason: Some(VmReason::IoError), detail: detail.to_owned() }
+    }
+
     /// What it means that the process ended; nothing when that was asked for.
     pub(super) fn of(exit: &Exit) -> Option<Trouble> {
         match exit {
@@ -201,6 +208,7 @@ impl Drive {
         let (stage, trouble) = match (found.complete, &live) {
             (true, Some((_, Power::Running))) => (Stage::Running, None),
             (true, Some((_, Power::Paused))) => (Stage::Paused, None),
+            (true, Some((_, Power::IoError))) => (Stage::Paused, Some(Trouble::io_error())),
             (true, None) => (Stage::Ended, Trouble::of(&found.ended.clone().unwrap_or_else(lost))),
             (false, Some(_)) => {
                 (Stage::Partial, half("its guest had not answered when the agent before this one ended"))
@@ -233,7 +241,18 @@ impl Drive {
 
     /// The machine whose process lives, and what its processors do.
     pub(super) fn live(&self) -> Option<(Arc<dyn Machine>, Power)> {
-        let power = if self.stage == Stage::Paused { Power::Paused } else { Power::Running };
+        let held_by_itself = || self.trouble.as_ref().is_some_and(|trouble| trouble.reason == Some(VmReason::IoError));
+        let power = match self.stage {
+            Stage::Paused if held_by_itself() => Power::IoError,
+            Stage::Paused => Power::Paused,
+            Stage::Absent
+            | Stage::Making
+            | Stage::Partial
+            | Stage::Running
+            | Stage::Ended
+            | Stage::Changing
+            | Stage::Removing => Power::Running,
+        };
         self.machine.clone().map(|machine| (machine, power))
     }
 
@@ -245,6 +264,7 @@ impl Drive {
     /// Until the machine is gone or the agent ends.
     pub(super) async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Posted>) {
         loop {
+            let live = self.live();
             tokio::select! {
                 request = requests.recv() => match request {
                     Some(posted) => self.take(posted.take()),
@@ -258,6 +278,7 @@ impl Drive {
                     std::mem::take(&mut self.waiting).into_iter().for_each(|request| self.take(request));
                 }
                 exit = exited(self.stage, self.machine.as_ref()) => self.ended(exit),
+                power = turned(self.stage, live) => self.turned(power),
                 () = late(self.stage, self.answered, self.machine.as_ref()) => self.answers(),
                 Some(_) = self.programs.join_next() => {}
             }
@@ -295,11 +316,12 @@ impl Drive {
                 // A process that was started anew runs with what the folder says.
                 self.behind &= self.machine.as_ref().is_some_and(|before| Arc::ptr_eq(before, &machine));
                 (self.machine, self.answered) = (Some(machine), answered);
-                let stage = match power {
-                    Power::Running => Stage::Running,
-                    Power::Paused => Stage::Paused,
+                let (stage, trouble) = match power {
+                    Power::Running => (Stage::Running, None),
+                    Power::Paused => (Stage::Paused, None),
+                    Power::IoError => (Stage::Paused, Some(Trouble::io_error())),
                 };
-                self.enter(stage, None);
+                self.enter(stage, trouble);
             }
             Standing::Down(trouble) => {
                 self.behind = false;
@@ -315,6 +337,14 @@ impl Drive {
         self.rest(Standing::Down(Trouble::of(&exit)));
         let (hypervisor, id) = (self.vms.hypervisor.clone(), self.id);
         self.vms.tether.spawn(async move { note_end(&*hypervisor, id, &exit).await });
+        self.vms.stirred.notify_one();
+    }
+
+    /// Its processors are held, or run again, and nobody asked for it.
+    fn turned(&mut self, power: Power) {
+        let Some(machine) = self.machine.clone() else { return };
+        tracing::warn!(vm.id = %self.id, ?power, "a machine's processors turned by themselves");
+        self.rest(Standing::Up(machine, power, self.answered));
         self.vms.stirred.notify_one();
     }
 
@@ -362,6 +392,13 @@ async fn working(work: &mut Option<BoxFuture<'static, Done>>) -> Done {
 async fn exited(stage: Stage, machine: Option<&Arc<dyn Machine>>) -> Exit {
     match (stage, machine) {
         (Stage::Running | Stage::Paused, Some(machine)) => machine.exited().await,
+        _ => pending().await,
+    }
+}
+
+async fn turned(stage: Stage, live: Option<(Arc<dyn Machine>, Power)>) -> Power {
+    match (stage, live) {
+        (Stage::Running | Stage::Paused, Some((machine, power))) => machine.turned(power).await,
         _ => pending().await,
     }
 }

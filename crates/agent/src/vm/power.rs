@@ -293,7 +293,7 @@ async fn obeyed(machine: &dyn Machine, power: Power, patience: Duration) -> bool
     let asked = async {
         // A guest that is held hears nothing.
         let woken = match power {
-            Power::Paused => machine.resume().await,
+            Power::Paused | Power::IoError => machine.resume().await,
             Power::Running => Ok(()),
         };
         match woken {

@@ -346,3 +346,27 @@ async fn an_end_that_comes_while_the_machine_is_being_changed_is_remembered() {
     assert_eq!((now.state, now.reason), off, "the agent that comes next knows it too");
     agent.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_its_hypervisor_holds_is_seen_as_paused_with_the_reason_and_resumed() {
+    let (server, data, host) = (Server::new(), folder(), SimHost::new());
+    let sim = || Sim::new(SimConfig::quick(5), host.clone());
+    let agent: Running = server.agent(data.path(), sim()).await;
+    let vm = created(&server).await;
+    assert!(host.fail_io(vm));
+    let held = |seen: &Observation| {
+        let (state, reason, ready) = (seen.state, seen.reason, seen.ready);
+        (state, reason, ready) == (VmState::Paused, Some(VmReason::IoError), false)
+    };
+    let now = seen(&server, vm).await;
+    assert!(held(&now) && now.detail.as_ref().is_some_and(|why| why.contains("resume the VM")), "{now:?}");
+    assert!(refused(&server, KindName::VmExec, vm).await.1.contains("paused; resume it first"));
+    agent.kill().await;
+    let agent = server.agent(data.path(), sim()).await;
+    assert!(held(&seen(&server, vm).await), "the agent that comes next sees it too");
+    let resumed = done(&server, KindName::VmResume, vm, json!({})).await;
+    assert_eq!(succeeded(&resumed), &json!({"already": false, "ready": true}));
+    let now = seen(&server, vm).await;
+    assert_eq!((now.state, now.reason, now.ready), (VmState::Running, None, true));
+    agent.stop().await;
+}

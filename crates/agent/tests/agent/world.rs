@@ -325,6 +325,10 @@ impl Machine for Handle {
         Ok(if paused { Power::Paused } else { Power::Running })
     }
 
+    async fn turned(&self, _: Power) -> Power {
+        std::future::pending().await
+    }
+
     async fn pause(&self) -> Result<(), DriverError> {
         self.world.change(|state| state.machines.get_mut(&self.id).unwrap().paused = true);
         Ok(())

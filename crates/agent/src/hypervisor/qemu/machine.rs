@@ -262,7 +262,28 @@ impl Machine for QemuMachine {
     async fn power(&self) -> Result<Power, DriverError> {
         let live = &*self.0;
         let status = live.told("asked how it is", live.qmp()?.status().await)?;
-        Ok(if status == "running" { Power::Running } else { Power::Paused })
+        Ok(match status.as_str() {
+            "running" => Power::Running,
+            "io-error" => Power::IoError,
+            _ => Power::Paused,
+        })
+    }
+
+    async fn turned(&self, known: Power) -> Power {
+        let Some(qmp) = &self.0.qmp else { return std::future::pending().await };
+        let mut runs = qmp.runs_or_not();
+        loop {
+            // The event says that it turned, the status says to what. The connection ends with the process.
+            if runs.wait_for(|now| now.is_some_and(|now| now != (known == Power::Running))).await.is_err() {
+                return std::future::pending().await;
+            }
+            match self.power().await {
+                Ok(now) if now != known => return now,
+                // It has turned back since.
+                Ok(_) | Err(_) if runs.changed().await.is_ok() => {}
+                Ok(_) | Err(_) => return std::future::pending().await,
+            }
+        }
     }
 
     async fn pause(&self) -> Result<(), DriverError> {

@@ -168,6 +168,7 @@ type Waiting = oneshot::Sender<Result<Value, String>>;
 pub(super) struct Qmp {
     commands: mpsc::UnboundedSender<Asked>,
     notes: watch::Receiver<Notes>,
+    runs: watch::Receiver<Option<bool>>,
 }
 
 /// What QEMU's events have said so far.
@@ -204,8 +205,9 @@ impl Qmp {
         }
         let (commands, asked) = mpsc::unbounded_channel();
         let (note, notes) = watch::channel(Notes::default());
-        tokio::spawn(Connection { lines, waiting: HashMap::new(), last_id: 0, note }.serve(asked));
-        let qmp = Qmp { commands, notes };
+        let (note_run, runs) = watch::channel(None);
+        tokio::spawn(Connection { lines, waiting: HashMap::new(), last_id: 0, note, note_run }.serve(asked));
+        let qmp = Qmp { commands, notes, runs };
         qmp.execute(Command::Capabilities).await?;
         Ok(qmp)
     }
@@ -245,6 +247,11 @@ impl Qmp {
     /// Presses the reset button.
     pub(super) async fn press_reset(&self) -> Result<(), QmpError> {
         self.execute(Command::ResetButton).await.map(drop)
+    }
+
+    /// Whether the processors run, as the last event said; nothing before the first.
+    pub(super) fn runs_or_not(&self) -> watch::Receiver<Option<bool>> {
+        self.runs.clone()
     }
 
     /// How often the machine was reset since this connection began.
@@ -292,6 +299,7 @@ struct Connection {
     waiting: HashMap<u64, Waiting>,
     last_id: u64,
     note: watch::Sender<Notes>,
+    note_run: watch::Sender<Option<bool>>,
 }
 
 impl Connection {
@@ -342,6 +350,8 @@ impl Connection {
             Ok(Message::Event { event, .. }) if event == "RESET" => {
                 self.note.send_modify(|notes| notes.resets += 1);
             }
+            Ok(Message::Event { event, .. }) if event == "STOP" => drop(self.note_run.send_replace(Some(false))),
+            Ok(Message::Event { event, .. }) if event == "RESUME" => drop(self.note_run.send_replace(Some(true))),
             Ok(Message::Event { .. } | Message::Greeting { .. }) => {}
             Err(_) => return false,
         }

@@ -69,7 +69,7 @@ pub(super) struct Process {
     boot: Boot,
     /// What it was started with.
     pub(super) runs: Runs,
-    power: Power,
+    power: watch::Sender<Power>,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -129,6 +129,11 @@ impl SimHost {
     /// Turns a machine off as its own guest may do at any time; says whether it lived.
     pub fn turn_off(&self, id: VmId) -> bool {
         self.world().end(id, &Exit::GuestShutdown)
+    }
+
+    /// Holds a machine as a hypervisor does that cannot write its disk; says whether it lived.
+    pub fn fail_io(&self, id: VmId) -> bool {
+        self.living(id).is_some_and(|number| self.set_power(number, Power::IoError))
     }
 
     /// Turns the host off and on: every process is gone, what is on disk stays.
@@ -204,7 +209,8 @@ impl SimHost {
         // Those that ended are kept while somebody waits for them.
         world.processes.retain(|_, process| process.alive() || process.exit.receiver_count() > 0);
         let runs = world.folders.get(&id).map(|folder| runs(&folder.plan)).unwrap_or_default();
-        let process = Process { vm: id, boot, runs, power: Power::Running, exit: watch::channel(None).0 };
+        let process =
+            Process { vm: id, boot, runs, power: watch::channel(Power::Running).0, exit: watch::channel(None).0 };
         world.processes.insert(number, process);
         let alive = world.alive(id);
         let most = world.most.entry(id).or_default();
@@ -243,20 +249,26 @@ impl SimHost {
     /// The guest begins anew.
     pub(super) fn restart(&self, number: Number, boot: Boot) {
         if let Some(process) = self.world().processes.get_mut(&number) {
-            (process.boot, process.power) = (boot, Power::Running);
+            process.boot = boot;
+            process.power.send_replace(Power::Running);
         }
     }
 
     /// What the processors of a living process do.
     pub(super) fn power(&self, number: Number) -> Option<Power> {
-        self.world().processes.get(&number).filter(|process| process.alive()).map(|process| process.power)
+        self.world().processes.get(&number).filter(|process| process.alive()).map(|process| *process.power.borrow())
+    }
+
+    /// What tells of its turns.
+    pub(super) fn turns(&self, number: Number) -> Option<watch::Receiver<Power>> {
+        self.world().processes.get(&number).map(|process| process.power.subscribe())
     }
 
     /// Holds the processors or lets them run; says whether the process lives.
     pub(super) fn set_power(&self, number: Number, power: Power) -> bool {
         let mut world = self.world();
         let Some(process) = world.processes.get_mut(&number).filter(|process| process.alive()) else { return false };
-        process.power = power;
+        process.power.send_replace(power);
         true
     }
 

@@ -133,6 +133,15 @@ impl Machine for SimMachine {
         self.host.power(self.process).ok_or_else(|| gone(self.id))
     }
 
+    async fn turned(&self, known: Power) -> Power {
+        let Some(mut turns) = self.host.turns(self.process) else { return std::future::pending().await };
+        let turned = turns.wait_for(|now| *now != known).await.map(|now| *now);
+        match turned {
+            Ok(now) => now,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     async fn pause(&self) -> Result<(), DriverError> {
         self.set_power(Power::Paused)
     }

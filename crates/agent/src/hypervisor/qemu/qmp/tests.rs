@@ -174,3 +174,16 @@ async fn dropping_the_client_closes_the_connection() {
     let mut line = String::new();
     assert_eq!(server.0.read_line(&mut line).await.unwrap(), 0);
 }
+
+impl Qmp {
+    /// Puts a layer on top whose first write fails as on a disk that is full.
+    pub(in super::super) async fn add_full_layer(&self, below: &Top, file: &Path) -> Result<(), QmpError> {
+        let fails = serde_json::json!([{"event": "write_aio", "errno": 28, "once": true}]);
+        let image = serde_json::json!({"driver": "file", "filename": file.to_string_lossy()});
+        let file = serde_json::json!({"driver": "blkdebug", "image": image, "inject-error": fails});
+        let layer = serde_json::json!({"driver": "qcow2", "node-name": "disk-full", "backing": null, "file": file});
+        self.ask("blockdev-add", layer, None, ANSWER).await?;
+        let above = serde_json::json!({"node": below.node, "overlay": "disk-full"});
+        self.ask("blockdev-snapshot", above, None, ANSWER).await.map(drop)
+    }
+}

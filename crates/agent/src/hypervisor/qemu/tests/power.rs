@@ -165,3 +165,28 @@ async fn a_start_that_fails_leaves_no_process() {
     assert_eq!(node.count(plan.id), 1);
     assert!(node.qemu.remove(plan.id).await.unwrap());
 }
+
+#[tokio::test]
+async fn a_full_disk_holds_the_machine_and_nothing_is_lost_when_it_is_let_go() {
+    let node = Node::new().await;
+    let plan = node.plan();
+    let machine = create(&node.qemu, &plan).await.unwrap();
+    machine.ready(READY).await.unwrap();
+    let live = node.qemu.0.held(plan.id).unwrap().unwrap();
+    let (qmp, above) = (live.qmp().unwrap(), node.folder(plan.id).base().join("full.qcow2"));
+    let top = qmp.top().await.unwrap();
+    super::super::qcow2::create_overlay(&above, &top.file, hostler_model::image::DiskFormat::Qcow2, 1 << 30).unwrap();
+    qmp.add_full_layer(&top, &above).await.unwrap();
+    let write = params(&["sh", "-c", "echo kept >/root/kept; sync; cat /root/kept"]);
+    let held = async {
+        assert_eq!(machine.turned(Power::Running).await, Power::IoError);
+        assert_eq!(machine.power().await.unwrap(), Power::IoError);
+        machine.resume().await.unwrap();
+        assert_eq!(machine.turned(Power::IoError).await, Power::Running);
+    };
+    let held = async { tokio::time::timeout(READY, held).await.expect("nothing held it") };
+    let (output, ()) = tokio::join!(machine.exec(&write), held);
+    assert_eq!(output.unwrap().stdout, "kept\n");
+    drop(live);
+    assert!(node.qemu.remove(plan.id).await.unwrap());
+}
