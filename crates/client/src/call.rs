@@ -180,7 +180,7 @@ impl Client {
         .await
     }
 
-    fn fresh_key(&self) -> String {
+    pub(crate) fn fresh_key(&self) -> String {
         self.ids.next::<RequestId>(self.clock.now()).to_string()
     }
 

@@ -9,6 +9,7 @@ pub mod health;
 pub mod image;
 pub mod import;
 pub mod join_token;
+pub mod letter;
 pub mod node;
 pub mod room;
 pub mod snapshot;

@@ -18,6 +18,7 @@ mod image;
 mod import;
 mod internal;
 mod join_token;
+mod letter;
 pub mod listen;
 mod node;
 mod path;

@@ -10,7 +10,7 @@ use crate::{
     clock::Timestamp,
     error::{Code, Refusal},
     event::Entry,
-    id::{RequestId, TenantId},
+    id::{RequestId, TaskId, TenantId, VmId},
     kind::{KindName, VmCreateParams, VmExecParams, VmRebootParams, VmRestoreParams, VmStartParams, VmStopParams},
     name::Name,
     retry::RetryAsked,
@@ -133,6 +133,83 @@ impl NewTask {
 
 fn empty() -> Value {
     Value::Object(serde_json::Map::new())
+}
+
+/// Many new tasks: `POST /tasks/batch`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct NewTasks {
+    /// 1 to 1,000 of them. Each is read by itself.
+    #[schema(value_type = Vec<NewTask>)]
+    pub tasks: Vec<Value>,
+}
+
+/// What is answered to one of many.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Answered {
+    /// As if it had been asked alone: 200, 202, or the status of the problem.
+    pub status: u16,
+    /// The task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task: Option<Task>,
+    /// The machine it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Vm>,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<Problem>,
+}
+
+impl Answered {
+    /// It is written down.
+    pub fn accepted(task: Task, vm: Option<Vm>) -> Answered {
+        Answered { status: 202, task: Some(task), vm, problem: None }
+    }
+
+    /// It would be written down.
+    pub fn dry(task: Task, vm: Option<Vm>) -> Answered {
+        Answered { status: 200, task: Some(task), vm, problem: None }
+    }
+
+    /// It is done.
+    pub fn done(task: Task) -> Answered {
+        Answered { status: 200, task: Some(task), vm: None, problem: None }
+    }
+
+    /// It is not.
+    pub fn refused(refusal: Refusal) -> Answered {
+        Answered { status: refusal.code.status(), task: None, vm: None, problem: Some(Problem::of(refusal, None)) }
+    }
+}
+
+/// Answers to many.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Answers {
+    /// One for each, in their order.
+    pub answers: Vec<Answered>,
+    /// Whether there is more that was meant and not come to: ask again.
+    #[serde(default)]
+    pub more: bool,
+}
+
+/// Which dead letters are meant: those that are named, those that a filter finds, or all. Nothing said means nothing.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
+pub struct Letters {
+    /// These tasks, at most 500.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tasks: Option<Vec<TaskId>>,
+    /// Those of this kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub kind: Option<KindName>,
+    /// Those that failed with this code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+    /// Those about this VM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmId>,
+    /// All there are.
+    pub all: bool,
 }
 
 /// What a task works on, by id or name.

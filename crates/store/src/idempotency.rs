@@ -26,7 +26,15 @@ impl Key {
     pub(crate) fn of(item: &Submission) -> Option<Key> {
         let sent = item.idempotency.as_ref().filter(|_| !item.dry_run)?;
         let (tenant, principal) = (item.tenant, item.actor.principal);
-        Some(Key { tenant, principal, route: sent.route.clone(), key: sent.key.clone() })
+        // No caller's key has a line feed.
+        let key = sent.part.map_or_else(|| sent.key.clone(), |part| format!("{}\n{part}", sent.key));
+        Some(Key { tenant, principal, route: sent.route.clone(), key })
+    }
+
+    /// What stands for the whole batch that a submission is part of: under another body the key is used up for all.
+    pub(crate) fn of_batch(item: &Submission) -> Option<Key> {
+        let sent = item.idempotency.as_ref().filter(|sent| sent.part.is_some())?;
+        Key::of(item).map(|key| Key { key: sent.key.clone(), ..key })
     }
 }
 

@@ -123,6 +123,8 @@ pub struct Idempotency {
     pub route: String,
     /// sha256 of the body, in hex.
     pub body: String,
+    /// Which item of a batch, where one key stands for many.
+    pub part: Option<u32>,
 }
 
 /// A submission that was accepted, now or before under the same key.

@@ -7,6 +7,7 @@ pub(crate) mod expire;
 pub(crate) mod heartbeat;
 pub(crate) mod join;
 pub(crate) mod lease;
+pub(crate) mod letter;
 pub(crate) mod progress;
 pub(crate) mod restart;
 pub(crate) mod settle;

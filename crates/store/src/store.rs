@@ -29,7 +29,7 @@ use crate::{
     log, node,
     service::Service,
     snapshot,
-    step::{cancel, edit, expire, heartbeat, join, lease, progress, restart, settle, submit, sweep},
+    step::{cancel, edit, expire, heartbeat, join, lease, letter, progress, restart, settle, submit, sweep},
     task, task_log, tenant, token, vm,
     work::{Context, Work},
 };
@@ -146,6 +146,11 @@ impl Store {
     /// Asks for tasks to be stopped.
     pub async fn cancel(&self, batch: Vec<Cancel>) -> Result<Vec<Answer<Task>>> {
         self.step("store.cancel", move |work| cancel::cancel(work, &batch)).await
+    }
+
+    /// Lets dead letters be: they leave the list, and their history stays.
+    pub async fn purge(&self, batch: Vec<Cancel>) -> Result<Vec<Answer<Task>>> {
+        self.step("store.purge", move |work| letter::purge(work, &batch)).await
     }
 
     /// Ends an aborting task without its node's word: an operator's, audited decision.

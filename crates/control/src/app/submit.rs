@@ -4,7 +4,7 @@
 
 use hostler_model::{
     Code, NodeId, Refusal, TaskId, TenantId,
-    api::{NewTask, TargetRef},
+    api::{Answered, NewTask, Problem, TargetRef, strict},
     edit,
     image::Image,
     kind::{Aim, FillContext, KindName, Spec, VmCreateParams},
@@ -12,7 +12,7 @@ use hostler_model::{
     task::Target,
     vm::Vm,
 };
-use hostler_store::{Accepted, Idempotency, NewMachine, Submission};
+use hostler_store::{Accepted, Answer, Idempotency, NewMachine, Submission};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -25,6 +25,13 @@ pub struct Terms {
     pub idempotency: Option<Idempotency>,
     /// Answer as if, and write nothing.
     pub dry_run: bool,
+}
+
+impl Terms {
+    /// Whether there may have been a first answer.
+    fn asks_again(&self) -> bool {
+        self.idempotency.is_some() && !self.dry_run
+    }
 }
 
 /// Where a task is written down.
@@ -42,25 +49,93 @@ struct Aimed {
     node: Option<NodeId>,
 }
 
+/// A submission, and what to say when the store does not know its machine either.
+struct Prepared {
+    submission: Submission,
+    gone: Option<Refusal>,
+}
+
+impl Prepared {
+    /// What one of many is told.
+    fn answer(self, answer: Answer<Accepted>) -> Answered {
+        match (answer, self.gone) {
+            (Ok(accepted), _) if self.submission.dry_run => Answered::dry(accepted.task, accepted.vm),
+            (Ok(accepted), _) => Answered::accepted(accepted.task, accepted.vm),
+            (Err(refusal), Some(gone)) if refusal.code == Code::VmNotFound => Answered::refused(gone),
+            (Err(refusal), _) => Answered::refused(refusal),
+        }
+    }
+}
+
 impl App {
     /// Writes a task of the caller's tenant down, or says why not.
     pub async fn submit(&self, call: &Call, new: NewTask, terms: Terms) -> Result<Accepted> {
         self.submit_in(call, Place { tenant: call.caller.tenant, retry_of: None }, new, terms).await
     }
 
+    /// Writes many tasks of the caller's tenant down together, each answered by itself.
+    pub async fn submit_batch(&self, call: &Call, tasks: &[Value], terms: &Terms) -> Result<Vec<Answered>> {
+        let place = Place { tenant: call.caller.tenant, retry_of: None };
+        let mut answers: Vec<Option<Answered>> = Vec::with_capacity(tasks.len());
+        let mut asked = Vec::with_capacity(tasks.len());
+        for (task, part) in tasks.iter().zip(0u32..) {
+            let of_part = |sent: &Idempotency| Idempotency { part: Some(part), ..sent.clone() };
+            let terms = Terms { idempotency: terms.idempotency.as_ref().map(of_part), dry_run: terms.dry_run };
+            let prepared = match strict::<NewTask>(task) {
+                Ok(new) => self.prepare(call, place, new, terms).await,
+                Err(refusal) => Err(refusal.into()),
+            };
+            match prepared {
+                Ok(prepared) => {
+                    asked.push(prepared);
+                    answers.push(None);
+                }
+                Err(Error::Refused(refusal)) => answers.push(Some(Answered::refused(refusal))),
+                Err(fault) => return Err(fault),
+            }
+        }
+        let batch: Vec<Submission> = asked.iter().map(|prepared| prepared.submission.clone()).collect();
+        let done = if batch.is_empty() { Vec::new() } else { self.store.submit(batch).await? };
+        let mut done = asked.into_iter().zip(done).map(|(prepared, answer)| prepared.answer(answer));
+        let fault = Error::Fault("the store answered fewer items than it was asked");
+        let answers: Option<Vec<Answered>> = answers.into_iter().map(|answer| answer.or_else(|| done.next())).collect();
+        let answers = answers.ok_or(fault)?;
+        // The key was used with another body: then it is the whole that is refused.
+        let mismatch = |answer: &Answered| {
+            answer.problem.clone().filter(|problem| problem.code == Code::IdempotencyMismatch).map(Problem::refusal)
+        };
+        match answers.iter().find_map(mismatch) {
+            Some(refusal) => Err(refusal.into()),
+            None => Ok(answers),
+        }
+    }
+
     /// Writes a task down where it belongs, which is not always where its caller does.
     pub(super) async fn submit_in(&self, call: &Call, place: Place, new: NewTask, terms: Terms) -> Result<Accepted> {
+        let prepared = self.prepare(call, place, new, terms).await?;
+        let answer = only(self.store.submit(vec![prepared.submission.clone()]).await?);
+        match (answer, prepared.gone) {
+            (Err(Error::Refused(refusal)), Some(gone)) if refusal.code == Code::VmNotFound => Err(gone.into()),
+            (answer, _) => answer,
+        }
+    }
+
+    /// A task that is fit to be written down, as far as that can be said before the store's step.
+    async fn prepare(&self, call: &Call, place: Place, new: NewTask, terms: Terms) -> Result<Prepared> {
         let kind: KindName = new.kind.parse()?;
         let spec = kind.spec();
         call.require(spec.role)?;
         let image = self.image_for(place.tenant, spec, &new.params).await?;
         let mut params = (spec.fill)(&new.params, &FillContext { image: image.as_ref() })?;
-        let (schedule, not_before) = Schedule::asked(spec, &params, &new.asked(), self.clock.now())?;
-        let aimed = match self.aim(call, place.tenant, spec, &new.target, &params).await {
-            Err(Error::Refused(gone)) if gone.code == Code::VmNotFound => {
-                return self.first_answer(call, place.tenant, (kind, params), gone, terms).await;
+        let now = self.clock.now();
+        let (schedule, not_before) = Schedule::asked(spec, &params, &new.asked(), now)?;
+        let (aimed, gone) = match self.aim(call, place.tenant, spec, &new.target, &params).await {
+            // There may be a first answer under the key, of when the machine had this name. A submission for a machine
+            // that never was asks for the one and can write nothing.
+            Err(Error::Refused(gone)) if gone.code == Code::VmNotFound && terms.asks_again() => {
+                (Aimed { tenant: place.tenant, vm: None, node: None }, Some(gone))
             }
-            aimed => aimed?,
+            aimed => (aimed?, None),
         };
         let machine = match spec.aim {
             Aim::NewVm => Some(self.machine(&mut params)?),
@@ -70,9 +145,10 @@ impl App {
             Some(vm) => self.name_snapshot(spec.snapshot, vm, &mut params).await?,
             None => None,
         };
-        let vm = machine.as_ref().map(|machine| machine.id).or(aimed.vm.map(|vm| vm.id));
+        let known = machine.as_ref().map(|machine| machine.id).or(aimed.vm.map(|vm| vm.id));
+        let vm = known.or_else(|| gone.is_some().then(|| self.ids.next(now)));
         let submission = Submission {
-            task: self.ids.next(self.clock.now()),
+            task: self.ids.next(now),
             tenant: aimed.tenant,
             actor: call.actor(),
             kind,
@@ -86,42 +162,7 @@ impl App {
             idempotency: terms.idempotency.filter(|_| !terms.dry_run),
             dry_run: terms.dry_run,
         };
-        only(self.store.submit(vec![submission]).await?)
-    }
-
-    /// The first answer under a key whose machine can no longer be found by the name that it was asked for; without
-    /// one, the machine is not there. A submission for a machine that never was asks for the one and can write nothing.
-    async fn first_answer(
-        &self,
-        call: &Call,
-        tenant: TenantId,
-        (kind, params): (KindName, Value),
-        gone: Refusal,
-        terms: Terms,
-    ) -> Result<Accepted> {
-        if terms.idempotency.is_none() || terms.dry_run {
-            return Err(gone.into());
-        }
-        let now = self.clock.now();
-        let submission = Submission {
-            task: self.ids.next(now),
-            tenant,
-            actor: call.actor(),
-            kind,
-            schedule: Schedule::of(kind.spec(), &params),
-            not_before: now,
-            params,
-            target: Target { vm: Some(self.ids.next(now)), node: None },
-            vm: None,
-            snapshot: None,
-            retry_of: None,
-            idempotency: terms.idempotency,
-            dry_run: false,
-        };
-        match only(self.store.submit(vec![submission]).await?) {
-            Err(Error::Refused(refusal)) if refusal.code == Code::VmNotFound => Err(gone.into()),
-            answer => answer,
-        }
+        Ok(Prepared { submission, gone })
     }
 
     /// The image that the parameters name. `fill` refuses when there is none, and says so better.

@@ -71,8 +71,12 @@ impl<S: Sync> FromRequestParts<S> for Asked {
 impl Asked {
     /// The terms of a submission with this body.
     pub(super) fn terms(&self, body_sha256: &str) -> Terms {
-        let idempotency =
-            self.key.clone().map(|key| Idempotency { key, route: self.route.clone(), body: body_sha256.to_owned() });
+        let idempotency = self.key.clone().map(|key| Idempotency {
+            key,
+            route: self.route.clone(),
+            body: body_sha256.to_owned(),
+            part: None,
+        });
         Terms { idempotency, dry_run: self.dry_run }
     }
 

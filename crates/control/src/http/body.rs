@@ -27,16 +27,16 @@ const DISCARD: Duration = Duration::from_secs(2);
 
 /// A body from a person, and its sha256 in hex.
 #[derive(Debug)]
-pub(super) struct Strict<T> {
+pub(super) struct Strict<T, const LIMIT: usize = PEOPLE> {
     pub(super) value: T,
     pub(super) sha256: String,
 }
 
-impl<T: DeserializeOwned> FromRequest<Arc<App>> for Strict<T> {
+impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<Arc<App>> for Strict<T, LIMIT> {
     type Rejection = Error;
 
     async fn from_request(request: Request, _: &Arc<App>) -> Result<Self> {
-        let bytes = read(request, PEOPLE).await?;
+        let bytes = read(request, LIMIT).await?;
         // Where nothing must be said, nothing need be sent.
         let text = if bytes.is_empty() { "{}" } else { text(&bytes)? };
         let value = serde_json::from_str(text).map_err(not_json)?;

@@ -14,6 +14,8 @@ const GUARD: usize = 6;
 pub(super) enum List {
     /// Of tasks.
     Tasks,
+    /// Of dead letters.
+    Letters,
     /// Of machines.
     Vms,
     /// Of snapshots.
@@ -28,6 +30,7 @@ impl List {
     const fn name(self) -> &'static str {
         match self {
             List::Tasks => "tasks",
+            List::Letters => "letters",
             List::Vms => "vms",
             List::Snapshots => "snapshots",
             List::Audit => "audit",

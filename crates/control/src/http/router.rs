@@ -13,8 +13,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, node, quota, snapshot,
-    task, task_log, vm, vm_power,
+    audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, letter, node, quota,
+    snapshot, task, task_log, vm, vm_power,
 };
 use crate::app::{App, Error};
 
@@ -47,6 +47,10 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(task::retry_task))
         .routes(routes!(task::force_task))
         .routes(routes!(task_log::read_task_log))
+        .routes(routes!(letter::list_letters))
+        .routes(routes!(letter::retry_letters))
+        .routes(routes!(letter::purge_letters))
+        .routes(routes!(letter::submit_batch))
         .routes(routes!(vm::list_vms, vm::create_vm))
         .routes(routes!(vm::show_vm, vm::edit::patch_vm, vm::delete_vm))
         .routes(routes!(vm::exec_in_vm))

@@ -9,6 +9,7 @@ mod harness;
 mod idempotency;
 mod import;
 mod join_token;
+mod letter;
 mod life;
 mod listen;
 mod lists;

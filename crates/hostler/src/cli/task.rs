@@ -1,9 +1,11 @@
 //! `hostler task`: everything that is done on a host.
 
+mod batch;
+mod dead;
 mod log;
 mod schedule;
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Subcommand;
 use hostler_client::{Submit, TaskQuery};
@@ -46,6 +48,7 @@ Examples:
   hostler task submit echo --param message=hi
   hostler task submit echo --params '{\"message\": \"hi\", \"delay_ms\": 500}' --no-wait
   hostler task submit diag.health_probe --node local --priority high --delay 10m
+  hostler task submit --file tasks.jsonl
   hostler task submit echo --attempts 5 --backoff linear --first-pause 10s --queue-timeout 1h
   hostler task submit vm.exec --vm web-1 --param 'argv=[\"uname\", \"-a\"]'";
 
@@ -94,7 +97,9 @@ enum Verb {
     /// Do again what a failed or cancelled task should have done
     #[command(after_help = "Examples:\n  hostler task retry 0190f1f0-0000-7000-8000-000000000001")]
     Retry(Act),
-    /// Submit a task of any kind
+    /// Decide about tasks that were given up
+    Dead(dead::Args),
+    /// Submit a task of any kind, or many of them
     #[command(after_help = SUBMIT)]
     Submit(NewArgs),
 }
@@ -138,8 +143,11 @@ struct List {
 #[derive(clap::Args, Debug)]
 struct NewArgs {
     /// The kind, such as echo
-    #[arg(value_parser = read::kind)]
-    kind: KindName,
+    #[arg(value_parser = read::kind, required_unless_present = "file")]
+    kind: Option<KindName>,
+    /// Submit every line of this file (- for stdin), each a task as JSON, and do not wait for their ends
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kind", "param", "params", "vm", "node"])]
+    file: Option<PathBuf>,
     /// A parameter; a value that reads as JSON is sent as JSON. May be given more than once
     #[arg(long, value_name = "KEY=VALUE", value_parser = read::param)]
     param: Vec<(String, Value)>,
@@ -189,7 +197,11 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             let submitted = session.client.retry_task(id, &Submit::default()).await?;
             follow(&session, submitted, &args.wait).await
         }
-        Verb::Submit(args) => submit(args, &session).await,
+        Verb::Dead(args) => dead::run(args, &session).await,
+        Verb::Submit(args) => match &args.file {
+            Some(path) => batch::submit(path, &session).await,
+            None => submit(args, &session).await,
+        },
     }
 }
 
@@ -217,9 +229,10 @@ async fn machine(session: &Session, vm: &str) -> Result<VmId, Failure> {
 }
 
 async fn submit(args: NewArgs, session: &Session) -> Result<Exit, Failure> {
+    let Some(kind) = args.kind else { return Err(Failure::new(Exit::Usage, "name a kind of task, or a --file")) };
     let params = args.params.unwrap_or_else(|| Value::Object(Map::from_iter(args.param)));
     let target = TargetRef { vm: args.vm, node: args.node };
-    let task = args.schedule.of(NewTask::new(args.kind, target, params));
+    let task = args.schedule.of(NewTask::new(kind, target, params));
     let submitted = session.client.submit_task(&task, &Submit::default()).await?;
     follow(session, submitted, &args.wait).await
 }

@@ -80,7 +80,9 @@ enum Change {
 
 impl Batch {
     fn read(work: &mut Work<'_>, items: &[Submission]) -> Result<Batch> {
-        let keys: Vec<Key> = items.iter().filter_map(Key::of).collect();
+        let keys =
+            items.iter().filter_map(Key::of).chain(items.iter().filter_map(Key::of_batch)).collect::<BTreeSet<_>>();
+        let keys = Vec::from_iter(keys);
         let retried: Vec<TaskId> = items.iter().filter_map(|item| item.retry_of).collect();
         work.read_task_rows(&retried)?;
         let names: Vec<(TenantId, Name)> =
@@ -98,7 +100,12 @@ impl Batch {
     }
 
     fn answer(&mut self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Accepted>> {
-        let key = Key::of(item);
+        let (key, batch) = (Key::of(item), Key::of_batch(item));
+        if let Some(first) = batch.as_ref().and_then(|key| self.answers.get(key))
+            && !same_body(first, item)
+        {
+            return Ok(replay(first, item));
+        }
         if let Some(first) = key.as_ref().and_then(|key| self.answers.get(key)) {
             return Ok(replay(first, item));
         }
@@ -121,9 +128,13 @@ impl Batch {
         if let (Some(key), Some(sent)) = (key, &item.idempotency) {
             let answer =
                 Stored { task: accepted.task.clone(), vm: accepted.vm.clone(), snapshot: accepted.snapshot.clone() };
-            let first = FirstAnswer { key: key.clone(), body: sent.body.clone(), answer };
-            work.first_answers.push(first.clone());
-            self.answers.insert(key, first);
+            let first = FirstAnswer { key, body: sent.body.clone(), answer };
+            // The first item that is accepted speaks for its batch too.
+            let whole = batch.filter(|key| !self.answers.contains_key(key));
+            for first in whole.map(|key| FirstAnswer { key, ..first.clone() }).into_iter().chain([first]) {
+                work.first_answers.push(first.clone());
+                self.answers.insert(first.key.clone(), first);
+            }
         }
         Ok(Ok(accepted))
     }
@@ -393,8 +404,12 @@ fn answer_letter(work: &mut Work<'_>, id: TaskId) {
     }
 }
 
+fn same_body(first: &FirstAnswer, item: &Submission) -> bool {
+    item.idempotency.as_ref().is_some_and(|sent| sent.body == first.body)
+}
+
 fn replay(first: &FirstAnswer, item: &Submission) -> Answer<Accepted> {
-    if item.idempotency.as_ref().is_some_and(|sent| sent.body == first.body) {
+    if same_body(first, item) {
         let Stored { task, vm, snapshot } = first.answer.clone();
         return Ok(Accepted { task, vm, snapshot, replayed: true });
     }

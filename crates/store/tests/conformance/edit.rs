@@ -255,7 +255,7 @@ pub async fn one_edit_runs_at_a_time_and_a_repeat_gets_the_first_answer(world: &
     let id = world.running(agent, "web").await;
     let keyed = |vcpus: i64, world: &World| {
         let mut edit = edit(world, id, json!({"vcpus": vcpus}));
-        let key = Idempotency { key: "k".into(), route: "PATCH /vms".into(), body: vcpus.to_string() };
+        let key = Idempotency { key: "k".into(), route: "PATCH /vms".into(), body: vcpus.to_string(), part: None };
         edit.submission.idempotency = Some(key);
         edit
     };

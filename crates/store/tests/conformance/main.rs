@@ -11,6 +11,7 @@ mod history;
 mod idempotency;
 mod image;
 mod lease;
+mod letter;
 mod log;
 mod node;
 mod power;
@@ -130,6 +131,12 @@ macro_rules! every_claim {
                 the_time_in_the_queue_goes_on_while_a_node_is_paused
                 a_paused_node_is_taken_only_when_no_other_will_do
                 pausing_an_unknown_node_is_refused;
+            letter:
+                what_was_given_up_is_a_dead_letter_and_what_failed_for_good_is_none
+                a_dead_letter_that_is_done_again_is_off_the_list
+                a_purged_letter_is_off_the_list_and_its_history_stays
+                a_batch_under_a_key_is_answered_again_item_by_item
+                a_batch_of_another_body_under_a_key_is_refused_whole;
             task_log:
                 lines_are_kept_in_their_order_with_their_attempt
                 lines_that_come_again_are_kept_once

@@ -212,7 +212,7 @@ impl World {
     }
 
     pub fn keyed(&self, key: &str, body: &str) -> Submission {
-        let idempotency = Idempotency { key: key.into(), route: "POST /tasks".into(), body: body.into() };
+        let idempotency = Idempotency { key: key.into(), route: "POST /tasks".into(), body: body.into(), part: None };
         Submission { idempotency: Some(idempotency), ..self.echo() }
     }
 
