@@ -286,11 +286,21 @@ fn line(field: &str, text: &str) -> Result<String, Refusal> {
     Ok(text.to_owned())
 }
 
-/// A source for people: what may be a secret in an address (its query) is left out.
+/// An address for people: its host and the name of the file. What is between, and its query, may hold a secret.
+pub fn shown(url: &str) -> String {
+    let plain = url.split(['?', '#']).next().unwrap_or_default();
+    let Some((scheme, rest)) = plain.split_once("://") else { return plain.to_owned() };
+    match (rest.split_once('/'), rest.rsplit_once('/')) {
+        (Some((host, path)), Some((_, last))) if path.contains('/') => format!("{scheme}://{host}/…/{last}"),
+        _ => plain.to_owned(),
+    }
+}
+
+/// A source for people.
 fn place(source: &Source) -> String {
     match source {
         Source::Upload => "upload".to_owned(),
-        Source::Url(url) => url.split(['?', '#']).next().unwrap_or_default().to_owned(),
+        Source::Url(url) => shown(url),
         Source::File(file) => file.clone(),
         Source::Blob(sha256) => format!("blob {sha256}"),
     }
@@ -447,6 +457,8 @@ mod tests {
     fn what_may_be_secret_in_an_address_is_not_shown() {
         let plan = plan(json!({"url": "https://x/a.qcow2?token=secret"})).unwrap();
         assert_eq!(plan.source, "https://x/a.qcow2");
+        assert_eq!(shown("https://x:1/share/s3cret/a.qcow2#b"), "https://x:1/…/a.qcow2");
+        assert_eq!(shown("https://x"), "https://x");
         assert_eq!(plan.pieces[0].source, Source::Url("https://x/a.qcow2?token=secret".into()));
     }
 

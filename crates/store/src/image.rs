@@ -91,6 +91,17 @@ pub(crate) fn unname(tx: &Tx<'_>, tenant: TenantId, name: &str) -> Result<bool> 
     Ok(tx.execute(UNNAME, &json!({"tenant": tenant, "name": name}))? > 0)
 }
 
+const NAMES_OF: &str = "
+SELECT name
+  FROM image_names
+ WHERE tenant = ?1->>'tenant' AND digest = ?1->>'digest'
+ ORDER BY name";
+
+/// What stands for an image.
+pub(crate) fn names(tx: &Tx<'_>, tenant: TenantId, digest: &ImageDigest) -> Result<Vec<String>> {
+    tx.query(NAMES_OF, &json!({"tenant": tenant, "digest": digest}), |row| row.get(0))
+}
+
 const DELETE: &str = "DELETE FROM images WHERE tenant = ?1->>'tenant' AND digest = ?1->>'digest'";
 const DELETE_NAMES: &str = "DELETE FROM image_names WHERE tenant = ?1->>'tenant' AND digest = ?1->>'digest'";
 

@@ -108,6 +108,16 @@ pub(crate) fn beat(tx: &Tx<'_>, id: ImportId, progress: &ImportProgress, now: Ti
     Ok(tx.execute(BEAT, &json!({"id": id, "progress": progress, "now": now.as_micros()}))? > 0)
 }
 
+const GOING_ON: &str = "
+SELECT tenant
+  FROM imports
+ WHERE id = ?1->>'id' AND state = 'running' AND cancel = 0";
+
+/// Whose an import is that is to go on.
+pub(crate) fn going_on(tx: &Tx<'_>, id: ImportId) -> Result<Option<TenantId>> {
+    tx.query_one(GOING_ON, &json!({"id": id}), |row| row.parse(0))
+}
+
 const CANCEL: &str = "UPDATE imports SET cancel = 1 WHERE id = ?1->>'id' AND state = 'running'";
 
 pub(crate) fn cancel(tx: &Tx<'_>, id: ImportId) -> Result<()> {

@@ -7,6 +7,7 @@ use hostler_model::{
     Code, ImageDigest, Refusal, TenantId,
     api::strict,
     event::Actor,
+    id::ImportId,
     image::{DiskFormat, Image, ImageFile, ImageInfo, ImageTasks, Manifest, Part, Sha256Hex, check_name},
     kind::KindName,
     node::{Freshness, Node},
@@ -66,15 +67,15 @@ impl App {
     /// Registers an image, whose blobs must be here already.
     pub async fn put_image(&self, tenant: TenantId, manifest: Manifest, actor: Actor) -> Result<Image> {
         let _claim = self.blobs.claim().await;
-        self.register(tenant, manifest, Vec::new(), actor).await
+        self.register(tenant, manifest, None, actor).await
     }
 
-    /// Registers an image. The caller claims its blobs until this is done.
+    /// Registers an image, for an import with its other names. The caller claims its blobs until this is done.
     pub(super) async fn register(
         &self,
         tenant: TenantId,
         manifest: Manifest,
-        aliases: Vec<String>,
+        import: Option<(ImportId, Vec<String>)>,
         actor: Actor,
     ) -> Result<Image> {
         manifest.check()?;
@@ -86,7 +87,10 @@ impl App {
             }
         }
         self.examine(&manifest).await?;
-        let image = self.store.put_image(tenant, manifest, aliases, actor).await??;
+        let image = match import {
+            Some((id, aliases)) => self.store.finish_import(id, manifest, aliases, actor).await??,
+            None => self.store.put_image(tenant, manifest, Vec::new(), actor).await??,
+        };
         let left = self.store.room_for_images(tenant).await?;
         self.blobs.room.claimed(tenant, image.manifest.files.values().map(|file| &file.sha256), left);
         Ok(image)
@@ -158,14 +162,13 @@ impl App {
 
     /// Removes one of an image's names; with its last one, or by its digest, the image and the bytes that no other needs.
     pub async fn delete_image(&self, call: &Call, text: &str) -> Result<ImageTasks> {
-        let (tenant, mut info) = (call.caller.tenant, self.image_info(call, text).await?);
-        let is_name = info.names.iter().any(|name| name == text);
-        if is_name && info.names.len() > 1 {
-            self.store.unname_image(tenant, text.to_owned(), call.actor()).await?;
-            info.names.retain(|name| name != text);
-            return Ok(ImageTasks { image: info, tasks: Vec::new() });
+        let tenant = call.caller.tenant;
+        let (image, names) = self.store.remove_image(tenant, text.to_owned(), call.actor()).await??;
+        let info = self.describe(tenant, vec![image]).await?.pop();
+        let mut info = info.ok_or(Error::Fault("an image was not described"))?;
+        if !names.is_empty() {
+            return Ok(ImageTasks { image: ImageInfo { names, ..info }, tasks: Vec::new() });
         }
-        self.store.delete_image(tenant, info.image.digest.clone(), call.actor()).await??;
         let files = info.image.manifest.files.values();
         let blobs: Vec<Sha256Hex> = files.map(|file| file.sha256.clone()).collect();
         self.collect_blobs(Among::These(&blobs)).await?;
@@ -208,13 +211,17 @@ impl App {
     }
 
     /// Takes in an image from a folder with an `image.json` and a file for each part. The bytes are copied, and what is
-    /// hashed is what is written; never linked, for a build may later write into its own files.
+    /// hashed is what is written; never linked, for a build may later write into its own files. One that was taken in
+    /// before is left as it is: its name may stand for another since.
     pub async fn import_dir(&self, tenant: TenantId, dir: &Path, actor: Actor) -> Result<Image> {
         let text = tokio::fs::read(dir.join(MANIFEST)).await.map_err(Error::file("read image.json"))?;
         let value = serde_json::from_slice(&text)
             .map_err(|error| Refusal::new(Code::MalformedBody, format!("image.json is not JSON: {error}")))?;
         let manifest: Manifest = strict(&value)?;
         manifest.check()?;
+        if let Some(known) = self.store.image_of(tenant, manifest.digest()).await? {
+            return Ok(known);
+        }
         for (part, file) in &manifest.files {
             self.import_file(tenant, &dir.join(part.file_name()), &file.sha256).await?;
         }

@@ -186,8 +186,10 @@ impl Work {
             Ok(made) => self.store(made).await,
             Err(error) => Err(error),
         };
-        let end = end.map_err(|error| told(&error));
-        if let Err(error) = self.app.store.end_import(self.id, end).await {
+        // Success is written down with the image.
+        if let Err(error) = end
+            && let Err(error) = self.app.store.end_import(self.id, Err(told(&error))).await
+        {
             tracing::error!(import.id = %self.id, error = &error as &dyn std::error::Error, "how an import ended cannot be written down");
         }
         self.app.importing.ended.notify_waiters();
@@ -251,7 +253,7 @@ impl Work {
             }
         }
         let (aliases, actor) = (self.plan.aliases.clone(), self.actor.clone());
-        Ok(self.app.register(self.tenant, manifest, aliases, actor).await?.digest)
+        Ok(self.app.register(self.tenant, manifest, Some((self.id, aliases)), actor).await?.digest)
     }
 
     /// One file, from where it is to bytes that are safe to keep.

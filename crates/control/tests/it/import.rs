@@ -322,11 +322,13 @@ async fn names_stand_for_images_until_they_are_deleted() {
     assert_eq!(put(&"a".repeat(64), "tiny").send().await.code(), "VALIDATION_ERROR");
     let made = world.post("/api/v1/vms", json!({"name": "web", "image": "Rocky-10-GenericCloud-Base.latest"}));
     let digest = made.send().await.json()["vm"]["spec"]["image_digest"].clone();
+    let again = world.post("/api/v1/vms", json!({"name": "web-2", "image": digest})).send().await;
+    assert_eq!(again.json()["vm"]["spec"]["image_digest"], digest, "{}", again.text());
     let delete = |name: &str| world.call(Method::DELETE, &format!("/api/v1/images/{name}")).send();
     assert_eq!(delete("tiny").await.json()["image"]["names"], json!(["Rocky-10-GenericCloud-Base.latest"]));
     assert_eq!(world.get("/api/v1/images/tiny").send().await.code(), "IMAGE_NOT_FOUND");
     let info = world.get(&format!("/api/v1/images/{}", digest.as_str().unwrap())).send().await.json();
-    assert_eq!((&info["digest"], &info["vms"]), (&digest, &json!(1)));
+    assert_eq!((&info["digest"], &info["vms"]), (&digest, &json!(2)));
     let refused = delete("Rocky-10-GenericCloud-Base.latest").await;
     assert_eq!(refused.code(), "IMAGE_IN_USE");
     assert!(refused.text().contains("web"), "{}", refused.text());

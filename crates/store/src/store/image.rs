@@ -31,21 +31,7 @@ impl Store {
         aliases: Vec<String>,
         actor: Actor,
     ) -> Result<Answer<Image>> {
-        self.step("store.image", move |work| {
-            let image = Image { digest: manifest.digest(), tenant, manifest, created_at: work.now };
-            if let Err(refusal) = fits(work.tx, tenant, &image.manifest)? {
-                return Ok(Err(refusal));
-            }
-            let mut changed = image::put(work.tx, &image)?;
-            for name in &aliases {
-                changed |= image::name(work.tx, tenant, name, &image.digest)?;
-            }
-            if changed {
-                tell(work, &actor, tenant, "image.put", json!({"name": image.manifest.name, "digest": image.digest}));
-            }
-            Ok(Ok(image::of_tenant_and_digest(work.tx, tenant, &image.digest)?.unwrap_or(image)))
-        })
-        .await
+        self.step("store.image", move |work| put(work, tenant, manifest, &aliases, &actor)).await
     }
 
     /// Lets a name stand for an image from now on.
@@ -58,7 +44,7 @@ impl Store {
     ) -> Result<Answer<()>> {
         self.step("store.image", move |work| {
             if image::of_tenant_and_digest(work.tx, tenant, &digest)?.is_none() {
-                return Ok(Err(gone(&digest)));
+                return Ok(Err(gone(&digest.0)));
             }
             if image::name(work.tx, tenant, &name, &digest)? {
                 tell(work, &actor, tenant, "image.named", json!({"name": name, "digest": digest}));
@@ -68,30 +54,36 @@ impl Store {
         .await
     }
 
-    /// A name stands for nothing any more.
-    pub async fn unname_image(&self, tenant: TenantId, name: String, actor: Actor) -> Result<()> {
+    /// Removes one of an image's names; with its last one, or by its digest, the image, unless machines are made of it.
+    /// Gives the image and the names it has left; with none it is gone, and its bytes are another's to remove.
+    pub async fn remove_image(
+        &self,
+        tenant: TenantId,
+        text: String,
+        actor: Actor,
+    ) -> Result<Answer<(Image, Vec<String>)>> {
         self.step("store.image", move |work| {
-            if image::unname(work.tx, tenant, &name)? {
-                tell(work, &actor, tenant, "image.unnamed", json!({"name": name}));
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Removes an image and its names, unless machines are made of it. Its bytes are another's to remove.
-    pub async fn delete_image(&self, tenant: TenantId, digest: ImageDigest, actor: Actor) -> Result<Answer<Image>> {
-        self.step("store.image", move |work| {
-            let Some(found) = image::of_tenant_and_digest(work.tx, tenant, &digest)? else {
-                return Ok(Err(gone(&digest)));
+            let by_digest = text.parse::<Sha256Hex>().is_ok();
+            let found = match by_digest {
+                true => image::of_tenant_and_digest(work.tx, tenant, &ImageDigest(text.clone()))?,
+                false => image::by_name(work.tx, tenant, &text)?,
             };
-            let users = image::users(work.tx, tenant, &digest)?;
+            let Some(found) = found else { return Ok(Err(gone(&text))) };
+            let mut names = image::names(work.tx, tenant, &found.digest)?;
+            names.retain(|name| !by_digest && *name != text);
+            if !names.is_empty() {
+                image::unname(work.tx, tenant, &text)?;
+                tell(work, &actor, tenant, "image.unnamed", json!({"name": text}));
+                return Ok(Ok((found, names)));
+            }
+            let users = image::users(work.tx, tenant, &found.digest)?;
             if !users.is_empty() {
                 return Ok(Err(in_use(&found, &users)));
             }
-            image::delete(work.tx, tenant, &digest)?;
-            tell(work, &actor, tenant, "image.deleted", json!({"name": found.manifest.name, "digest": digest}));
-            Ok(Ok(found))
+            image::delete(work.tx, tenant, &found.digest)?;
+            let data = json!({"name": found.manifest.name, "digest": found.digest});
+            tell(work, &actor, tenant, "image.deleted", data);
+            Ok(Ok((found, names)))
         })
         .await
     }
@@ -207,6 +199,27 @@ impl Store {
         self.step("store.import", move |work| end_one(work, id, &end)).await
     }
 
+    /// Writes down the image that an import made, and with it that the import succeeded; refused when it is not to go on.
+    pub async fn finish_import(
+        &self,
+        id: ImportId,
+        manifest: Manifest,
+        aliases: Vec<String>,
+        actor: Actor,
+    ) -> Result<Answer<Image>> {
+        self.step("store.import", move |work| {
+            let Some(tenant) = import::going_on(work.tx, id)? else {
+                return Ok(Err(Refusal::new(Code::Cancelled, "it was cancelled")));
+            };
+            let put = put(work, tenant, manifest, &aliases, &actor)?;
+            if let Ok(image) = &put {
+                end_one(work, id, &Ok(image.digest.clone()))?;
+            }
+            Ok(put)
+        })
+        .await
+    }
+
     /// Asks that an import be stopped: its server sees that with its next beat.
     pub async fn cancel_import(&self, id: ImportId, actor: Actor) -> Result<()> {
         self.step("store.import", move |work| {
@@ -272,6 +285,27 @@ fn end_one(
     Ok(())
 }
 
+fn put(
+    work: &mut Work<'_>,
+    tenant: TenantId,
+    manifest: Manifest,
+    aliases: &[String],
+    actor: &Actor,
+) -> hostler_sqlite::Result<Answer<Image>> {
+    let image = Image { digest: manifest.digest(), tenant, manifest, created_at: work.now };
+    if let Err(refusal) = fits(work.tx, tenant, &image.manifest)? {
+        return Ok(Err(refusal));
+    }
+    let mut changed = image::put(work.tx, &image)?;
+    for name in aliases {
+        changed |= image::name(work.tx, tenant, name, &image.digest)?;
+    }
+    if changed {
+        tell(work, actor, tenant, "image.put", json!({"name": image.manifest.name, "digest": image.digest}));
+    }
+    Ok(Ok(image::of_tenant_and_digest(work.tx, tenant, &image.digest)?.unwrap_or(image)))
+}
+
 fn tell(work: &mut Work<'_>, actor: &Actor, tenant: TenantId, kind: &str, data: serde_json::Value) {
     work.event(Some(tenant), "image", kind, tenant.0, data.clone());
     work.audit(actor, Some(tenant), "image", kind, tenant.0, data);
@@ -304,9 +338,9 @@ fn within(limit: i64, used: u64, new: u64) -> Answer<()> {
     Err(Refusal::new(Code::QuotaExceeded, detail).with("over", over))
 }
 
-fn gone(digest: &ImageDigest) -> Refusal {
-    let detail = format!("there is no image {digest}; `hostler image list` shows those there are");
-    Refusal::new(Code::ImageNotFound, detail).with("image", digest.0.clone())
+fn gone(text: &str) -> Refusal {
+    let detail = format!("there is no image {text}; `hostler image list` shows those there are");
+    Refusal::new(Code::ImageNotFound, detail).with("image", text)
 }
 
 fn in_use(image: &Image, users: &[String]) -> Refusal {

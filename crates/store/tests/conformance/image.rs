@@ -58,8 +58,14 @@ pub async fn a_name_stands_for_one_image_of_its_tenant(world: &mut World) {
     assert_eq!(world.head().await, head);
     let unknown = hostler_model::ImageDigest("f".repeat(64));
     assert_eq!(name(unknown).await.unwrap_err().code, Code::ImageNotFound);
-    world.store.unname_image(TENANT, "latest".into(), Actor::system()).await.unwrap();
+    let remove = async |text: &str| world.store.remove_image(TENANT, text.to_owned(), Actor::system()).await.unwrap();
+    assert_eq!(remove("latest").await.unwrap(), (new.clone(), vec!["tiny".to_owned()]));
     assert_eq!(world.store.image_by_name(TENANT, "latest".into()).await.unwrap(), None);
+    assert_eq!(remove("latest").await.unwrap_err().code, Code::ImageNotFound);
+    // A name that stands for another by now takes that one's name, or that one.
+    world.store.name_image(TENANT, "tiny".into(), old.digest.clone(), Actor::system()).await.unwrap().unwrap();
+    assert_eq!(remove("tiny").await.unwrap(), (old, Vec::new()));
+    assert_eq!(world.store.images(TENANT).await.unwrap(), [new]);
 }
 
 pub async fn an_image_of_machines_is_not_deleted(world: &mut World) {
@@ -71,8 +77,8 @@ pub async fn an_image_of_machines_is_not_deleted(world: &mut World) {
     assert_eq!(world.store.image_users(world.id(), used).await.unwrap(), Vec::<String>::new());
     let image = put(world, "quiet").await;
     assert_eq!(world.store.image_blobs().await.unwrap().len(), 2);
-    let delete = async || world.store.delete_image(TENANT, image.digest.clone(), Actor::system()).await.unwrap();
-    assert_eq!(delete().await.unwrap(), image);
+    let delete = async || world.store.remove_image(TENANT, image.digest.0.clone(), Actor::system()).await.unwrap();
+    assert_eq!(delete().await.unwrap(), (image.clone(), Vec::new()));
     assert_eq!(delete().await.unwrap_err().code, Code::ImageNotFound);
     assert_eq!(world.store.image_by_name(TENANT, "tiny".into()).await.unwrap(), None);
     assert!(world.store.image_blobs().await.unwrap().is_empty());
@@ -126,8 +132,13 @@ pub async fn an_import_goes_on_until_it_ends_once(world: &mut World) {
     let head = world.head().await;
     assert!(world.store.beat_import(import.id, fetching(10)).await.unwrap());
     assert_eq!(world.head().await, head, "only a new phase is an event");
-    let image = put(world, "quiet").await.digest;
-    world.store.end_import(import.id, Ok(image.clone())).await.unwrap();
+    let finish = async || {
+        let aliases = vec!["latest".to_owned()];
+        world.store.finish_import(import.id, manifest("quiet"), aliases, Actor::system()).await.unwrap()
+    };
+    let image = finish().await.unwrap().digest;
+    assert_eq!(world.store.image_by_name(TENANT, "latest".into()).await.unwrap().unwrap().digest, image);
+    assert_eq!(finish().await.unwrap_err().code, Code::Cancelled, "it has ended");
     let late = TaskError { code: Code::ImportFailed, detail: "late".into() };
     world.store.end_import(import.id, Err(late)).await.unwrap();
     let ended = world.store.import(import.id).await.unwrap().unwrap();
@@ -141,6 +152,9 @@ pub async fn an_import_is_told_to_stop(world: &mut World) {
     let import = begin(world).await;
     world.store.cancel_import(import.id, Actor::system()).await.unwrap();
     assert!(!world.store.beat_import(import.id, fetching(9)).await.unwrap());
+    let late = world.store.finish_import(import.id, manifest("quiet"), Vec::new(), Actor::system()).await.unwrap();
+    assert_eq!(late.unwrap_err().code, Code::Cancelled);
+    assert!(world.store.images(TENANT).await.unwrap().is_empty(), "what was cancelled leaves no image");
     let cancelled = TaskError { code: Code::Cancelled, detail: "it was cancelled".into() };
     world.store.end_import(import.id, Err(cancelled)).await.unwrap();
     assert_eq!(world.store.import(import.id).await.unwrap().unwrap().state, ImportState::Cancelled);

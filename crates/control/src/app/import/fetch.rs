@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use hostler_model::{
     Code, Refusal,
     checksum::{self, Checksum, LIST_LIMIT},
+    import::shown,
 };
 use http::{HeaderMap, StatusCode, header};
 use reqwest::{Client, Response, Url, redirect};
@@ -240,7 +241,7 @@ fn words(error: reqwest::Error) -> String {
 
 fn failed(url: &Url, why: &str) -> Refusal {
     let host = url.host_str().unwrap_or_default().to_owned();
-    let detail = format!("{host}{} cannot be fetched: {why}", url.path());
+    let detail = format!("{} cannot be fetched: {why}", shown(url.as_str()));
     Refusal::new(Code::ImportFailed, detail).with("host", host)
 }
 

@@ -163,10 +163,13 @@ fn unresolved(host: &str, error: &io::Error) -> Refusal {
 
 fn not_open(host: &str, address: IpAddr) -> Refusal {
     let host = excerpt(host);
+    // What a name stands for inside is for the operator's eyes: a caller could ask for one name after the other.
+    tracing::info!(host, %address, "an import from an address that is not of the open internet was refused");
     let detail = format!(
-        "{host} is at {address}, which is no address of the open internet; an operator may allow it with --image-source-allow"
+        "{host} is no host of the open internet; the server's log says where it is, and an operator may allow it with \
+         --image-source-allow"
     );
-    Refusal::new(Code::SourceForbidden, detail).with("host", host).with("address", address.to_string())
+    Refusal::new(Code::SourceForbidden, detail).with("host", host)
 }
 
 fn outside(path: &str) -> Refusal {
