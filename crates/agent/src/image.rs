@@ -203,10 +203,18 @@ impl Images {
             return Err(failed(false, digest, "the server sent the manifest of another image"));
         }
         let part = self.beside(digest, PART);
-        fs::create_dir_all(&part).map_err(|error| storage(digest, &error))?;
-        fetch::files(server, digest, &manifest, &part, tell).await?;
-        examine(&part, digest, &manifest)?;
-        complete(&part, dir, &manifest).map_err(|error| storage(digest, &error))?;
+        let whole = async {
+            fs::create_dir_all(&part).map_err(|error| storage(digest, &error))?;
+            fetch::files(server, digest, &manifest, &part, tell).await?;
+            examine(&part, digest, &manifest)?;
+            complete(&part, dir, &manifest).map_err(|error| storage(digest, &error))
+        };
+        let fetched = whole.await;
+        if fetched.as_ref().is_err_and(|failure| failure.code == Code::NodeStorageFull) {
+            // Others need the room, the journal among them. What cannot be removed now is removed when it has grown old.
+            drop(fs::remove_dir_all(&part));
+        }
+        fetched?;
         tracing::info!(image = %digest, name = manifest.name, "fetched an image");
         Ok(manifest)
     }

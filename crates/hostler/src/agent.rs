@@ -4,7 +4,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use hostler_agent::{
-    Agent as Node, AgentConfig, Connect,
+    Agent as Node, AgentConfig, Connect, enrol,
     hypervisor::{
         Hypervisor,
         sim::{Sim, SimConfig, SimHost},
@@ -56,8 +56,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     let folder = Folder::take(settings.data.clone(), Stay::Stays)?;
     let hypervisor = hypervisor(&settings, &folder).await?;
     greet(&settings, &folder, &name, hypervisor.as_ref())?;
-    let mut config = config(&settings, &folder, &name, hypervisor)?;
-    config.join = token(&settings.join_token_file)?;
+    let config = config(&settings, &folder, &name, hypervisor)?;
     let agent = Node::start(config).await.map_err(failed)?;
     let stop = CancellationToken::new();
     let running = agent.run(stop.clone());
@@ -106,9 +105,13 @@ fn config(
     let http = tls::plain_http_client().map_err(failed)?;
     Link::http(http, &settings.server)
         .map_err(|error| Failure::usage(format!("agent.server: {error}")).help("write https://HOST:9091"))?;
-    let join = token(&settings.join_token_file)?;
-    let connect = connect(settings.server.clone(), join);
-    Ok(AgentConfig::new(&folder.data, name.as_str(), connect, hypervisor))
+    let join = match Credentials::load(&enrol::folder(&folder.data)).map_err(failed)? {
+        // A node that has joined needs no token: what became of its file is nobody's concern.
+        Some(_) => None,
+        None => token(&settings.join_token_file)?,
+    };
+    let connect = connect(settings.server.clone(), join.clone());
+    Ok(AgentConfig { join, ..AgentConfig::new(&folder.data, name.as_str(), connect, hypervisor) })
 }
 
 /// The token of the first start. A file that is not there is no error: a node that has joined needs it no more.

@@ -145,6 +145,7 @@ impl ServerArgs {
     }
 
     fn context_with(&self, token: Option<String>, book: Option<&Path>) -> Result<Context, Failure> {
+        self.refuse_two_servers(token.is_some())?;
         let given = match (&self.token_file, token) {
             (Some(file), _) => Some((read_token(file)?, Some(file.clone()))),
             (None, Some(token)) => Some((Token::from(token), None)),
@@ -162,6 +163,23 @@ impl ServerArgs {
             }
             (None, Some(known)) if same_place(&known.url, &url) => Ok(Context { url, ..known }),
             (None, _) => Err(self.no_token(&url)?),
+        }
+    }
+
+    /// A context brings an address and the token for it. With another of either, a command meant for one server would
+    /// reach another, or a token would: whichever came from a flag and whichever from a variable.
+    fn refuse_two_servers(&self, token: bool) -> Result<(), Failure> {
+        let Some(context) = &self.context else { return Ok(()) };
+        let others = [
+            (self.url.is_some(), "an address (--url or HOSTLER_URL)"),
+            (self.token_file.is_some() || token, "a token (--token-file, HOSTLER_TOKEN_FILE or HOSTLER_TOKEN)"),
+        ];
+        match others.iter().find(|(given, _)| *given) {
+            None => Ok(()),
+            Some((_, other)) => Err(Failure::usage(format!(
+                "both the context {context} (--context or HOSTLER_CONTEXT) and {other} are given, and they may mean two servers"
+            ))
+            .help("leave one of them out; `env | grep HOSTLER_` shows the variables")),
         }
     }
 
@@ -286,6 +304,21 @@ mod tests {
         let context = args.context_with(None, None).unwrap();
         assert_eq!((context.url.as_str(), context.token.clone()), ("http://127.0.0.1:9191", Token::from("local")));
         assert!(context.is_local());
+    }
+
+    #[test]
+    fn a_context_and_another_address_or_token_are_refused_together() {
+        let (dir, mut args) = folder();
+        running(dir.path());
+        args.context = Some("prod".into());
+        let refused = |args: &ServerArgs, token: Option<&str>| {
+            let failure = args.context_with(token.map(str::to_owned), None).unwrap_err();
+            failure.lines()[0].1.contains("may mean two servers")
+        };
+        assert!(!refused(&args, None));
+        assert!(refused(&args, Some("staging")));
+        args.url = Some("http://staging".into());
+        assert!(refused(&args, None));
     }
 
     #[test]

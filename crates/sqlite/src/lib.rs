@@ -185,7 +185,7 @@ fn wrap(path: &Path, source: rusqlite::Error) -> Error {
     }
 }
 
-/// Migrations: each runs once, in order; the file's `user_version` counts them.
+/// Migrations: each runs once, in order; the file's `user_version` counts them, its `application_id` marks their text.
 pub type Migrations = &'static [&'static str];
 
 impl Sqlite {
@@ -251,6 +251,13 @@ fn connect(path: &Path, flags: OpenFlags) -> Result<Connection> {
     open().map_err(|e| wrap(path, e))
 }
 
+/// What tells one text of migrations from another: FNV-1a (http://www.isthe.com/chongo/tech/comp/fnv/). Only to notice.
+fn mark(migrations: &[&str]) -> i32 {
+    let bytes = migrations.iter().flat_map(|sql| sql.bytes());
+    let hash = bytes.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash.cast_signed()
+}
+
 fn migrate(path: &Path, connection: &mut Connection, migrations: Migrations) -> Result<()> {
     let fail = |e| wrap(path, e);
     let have: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail)?;
@@ -262,9 +269,18 @@ fn migrate(path: &Path, connection: &mut Connection, migrations: Migrations) -> 
             migrations.len()
         )));
     }
+    let marked: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(fail)?;
+    if have > 0 && marked != mark(&migrations[..have]) {
+        return Err(Error::Aborted(format!(
+            "{} was made by another build of hostler, before its tables were settled, and cannot be read by this one; \
+             start that build, or move the data folder away and begin anew",
+            path.display()
+        )));
+    }
     for (number, sql) in migrations.iter().enumerate().skip(have) {
         let tx = connection.transaction().map_err(fail)?;
         tx.execute_batch(sql).map_err(fail)?;
+        tx.pragma_update(None, "application_id", mark(&migrations[..=number])).map_err(fail)?;
         tx.pragma_update(None, "user_version", i64::try_from(number + 1).unwrap_or(i64::MAX)).map_err(fail)?;
         tx.commit().map_err(fail)?;
     }

@@ -32,6 +32,20 @@ async fn a_step_that_fails_takes_nothing_else_with_it() {
 }
 
 #[tokio::test]
+async fn a_file_of_other_tables_is_refused_and_a_later_program_adds_its_own() {
+    const OTHER: Migrations = &["CREATE TABLE t (n INTEGER PRIMARY KEY, more TEXT) STRICT"];
+    const LATER: Migrations = &["CREATE TABLE t (n INTEGER PRIMARY KEY) STRICT", "CREATE TABLE u (n INTEGER) STRICT"];
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.db");
+    drop(open(&dir));
+    let refused = |with| Sqlite::open(&path, Mode::Threads, with).err().map(|error| error.to_string());
+    assert!(refused(OTHER).unwrap().contains("another build"));
+    assert_eq!(refused(LATER), None);
+    assert_eq!(refused(LATER), None);
+    assert!(refused(MIGRATIONS).unwrap().contains("newer"));
+}
+
+#[tokio::test]
 async fn a_panic_in_a_step_is_that_steps_failure_only() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(&dir);
