@@ -163,6 +163,11 @@ impl Shell<'_> {
 fn plain(text: &str) -> String {
     static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         [
+            // A phase that takes long is named while it lasts.
+            (r"(?m)^ +[a-z ]+ …\n", ""),
+            (r"(?m)^(ok|warn) +kvm .*(\n +→.*)?", "KVM"),
+            (r"\((tcg|kvm)\)|, (tcg|kvm)$", "ACCELERATION"),
+            (r"\b\d+ free\b", "N free"),
             (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "ID"),
             (r"\b[0-9a-f]{64}\b", "DIGEST"),
             (r"\b[0-9a-f]{12}\b", "SHORT"),
