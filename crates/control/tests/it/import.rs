@@ -171,7 +171,12 @@ async fn serve(State(vendor): State<Vendor>, InPath(file): InPath<String>, heade
     let from: usize = range.map_or(0, |from| from.parse().unwrap());
     let mut response = if vendor.breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
         let half = all.slice(from..from + (all.len() - from) / 2);
-        let broken = stream::iter([Ok(half), Err(std::io::Error::other("broken"))]);
+        // What was sent arrives before the line breaks: a break that overtakes it leaves nothing to go on from.
+        let breaks = stream::once(async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Err(std::io::Error::other("broken"))
+        });
+        let broken = stream::iter([Ok(half)]).chain(breaks);
         Body::from_stream(broken).into_response()
     } else {
         all.slice(from..).into_response()
