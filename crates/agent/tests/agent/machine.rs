@@ -162,7 +162,7 @@ async fn an_image_with_a_wrong_file_is_refused_until_the_right_one_comes() {
         let End::Failed { code, effects, .. } = server.result(n + 1).await.end else { panic!("it succeeded") };
         assert_eq!((code, effects), (Code::ImageFetchFailed, Effects::Undone));
         let left: Vec<_> = std::fs::read_dir(&images).unwrap().map(|entry| entry.unwrap().path()).collect();
-        assert_eq!(left, [part.clone()]);
+        assert_eq!(left, std::slice::from_ref(&part));
         let kept = std::fs::read(part.join("rootfs")).unwrap_or_default();
         assert!(b"rootfs".starts_with(&kept[..]) && kept.len() < 6, "{kept:?} of {wrong:?}");
     }
