@@ -4,14 +4,18 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps image build release install uninstall deb demo test lint check unit api bench generated clean
+.PHONY: help deps image image-debian build release install uninstall deb demo test lint check unit api bench generated clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 image: ## the small guest, from Debian packages
 	@scripts/install-deps.sh demo
 	@images/tiny/build target/images/tiny
+
+image-debian: ## the guest with systemd and cloud-init, from Debian packages; needs root
+	@scripts/install-deps.sh test
+	@images/debian/build target/images/debian
 
 build: ## a debug build
 	cargo build --workspace
@@ -34,6 +38,7 @@ demo: image release ## a machine made, used and deleted, from nothing
 test: ## everything that must hold: format, lints, imports, tests with real machines, the API under fire
 	@scripts/install-deps.sh test
 	@images/tiny/build target/images/tiny
+	@images/debian/build target/images/debian
 	@$(MAKE) --no-print-directory lint check unit api
 
 lint: ## format and clippy, warnings denied

@@ -26,6 +26,7 @@ readonly DEMO=(
     sha256sum:coreutils
 )
 readonly TEST=(
+    mmdebstrap:mmdebstrap
     python3:python3
     python3-venv:python3-venv
 )
