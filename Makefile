@@ -38,7 +38,6 @@ demo: image release ## a machine made, used and deleted, from nothing
 test: ## everything that must hold: format, lints, imports, tests with real machines, the API under fire
 	@scripts/install-deps.sh test
 	@images/tiny/build target/images/tiny
-	@images/debian/build target/images/debian
 	@$(MAKE) --no-print-directory lint check unit api
 
 lint: ## format and clippy, warnings denied

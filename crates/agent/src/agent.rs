@@ -34,6 +34,7 @@ use crate::{
     journal::{Journal, Start},
     metrics::Metrics,
     report::{self, Outbox},
+    secret::Secrets,
     server::Server,
     tether::Tether,
     vm::Vms,
@@ -189,6 +190,7 @@ impl Agent {
             vms,
             beats,
             images: Images::new(config.data.join("images")),
+            secrets: Secrets::default(),
             hypervisor: config.hypervisor.clone(),
             root: config.root.clone(),
             data: config.data.clone(),
@@ -236,6 +238,7 @@ impl Agent {
         let id = enrol::node_of(&credentials);
         let server = Server::new(id, enrol::connect(&self.config, Some(&credentials))?);
         self.tools.images.fetch_from(server.clone());
+        self.tools.secrets.fetch_from(server.clone());
         let node = Arc::new(self.assemble(server, trust));
         resume(&node).await?;
         self.joined.send_replace(Some(id));

@@ -37,6 +37,7 @@ use hostler_model::{
     for_each_kind,
     internal::Assignment,
     kind::{self, Kind, KindName, OnUncertain},
+    secret::Sensitive,
     task::{Effects, End, Target},
 };
 use serde::Deserialize;
@@ -48,6 +49,7 @@ use crate::{
     hypervisor::{DriverError, Hypervisor, Phases},
     image::Images,
     journal::Start,
+    secret::Secrets,
     vm::{Vms, admit::Denial},
 };
 
@@ -119,6 +121,8 @@ pub struct Tools {
     pub beats: Beats,
     /// The image cache.
     pub images: Images,
+    /// The texts that are kept apart from tasks.
+    pub secrets: Secrets,
     /// The hypervisor, for what it says of itself. Machines are reached through `vms` only.
     pub hypervisor: Arc<dyn Hypervisor>,
     /// The host's root directory, `/` outside tests.
@@ -171,6 +175,11 @@ impl<K: Kind> Job<K> {
     /// Whether somebody wants it stopped: [`Handler::undo`] follows a failure as well.
     pub fn is_stopped(&self) -> bool {
         self.attempt.cause().is_some()
+    }
+
+    /// A text of the parameters, fetched where it is kept apart.
+    pub async fn open(&self, text: &Sensitive) -> Result<String, Failure> {
+        self.tools.secrets.open(self.attempt.lease(), text).await
     }
 
     /// The next phase begins: the one before it is timed, and the server hears of it.

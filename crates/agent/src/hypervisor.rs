@@ -4,6 +4,7 @@
 //! that an agent that died can attach again. Nothing here knows tasks, leases or the server.
 
 pub mod qemu;
+pub mod seed;
 pub mod sim;
 mod turns;
 
@@ -21,6 +22,8 @@ use hostler_model::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::mpsc, time::Instant};
 
+use self::seed::Seed;
+
 /// What a machine is made of, with its image already in the node's cache.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct MachinePlan {
@@ -36,6 +39,9 @@ pub struct MachinePlan {
     pub manifest: Manifest,
     /// The folder that holds the image's files by the names of their parts.
     pub image_dir: PathBuf,
+    /// What its guest is told at its first boot, where its spec says that it is told anything. Needed to make it only.
+    #[serde(skip)]
+    pub seed: Option<Seed>,
 }
 
 impl MachinePlan {
@@ -281,8 +287,12 @@ pub trait Hypervisor: Send + Sync + 'static {
 /// A machine whose process lives. Dropping it lets go of the machine, which goes on running.
 #[async_trait]
 pub trait Machine: Send + Sync {
-    /// Waits until the guest answers, and marks the machine's folder complete.
+    /// Waits until the guest answers, or shows itself as its spec says, and marks the machine's folder complete.
     async fn ready(&self, timeout: Duration) -> Result<(), DriverError>;
+
+    /// Waits, once [`Machine::ready`] has returned, until the machine is ready in the way that its spec says; or says
+    /// why it will not be although its guest runs.
+    async fn settled(&self, timeout: Duration) -> Result<Option<String>, DriverError>;
 
     /// Whether the guest answers now.
     async fn answers(&self) -> bool;

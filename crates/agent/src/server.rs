@@ -12,10 +12,11 @@ use std::{
 use hostler_link::{Link, LinkError, NO_BODY, with_timeout};
 use hostler_model::{
     ImageDigest, NodeId, TaskId,
+    id::SecretId,
     image::{Image, Manifest, Sha256Hex},
     internal::{
         Assignments, Heartbeat, HeartbeatAnswer, HeldLease, Join, Joined, ProgressAnswer, ProgressReport, Receipts,
-        Renew, Reports,
+        Renew, Reports, TaskSecret,
     },
     node::Slots,
 };
@@ -138,6 +139,12 @@ impl Server {
             Described::Image(image) => Ok(image.manifest),
             Described::Manifest(manifest) => Ok(manifest),
         }
+    }
+
+    /// A text that is kept apart from the task of this lease.
+    pub async fn secret(&self, lease: HeldLease, secret: SecretId) -> Result<TaskSecret, LinkError> {
+        let path = self.path(&format!("tasks/{}/secrets/{secret}?fence={}", lease.task, lease.fence));
+        call(&self.link(), Method::GET, &path, NO_BODY).await
     }
 
     /// The bytes of a file, as they come, from a place on: a server that cannot do that sends all, and says so by its

@@ -12,6 +12,7 @@ pub mod join_token;
 pub mod letter;
 pub mod node;
 pub mod room;
+pub mod secret;
 pub mod snapshot;
 pub mod submit;
 pub mod task;

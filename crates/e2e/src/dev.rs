@@ -21,6 +21,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Dev {
     home: TempDir,
     flags: Vec<String>,
+    images: Vec<&'static str>,
     wrapper: Vec<String>,
     mounted: bool,
     child: Option<Child>,
@@ -37,6 +38,7 @@ impl Dev {
         Ok(Dev {
             home: tempfile::Builder::new().prefix("hostler-e2e").tempdir()?,
             flags: flags.iter().map(|s| (*s).to_owned()).collect(),
+            images: vec!["tiny"],
             wrapper: Vec::new(),
             mounted: false,
             child: None,
@@ -49,6 +51,11 @@ impl Dev {
         let mut dev = Dev::new(flags)?;
         dev.start().await?;
         Ok(dev)
+    }
+
+    /// Offers this image too, beside `tiny`: it is copied when the process starts, and a large one takes seconds.
+    pub fn with_image(&mut self, name: &'static str) {
+        self.images.push(name);
     }
 
     /// Puts the data folder on a file system of its own of this size. Root mounts it here, until this value ends; anybody
@@ -123,7 +130,7 @@ impl Dev {
             .args(["dev", "--listen", "127.0.0.1:0", "--data"])
             .arg(self.data())
             .arg("--images")
-            .arg(images()?)
+            .arg(offer(self.home.path(), &self.images)?)
             .args(&self.flags)
             .env("HOSTLER_CRASH_FILE", self.crash_file())
             .env("XDG_RUNTIME_DIR", self.home.path())
@@ -183,14 +190,23 @@ impl Dev {
     }
 
     /// Asks again and again until there is an answer.
-    pub async fn until<T>(&mut self, what: &str, mut ask: impl AsyncFnMut(&mut Dev) -> Result<Option<T>>) -> Result<T> {
+    pub async fn until<T>(&mut self, what: &str, ask: impl AsyncFnMut(&mut Dev) -> Result<Option<T>>) -> Result<T> {
+        self.until_within(PATIENCE, what, ask).await
+    }
+
+    async fn until_within<T>(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        mut ask: impl AsyncFnMut(&mut Dev) -> Result<Option<T>>,
+    ) -> Result<T> {
         let begun = Instant::now();
         loop {
             if let Some(answer) = ask(self).await? {
                 return Ok(answer);
             }
-            if begun.elapsed() > PATIENCE {
-                bail!("{what}: not after {PATIENCE:?}; the log says\n{}", self.log());
+            if begun.elapsed() > patience {
+                bail!("{what}: not after {patience:?}; the log says\n{}", self.log());
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -227,8 +243,13 @@ impl Dev {
 
     /// Waits until a task has ended, and hands it back.
     pub async fn ended_task(&mut self, id: &str) -> Result<Value> {
+        self.ended_task_within(PATIENCE, id).await
+    }
+
+    /// The same for a task that takes longer than most.
+    pub async fn ended_task_within(&mut self, patience: Duration, id: &str) -> Result<Value> {
         let path = format!("/api/v1/tasks/{id}");
-        self.until("the task ends", async |dev| {
+        self.until_within(patience, "the task ends", async |dev| {
             dev.alive()?;
             let (status, task) = dev.get(&path).await?;
             if status != 200 {
@@ -301,12 +322,26 @@ pub fn binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Where the guest images are.
-pub fn images() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
-    let images = root.join("target/images");
-    if !images.join("tiny/image.json").exists() {
-        bail!("the guest image is not there: `make image` makes it");
+/// A folder below `home` with these images, and no others.
+pub(crate) fn offer(home: &Path, images: &[&str]) -> Result<PathBuf> {
+    let folder = home.join("images");
+    fs::create_dir_all(&folder)?;
+    for name in images {
+        let link = folder.join(name);
+        if !link.exists() {
+            std::os::unix::fs::symlink(image(name)?, link)?;
+        }
     }
-    Ok(images)
+    Ok(folder)
+}
+
+/// Where a guest image is.
+pub fn image(name: &str) -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize()?;
+    let image = root.join("target/images").join(name);
+    if !image.join("image.json").exists() {
+        let target = if name == "tiny" { "image".to_owned() } else { format!("image-{name}") };
+        bail!("the guest image {name} is not there: `make {target}` makes it");
+    }
+    Ok(image)
 }

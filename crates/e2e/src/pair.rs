@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    dev::{PATIENCE, binary, images},
+    dev::{PATIENCE, binary, offer},
     process,
 };
 
@@ -36,7 +36,7 @@ impl Pair {
     /// One file for both, with a port for agents that stays the same across restarts.
     fn configuration(&self) -> Result<String> {
         let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let (home, images) = (self.home.path().display(), images()?);
+        let (home, images) = (self.home.path().display(), offer(self.home.path(), &["tiny"])?);
         Ok(format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nagents_listen = \"{free}\"\ndata = \"{home}/server\"\n\
              images = \"{}\"\nlease_seconds = 5\n\n\

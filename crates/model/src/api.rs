@@ -39,9 +39,9 @@ pub fn strict<T: DeserializeOwned>(value: &Value) -> Result<T, Refusal> {
         Err(error) => {
             let path = path_track.path().to_string();
             return Err(if path == "." {
-                Refusal::new(Code::ValidationError, error.to_string())
+                Refusal::new(Code::ValidationError, unquoted(&error.to_string()))
             } else {
-                Refusal::field(&path, error)
+                Refusal::field(&path, unquoted(&error.to_string()))
             });
         }
     };
@@ -54,6 +54,17 @@ pub fn strict<T: DeserializeOwned>(value: &Value) -> Result<T, Refusal> {
         format!("unknown field {}; remove it or correct its spelling", names.join(", ")),
     )
     .with("unknown", names.clone()))
+}
+
+/// serde quotes a text that stands where something else belongs, and it may be a secret in the wrong place.
+fn unquoted(error: &str) -> String {
+    const BEFORE: &str = "invalid type: string ";
+    match (error.find(BEFORE), error.rfind("\", expected")) {
+        (Some(from), Some(to)) if from + BEFORE.len() <= to => {
+            format!("{}invalid type: string{}", &error[..from], &error[to + 1..])
+        }
+        _ => error.to_owned(),
+    }
 }
 
 /// A new task.
@@ -399,6 +410,12 @@ mod tests {
         for value in [json!([]), json!(["hi"]), json!("hi"), json!(null)] {
             assert_eq!(strict::<EchoParams>(&value).unwrap_err().code, Code::ValidationError, "{value}");
         }
+    }
+
+    #[test]
+    fn a_text_in_the_wrong_place_is_not_quoted() {
+        let refusal = strict::<NewTask>(&json!({"kind": "echo", "target": "a \", expected b"})).unwrap_err();
+        assert!(refusal.detail.contains("invalid type: string, expected struct"), "{}", refusal.detail);
     }
 
     #[test]

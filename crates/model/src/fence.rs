@@ -1,8 +1,10 @@
 //! The fence: what makes an attempt the current one.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+
+use crate::error::Refusal;
 
 /// (store epoch, attempt). An agent refuses a fence it has passed; the store settles only under the current one.
 /// The store epoch rises when a store was restored into the past, so that attempts handed out before cannot collide.
@@ -21,6 +23,19 @@ impl Fence {
     #[must_use]
     pub fn next(self) -> Fence {
         Fence { attempt: self.attempt + 1, ..self }
+    }
+}
+
+/// As it is written: `epoch.attempt`.
+impl FromStr for Fence {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Fence, Refusal> {
+        let read = || {
+            let (store_epoch, attempt) = text.split_once('.')?;
+            Some(Fence { store_epoch: store_epoch.parse().ok()?, attempt: attempt.parse().ok()? })
+        };
+        read().ok_or_else(|| Refusal::field("fence", "a fence is written epoch.attempt, such as 1.3"))
     }
 }
 

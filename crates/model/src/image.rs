@@ -9,6 +9,7 @@ use crate::{
     clock::Timestamp,
     error::{Refusal, excerpt},
     id::{ImageDigest, TenantId},
+    ready::Readiness,
     task::Task,
 };
 
@@ -125,6 +126,7 @@ pub struct ImageFile {
 
 /// Amounts for machines that do not say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
 pub struct ImageDefaults {
     /// Virtual processors.
     pub vcpus: i64,
@@ -134,12 +136,11 @@ pub struct ImageDefaults {
     pub disk_gib: i64,
 }
 
-/// When a machine made of an image is ready.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Readiness {
-    /// When the guest agent answers.
-    GuestAgent,
+/// For images that do not say either.
+impl Default for ImageDefaults {
+    fn default() -> Self {
+        ImageDefaults { vcpus: 1, memory_mib: 1024, disk_gib: 10 }
+    }
 }
 
 /// What an image is. Its digest is the sha256 of this, as JSON with sorted keys.
@@ -159,9 +160,17 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub firmware: Option<Firmware>,
     /// Amounts for machines that do not say.
+    #[serde(default)]
     pub defaults: ImageDefaults,
-    /// When a machine is ready.
+    /// When a machine is ready, unless it says so itself.
+    #[serde(default)]
     pub ready: Readiness,
+    /// How long it may take to be, in seconds, for machines that do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_timeout_seconds: Option<u32>,
+    /// Whether its guest has cloud-init: every machine gets a seed then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cloud_init: bool,
 }
 
 impl Manifest {
@@ -180,6 +189,7 @@ impl Manifest {
     /// Refuses what could not boot.
     pub fn check(&self) -> Result<(), Refusal> {
         check_name(&self.name)?;
+        self.ready.check()?;
         let lacks = |part: &Part| !self.files.contains_key(part);
         if lacks(&Part::Disk) {
             if let Some(part) = [Part::Kernel, Part::Rootfs].iter().find(|part| lacks(part)) {

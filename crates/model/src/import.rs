@@ -17,7 +17,8 @@ use crate::{
     disk::SourceFormat,
     error::{Code, Refusal, excerpt},
     id::{ImageDigest, ImportId, PrincipalId, TenantId},
-    image::{Firmware, ImageDefaults, Part, Readiness, Sha256Hex, check_name},
+    image::{Firmware, ImageDefaults, Part, Sha256Hex, check_name},
+    ready::Readiness,
     task::TaskError,
 };
 
@@ -173,7 +174,8 @@ impl NewShape {
             memory_mib: within("memory_mib", self.memory_mib, DEFAULTS.memory_mib, MOST.memory_mib)?,
             disk_gib: within("disk_gib", self.disk_gib, DEFAULTS.disk_gib, MOST.disk_gib)?,
         };
-        let ready = self.ready.unwrap_or(Readiness::GuestAgent);
+        let ready = self.ready.clone().unwrap_or_default();
+        ready.check()?;
         Ok(Shape { arch, cmdline, firmware: self.firmware, defaults, disk_said: self.disk_gib.is_some(), ready })
     }
 }

@@ -169,6 +169,14 @@ pub struct ProgressAnswer {
     pub lease_expires_at: Timestamp,
 }
 
+/// The answer to `GET …/tasks/{task}/secrets/{secret}?fence=epoch.attempt`: given to the node that holds the task's lease,
+/// under its current fence only.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskSecret {
+    /// The text.
+    pub text: String,
+}
+
 /// How an attempt ended: `POST …/tasks/{task}/result`, and many at once at `POST …/results`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Report {

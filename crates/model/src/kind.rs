@@ -262,6 +262,8 @@ pub trait Kind: Send + Sync + 'static {
     const TIMEOUT: Duration;
     /// How long it may wait for a node.
     const QUEUE_DEADLINE: Duration = Duration::from_secs(15 * 60);
+    /// Where in its parameters are texts that may hold secrets, as JSON pointers: they are kept apart from the task.
+    const SENSITIVE: &'static [&'static str] = &[];
 
     /// What it does with a snapshot, which its parameters then name as `snapshot`.
     const SNAPSHOT: Use = Use::None;
@@ -320,6 +322,8 @@ pub struct Spec {
     pub queue_deadline: Duration,
     /// What it does with a snapshot.
     pub snapshot: Use,
+    /// Where in its parameters are texts that are kept apart from the task.
+    pub sensitive: &'static [&'static str],
     /// Reads, fills in and checks parameters at the edge: unknown fields are refused.
     pub fill: fn(&Value, &FillContext<'_>) -> Result<Value, Refusal>,
     /// The image that parameters name.
@@ -346,6 +350,7 @@ impl Spec {
             retry: RetryPolicy { attempts: K::ATTEMPTS, ..K::RETRY },
             queue_deadline: K::QUEUE_DEADLINE,
             snapshot: K::SNAPSHOT,
+            sensitive: K::SENSITIVE,
             fill: |params, context| {
                 let params: K::Params = crate::api::strict(params)?;
                 let filled = K::fill(params, context)?;

@@ -6,9 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     clock::Timestamp,
+    cloud_init::FirstBoot,
     forward::PortForward,
     id::{ImageDigest, NodeId, TaskId, TenantId, VmId},
     name::Name,
+    ready::Readiness,
     restart::RestartPolicy,
     unit::Resources,
 };
@@ -114,8 +116,14 @@ pub struct VmSpec {
     pub memory_mib: i64,
     /// The root disk, in GiB.
     pub disk_gib: i64,
-    /// How long the guest may take to answer, in seconds.
+    /// When it is ready.
+    #[serde(default)]
+    pub ready: Readiness,
+    /// How long it may take to be, in seconds.
     pub ready_timeout_seconds: u32,
+    /// What its guest finds at its first boot, where it finds a seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_boot: Option<FirstBoot>,
     /// Free words.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -5,12 +5,13 @@ use std::time::Duration;
 use hostler_model::{
     Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     event::{Actor, Class},
-    id::{EnrolmentId, ImportId},
+    id::{EnrolmentId, ImportId, SecretId},
     internal::{Heartbeat, ProgressReport, Report},
     kind::{KindName, Role},
     name::Name,
     node::{FreshnessPolicy, NodeFacts, NodeState, Slots},
     schedule::Schedule,
+    secret::Secret,
     snapshot::{Snapshot, SnapshotState},
     task::{Intent, Target, Task, TaskState},
     vm::{Vm, VmSpec, VmState},
@@ -30,6 +31,8 @@ pub struct Submission {
     pub kind: KindName,
     /// With which parameters, filled in.
     pub params: Value,
+    /// The texts that were taken out of them, to be kept apart.
+    pub secrets: Vec<Secret>,
     /// To what: a VM, or the only node that will do.
     pub target: Target,
     /// When it is leased, and how long it may take.
@@ -60,6 +63,7 @@ impl Submission {
             schedule: Schedule::of(kind.spec(), &params),
             not_before: now,
             params,
+            secrets: Vec::new(),
             target: Target { vm: Some(vm.id), node: None },
             vm: None,
             snapshot: None,
@@ -174,6 +178,21 @@ pub struct Leased {
     pub lease_expires_at: Timestamp,
     /// When it must have ended.
     pub deadline: Timestamp,
+}
+
+/// A node's wish for a text that belongs to a task of its.
+#[derive(Clone, Copy, Debug)]
+pub struct Reveal {
+    /// Which node.
+    pub node: NodeId,
+    /// Under which enrolment.
+    pub enrolment: EnrolmentId,
+    /// Of which task.
+    pub task: TaskId,
+    /// Under which attempt.
+    pub fence: Fence,
+    /// Which text.
+    pub secret: SecretId,
 }
 
 /// Progress of one attempt.

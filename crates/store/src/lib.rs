@@ -20,6 +20,7 @@ mod node;
 #[cfg(test)]
 mod plan;
 mod rows;
+mod secret;
 mod service;
 mod snapshot;
 mod step;

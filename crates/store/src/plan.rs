@@ -4,7 +4,8 @@ use hostler_sqlite::{Mode, Sqlite};
 use serde_json::json;
 
 use crate::{
-    allocation, idempotency, image, import, log, node, snapshot, store::MIGRATIONS, task, task_log, tenant, token, vm,
+    allocation, idempotency, image, import, log, node, secret, snapshot, store::MIGRATIONS, task, task_log, tenant,
+    token, vm,
 };
 
 /// Names of scans that are meant: the batch itself, and what an index already narrowed.
@@ -61,6 +62,7 @@ async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
         token::HOT,
         image::HOT,
         import::HOT,
+        secret::HOT,
     ];
     for text in texts.into_iter().flatten() {
         let plan = plan(&db, text).await;

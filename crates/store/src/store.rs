@@ -11,6 +11,7 @@ use hostler_model::{
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
     name::Name,
     node::{Node, NodeEvent},
+    secret::Secret,
     snapshot::Snapshot,
     task::Task,
     task_log::Line,
@@ -23,10 +24,10 @@ use uuid::Uuid;
 
 use crate::{
     Accepted, Answer, Beat, Caller, Cancel, Claim, EditVm, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
-    NewJoinToken, Progressed, Queue, Result, Settle, SnapshotFilter, Submission, Swept, TaskFilter, Timing, VmFilter,
-    Wakes, doctor, gauges,
+    NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Submission, Swept, TaskFilter, Timing,
+    VmFilter, Wakes, doctor, gauges,
     group::Committer,
-    log, node,
+    log, node, secret,
     service::Service,
     snapshot,
     step::{cancel, edit, expire, heartbeat, join, lease, letter, progress, restart, settle, submit, sweep},
@@ -339,6 +340,16 @@ impl Store {
     /// Every node, by name.
     pub async fn nodes(&self) -> Result<Vec<Node>> {
         self.read(|tx| Ok(node::all(tx)?.into_iter().map(|row| row.node).collect())).await
+    }
+
+    /// A text that is kept apart from a task, for the node that holds its lease; nothing for anybody else.
+    pub async fn reveal(&self, wanted: Reveal) -> Result<Option<String>> {
+        self.read(move |tx| secret::reveal(tx, &wanted)).await
+    }
+
+    /// The texts that are kept apart from a task: for the task that repeats it.
+    pub async fn secrets(&self, task: TaskId) -> Result<Vec<Secret>> {
+        self.read(move |tx| secret::of_task(tx, task)).await
     }
 
     /// Entries with a number above `after`, oldest first.

@@ -14,6 +14,7 @@ use hostler_model::{
     book::{Book, Changes},
     event::{Actor, Class, NewEntry},
     placement::Candidate,
+    secret::Secret,
     task::TaskState,
     task_log::{NewLine, Said},
 };
@@ -28,6 +29,7 @@ use crate::{
     log,
     node::{self, NodeRow},
     rows::Rows,
+    secret,
     service::Service,
     snapshot::{self, SnapshotRow},
     task::{self, TaskRow},
@@ -95,6 +97,8 @@ pub(crate) struct Work<'a> {
     books: Changes,
     entries: Vec<NewEntry>,
     pub(crate) first_answers: Vec<FirstAnswer>,
+    /// Texts of new tasks, to be kept apart.
+    pub(crate) secrets: Vec<(TaskId, Secret)>,
     wake_nodes: BTreeSet<NodeId>,
     aborting: Vec<(NodeId, TaskId)>,
     ended: Vec<TaskId>,
@@ -127,6 +131,7 @@ impl<'a> Work<'a> {
             books: Changes::default(),
             entries: Vec::new(),
             first_answers: Vec::new(),
+            secrets: Vec::new(),
             wake_nodes: BTreeSet::new(),
             aborting: Vec::new(),
             ended: Vec::new(),
@@ -384,6 +389,10 @@ impl<'a> Work<'a> {
         let differ = || self.allocations.iter().filter(|(_, slot)| slot.before != slot.after);
         allocation::upsert(self.tx, differ().filter_map(|(_, slot)| slot.after))?;
         allocation::delete(self.tx, differ().filter(|(_, slot)| slot.after.is_none()).map(|(owner, _)| *owner))?;
+        secret::insert(self.tx, &self.secrets)?;
+        let told =
+            |row: &&TaskRow| row.task.state == TaskState::Succeeded && !row.task.kind.spec().sensitive.is_empty();
+        secret::drop_of(self.tx, &self.tasks.changed().filter(told).map(|row| row.task.id).collect::<Vec<_>>())?;
         crate::idempotency::insert(self.tx, &self.first_answers, self.now)
     }
 

@@ -94,7 +94,12 @@ async fn start(guest: &Arc<Guest>, params: &VmExecParams) -> Result<Running, Exe
 
 fn command(params: &VmExecParams) -> Command<'_> {
     let (path, arg) = params.argv.split_first().map_or(("", &[][..]), |(path, arg)| (path.as_str(), arg));
-    Command::Exec { path, arg, input_data: Some(BASE64_STANDARD.encode(&params.stdin)), capture_output: true }
+    Command::Exec {
+        path,
+        arg,
+        input_data: Some(BASE64_STANDARD.encode(params.stdin.text().unwrap_or_default())),
+        capture_output: true,
+    }
 }
 
 /// A program that runs in a guest. Dropped before its end, it is ended.

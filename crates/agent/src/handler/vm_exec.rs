@@ -3,7 +3,7 @@
 //! What a program did in a guest cannot be taken back, so an exec that does not succeed always says that effects
 //! remain. It costs nobody anything: an exec has no allocation.
 
-use hostler_model::kind::{VmExec, VmExecOutput};
+use hostler_model::kind::{VmExec, VmExecOutput, VmExecParams};
 
 use super::{Begun, Failure, Handler, Job, Undo};
 
@@ -12,7 +12,9 @@ impl Handler for VmExec {
         let (vm, epoch) = job.vm()?;
         // Never retried by itself: whatever failed, the program may have run.
         let once = |failure| Failure { retryable: false, ..failure };
-        let output = job.tools.vms.exec(vm, epoch, &job.params).await.map_err(once)?;
+        let stdin = job.open(&job.params.stdin).await.map_err(once)?;
+        let params = VmExecParams { stdin: stdin.into(), ..job.params.clone() };
+        let output = job.tools.vms.exec(vm, epoch, &params).await.map_err(once)?;
         if let Some(signal) = output.signal {
             job.log(format!("the program was ended by signal {signal}"));
         }

@@ -25,6 +25,7 @@ mod machine;
 mod power;
 mod qcow2;
 mod qmp;
+mod ready;
 mod restore;
 mod seek;
 mod shelf;
@@ -461,7 +462,7 @@ impl Driver {
             image: spec.map(|spec| spec.spec.image_digest),
             alive: process.is_some(),
             complete: complete.is_some(),
-            answered: process.is_some() && complete.map(|complete| complete.process) == process,
+            answered: complete.is_some_and(|complete| Some(complete.process) == process && !complete.not_ready),
             ended: if process.is_none() { power::how_it_ended(&folder)? } else { None },
         })
     }

@@ -54,6 +54,8 @@ pub struct SimConfig {
     pub create_failures: f64,
     /// How often a guest never answers.
     pub boot_failures: f64,
+    /// How often a first boot ends with errors, where it is waited for.
+    pub first_boot_errors: f64,
     /// How often a program is lost.
     pub exec_failures: f64,
     /// How often a removal fails, with the machine still there.
@@ -79,6 +81,7 @@ impl SimConfig {
             power: none.clone(),
             create_failures: 0.0,
             boot_failures: 0.0,
+            first_boot_errors: 0.0,
             exec_failures: 0.0,
             remove_failures: 0.0,
             power_failures: 0.0,
@@ -105,6 +108,7 @@ impl SimConfig {
         SimConfig {
             create_failures: 0.1,
             boot_failures: 0.1,
+            first_boot_errors: 0.1,
             exec_failures: 0.1,
             remove_failures: 0.1,
             power_failures: 0.1,

@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hostler_model::{error::Code, vm::VmReason};
+use tokio::time::Instant;
 
 use super::{
     Vms,
@@ -17,12 +18,14 @@ use crate::{
 };
 
 /// A machine that was made, and whose guest has answered.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Made {
     /// From its process's start to the guest's first answer, in milliseconds.
     pub boot_ms: f64,
     /// Its process on this host, where there is one.
     pub pid: Option<i32>,
+    /// Why it is not ready although its guest runs.
+    pub not_ready: Option<String>,
 }
 
 struct Create {
@@ -76,12 +79,12 @@ impl Create {
     }
 }
 
-fn ended(made: Result<Arc<dyn Machine>, DriverError>, reply: Reply<Made>) -> Done {
+fn ended(made: Result<(Arc<dyn Machine>, Option<String>), DriverError>, reply: Reply<Made>) -> Done {
     Box::new(move |drive| {
         match made {
-            Ok(machine) => {
-                let made = of(&*machine);
-                drive.rest(Standing::Up(machine, Power::Running, true));
+            Ok((machine, not_ready)) => {
+                let made = of(&*machine, not_ready);
+                drive.rest(Standing::Up(machine, Power::Running, made.not_ready.is_none()));
                 answer(reply, Ok(made));
             }
             Err(error) => {
@@ -94,8 +97,8 @@ fn ended(made: Result<Arc<dyn Machine>, DriverError>, reply: Reply<Made>) -> Don
     })
 }
 
-fn of(machine: &dyn Machine) -> Made {
-    Made { boot_ms: machine.boot_ms(), pid: machine.pid() }
+fn of(machine: &dyn Machine, not_ready: Option<String>) -> Made {
+    Made { boot_ms: machine.boot_ms(), pid: machine.pid(), not_ready }
 }
 
 fn given_up() -> Done {
@@ -111,8 +114,8 @@ fn greet(drive: &mut Drive, ready: Duration, mut reply: Reply<Made>) {
     let Some(machine) = drive.machine.clone() else { return };
     drive.programs.spawn(async move {
         tokio::select! {
-            answered = machine.ready(ready) => {
-                answer(reply, answered.map(|()| of(&*machine)).map_err(Failure::from));
+            shown = shown(&*machine, ready, || {}) => {
+                answer(reply, shown.map(|not_ready| of(&*machine, not_ready)).map_err(Failure::from));
             }
             () = reply.closed() => {}
         }
@@ -124,16 +127,41 @@ async fn make(
     plan: &MachinePlan,
     ready: Duration,
     phases: &Phases,
-) -> Result<Arc<dyn Machine>, DriverError> {
+) -> Result<(Arc<dyn Machine>, Option<String>), DriverError> {
     let machine: Arc<dyn Machine> = hypervisor.create(plan, phases).await?.into();
     // Nobody may be listening any more.
     let _ = phases.send("boot");
-    tokio::select! {
+    let answered = || {
+        if plan.spec.ready.goes_on() {
+            let _ = phases.send("ready");
+        }
+    };
+    let not_ready = tokio::select! {
         biased;
-        answered = machine.ready(ready) => answered?,
+        shown = shown(&*machine, ready, answered) => shown?,
         exit = machine.exited() => return Err(died_in_boot(&exit)),
+    };
+    Ok((machine, not_ready))
+}
+
+/// Waits until the guest has shown that it is ready, or why it will not be: all of it within `patience`.
+async fn shown(
+    machine: &dyn Machine,
+    patience: Duration,
+    answered: impl FnOnce(),
+) -> Result<Option<String>, DriverError> {
+    let end = Instant::now() + patience;
+    machine.ready(patience).await?;
+    answered();
+    machine.settled(end.saturating_duration_since(Instant::now())).await
+}
+
+/// The same for a machine that was there before: one that will not be ready is an error.
+pub(super) async fn answered(machine: &dyn Machine, patience: Duration) -> Result<(), DriverError> {
+    match shown(machine, patience, || {}).await? {
+        None => Ok(()),
+        Some(why) => Err(DriverError { code: Code::GuestNotReady, detail: why, retryable: false }),
     }
-    Ok(machine)
 }
 
 /// That the process ended while its guest was waited for.

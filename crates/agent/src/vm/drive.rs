@@ -30,6 +30,7 @@ use tokio::{
 use super::{
     Glance, Inner,
     admit::{Admission, Ask, Denial, Stage, admit, waits},
+    create,
 };
 use crate::{
     handler::Failure,
@@ -406,7 +407,7 @@ async fn turned(stage: Stage, live: Option<(Arc<dyn Machine>, Power)>) -> Power 
 /// Waits for a guest that has not answered yet.
 async fn late(stage: Stage, answered: bool, machine: Option<&Arc<dyn Machine>>) {
     if let (Stage::Running, false, Some(machine)) = (stage, answered, machine)
-        && machine.ready(LATE).await.is_ok()
+        && create::answered(&**machine, LATE).await.is_ok()
     {
         return;
     }

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Vms,
     admit::{Admission, Ask},
-    create::died_in_boot,
+    create::{answered, died_in_boot},
     drive::{Done, Drive, Reply, Request, Standing, Trouble, answer, done, note_end},
 };
 use crate::{
@@ -146,7 +146,7 @@ impl Start {
         drive.programs.spawn(async move {
             let greeted = async {
                 let plan = hypervisor.plan(id).await?.ok_or_else(|| no_plan(id))?;
-                machine.ready(ready.unwrap_or_else(|| plan.ready_timeout())).await?;
+                answered(&*machine, ready.unwrap_or_else(|| plan.ready_timeout())).await?;
                 Ok(Started { anew: false, boot_ms: machine.boot_ms() })
             };
             tokio::select! {
@@ -190,8 +190,8 @@ pub(super) async fn booted<T>(
             note_end(hypervisor, id, &exit).await;
             (Standing::Down(Trouble::of(&exit)), Err(died_in_boot(&exit).into()))
         }
-        answered = machine.ready(ready) => {
-            let boot_ms = answered.map(|()| machine.boot_ms()).map_err(Failure::from);
+        shown = answered(&*machine, ready) => {
+            let boot_ms = shown.map(|()| machine.boot_ms()).map_err(Failure::from);
             (Standing::of(hypervisor, id, machine, Power::Running, boot_ms.is_ok()).await, boot_ms)
         }
         () = reply.closed() => {

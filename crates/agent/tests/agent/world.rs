@@ -288,6 +288,10 @@ impl Machine for Handle {
         Ok(())
     }
 
+    async fn settled(&self, _: Duration) -> Result<Option<String>, DriverError> {
+        Ok(None)
+    }
+
     async fn answers(&self) -> bool {
         true
     }

@@ -143,6 +143,7 @@ impl App {
             actor: call.actor(),
             kind,
             params: params.clone(),
+            secrets: Vec::new(),
             target: Target { vm: None, node: Some(node.id) },
             schedule,
             not_before: now,

@@ -401,7 +401,10 @@ impl Work {
             cmdline: shape.cmdline.clone(),
             firmware: shape.firmware,
             defaults,
-            ready: shape.ready,
+            ready: shape.ready.clone(),
+            ready_timeout_seconds: None,
+            // Whole disks that are passed around are cloud images nearly always; to another one a seed is a small disk.
+            cloud_init: made.iter().any(|made| made.part == Part::Disk),
         };
         manifest.check()?;
         for made in made.iter().filter(|made| made.virtual_size > 0) {

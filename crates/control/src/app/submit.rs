@@ -9,6 +9,7 @@ use hostler_model::{
     image::Image,
     kind::{Aim, FillContext, KindName, Spec, VmCreateParams},
     schedule::Schedule,
+    secret::refuse_references,
     task::Target,
     vm::Vm,
 };
@@ -125,10 +126,12 @@ impl App {
         let kind: KindName = new.kind.parse()?;
         let spec = kind.spec();
         call.require(spec.role)?;
+        refuse_references(spec.sensitive, &new.params)?;
         let image = self.image_for(place.tenant, spec, &new.params).await?;
         let mut params = (spec.fill)(&new.params, &FillContext { image: image.as_ref() })?;
         let now = self.clock.now();
         let (schedule, not_before) = Schedule::asked(spec, &params, &new.asked(), now)?;
+        let secrets = self.take_apart(spec, &mut params);
         let (aimed, gone) = match self.aim(call, place.tenant, spec, &new.target, &params).await {
             // There may be a first answer under the key, of when the machine had this name. A submission for a machine
             // that never was asks for the one and can write nothing.
@@ -155,6 +158,7 @@ impl App {
             params,
             schedule,
             not_before,
+            secrets,
             target: Target { vm, node: aimed.node },
             vm: machine,
             snapshot,

@@ -86,11 +86,12 @@ impl App {
                 return Err(not_retryable(&task).into());
             }
         }
+        let params = self.whole_params(&task).await?;
         let mut target: TargetRef = task.target.into();
         if task.kind.spec().aim == Aim::NewVm {
             target.vm = None;
         }
-        let again = NewTask::again(task.kind, target, task.params, &task.schedule);
+        let again = NewTask::again(task.kind, target, params, &task.schedule);
         let place = Place { tenant: task.tenant, retry_of: Some(id) };
         self.submit_in(call, place, again, terms).await
     }

@@ -52,6 +52,7 @@ impl App {
             schedule: Schedule::of(kind.spec(), &params),
             not_before: now,
             params,
+            secrets: Vec::new(),
             target: Target { vm: Some(id), node: None },
             vm: None,
             snapshot: None,

@@ -9,7 +9,7 @@ use hostler_model::{
     image::Manifest,
     internal::{
         Assignments, Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Receipts,
-        Renew, Report, Reports,
+        Renew, Report, Reports, TaskSecret,
     },
     node::Slots,
 };
@@ -106,9 +106,7 @@ fn held(text: &str) -> Result<Vec<(TaskId, Fence)>> {
 fn held_one(text: &str) -> Result<(TaskId, Fence)> {
     let read = || {
         let (task, fence) = text.split_once(':')?;
-        let (store_epoch, attempt) = fence.split_once('.')?;
-        let fence = Fence { store_epoch: store_epoch.parse().ok()?, attempt: attempt.parse().ok()? };
-        Some((task.parse().ok()?, fence))
+        Some((task.parse().ok()?, fence.parse().ok()?))
     };
     read().ok_or_else(|| Refusal::field("held", "each item is task:epoch.attempt").into())
 }
@@ -120,6 +118,22 @@ pub(super) async fn progress(
     Lenient(report): Lenient<ProgressReport, PEOPLE>,
 ) -> Result<Json<ProgressAnswer>> {
     Ok(Json(app.progress(identity, path.task()?, report).await?))
+}
+
+/// Under which attempt a text is asked for.
+#[derive(Debug, Deserialize)]
+pub(super) struct SecretQuery {
+    fence: String,
+}
+
+pub(super) async fn secret(
+    State(app): State<Arc<App>>,
+    PeerIdentity(identity): PeerIdentity,
+    path: InPath,
+    InQuery(query): InQuery<SecretQuery>,
+) -> Result<Json<TaskSecret>> {
+    let text = app.reveal(identity, path.task()?, query.fence.parse()?, path.get("secret")?.parse()?).await?;
+    Ok(Json(TaskSecret { text }))
 }
 
 pub(super) async fn result(

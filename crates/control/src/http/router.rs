@@ -27,9 +27,10 @@ const WAIT: &str = "/internal/v1/nodes/{node}/tasks/wait";
 const PROGRESS: &str = "/internal/v1/nodes/{node}/tasks/{task}/progress";
 const RESULT: &str = "/internal/v1/nodes/{node}/tasks/{task}/result";
 const RESULTS: &str = "/internal/v1/nodes/{node}/results";
+const SECRET: &str = "/internal/v1/nodes/{node}/tasks/{task}/secrets/{secret}";
 const IMAGE: &str = "/internal/v1/nodes/{node}/images/{digest}";
 const BLOB: &str = "/internal/v1/nodes/{node}/blobs/{sha256}";
-const INTERNAL: [&str; 9] = [JOIN, RENEW, HEARTBEAT, WAIT, PROGRESS, RESULT, RESULTS, IMAGE, BLOB];
+const INTERNAL: [&str; 10] = [JOIN, RENEW, HEARTBEAT, WAIT, PROGRESS, RESULT, RESULTS, SECRET, IMAGE, BLOB];
 
 /// The routes of people.
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -104,6 +105,7 @@ pub(crate) fn agents(app: Arc<App>) -> Router {
         .route(PROGRESS, post(internal::progress))
         .route(RESULT, post(internal::result))
         .route(RESULTS, post(internal::results))
+        .route(SECRET, get(internal::secret))
         .route(IMAGE, get(internal::manifest))
         .route(BLOB, get(internal::bytes));
     finish(router).layer(from_fn_with_state(app.clone(), gate::agents)).with_state(app)

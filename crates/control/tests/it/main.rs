@@ -15,5 +15,6 @@ mod listen;
 mod lists;
 mod loops;
 mod power;
+mod secret;
 mod snapshot;
 mod task_log;

@@ -55,7 +55,7 @@ impl ProgramArgs {
     /// As the API takes it. Reads stdin, if it is to.
     pub fn exec(self) -> Result<NewExec, Failure> {
         let stdin = if self.stdin { whole(io::stdin().lock())? } else { String::new() };
-        Ok(NewExec { argv: self.argv, stdin, timeout_seconds: self.timeout })
+        Ok(NewExec { argv: self.argv, stdin: stdin.into(), timeout_seconds: self.timeout })
     }
 }
 

@@ -34,6 +34,7 @@ const EXAMPLES: &str = "\
 Examples:
   hostler run --rm -- uname -a
   hostler run --rm --memory 512M -- sh -c 'free -m; exit 3'
+  hostler run --rm --image debian -- cloud-init status
   hostler run --name web-1 -- hostname          the machine stays";
 
 /// What to run, in what.
@@ -59,10 +60,10 @@ pub struct Args {
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     let session = globals.session()?;
     // Read first: what is wrong with it needs no machine to be said.
-    let exec = args.program.exec()?;
+    let (exec, vm) = (args.program.exec()?, args.shape.vm(args.name)?);
     let mut interrupt = Interrupt::listen()?;
     // From here on Ctrl-C is heard only between calls: the answer says which machine there is to delete.
-    let made = session.client.create_vm(&args.shape.vm(args.name), &Submit::default()).await?;
+    let made = session.client.create_vm(&vm, &Submit::default()).await?;
     let Some(vm) = made.vm else {
         return Err(Failure::new(
             Exit::Unreachable,

@@ -1,6 +1,7 @@
 //! `hostler vm`: machines. Their power is in `power`.
 
 mod edit;
+mod first_boot;
 mod power;
 mod rename;
 mod snapshot;
@@ -40,6 +41,8 @@ Examples:
   hostler vm create
   hostler vm create web-1 --vcpus 2 --memory 1G --label tier=web
   hostler vm create web-1 --publish 8080:80 --ttl 8h
+  hostler vm create web-1 --image debian --user ada --ssh-key ~/.ssh/id_ed25519.pub
+  hostler vm create web-1 --image debian --user-data web.yaml --ready tcp:80 --ready-timeout 10m
   hostler vm create web-1 --dry-run     what would happen, quota and room included
   hostler vm create web-1 --no-wait     come back at once";
 
@@ -60,7 +63,7 @@ Examples:
 enum Verb {
     /// Make a machine and wait until its guest answers
     #[command(after_help = CREATE)]
-    Create(Create),
+    Create(Box<Create>),
     /// List the machines
     #[command(visible_alias = "ls", after_help = LIST)]
     List(List),
@@ -136,12 +139,15 @@ pub struct Shape {
     /// Start it again when its host was restarted while it ran
     #[arg(long)]
     pub autostart: bool,
+
+    #[command(flatten)]
+    pub first_boot: first_boot::Flags,
 }
 
 impl Shape {
-    /// As the API takes it.
-    pub fn vm(self, name: Option<Name>) -> NewVm {
-        NewVm {
+    /// As the API takes it. Reads the files that are named.
+    pub fn vm(self, name: Option<Name>) -> Result<NewVm, Failure> {
+        let vm = NewVm {
             name,
             image: self.image,
             vcpus: self.vcpus,
@@ -155,7 +161,8 @@ impl Shape {
             restart: self.restart,
             autostart: self.autostart,
             ..NewVm::default()
-        }
+        };
+        self.first_boot.add(vm)
     }
 }
 
@@ -217,7 +224,7 @@ struct Delete {
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     let session = globals.session()?;
     match args.verb {
-        Verb::Create(args) => create(args, &session).await,
+        Verb::Create(args) => create(*args, &session).await,
         Verb::List(args) => list(args, &session).await,
         Verb::Show(args) => show_one(args, &session).await,
         Verb::Exec(args) => exec::run(args, &session).await,
@@ -232,7 +239,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
 
 async fn create(args: Create, session: &Session) -> Result<Exit, Failure> {
     let how = if args.dry_run { Submit::dry() } else { Submit::default() };
-    let mut submitted = session.client.create_vm(&args.shape.vm(args.name), &how).await?;
+    let mut submitted = session.client.create_vm(&args.shape.vm(args.name)?, &how).await?;
     if args.dry_run || args.wait.no_wait() {
         session.print(&submitted, || planned(&submitted, args.dry_run))?;
         return Ok(Exit::Done);
@@ -275,11 +282,13 @@ fn planned(submitted: &Submitted, dry_run: bool) -> String {
 fn created(vm: Option<&Vm>, task: &Task) -> String {
     let boot = task.output.as_ref().and_then(|output| VmCreateOutput::deserialize(output).ok());
     let Some(vm) = vm else { return output::fields([("task", task.id.to_string())]) };
+    let not_ready = boot.as_ref().and_then(|boot| boot.not_ready.clone());
     output::fields([
         ("name", vm.name.to_string()),
         ("id", vm.id.to_string()),
         ("state", vm.state.to_string()),
         ("ports", edit::ports(vm)),
+        ("not ready", not_ready.unwrap_or_default()),
         (
             "boot",
             boot.map(|boot| format!("{} ({})", output::took(output::millis(boot.boot_ms)), boot.acceleration))
@@ -388,6 +397,7 @@ fn labels(vm: &Vm) -> String {
 
 fn show(vm: &Vm, nodes: &NodeNames, now: Timestamp) -> String {
     let digest: String = vm.spec.image_digest.0.chars().take(12).collect();
+    let [ready, hostname, user_data] = first_boot::fields(&vm.spec);
     output::fields([
         ("name", vm.name.to_string()),
         ("id", vm.id.to_string()),
@@ -400,6 +410,9 @@ fn show(vm: &Vm, nodes: &NodeNames, now: Timestamp) -> String {
         ("vcpus", vm.spec.vcpus.to_string()),
         ("memory", output::mib(vm.spec.memory_mib)),
         ("disk", format!("{} GiB", vm.spec.disk_gib)),
+        ready,
+        hostname,
+        user_data,
         ("labels", labels(vm)),
         ("restarts", power::restarts(vm)),
         ("starts", power::next_start(vm, now)),
@@ -447,17 +460,18 @@ mod tests {
     #[test]
     fn a_machine() {
         insta::assert_snapshot!(show(&fixture::vm("web-1", "running"), &names(), fixture::NOW), @"
-        name     web-1
-        id       0190f1f0-0000-7000-8000-00000000000b
-        state    running
-        node     local
-        image    tiny (abababababab)
-        vcpus    1
-        memory   256 MiB
-        disk     1 GiB
-        labels   app=shop, tier=web
-        created  60s ago
-        changed  60s ago
+        name      web-1
+        id        0190f1f0-0000-7000-8000-00000000000b
+        state     running
+        node      local
+        image     tiny (abababababab)
+        vcpus     1
+        memory    256 MiB
+        disk      1 GiB
+        ready by  guest-agent, within 120 s
+        labels    app=shop, tier=web
+        created   60s ago
+        changed   60s ago
         ");
     }
 

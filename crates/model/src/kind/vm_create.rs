@@ -8,12 +8,16 @@ use serde_json::Value;
 use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn, undone, within};
 use crate::{
     alloc::Settlement,
+    cloud_init::{CloudInit, FirstBoot, USER_DATA_LIMIT},
     edit,
     error::{Code, Refusal, excerpt},
     forward::{self, PortForward},
     id::ImageDigest,
+    image::Manifest,
     name::Name,
+    ready::Readiness,
     restart::RestartPolicy,
+    secret::Sensitive,
     task::Verdict,
     unit::Resources,
     vm::{VmChange, VmReason, VmSpec, VmState},
@@ -43,8 +47,24 @@ pub struct VmCreateParams {
     pub memory_mib: Option<i64>,
     /// The root disk in GiB, 1 to 65,536.
     pub disk_gib: Option<i64>,
-    /// How long the guest may take to answer, in seconds, 1 to 3,600; 120 where nothing is said.
+    /// When it is ready; the image says so where this does not.
+    pub ready: Option<Readiness>,
+    /// How long it may take to be, in seconds, 1 to 3,600; the image says how long where this does not, and else it is
+    /// 600 where cloud-init or a marker is waited for, and 120 for the rest.
     pub ready_timeout_seconds: Option<u32>,
+    /// What its guest is to become at its first boot, for images with cloud-init. Once the task is written down, only
+    /// the host name and the network are left here; the rest is in `user_data`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cloud_init: Option<CloudInit>,
+    /// User-data for cloud-init, handed to it byte for byte; at most 256 KiB. It is kept apart from the task and shown
+    /// to nobody. Beside it `cloud_init` may say the host name and the network only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub user_data: Option<Sensitive>,
+    /// Vendor-data for cloud-init, likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub vendor_data: Option<Sensitive>,
     /// The only node that will do, by id or name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
@@ -80,13 +100,54 @@ impl VmCreateParams {
             vcpus: self.vcpus?,
             memory_mib: self.memory_mib?,
             disk_gib: self.disk_gib?,
+            ready: self.ready.clone().unwrap_or_default(),
             ready_timeout_seconds: self.ready_timeout_seconds?,
+            first_boot: self.first_boot(),
             labels: self.labels.clone(),
             restart: self.restart,
             autostart: self.autostart,
             port_forwards: self.port_forwards.clone(),
         })
     }
+
+    /// What the guest finds at its first boot, once everything is filled in.
+    fn first_boot(&self) -> Option<FirstBoot> {
+        let form = self.cloud_init.as_ref()?;
+        Some(FirstBoot {
+            hostname: form.hostname.clone(),
+            user_data: self.user_data.clone(),
+            vendor_data: self.vendor_data.clone(),
+            network: form.network.clone(),
+        })
+    }
+
+    /// Checks what the guest is to become, and brings it into the form in which it is written down: with a `cloud_init`
+    /// where there is to be a seed, and what the typed form says in `user_data`.
+    fn fill_first_boot(&mut self, image: &Manifest) -> Result<(), Refusal> {
+        let asked = self.cloud_init.is_some() || self.user_data.is_some() || self.vendor_data.is_some();
+        if !asked && !image.cloud_init {
+            return Ok(());
+        }
+        let form = self.cloud_init.take().unwrap_or_default();
+        form.check()?;
+        if form.has_user_data() {
+            if self.user_data.is_some() {
+                let why = "cloud_init says what user-data says: send the one or the other; beside user_data it may say \
+                           hostname and network only";
+                return Err(Refusal::field("user_data", why));
+            }
+            self.user_data = Some(form.user_data().into());
+        }
+        self.cloud_init = Some(form.without_user_data());
+        check_text("user_data", self.user_data.as_ref())?;
+        check_text("vendor_data", self.vendor_data.as_ref())
+    }
+}
+
+/// Refuses what is too long. What is kept apart already was checked before.
+fn check_text(field: &str, text: Option<&Sensitive>) -> Result<(), Refusal> {
+    let bytes = text.and_then(Sensitive::text).map_or(0, str::len);
+    within(&format!("{field} (bytes)"), bytes, 0, USER_DATA_LIMIT).map(drop)
 }
 
 /// What came of it.
@@ -101,6 +162,9 @@ pub struct VmCreateOutput {
     /// Its port forwards, with the ports that the node chose.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub port_forwards: Vec<PortForward>,
+    /// Why it is not ready although its guest runs: cloud-init ended with errors. The machine stays as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_ready: Option<String>,
 }
 
 impl Kind for VmCreate {
@@ -113,6 +177,7 @@ impl Kind for VmCreate {
     const ATTEMPTS: u32 = 3;
     const TIMEOUT: Duration = Duration::from_secs(600);
     const QUEUE_DEADLINE: Duration = Duration::from_secs(30 * 60);
+    const SENSITIVE: &'static [&'static str] = &["/user_data", "/vendor_data"];
 
     type Params = VmCreateParams;
     type Output = VmCreateOutput;
@@ -136,8 +201,13 @@ impl Kind for VmCreate {
         params.vcpus = Some(within("vcpus", params.vcpus.unwrap_or(defaults.vcpus), 1, 256)?);
         params.memory_mib = Some(within("memory_mib", params.memory_mib.unwrap_or(defaults.memory_mib), 64, 16 << 20)?);
         params.disk_gib = Some(within("disk_gib", params.disk_gib.unwrap_or(defaults.disk_gib), 1, 65_536)?);
-        params.ready_timeout_seconds =
-            Some(within("ready_timeout_seconds", params.ready_timeout_seconds.unwrap_or(120), 1, 3600)?);
+        let ready = params.ready.unwrap_or_else(|| image.manifest.ready.clone());
+        ready.check()?;
+        let timeout = params.ready_timeout_seconds.or(image.manifest.ready_timeout_seconds);
+        let timeout = timeout.unwrap_or_else(|| ready.default_timeout_seconds());
+        params.ready_timeout_seconds = Some(within("ready_timeout_seconds", timeout, 1, 3600)?);
+        params.ready = Some(ready);
+        params.fill_first_boot(&image.manifest)?;
         edit::check_labels(&params.labels)?;
         forward::check(&params.port_forwards)?;
         params.ttl_seconds.map(edit::ttl).transpose()?;
@@ -167,14 +237,18 @@ impl Kind for VmCreate {
 
     fn settle(_: VmState, verdict: &Verdict) -> Settled {
         match verdict {
-            Verdict::Succeeded { output } => Settled {
-                vm: Some(VmChange { ready: true, ..VmChange::to(VmState::Running) }),
-                allocation: match VmCreateOutput::deserialize(output) {
-                    Ok(output) if is_plausible(&output.charge) => Settlement::Use(output.charge),
-                    // It runs, and what its node says of it makes no sense: it is charged what was asked for.
-                    Ok(_) | Err(_) => Settlement::UseHeld,
-                },
-            },
+            Verdict::Succeeded { output } => {
+                let output = VmCreateOutput::deserialize(output).ok();
+                let detail = output.as_ref().and_then(|output| output.not_ready.clone());
+                Settled {
+                    vm: Some(VmChange { ready: detail.is_none(), detail, ..VmChange::to(VmState::Running) }),
+                    allocation: match output {
+                        Some(output) if is_plausible(&output.charge) => Settlement::Use(output.charge),
+                        // It runs, and what its node says of it makes no sense: it is charged what was asked for.
+                        Some(_) | None => Settlement::UseHeld,
+                    },
+                }
+            }
             Verdict::Unsuccessful { error, .. } if undone(verdict) => Settled {
                 vm: Some(VmChange::because(VmState::Deleted, VmReason::CreateFailed, error.detail.clone())),
                 allocation: Settlement::Release,
@@ -204,6 +278,58 @@ mod tests {
     fn settled(charge: serde_json::Value) -> Settlement {
         let output = json!({"charge": charge, "boot_ms": 1.0, "acceleration": "tcg"});
         VmCreate::settle(VmState::Provisioning, &Verdict::Succeeded { output }).allocation
+    }
+
+    fn filled(params: serde_json::Value, cloud_init: bool) -> Result<VmCreateParams, Refusal> {
+        let manifest = json!({"name": "debian", "arch": "x86_64", "files": {}, "cloud_init": cloud_init});
+        let manifest: Manifest = serde_json::from_value(manifest).unwrap();
+        let image = crate::image::Image {
+            digest: manifest.digest(),
+            tenant: crate::TenantId::DEFAULT,
+            manifest,
+            created_at: crate::Timestamp::from_micros(0),
+        };
+        VmCreate::fill(serde_json::from_value(params).unwrap(), &FillContext { image: Some(&image) })
+    }
+
+    #[test]
+    fn an_image_that_says_nothing_has_the_usual_amounts() {
+        let params = filled(json!({}), false).unwrap();
+        assert_eq!((params.vcpus, params.memory_mib, params.disk_gib), (Some(1), Some(1024), Some(10)));
+        assert_eq!((params.ready, params.ready_timeout_seconds), (Some(Readiness::GuestAgent), Some(120)));
+        assert_eq!(params.cloud_init, None, "nobody asked for a seed, and its guest would not read it");
+    }
+
+    #[test]
+    fn a_guest_with_cloud_init_always_gets_a_seed() {
+        assert!(filled(json!({}), true).unwrap().spec().unwrap().first_boot.is_some());
+    }
+
+    #[test]
+    fn the_typed_form_becomes_user_data_and_nothing_of_it_is_left_beside() {
+        let form = json!({"hostname": "h", "user": "ada", "runcmd": ["echo hunter2"]});
+        let params = filled(json!({"cloud_init": form}), false).unwrap();
+        assert!(params.user_data.as_ref().unwrap().text().unwrap().contains("hunter2"));
+        assert_eq!(json!(params.cloud_init), json!({"hostname": "h"}));
+    }
+
+    #[test]
+    fn user_data_is_said_once() {
+        let both = json!({"cloud_init": {"user": "ada"}, "user_data": "#!/bin/sh"});
+        assert_eq!(filled(both, true).unwrap_err().facts["field"], "user_data");
+        let beside = json!({"cloud_init": {"hostname": "h"}, "user_data": "#!/bin/sh"});
+        assert_eq!(filled(beside, true).unwrap().user_data.unwrap().text(), Some("#!/bin/sh"));
+        let long = json!({"user_data": "x".repeat(USER_DATA_LIMIT + 1)});
+        assert_eq!(filled(long, true).unwrap_err().code, Code::ValidationError);
+    }
+
+    #[test]
+    fn a_guest_that_ended_its_first_boot_with_errors_is_kept_and_not_ready() {
+        let output = json!({"charge": {"vcpus": 1, "memory_mib": 1, "disk_gib": 1, "vms": 1}, "boot_ms": 1.0,
+            "acceleration": "tcg", "not_ready": "cloud-init: runcmd"});
+        let settled = VmCreate::settle(VmState::Provisioning, &Verdict::Succeeded { output });
+        let vm = settled.vm.unwrap();
+        assert_eq!((vm.state, vm.ready, vm.detail.as_deref()), (VmState::Running, false, Some("cloud-init: runcmd")));
     }
 
     #[test]

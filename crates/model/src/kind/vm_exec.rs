@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Turn, within};
 use crate::{
     error::{Code, Refusal},
+    secret::Sensitive,
     vm::VmState,
 };
 
@@ -22,9 +23,10 @@ pub struct VmExec;
 pub struct VmExecParams {
     /// The program and its arguments: 1 to 256, 32 KiB in all.
     pub argv: Vec<String>,
-    /// What it reads, at most 64 KiB.
+    /// What it reads, at most 64 KiB. It is kept apart from the task and shown to nobody.
     #[serde(default)]
-    pub stdin: String,
+    #[schema(value_type = String)]
+    pub stdin: Sensitive,
     /// How long it may take, in seconds, 1 to 3,600; 60 where nothing is said.
     #[serde(default)]
     pub timeout_seconds: Option<u32>,
@@ -59,6 +61,7 @@ impl Kind for VmExec {
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Fail;
     const ATTEMPTS: u32 = 3;
     const TIMEOUT: Duration = Duration::from_secs(60);
+    const SENSITIVE: &'static [&'static str] = &["/stdin"];
 
     type Params = VmExecParams;
     type Output = VmExecOutput;
@@ -69,7 +72,7 @@ impl Kind for VmExec {
         if params.argv[0].is_empty() || params.argv.iter().any(|arg| arg.contains('\0')) {
             return Err(Refusal::field("argv", "the program has no name, or an argument has a NUL byte"));
         }
-        within("stdin (bytes)", params.stdin.len(), 0, OUTPUT_LIMIT)?;
+        within("stdin (bytes)", params.stdin.text().map_or(0, str::len), 0, OUTPUT_LIMIT)?;
         params.timeout_seconds = Some(within("timeout_seconds", params.timeout_seconds.unwrap_or(60), 1, 3600)?);
         Ok(params)
     }

@@ -176,6 +176,15 @@ CREATE TABLE task_log (
     PRIMARY KEY (task, number)
 ) STRICT, WITHOUT ROWID;
 
+-- Texts that are kept apart from their tasks, which have a reference in their place.
+CREATE TABLE secrets (
+    id   TEXT PRIMARY KEY,
+    task TEXT NOT NULL,
+    text TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX secrets_by_task ON secrets (task);
+
 -- `reaped_at`: when a deletion for the end of its time was last filed.
 CREATE TABLE vms (
     id         TEXT PRIMARY KEY,

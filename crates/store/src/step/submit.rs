@@ -316,6 +316,7 @@ impl Batch {
         let task = row.task.clone();
         let vm_id = task.target.vm;
         work.insert_task(row);
+        work.secrets.extend(item.secrets.iter().map(|secret| (task.id, secret.clone())));
         tell(work, item, &task);
         if let Some(allocation) = allocation {
             work.set_allocation(allocation.owner, Some(allocation))?;

@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::{
     Swept, idempotency,
     node::{self, NodeRow},
+    secret,
     task::{self, Due},
     vm as vms,
     work::Work,
@@ -121,8 +122,9 @@ fn lose_vms(work: &mut Work<'_>, nodes: &BTreeSet<NodeId>) -> Result<()> {
     Ok(())
 }
 
-/// Keys of 24 hours ago whose task ended.
+/// Keys of 24 hours ago whose task ended, and texts of tasks that came to nothing a week ago.
 pub(crate) fn drop_idempotency_keys(work: &mut Work<'_>) -> Result<Swept> {
-    let changed = idempotency::drop_old(work.tx, work.now, PIECE)?;
+    let texts = secret::drop_old(work.tx, work.now, PIECE)?;
+    let changed = idempotency::drop_old(work.tx, work.now, PIECE)?.max(texts);
     Ok(Swept { changed, more: changed == PIECE })
 }

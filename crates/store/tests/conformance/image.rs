@@ -6,8 +6,9 @@ use hostler_model::{
     Code,
     event::Actor,
     id::ImportId,
-    image::{ImageDefaults, ImageFile, Manifest, Part, Readiness, Sha256Hex},
+    image::{ImageDefaults, ImageFile, Manifest, Part, Sha256Hex},
     import::{Import, ImportPhase, ImportProgress, ImportState},
+    ready::Readiness,
     task::TaskError,
 };
 use hostler_store::NewImportRow;
@@ -24,6 +25,8 @@ fn manifest(cmdline: &str) -> Manifest {
         firmware: None,
         defaults: ImageDefaults { vcpus: 1, memory_mib: 128, disk_gib: 1 },
         ready: Readiness::GuestAgent,
+        ready_timeout_seconds: None,
+        cloud_init: false,
     }
 }
 

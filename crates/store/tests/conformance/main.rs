@@ -18,6 +18,7 @@ mod power;
 mod progress;
 mod query;
 mod schedule;
+mod secret;
 mod settle;
 mod snapshot;
 mod submit;
@@ -194,6 +195,11 @@ macro_rules! every_claim {
                 what_somebody_stopped_stays_stopped
                 each_policy_starts_what_it_says
                 a_policy_that_changes_changes_what_is_to_come;
+            secret:
+                a_text_is_given_to_the_holder_of_the_lease_under_its_fence_only
+                a_text_goes_with_its_tasks_success
+                a_text_stays_a_week_after_a_failure_for_whoever_asks_again
+                a_text_of_a_task_that_is_refused_or_only_tried_is_not_kept;
             turn:
                 a_change_waits_for_the_one_before_it
                 a_program_waits_for_the_create_and_then_runs

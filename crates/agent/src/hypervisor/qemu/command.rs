@@ -74,6 +74,10 @@ pub(super) fn arguments(
     add(&["-chardev", &format!("socket,id=agent,path={},server=on,wait=off", option(&folder.agent())?)]);
     add(&["-netdev", &network(plan)]);
     add(&DEVICES);
+    if plan.spec.first_boot.is_some() {
+        // Behind the others, whose places it leaves as they are.
+        add(&["-blockdev", &seed(folder)?, "-device", "virtio-blk-pci,drive=seed0,serial=cidata"]);
+    }
     add(&["-chardev", &format!("file,id=console,path={},append=on", option(&folder.console())?)]);
     add(&["-serial", "chardev:console"]);
     add(&["-qmp", &format!("unix:{},server=on,wait=off", option(&folder.qmp())?)]);
@@ -194,6 +198,13 @@ fn disk(folder: &Folder) -> Result<String, DriverError> {
     let file = serde_json::json!({ "driver": "file", "filename": text(&folder.disk().map_err(|error| storage("the layers of the disk cannot be listed", &error))?)? });
     let disk = serde_json::json!({ "driver": "qcow2", "node-name": "disk0", "discard": "unmap", "file": file });
     Ok(disk.to_string())
+}
+
+/// The NoCloud seed, which nobody writes to.
+fn seed(folder: &Folder) -> Result<String, DriverError> {
+    let file = serde_json::json!({ "driver": "file", "filename": text(&folder.seed())?, "read-only": true });
+    let seed = serde_json::json!({ "driver": "raw", "node-name": "seed0", "read-only": true, "file": file });
+    Ok(seed.to_string())
 }
 
 fn text(path: &Path) -> Result<String, DriverError> {

@@ -18,6 +18,7 @@ use super::{
     qcow2,
 };
 use crate::{
+    host::file::write_durably,
     hypervisor::{DriverError, MachinePlan},
     image,
 };
@@ -35,6 +36,10 @@ impl Driver {
             let disk = folder.disk().map_err(|error| cannot("disk", &error))?;
             if folder.complete().map_err(|error| cannot("state", &error))?.is_some() && disk.exists() {
                 return Ok(());
+            }
+            if let Some(seed) = &plan.seed {
+                let written = seed.volume(plan.id).and_then(|volume| write_durably(&folder.seed(), &volume));
+                written.map_err(|error| cannot("seed", &error))?;
             }
             make_firmware(&plan, &folder, uefi.as_ref()).map_err(|error| cannot("firmware's memory", &error))?;
             make_disk(&plan, &folder)

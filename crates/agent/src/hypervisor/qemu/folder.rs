@@ -1,7 +1,7 @@
 //! A machine's folder: where its things lie, and what is remembered of it across agents.
 //!
 //! ```text
-//! <data>/vms/<vm id>/            spec.json (first of all) · disk.qcow2, disk-1.qcow2 … (see `layer`) · efi-vars.fd · console.log · qemu.log · qemu.pid (QEMU's own)
+//! <data>/vms/<vm id>/            spec.json (first of all) · seed.img · disk.qcow2, disk-1.qcow2 … (see `layer`) · efi-vars.fd · console.log · qemu.log · qemu.pid (QEMU's own)
 //!                                process.json (who QEMU is) · complete (the guest answered once) · ended (how QEMU ended)
 //! <data>/vms/<vm id>.removing/   the same, half removed
 //! <run>/<short id>/              qmp.sock · agent.sock
@@ -47,6 +47,9 @@ pub(super) struct ProcessFile {
 pub(super) struct CompleteFile {
     pub(super) boot_ms: f64,
     pub(super) process: Process,
+    /// Whether it is known that this process's guest runs and will not be ready.
+    #[serde(default)]
+    pub(super) not_ready: bool,
 }
 
 /// One machine's folders.
@@ -74,6 +77,11 @@ impl Folder {
     /// What UEFI firmware remembers.
     pub(super) fn firmware_vars(&self) -> PathBuf {
         self.base.join("efi-vars.fd")
+    }
+
+    /// What its guest is told at its first boot.
+    pub(super) fn seed(&self) -> PathBuf {
+        self.base.join("seed.img")
     }
 
     pub(super) fn console(&self) -> PathBuf {

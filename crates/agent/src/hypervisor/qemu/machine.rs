@@ -134,11 +134,24 @@ impl Live {
         }
     }
 
+    /// That the guest has answered. What else is known of this process stays.
     async fn complete(&self) -> Result<(), DriverError> {
+        self.write_complete(false).await
+    }
+
+    /// That it runs and will not be ready.
+    async fn note_not_ready(&self) -> Result<(), DriverError> {
+        self.write_complete(true).await
+    }
+
+    async fn write_complete(&self, not_ready: bool) -> Result<(), DriverError> {
         let boot_ms = *self.boot_ms.get_or_init(|| uptime_ms() - self.began_ms);
-        let (folder, complete) = (self.folder.clone(), CompleteFile { boot_ms, process: self.handle.process() });
+        let (folder, process) = (self.folder.clone(), self.handle.process());
         blocking(move || {
-            if folder.complete()? == Some(complete) {
+            let known = folder.complete()?.filter(|known| known.process == process);
+            let complete =
+                CompleteFile { boot_ms, process, not_ready: not_ready || known.is_some_and(|k| k.not_ready) };
+            if known == Some(complete) {
                 return Ok(());
             }
             folder.write_complete(&complete)
@@ -147,7 +160,7 @@ impl Live {
         .map_err(|error| storage("the machine's completion cannot be written down", &error))
     }
 
-    async fn not_ready(&self, error: &GuestError, waited: Duration) -> DriverError {
+    pub(super) async fn not_ready(&self, error: &GuestError, waited: Duration) -> DriverError {
         let status = match &self.qmp {
             Some(qmp) => qmp.status().await.unwrap_or_else(|error| error.to_string()),
             None => "unknown".to_owned(),
@@ -233,13 +246,24 @@ impl Machine for QemuMachine {
         let live = &*self.0;
         let answered = tokio::select! {
             biased;
-            answered = live.guest.answered(timeout) => answered,
+            answered = live.answered(timeout) => answered,
             exit = live.exit() => return Err(live.ended_early(&exit)),
         };
-        match answered {
-            Ok(()) => live.complete().await,
-            Err(error) => Err(live.not_ready(&error, timeout).await),
+        answered?;
+        live.complete().await
+    }
+
+    async fn settled(&self, timeout: Duration) -> Result<Option<String>, DriverError> {
+        let live = &*self.0;
+        let not_ready = tokio::select! {
+            biased;
+            settled = live.settled(timeout) => settled?,
+            exit = live.exit() => return Err(live.ended_early(&exit)),
+        };
+        if not_ready.is_some() {
+            live.note_not_ready().await?;
         }
+        Ok(not_ready)
     }
 
     async fn answers(&self) -> bool {

@@ -21,7 +21,7 @@ use std::{
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncWriteExt, Interest},
     net::UnixStream,
@@ -71,6 +71,9 @@ pub(super) enum Command {
     PowerButton,
     #[serde(rename = "system_reset")]
     ResetButton,
+    /// A line of QEMU's own monitor: for what it can do by no other command.
+    #[serde(rename = "human-monitor-command")]
+    Monitor,
 }
 
 impl Command {
@@ -83,6 +86,7 @@ impl Command {
             Command::Cont => "cont",
             Command::PowerButton => "system_powerdown",
             Command::ResetButton => "system_reset",
+            Command::Monitor => "human-monitor-command",
         }
     }
 }
@@ -263,6 +267,12 @@ impl Qmp {
     pub(super) async fn reset_after(&self, before: u64) -> Result<(), QmpError> {
         let mut notes = self.notes.clone();
         notes.wait_for(|notes| notes.resets > before).await.map(drop).map_err(|_| QmpError::Closed)
+    }
+
+    /// What QEMU's own monitor says to a line.
+    pub(super) async fn monitor(&self, line: &str) -> Result<String, QmpError> {
+        let said = self.ask(Command::Monitor.name(), json!({ "command-line": line }), None, ANSWER).await?;
+        said.as_str().map(str::to_owned).ok_or_else(|| QmpError::Malformed(said.to_string()))
     }
 
     async fn execute(&self, command: Command) -> Result<Value, QmpError> {

@@ -111,7 +111,9 @@ fn plan(manifest: Manifest, image_dir: PathBuf) -> MachinePlan {
         vcpus: 1,
         memory_mib: 128,
         disk_gib: 1,
+        ready: hostler_model::ready::Readiness::GuestAgent,
         ready_timeout_seconds: 60,
+        first_boot: None,
         labels: Default::default(),
         restart: Default::default(),
         autostart: false,
@@ -124,6 +126,7 @@ fn plan(manifest: Manifest, image_dir: PathBuf) -> MachinePlan {
         spec,
         manifest,
         image_dir,
+        seed: None,
     }
 }
 
@@ -142,7 +145,7 @@ fn refusal(result: Result<Box<dyn Machine>, DriverError>) -> DriverError {
 fn params(argv: &[&str]) -> VmExecParams {
     VmExecParams {
         argv: argv.iter().map(|word| (*word).to_owned()).collect(),
-        stdin: String::new(),
+        stdin: String::new().into(),
         timeout_seconds: Some(30),
     }
 }

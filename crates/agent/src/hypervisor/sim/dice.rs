@@ -14,6 +14,7 @@ pub(super) enum Throw {
     Remove,
     Power,
     Snapshot,
+    FirstBoot,
 }
 
 /// The numbers of one decision.

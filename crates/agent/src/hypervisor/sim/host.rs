@@ -189,6 +189,13 @@ impl SimHost {
         self.world().folders.get(&id).map(|folder| folder.plan.clone())
     }
 
+    /// Remembers that the machine's guest runs and will not be ready.
+    pub(super) fn note_not_ready(&self, id: VmId) {
+        if let Some(folder) = self.world().folders.get_mut(&id) {
+            folder.answered = None;
+        }
+    }
+
     /// Writes down how the machine's process ended, unless one lives.
     pub(super) fn note_end(&self, id: VmId, exit: &Exit) {
         let mut world = self.world();

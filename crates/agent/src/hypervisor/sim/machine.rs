@@ -7,6 +7,7 @@ use hostler_model::{
     VmId,
     error::Code,
     kind::{OUTPUT_LIMIT, VmExecOutput, VmExecParams},
+    ready::Readiness,
 };
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -34,10 +35,15 @@ impl SimMachine {
         SimMachine { config: config.clone(), host: host.clone(), id, process }
     }
 
-    /// Until the guest answers: for ever, when it never does.
+    fn readiness(&self) -> Readiness {
+        self.host.plan(self.id).map(|plan| plan.spec.ready).unwrap_or_default()
+    }
+
+    /// Until the guest answers: for ever, when it never does. One that nobody waits for has answered as soon as it is asked.
     async fn boot(&self) -> Option<Boot> {
         let boot = self.host.boot(self.process)?;
         match boot.done() {
+            _ if self.readiness() == Readiness::None => {}
             Some(done) => sleep_until(done).await,
             None => std::future::pending().await,
         }
@@ -99,6 +105,15 @@ impl Machine for SimMachine {
         let boot = booted.ok().flatten().ok_or_else(|| self.not_ready(patience))?;
         self.host.complete(self.id, self.process, boot.takes.unwrap_or_default().as_secs_f64() * 1e3);
         Ok(())
+    }
+
+    async fn settled(&self, _: Duration) -> Result<Option<String>, DriverError> {
+        let mut dice = Dice::new(self.config.seed, self.id, Throw::FirstBoot, 0);
+        if self.readiness() != Readiness::CloudInit || !dice.happens(self.config.first_boot_errors) {
+            return Ok(None);
+        }
+        self.host.note_not_ready(self.id);
+        Ok(Some("cloud-init ended with errors in modules-final, as the seed has it".to_owned()))
     }
 
     async fn answers(&self) -> bool {
@@ -226,7 +241,7 @@ fn output(name: &str, params: &VmExecParams) -> VmExecOutput {
     let words: Vec<&str> = params.argv.iter().map(String::as_str).collect();
     let (exit_code, mut stdout) = match words.as_slice() {
         ["uname", ..] => (0, format!("Linux {name} 6.1.0-simulated #1 SMP x86_64 GNU/Linux\n")),
-        ["cat"] => (0, params.stdin.clone()),
+        ["cat"] => (0, params.stdin.text().unwrap_or_default().to_owned()),
         ["true" | "sleep", ..] => (0, String::new()),
         ["false", ..] => (1, String::new()),
         words => (0, format!("{}\n", words.join(" "))),

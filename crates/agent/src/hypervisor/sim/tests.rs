@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use hostler_model::{
     Ids, Timestamp,
-    image::{ImageDefaults, Manifest, Readiness},
+    image::{ImageDefaults, Manifest},
     kind::{OUTPUT_LIMIT, VmExecParams},
+    ready::Readiness,
     vm::VmSpec,
 };
 use tokio::{
@@ -27,6 +28,8 @@ fn plans(count: usize) -> Vec<MachinePlan> {
         firmware: None,
         defaults: ImageDefaults { vcpus: 1, memory_mib: 128, disk_gib: 1 },
         ready: Readiness::GuestAgent,
+        ready_timeout_seconds: None,
+        cloud_init: false,
     };
     let spec = VmSpec {
         image: "tiny".into(),
@@ -34,7 +37,9 @@ fn plans(count: usize) -> Vec<MachinePlan> {
         vcpus: 1,
         memory_mib: 128,
         disk_gib: 1,
+        ready: Readiness::GuestAgent,
         ready_timeout_seconds: 60,
+        first_boot: None,
         labels: BTreeMap::new(),
         restart: Default::default(),
         autostart: false,
@@ -48,6 +53,7 @@ fn plans(count: usize) -> Vec<MachinePlan> {
         spec: spec.clone(),
         manifest: manifest.clone(),
         image_dir: "/nowhere".into(),
+        seed: None,
     };
     (0..count).map(plan).collect()
 }

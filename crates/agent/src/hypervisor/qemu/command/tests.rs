@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use hostler_model::{
     VmId,
-    image::{DiskFormat, ImageDefaults, ImageFile, Manifest, Readiness, Sha256Hex},
+    cloud_init::FirstBoot,
+    image::{DiskFormat, ImageDefaults, ImageFile, Manifest, Sha256Hex},
+    ready::Readiness,
     vm::VmSpec,
 };
 
@@ -22,6 +24,8 @@ fn plan() -> MachinePlan {
         firmware: None,
         defaults: ImageDefaults { vcpus: 1, memory_mib: 128, disk_gib: 1 },
         ready: Readiness::GuestAgent,
+        ready_timeout_seconds: None,
+        cloud_init: false,
     };
     let spec = VmSpec {
         image: "tiny".into(),
@@ -29,14 +33,17 @@ fn plan() -> MachinePlan {
         vcpus: 2,
         memory_mib: 256,
         disk_gib: 1,
+        ready: Readiness::GuestAgent,
         ready_timeout_seconds: 60,
+        first_boot: None,
         labels: BTreeMap::new(),
         restart: Default::default(),
         autostart: false,
         port_forwards: Vec::new(),
     };
     let id: VmId = "01900000-0000-7000-8000-0123456789ab".parse().unwrap();
-    MachinePlan { id, epoch: 1, name: "a-rather-long-name".into(), spec, manifest, image_dir: "/images/tiny".into() }
+    let (name, image_dir) = ("a-rather-long-name".to_owned(), "/images/tiny".into());
+    MachinePlan { id, epoch: 1, name, spec, manifest, image_dir, seed: None }
 }
 
 fn line(plan: &MachinePlan, data: &str) -> Result<Vec<String>, DriverError> {
@@ -63,6 +70,19 @@ fn a_machine_is_what_its_plan_says() {
     assert_eq!(value(&line, "-pidfile"), "/data/vms/01900000-0000-7000-8000-0123456789ab/qemu.pid");
     assert_eq!(value(&line, "-qmp"), "unix:/run/h/0123456789ab/qmp.sock,server=on,wait=off");
     assert!(line.contains(&SANDBOX.to_owned()));
+}
+
+#[test]
+fn a_seed_is_a_disk_that_nobody_writes_to() {
+    let mut plan = plan();
+    assert!(!line(&plan, "/data").unwrap().iter().any(|word| word.contains("seed")));
+    plan.spec.first_boot = Some(FirstBoot::default());
+    let line = line(&plan, "/data").unwrap();
+    let seed: serde_json::Value =
+        serde_json::from_str(line.iter().find(|word| word.contains("seed.img")).unwrap()).unwrap();
+    assert_eq!((&seed["driver"], &seed["read-only"]), (&"raw".into(), &true.into()));
+    let place = |device: &str| line.iter().position(|word| word.starts_with(device)).unwrap();
+    assert!(place("virtio-blk-pci,drive=seed0") > place("virtio-net-pci"), "the others keep their slots");
 }
 
 #[test]

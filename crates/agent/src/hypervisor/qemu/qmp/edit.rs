@@ -58,11 +58,6 @@ impl Qmp {
         let line = format!("hostfwd_remove {NETWORK} {}:{host_address}:{host_port}", protocol.as_str());
         self.monitor(&line).await.map(drop)
     }
-
-    async fn monitor(&self, line: &str) -> Result<String, QmpError> {
-        let said = self.ask("human-monitor-command", json!({"command-line": line}), None, ANSWER).await?;
-        serde_json::from_value(said).map_err(malformed)
-    }
 }
 
 /// As QEMU's options spell it.

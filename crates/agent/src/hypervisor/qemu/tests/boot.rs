@@ -35,7 +35,7 @@ async fn programs(machine: &dyn Machine) {
     assert_eq!(name.stdout, "web-1\n", "the machine's own, not the image's");
 
     let cat = VmExecParams { stdin: "one\ntwo \u{e4}\n".into(), ..params(&["cat"]) };
-    assert_eq!(machine.exec(&cat).await.unwrap().stdout, cat.stdin);
+    assert_eq!(machine.exec(&cat).await.unwrap().stdout, cat.stdin.text().unwrap());
 
     let failed = run(machine, &["sh", "-c", "echo no >&2; exit 7"]).await;
     assert_eq!((failed.exit_code, failed.signal, failed.stderr.as_str()), (Some(7), None, "no\n"));

@@ -1,0 +1,89 @@
+//! Texts that are kept apart from the tasks they belong to. They are written with their task, given to the node that
+//! holds its lease, and go with its success; those of a task that came to nothing stay for a while, so that it can be
+//! asked for once more.
+
+use std::time::Duration;
+
+use hostler_model::{TaskId, Timestamp, secret::Secret};
+use hostler_sqlite::{Result, Tx};
+use serde_json::{Value, json};
+
+use crate::Reveal;
+
+/// How long the texts of a task that came to nothing stay: a week, in which somebody may look at what failed.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+const INSERT: &str = "
+INSERT INTO secrets (id, task, text)
+SELECT value->>'id', value->>'task', value->>'text'
+  FROM jsonb_each(?1)
+ WHERE true";
+
+/// Writes texts of new tasks.
+pub(crate) fn insert(tx: &Tx<'_>, secrets: &[(TaskId, Secret)]) -> Result<()> {
+    let row = |(task, secret): &(TaskId, Secret)| json!({"id": secret.id, "task": task, "text": secret.text});
+    let batch: Vec<Value> = secrets.iter().map(row).collect();
+    if !batch.is_empty() {
+        tx.execute(INSERT, &batch)?;
+    }
+    Ok(())
+}
+
+const REVEAL: &str = "
+SELECT s.text
+  FROM secrets s
+  JOIN tasks t ON t.id = s.task
+ WHERE s.id = ?1->>'secret' AND t.id = ?1->>'task' AND t.state = 'running' AND t.node = ?1->>'node'
+   AND t.enrolment = ?1->>'enrolment' AND t.store_epoch = CAST(?1->>'store_epoch' AS BIGINT)
+   AND t.attempt = CAST(?1->>'attempt' AS BIGINT)";
+
+/// A text, for the node that works on its task under its current fence; nothing for anybody else.
+pub(crate) fn reveal(tx: &Tx<'_>, wanted: &Reveal) -> Result<Option<String>> {
+    let wanted = json!({
+        "secret": wanted.secret, "task": wanted.task, "node": wanted.node, "enrolment": wanted.enrolment,
+        "store_epoch": wanted.fence.store_epoch, "attempt": wanted.fence.attempt,
+    });
+    tx.query_one(REVEAL, &wanted, |row| row.get(0))
+}
+
+const OF_TASK: &str = "
+SELECT id, text
+  FROM secrets
+ WHERE task = ?1->>'task'";
+
+/// The texts of a task.
+pub(crate) fn of_task(tx: &Tx<'_>, task: TaskId) -> Result<Vec<Secret>> {
+    tx.query(OF_TASK, &json!({"task": task}), |row| Ok(Secret { id: row.parse(0)?, text: row.get(1)? }))
+}
+
+const DROP: &str = "
+DELETE FROM secrets
+ WHERE task IN (SELECT value->>'task' FROM jsonb_each(?1))";
+
+/// Drops the texts of these tasks.
+pub(crate) fn drop_of(tx: &Tx<'_>, tasks: &[TaskId]) -> Result<()> {
+    let batch: Vec<Value> = tasks.iter().map(|task| json!({"task": task})).collect();
+    if !batch.is_empty() {
+        tx.execute(DROP, &batch)?;
+    }
+    Ok(())
+}
+
+const DROP_OLD: &str = "
+DELETE FROM secrets
+ WHERE id IN (
+       SELECT s.id
+         FROM secrets s
+         JOIN tasks t ON t.id = s.task
+        WHERE t.finished_at <= CAST(?1->>'before' AS BIGINT) AND t.state IN ('failed', 'cancelled')
+        LIMIT CAST(?1->>'limit' AS BIGINT))";
+
+/// Drops texts that nobody asked for again in time; says how many.
+pub(crate) fn drop_old(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<usize> {
+    let kept = i64::try_from(KEPT.as_micros()).unwrap_or(i64::MAX);
+    tx.execute(DROP_OLD, &json!({"before": now.as_micros().saturating_sub(kept), "limit": limit}))
+}
+
+/// Texts that run all the time: none may read a whole table. `DROP_OLD` walks the texts there are, which are few.
+#[cfg(test)]
+pub(crate) const HOT: &[&str] = &[REVEAL, OF_TASK, DROP];
