@@ -183,7 +183,11 @@ impl Work {
             }
         };
         let end = match end {
-            Ok(made) => self.store(made).await,
+            // The last word on how far it was; whether it may go on is decided with the image.
+            Ok(made) => match self.app.store.beat_import(self.id, meter.read()).await {
+                Ok(_) => self.store(made).await,
+                Err(error) => Err(error.into()),
+            },
             Err(error) => Err(error),
         };
         // Success is written down with the image.
