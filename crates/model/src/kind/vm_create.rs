@@ -124,6 +124,10 @@ impl VmCreateParams {
     /// Checks what the guest is to become, and brings it into the form in which it is written down: with a `cloud_init`
     /// where there is to be a seed, and what the typed form says in `user_data`.
     fn fill_first_boot(&mut self, image: &Manifest) -> Result<(), Refusal> {
+        // An empty text says nothing, and there is nothing of it to keep apart.
+        let said = |text: &Sensitive| text.text().is_none_or(|text| !text.is_empty());
+        self.user_data = self.user_data.take().filter(said);
+        self.vendor_data = self.vendor_data.take().filter(said);
         let asked = self.cloud_init.is_some() || self.user_data.is_some() || self.vendor_data.is_some();
         if !asked && !image.cloud_init {
             return Ok(());
@@ -319,6 +323,8 @@ mod tests {
         assert_eq!(filled(both, true).unwrap_err().facts["field"], "user_data");
         let beside = json!({"cloud_init": {"hostname": "h"}, "user_data": "#!/bin/sh"});
         assert_eq!(filled(beside, true).unwrap().user_data.unwrap().text(), Some("#!/bin/sh"));
+        let empty = filled(json!({"user_data": "", "vendor_data": ""}), true).unwrap();
+        assert_eq!((empty.user_data, empty.vendor_data), (None, None));
         let long = json!({"user_data": "x".repeat(USER_DATA_LIMIT + 1)});
         assert_eq!(filled(long, true).unwrap_err().code, Code::ValidationError);
     }
