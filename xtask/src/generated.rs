@@ -1,4 +1,5 @@
-//! Documents that are made from the code, checked in and compared: the API's, and the page of error codes.
+//! Documents that are made from the code, checked in and compared: the API's, the page of error codes, and the table of the
+//! kinds of task in the page about tasks.
 
 use std::{
     fmt::Write,
@@ -7,12 +8,23 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use hostler_model::Code;
+use hostler_model::{
+    Code,
+    kind::{KindName, OnUncertain},
+    retry::{Backoff, RetryPolicy},
+};
 
-/// A document's path, and what makes it.
-type Document = (&'static str, fn() -> String);
+/// A document's path, and what makes it of what is there now.
+type Document = (&'static str, fn(&str) -> Result<String>);
 
-const DOCUMENTS: [Document; 2] = [("docs/openapi.json", hostler_control::openapi), ("docs/errors.md", errors)];
+const DOCUMENTS: [Document; 3] = [
+    ("docs/openapi.json", |_| Ok(hostler_control::openapi())),
+    ("docs/errors.md", |_| Ok(errors())),
+    ("docs/tasks.md", tasks),
+];
+
+/// What the table of kinds stands between.
+const KINDS: (&str, &str) = ("<!-- kinds: made by `make generated` -->\n", "<!-- end of kinds -->\n");
 
 fn path(document: &str) -> PathBuf {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(document)
@@ -20,7 +32,10 @@ fn path(document: &str) -> PathBuf {
 
 /// Writes them.
 pub(crate) fn write() -> Result<()> {
-    DOCUMENTS.iter().try_for_each(|(document, make)| fs::write(path(document), make()).context(*document))
+    DOCUMENTS.iter().try_for_each(|(document, make)| {
+        let there = fs::read_to_string(path(document)).unwrap_or_default();
+        fs::write(path(document), make(&there)?).context(*document)
+    })
 }
 
 /// Refuses one that is not what the code says.
@@ -28,7 +43,7 @@ pub(crate) fn compare() -> Result<()> {
     for (document, make) in DOCUMENTS {
         let there =
             fs::read_to_string(path(document)).with_context(|| format!("{document}: `make generated` writes it"))?;
-        if there != make() {
+        if there != make(&there)? {
             bail!("{document} is not what the code says: `make generated` writes it anew");
         }
         eprintln!("{document} is what the code says");
@@ -48,4 +63,53 @@ fn errors() -> String {
         let _ = write!(page, "\n## {code}\n\n{}. Status {status}.\n\n{}\n", code.title(), code.remedy());
     }
     page
+}
+
+/// The page about tasks with the table of kinds as the code says.
+fn tasks(there: &str) -> Result<String> {
+    let (from, to) = KINDS;
+    let parts = there.split_once(from).and_then(|(before, rest)| Some((before, rest.split_once(to)?.1)));
+    let (before, after) = parts.with_context(|| format!("docs/tasks.md has no place for the kinds: {from}{to}"))?;
+    Ok(format!("{before}{from}{}{to}{after}", kinds()))
+}
+
+fn kinds() -> String {
+    let mut table = String::from(
+        "| kind | slots | begins within | ends within | attempts, pauses | because |\n|---|---|---|---|---|---|\n",
+    );
+    for kind in KindName::ALL {
+        let spec = kind.spec();
+        let (queue, time) = (spec.queue_deadline.as_secs(), (spec.timeout)(&serde_json::json!({})).as_secs());
+        let again = match spec.on_uncertain {
+            OnUncertain::Inspect | OnUncertain::Rerun => "",
+            OnUncertain::Fail => "; never when it may have begun",
+        };
+        let _ = writeln!(
+            table,
+            "| `{kind}` | {} | {} | {} | {}{again} | {} |",
+            spec.class.as_str(),
+            long(queue),
+            long(time),
+            retries(&spec.retry),
+            spec.retry_why
+        );
+    }
+    table
+}
+
+fn retries(retry: &RetryPolicy) -> String {
+    let RetryPolicy { attempts, backoff, first_seconds, most_seconds } = *retry;
+    let backoff = match backoff {
+        Backoff::Linear => "linear",
+        Backoff::Exponential => "exponential",
+    };
+    format!("{attempts}, {backoff} {} to {}", long(first_seconds.into()), long(most_seconds.into()))
+}
+
+fn long(seconds: u64) -> String {
+    match seconds {
+        s if s > 0 && s.is_multiple_of(3600) => format!("{} h", s / 3600),
+        s if s > 0 && s.is_multiple_of(60) => format!("{} min", s / 60),
+        s => format!("{s} s"),
+    }
 }

@@ -254,10 +254,10 @@ pub trait Kind: Send + Sync + 'static {
     const TURN: Turn;
     /// What to do about an attempt whose end is not known.
     const ON_UNCERTAIN: OnUncertain;
-    /// How many attempts.
-    const ATTEMPTS: u32;
-    /// The pauses between them.
-    const RETRY: RetryPolicy = RetryPolicy::exponential(Self::ATTEMPTS);
+    /// How many attempts, and the pauses between them.
+    const RETRY: RetryPolicy;
+    /// Why these, in a sentence for people: docs/tasks.md shows it.
+    const RETRY_WHY: &'static str;
     /// From the first lease to the end.
     const TIMEOUT: Duration;
     /// How long it may wait for a node.
@@ -318,6 +318,8 @@ pub struct Spec {
     pub on_uncertain: OnUncertain,
     /// Attempts and backoff.
     pub retry: RetryPolicy,
+    /// Why these.
+    pub retry_why: &'static str,
     /// How long it may wait for a node.
     pub queue_deadline: Duration,
     /// What it does with a snapshot.
@@ -347,7 +349,8 @@ impl Spec {
             aim: K::AIM,
             turn: K::TURN,
             on_uncertain: K::ON_UNCERTAIN,
-            retry: RetryPolicy { attempts: K::ATTEMPTS, ..K::RETRY },
+            retry: K::RETRY,
+            retry_why: K::RETRY_WHY,
             queue_deadline: K::QUEUE_DEADLINE,
             snapshot: K::SNAPSHOT,
             sensitive: K::SENSITIVE,
@@ -420,6 +423,16 @@ mod tests {
             }
         };
         VmState::ALL.iter().map(word).collect()
+    }
+
+    #[test]
+    fn each_kind_states_retries_that_could_be_asked_for_and_says_why() {
+        for kind in KindName::ALL {
+            let spec = kind.spec();
+            let asked = crate::retry::RetryAsked::from(spec.retry);
+            assert_eq!(spec.retry.with(&asked, crate::retry::Repeatable::No).unwrap(), spec.retry, "{kind}");
+            assert!(spec.retry_why.ends_with('.') && spec.retry_why.len() < 120, "{kind}: {}", spec.retry_why);
+        }
     }
 
     #[test]

@@ -73,9 +73,17 @@ pub enum Repeatable {
 }
 
 impl RetryPolicy {
-    /// Doubling from one second to a minute: short enough for a node that restarts, long enough not to be in its way.
-    pub const fn exponential(attempts: u32) -> RetryPolicy {
-        RetryPolicy { attempts, backoff: Backoff::Exponential, first_seconds: 1, most_seconds: 60 }
+    /// Only the first attempt.
+    pub const ONCE: RetryPolicy = RetryPolicy::exponential(1, 1, 1);
+
+    /// Pauses that double from the first to the longest: for what may be away for long, or is asked for by many at once.
+    pub const fn exponential(attempts: u32, first_seconds: u32, most_seconds: u32) -> RetryPolicy {
+        RetryPolicy { attempts, backoff: Backoff::Exponential, first_seconds, most_seconds }
+    }
+
+    /// Pauses that grow by the first up to the longest: for what is wanted soon or not at all.
+    pub const fn linear(attempts: u32, first_seconds: u32, most_seconds: u32) -> RetryPolicy {
+        RetryPolicy { attempts, backoff: Backoff::Linear, first_seconds, most_seconds }
     }
 
     /// This policy with what was asked for in its place.
@@ -147,18 +155,18 @@ mod tests {
 
     #[test]
     fn pauses_grow_as_asked_and_stay_bounded() {
-        let policy = RetryPolicy { most_seconds: 10, ..RetryPolicy::exponential(9) };
+        let policy = RetryPolicy::exponential(9, 1, 10);
         assert_eq!(pauses(policy), [1, 2, 4, 8, 10, 10]);
         assert_eq!(policy.delay(2, 0.0), Duration::from_secs(1));
         assert_eq!(policy.delay(u32::MAX, 1.0), Duration::from_secs(10));
-        let policy = RetryPolicy { backoff: Backoff::Linear, first_seconds: 3, ..policy };
+        let policy = RetryPolicy::linear(9, 3, 10);
         assert_eq!(pauses(policy), [3, 6, 9, 10, 10, 10]);
         assert_eq!(policy.delay(u32::MAX, 1.0), Duration::from_secs(10));
     }
 
     #[test]
     fn what_is_asked_for_takes_the_place_of_the_kinds_own_within_bounds() {
-        let own = RetryPolicy::exponential(3);
+        let own = RetryPolicy::exponential(3, 1, 60);
         let asked = RetryAsked { attempts: Some(4), first_seconds: Some(90), ..RetryAsked::default() };
         let policy = own.with(&asked, Repeatable::Yes).unwrap();
         let wanted = RetryPolicy { attempts: 4, first_seconds: 90, most_seconds: 90, ..own };

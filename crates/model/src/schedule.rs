@@ -108,7 +108,7 @@ pub struct Schedule {
 }
 
 fn once() -> RetryPolicy {
-    RetryPolicy::exponential(1)
+    RetryPolicy::ONCE
 }
 
 impl Schedule {

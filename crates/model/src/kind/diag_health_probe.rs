@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
-use crate::error::Refusal;
+use crate::{error::Refusal, retry::RetryPolicy};
 
 /// The kind.
 #[derive(Debug)]
@@ -86,7 +86,8 @@ impl Kind for DiagHealthProbe {
     const AIM: Aim = Aim::AnyNode;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::linear(3, 2, 10);
+    const RETRY_WHY: &'static str = "A look at a host is as good a moment later, and an old answer is worth little.";
     const TIMEOUT: Duration = Duration::from_secs(30);
 
     type Params = HealthProbeParams;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn, within};
-use crate::{error::Refusal, unit::Resources};
+use crate::{error::Refusal, retry::RetryPolicy, unit::Resources};
 
 /// The kind.
 #[derive(Debug)]
@@ -37,7 +37,8 @@ impl Kind for Echo {
     const AIM: Aim = Aim::AnyNode;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(3, 1, 60);
+    const RETRY_WHY: &'static str = "It has no effect, and shows what a task does whose node comes and goes.";
     const TIMEOUT: Duration = Duration::from_secs(60);
 
     type Params = EchoParams;

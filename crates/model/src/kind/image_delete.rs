@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn, image_pull::resolved};
-use crate::{error::Refusal, id::ImageDigest};
+use crate::{error::Refusal, id::ImageDigest, retry::RetryPolicy};
 
 /// The kind.
 #[derive(Debug)]
@@ -37,7 +37,9 @@ impl Kind for ImageDelete {
     const AIM: Aim = Aim::AnyNode;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(5, 5, 300);
+    const RETRY_WHY: &'static str =
+        "Nobody waits for it, and an image that a machine is being made of is free a little later.";
     const TIMEOUT: Duration = Duration::from_secs(300);
 
     type Params = ImageDeleteParams;

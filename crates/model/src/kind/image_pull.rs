@@ -9,6 +9,7 @@ use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
 use crate::{
     error::{Code, Refusal, excerpt},
     id::ImageDigest,
+    retry::RetryPolicy,
 };
 
 /// The kind.
@@ -42,7 +43,9 @@ impl Kind for ImagePull {
     const AIM: Aim = Aim::AnyNode;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;
-    const ATTEMPTS: u32 = 5;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(8, 5, 300);
+    const RETRY_WHY: &'static str =
+        "What it fetches may be away for minutes, many nodes may ask at once, and what was fetched is kept.";
     const TIMEOUT: Duration = Duration::from_secs(2 * 3600);
 
     type Params = ImagePullParams;

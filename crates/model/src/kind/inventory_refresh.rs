@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
-use crate::{error::Refusal, id::VmId};
+use crate::{error::Refusal, id::VmId, retry::RetryPolicy};
 
 /// The kind.
 #[derive(Debug)]
@@ -38,7 +38,9 @@ impl Kind for InventoryRefresh {
     const AIM: Aim = Aim::Node;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::linear(3, 2, 10);
+    const RETRY_WHY: &'static str =
+        "A look at a host is as good a moment later, and the next heartbeat tells the same.";
     const TIMEOUT: Duration = Duration::from_secs(120);
 
     type Params = InventoryRefreshParams;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
 use crate::{
     error::{Code, Refusal},
+    retry::RetryPolicy,
     snapshot::Use,
     vm::VmState,
 };
@@ -39,7 +40,8 @@ impl Kind for SnapshotDelete {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
-    const ATTEMPTS: u32 = 5;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(5, 5, 120);
+    const RETRY_WHY: &'static str = "Nobody waits for it, and until it is done its room stays charged.";
     const TIMEOUT: Duration = Duration::from_secs(120);
     const SNAPSHOT: Use = Use::Remove;
 

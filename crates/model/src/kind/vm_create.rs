@@ -17,6 +17,7 @@ use crate::{
     name::Name,
     ready::Readiness,
     restart::RestartPolicy,
+    retry::RetryPolicy,
     secret::Sensitive,
     task::Verdict,
     unit::Resources,
@@ -178,7 +179,9 @@ impl Kind for VmCreate {
     const AIM: Aim = Aim::NewVm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(3, 2, 60);
+    const RETRY_WHY: &'static str =
+        "Somebody waits for it; a download that broke goes on, and what fails three times on a host has another cause.";
     const TIMEOUT: Duration = Duration::from_secs(600);
     const QUEUE_DEADLINE: Duration = Duration::from_secs(30 * 60);
     const SENSITIVE: &'static [&'static str] = &["/user_data", "/vendor_data"];

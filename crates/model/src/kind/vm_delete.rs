@@ -9,6 +9,7 @@ use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled
 use crate::{
     alloc::Settlement,
     error::Refusal,
+    retry::RetryPolicy,
     task::{Effects, Verdict},
     vm::{VmChange, VmReason, VmState},
 };
@@ -35,7 +36,8 @@ impl Kind for VmDelete {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Final;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
-    const ATTEMPTS: u32 = 5;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(8, 2, 120);
+    const RETRY_WHY: &'static str = "Room and quota are given back by nothing else, and doing it twice does no harm.";
     const TIMEOUT: Duration = Duration::from_secs(120);
 
     type Params = VmDeleteParams;

@@ -13,6 +13,7 @@ use crate::{
     edit::{Shape, VmPatch},
     error::{Code, Refusal},
     forward::PortForward,
+    retry::RetryPolicy,
     unit::Resources,
     vm::VmState,
 };
@@ -78,7 +79,8 @@ impl Kind for VmEdit {
     const TURN: Turn = Turn::Exclusive;
     // Done twice it comes to the same.
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(3, 1, 30);
+    const RETRY_WHY: &'static str = "Somebody waits for it, and changes of the machine after it wait too.";
     const TIMEOUT: Duration = Duration::from_secs(120);
     const QUEUE_DEADLINE: Duration = Duration::from_secs(30 * 60);
 

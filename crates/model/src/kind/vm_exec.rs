@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Turn, within};
 use crate::{
     error::{Code, Refusal},
+    retry::RetryPolicy,
     secret::Sensitive,
     vm::VmState,
 };
@@ -59,7 +60,9 @@ impl Kind for VmExec {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Shared;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Fail;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(3, 1, 10);
+    const RETRY_WHY: &'static str =
+        "Only a program that provably never began is begun again, and somebody waits for its output.";
     const TIMEOUT: Duration = Duration::from_secs(60);
     const SENSITIVE: &'static [&'static str] = &["/stdin"];
 

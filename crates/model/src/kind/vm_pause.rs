@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn, cannot};
 use crate::{
     error::Refusal,
+    retry::RetryPolicy,
     task::Verdict,
     vm::{VmChange, VmState},
 };
@@ -34,7 +35,9 @@ impl Kind for VmPause {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::linear(3, 1, 5);
+    const RETRY_WHY: &'static str =
+        "It takes milliseconds or is refused, and a machine that is to be still is to be so soon.";
     const TIMEOUT: Duration = Duration::from_secs(60);
 
     type Params = VmPauseParams;

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     error::{Code, Refusal},
+    retry::RetryPolicy,
     task::{Effects, Verdict},
     vm::{VmChange, VmState},
 };
@@ -55,7 +56,9 @@ impl Kind for VmReboot {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Fail;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(3, 1, 10);
+    const RETRY_WHY: &'static str =
+        "Only a restart that provably never began is begun again, and somebody waits for it.";
     // As for a start, beside the time that the guest has to go down.
     const TIMEOUT: Duration = Duration::from_secs(3600 + 300);
 

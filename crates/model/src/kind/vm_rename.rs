@@ -10,6 +10,7 @@ use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
 use crate::{
     error::{Code, Refusal},
     name::Name,
+    retry::RetryPolicy,
     vm::VmState,
 };
 
@@ -38,7 +39,8 @@ impl Kind for VmRename {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;
-    const ATTEMPTS: u32 = 5;
+    const RETRY: RetryPolicy = RetryPolicy::linear(5, 5, 60);
+    const RETRY_WHY: &'static str = "The name holds already; its node only has to be told before the next start.";
     const TIMEOUT: Duration = Duration::from_secs(60);
 
     type Params = VmRenameParams;

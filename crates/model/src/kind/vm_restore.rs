@@ -9,6 +9,7 @@ use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled
 use crate::{
     alloc::Settlement,
     error::{Code, Refusal},
+    retry::RetryPolicy,
     snapshot::Use,
     task::Verdict,
     vm::{VmChange, VmState},
@@ -44,7 +45,8 @@ impl Kind for VmRestore {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(3, 2, 30);
+    const RETRY_WHY: &'static str = "The machine stands still meanwhile; what fails three times has another cause.";
     const TIMEOUT: Duration = Duration::from_secs(900);
     const QUEUE_DEADLINE: Duration = Duration::from_secs(30 * 60);
     const SNAPSHOT: Use = Use::Read;

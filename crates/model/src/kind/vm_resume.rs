@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn, cannot};
 use crate::{
     error::Refusal,
+    retry::RetryPolicy,
     task::Verdict,
     vm::{VmChange, VmState},
 };
@@ -36,7 +37,8 @@ impl Kind for VmResume {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::linear(3, 1, 5);
+    const RETRY_WHY: &'static str = "It takes milliseconds or is refused, and the machine stands still meanwhile.";
     const TIMEOUT: Duration = Duration::from_secs(60);
 
     type Params = VmResumeParams;

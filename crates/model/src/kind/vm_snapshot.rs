@@ -9,6 +9,7 @@ use crate::{
     error::{Code, Refusal},
     id::SnapshotId,
     name::Name,
+    retry::RetryPolicy,
     snapshot::Use,
     vm::VmState,
 };
@@ -51,7 +52,8 @@ impl Kind for VmSnapshot {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(3, 2, 30);
+    const RETRY_WHY: &'static str = "A disk that is busy is not for long, and the moment that was meant passes.";
     const TIMEOUT: Duration = Duration::from_secs(600);
     const SNAPSHOT: Use = Use::Make;
 

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn, cannot, within};
 use crate::{
     error::{Code, Refusal},
+    retry::RetryPolicy,
     task::{Effects, Verdict},
     vm::{VmChange, VmState},
 };
@@ -54,7 +55,8 @@ impl Kind for VmStart {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::exponential(3, 2, 30);
+    const RETRY_WHY: &'static str = "Somebody waits for it; what fails three times on a host has another cause.";
     // The longest wait for a guest, and enough to start its process: how long it may take, its node knows.
     const TIMEOUT: Duration = Duration::from_secs(3600 + 300);
 

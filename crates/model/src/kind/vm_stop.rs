@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn, cannot, within};
 use crate::{
     error::Refusal,
+    retry::RetryPolicy,
     task::Verdict,
     vm::{VmChange, VmState},
 };
@@ -54,7 +55,8 @@ impl Kind for VmStop {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
-    const ATTEMPTS: u32 = 3;
+    const RETRY: RetryPolicy = RetryPolicy::linear(5, 2, 10);
+    const RETRY_WHY: &'static str = "What is to stop is to stop soon, and asking twice does no harm.";
     // Beside the guest's own time: a process that waits for a stuck disk needs half a minute to be ended.
     const TIMEOUT: Duration = Duration::from_secs(90);
 

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::*;
 
-const RULES: Rules = Rules { retry: RetryPolicy::exponential(3), timeout: Duration::from_secs(60) };
+const RULES: Rules = Rules { retry: RetryPolicy::exponential(3, 1, 60), timeout: Duration::from_secs(60) };
 
 fn lease() -> Lease {
     Lease { enrolment: EnrolmentId(uuid::Uuid::nil()), expires_at: Timestamp::from_micros(30) }
