@@ -164,6 +164,18 @@ UPDATE tasks
                WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
                  AND not_before <= CAST(?1->>'now' AS BIGINT)
                ORDER BY not_before
+const RETRY_OF: &str = "
+SELECT id
+  FROM tasks
+ WHERE retry_of = ?1->>'id' AND retry_of IS NOT NULL
+ ORDER BY seq
+ LIMIT 1";
+
+/// The task that does this one again; of several, the first.
+pub(crate) fn retry_of(tx: &Tx<'_>, id: TaskId) -> Result<Option<TaskId>> {
+    tx.query_one(RETRY_OF, &json!({"id": id}), |row| row.parse(0))
+}
+
                LIMIT CAST(?1->>'limit' AS BIGINT))";
 
 /// Lets tasks be leased whose time has come, at most `limit` of them. Until then [`leasable`] does not come across them,
@@ -485,7 +497,7 @@ fn read(row: &Row<'_>) -> Result<TaskRow> {
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
 pub(crate) const HOT: &[&str] =
-    &[BY_IDS, LIVE_ON_VMS, RIPEN, LEASABLE, HELD, LAPSED, PAST_QUEUE_DEADLINE, PAST_DEADLINE, UPDATE, RENEW];
+    &[BY_IDS, LIVE_ON_VMS, RETRY_OF, RIPEN, LEASABLE, HELD, LAPSED, PAST_QUEUE_DEADLINE, PAST_DEADLINE, UPDATE, RENEW];
 
 /// Lists of what may be leased, and the index that each is to walk in its order.
 #[cfg(test)]

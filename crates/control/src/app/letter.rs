@@ -5,12 +5,9 @@ use hostler_model::{
     api::{Answered, Letters},
     task::{DeadLetter, Task},
 };
-use hostler_store::{Answer, Cancel, Idempotency, TaskFilter};
+use hostler_store::{Answer, Cancel, TaskFilter};
 
 use super::{App, Error, Result, caller::Call, submit::Terms};
-
-/// What the key of a letter that is done again is unique by.
-const AGAIN: &str = "POST /api/v1/tasks/dead/retry";
 
 /// How many letters one call decides about.
 pub const AT_ONCE: usize = 500;
@@ -42,13 +39,12 @@ impl App {
 
     async fn retry_letter(&self, call: &Call, id: TaskId) -> Result<Answered> {
         let task = self.task(call, id).await?;
-        if task.dead_letter != Some(DeadLetter::Waiting) {
+        // Of those that are done again already, the store's step says by whom.
+        if !matches!(task.dead_letter, Some(DeadLetter::Waiting | DeadLetter::Retried)) {
             let detail = "this is no dead letter that waits for a decision; `hostler task dead list` shows those";
             return Err(Refusal::new(Code::TaskStateConflict, detail).with("task", id.to_string()).into());
         }
-        // A letter is done again once, however often that is asked at the same moment.
-        let key = Idempotency { key: id.to_string(), route: AGAIN.into(), body: String::new(), part: None };
-        let accepted = self.retry(call, id, Terms { idempotency: Some(key), dry_run: false }).await?;
+        let accepted = self.retry(call, id, Terms::default()).await?;
         Ok(Answered::accepted(accepted.task, accepted.vm))
     }
 

@@ -39,6 +39,7 @@ async fn dead_letters_are_listed_done_again_and_let_be() {
     assert_eq!((&answers[0]["status"], &answers[0]["task"]["retry_of"]), (&json!(202), &json!(one)));
     assert_eq!(answers[0]["task"]["max_attempts"], 1, "what was asked for the first time is asked for again");
     assert_eq!(answers[1]["problem"]["code"], "TASK_STATE_CONFLICT");
+    assert_eq!(answers[1]["problem"]["retry"], answers[0]["task"]["id"], "whoever comes second is told who did it");
     let purged = world.post("/api/v1/tasks/dead/purge", json!({"kind": "echo"})).send().await.json();
     assert_eq!(purged["answers"].as_array().unwrap().len(), 2);
     assert!(dead(&world, "").await.is_empty());

@@ -160,6 +160,7 @@ CREATE INDEX tasks_on_vm ON tasks (vm, seq) WHERE vm IS NOT NULL AND state IN ('
 CREATE INDEX tasks_by_tenant ON tasks (tenant, id);
 CREATE INDEX tasks_by_vm ON tasks (vm, id) WHERE vm IS NOT NULL;
 CREATE INDEX tasks_by_code ON tasks (code, id) WHERE code IS NOT NULL;
+CREATE INDEX tasks_by_retry ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 CREATE INDEX tasks_dead ON tasks (tenant, id) WHERE dead_letter = 'waiting';
 
 -- Lines for people, the last ones of each task. `said`: the last line of the node in that attempt, by the node's clock.

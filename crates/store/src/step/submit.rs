@@ -1,5 +1,6 @@
 //! Submitting: a task, its VM, its allocation, its audit entry and its event are written together, or refused.
 
+mod again;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,7 @@ use hostler_model::{
     name::Name,
     placement::{self, Wanted},
     quota,
-    task::{DeadLetter, Event, Life, Target, Task, TaskState},
+    task::{Event, Life, Target, Task, TaskState},
     vm::{Vm, VmState},
 };
 use hostler_sqlite::Result;
@@ -109,6 +110,9 @@ impl Batch {
         if let Some(first) = key.as_ref().and_then(|key| self.answers.get(key)) {
             return Ok(replay(first, item));
         }
+        if let Err(refusal) = again::check(work, item)? {
+            return Ok(Err(refusal));
+        }
         let plan = match self.decide(work, item)? {
             Ok(plan) => plan,
             Err(refusal) => return Ok(Err(refusal)),
@@ -122,9 +126,7 @@ impl Batch {
             }));
         }
         let accepted = self.accept(work, item, plan)?;
-        if let Some(first) = item.retry_of {
-            answer_letter(work, first);
-        }
+        again::accept(work, item);
         if let (Some(key), Some(sent)) = (key, &item.idempotency) {
             let answer =
                 Stored { task: accepted.task.clone(), vm: accepted.vm.clone(), snapshot: accepted.snapshot.clone() };
@@ -393,15 +395,6 @@ impl Batch {
             row.vm.task = Some(item.task);
         }
         Ok(())
-    }
-}
-
-/// A dead letter that is done again no longer waits for anybody.
-fn answer_letter(work: &mut Work<'_>, id: TaskId) {
-    if work.tasks.get(&id).is_some_and(|row| row.task.dead_letter == Some(DeadLetter::Waiting))
-        && let Some(row) = work.tasks.change(&id)
-    {
-        row.task.dead_letter = Some(DeadLetter::Retried);
     }
 }
 

@@ -62,6 +62,36 @@ pub async fn a_dead_letter_that_is_done_again_is_off_the_list(world: &mut World)
     assert_eq!(refused.code, Code::TaskStateConflict);
 }
 
+pub async fn of_two_who_do_a_letter_again_the_first_does_and_the_other_is_told(world: &mut World) {
+    let agent = world.node("a").await;
+    let again = |world: &World, first| Submission { retry_of: Some(first), ..world.echo() };
+    let told = |answer: &hostler_store::Answer<hostler_store::Accepted>, winner: TaskId| {
+        let refusal = answer.as_ref().unwrap_err();
+        assert_eq!((refusal.code, &refusal.facts["retry"]), (Code::TaskStateConflict, &winner.to_string().into()));
+        assert!(refusal.detail.contains(&winner.to_string()), "{refusal:?}");
+    };
+    // In one batch, and after it.
+    let first = given_up(world, agent).await;
+    let answers = world.store.submit(vec![again(world, first), again(world, first)]).await.unwrap();
+    let winner = answers[0].as_ref().unwrap().task.id;
+    told(&answers[1], winner);
+    told(&world.submit(again(world, first)).await, winner);
+    told(&world.submit(Submission { dry_run: true, ..again(world, first) }).await, winner);
+    // Two who ask at the same moment.
+    world.end_with(agent, &world.lease_one(agent).await, failed(true, Effects::Undone)).await;
+    world.cancel(winner).await.unwrap();
+    let second = given_up(world, agent).await;
+    let (one, two) = tokio::join!(world.submit(again(world, second)), world.submit(again(world, second)));
+    let won: Vec<TaskId> = [&one, &two].into_iter().flatten().map(|accepted| accepted.task.id).collect();
+    assert_eq!(won.len(), 1);
+    told(if one.is_ok() { &two } else { &one }, won[0]);
+    let made = world.store.tasks(TaskFilter::default(), None, 100).await.unwrap();
+    assert_eq!(made.iter().filter(|task| task.retry_of.is_some()).count(), 2);
+    // What was cancelled, or failed for good, is no letter: it is done again as often as somebody wants.
+    world.ok(again(world, winner)).await;
+    world.ok(again(world, winner)).await;
+}
+
 pub async fn a_purged_letter_is_off_the_list_and_its_history_stays(world: &mut World) {
     let agent = world.node("a").await;
     let (one, two) = (given_up(world, agent).await, given_up(world, agent).await);

@@ -136,6 +136,7 @@ macro_rules! every_claim {
                 what_was_given_up_is_a_dead_letter_and_what_failed_for_good_is_none
                 a_dead_letter_that_is_done_again_is_off_the_list
                 a_purged_letter_is_off_the_list_and_its_history_stays
+                of_two_who_do_a_letter_again_the_first_does_and_the_other_is_told
                 a_batch_under_a_key_is_answered_again_item_by_item
                 a_batch_of_another_body_under_a_key_is_refused_whole;
             task_log:
