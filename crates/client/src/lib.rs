@@ -21,6 +21,7 @@ mod node;
 mod page;
 mod quota;
 mod snapshot;
+mod stats;
 mod task;
 mod task_log;
 mod token;
@@ -36,6 +37,7 @@ pub use self::{
     node::Decision,
     page::Paging,
     snapshot::SnapshotQuery,
+    stats::StatsQuery,
     task::TaskQuery,
     token::Token,
     vm::VmQuery,

@@ -14,6 +14,7 @@ pub mod node;
 pub mod room;
 pub mod secret;
 pub mod snapshot;
+pub mod stats;
 pub mod submit;
 pub mod task;
 pub mod task_log;

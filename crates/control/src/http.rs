@@ -28,6 +28,7 @@ mod query;
 mod quota;
 mod router;
 mod snapshot;
+mod stats;
 mod task;
 mod task_log;
 mod vm;

@@ -31,6 +31,8 @@ pub struct Pace {
     pub expire_vms: Duration,
     /// Idempotency keys that are over; 10 min by default: they last a day.
     pub drop_idempotency_keys: Duration,
+    /// Minutes of statistics that are no longer told one by one; 1 min by default: what they are.
+    pub fold_stats: Duration,
     /// Imports whose server is silent; 5 s by default: it speaks every second.
     pub lapse_imports: Duration,
     /// What broken uploads left, and blobs without an image; 1 min by default: nobody waits for their room.
@@ -47,6 +49,7 @@ impl Default for Pace {
             restart_vms: Duration::from_millis(500),
             expire_vms: Duration::from_secs(1),
             drop_idempotency_keys: Duration::from_secs(600),
+            fold_stats: Duration::from_secs(60),
             lapse_imports: Duration::from_secs(5),
             collect_blobs: Duration::from_secs(60),
         }
@@ -75,6 +78,7 @@ fn all(pace: &Pace) -> Vec<Loop> {
         of("drop_idempotency_keys", pace.drop_idempotency_keys, |store| {
             Box::pin(async move { store.drop_idempotency_keys().await })
         }),
+        of("fold_stats", pace.fold_stats, |store| Box::pin(async move { store.fold_stats().await })),
         of("lapse_imports", pace.lapse_imports, |store| Box::pin(async move { store.lapse_imports().await })),
     ]
 }

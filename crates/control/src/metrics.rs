@@ -1,7 +1,9 @@
 //! What is counted, and how Prometheus reads it. Gauges come from the store at each scrape, so that no replica and no
 //! restart can make them drift. Never here: a label with unbounded values.
 
-use std::{sync::atomic::AtomicU64, time::Duration};
+mod stats;
+
+use std::time::Duration;
 
 use hostler_model::Resources;
 use hostler_store::Gauges;
@@ -11,6 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use self::stats::{Counted, tasks};
 use crate::app::{Error, Result};
 
 /// Upper bounds in seconds, from a durable commit on a fast disk to a long poll.
@@ -122,17 +125,14 @@ impl Metrics {
 
 fn of_store(gauges: &Gauges) -> Registry {
     let mut registry = Registry::with_prefix("hostler");
-    let tasks = gauges.tasks.iter().map(|(s, k, n)| (vec![("state", s.as_str()), ("kind", k.as_str())], *n));
-    family(&mut registry, "tasks", "Tasks that have not ended", tasks);
+    tasks(&mut registry, &gauges.tasks);
+    registry.register_collector(Box::new(Counted::of(&gauges.counters)));
     let vms = gauges.vms.iter().map(|(state, n)| (vec![("state", state.as_str())], *n));
     family(&mut registry, "vms", "Machines", vms);
     let nodes = gauges.nodes.iter().map(|(s, f, n)| (vec![("state", s.as_str()), ("freshness", f.as_str())], *n));
     family(&mut registry, "nodes", "Nodes", nodes);
     let sides = [("held", gauges.held), ("used", gauges.used)];
     family(&mut registry, "resources", "What is promised and in use", sides.iter().flat_map(side));
-    let age: Gauge<f64, AtomicU64> = Gauge::default();
-    age.set(gauges.oldest_queued_seconds);
-    registry.register("oldest_queued_seconds", "Age of the oldest queued task that could run", age);
     let seq: Gauge = Gauge::default();
     seq.set(gauges.seq);
     registry.register("log_seq", "The log's last number", seq);

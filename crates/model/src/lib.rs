@@ -34,6 +34,7 @@ pub mod retry;
 pub mod schedule;
 pub mod secret;
 pub mod snapshot;
+pub mod stats;
 pub mod task;
 pub mod task_log;
 pub mod tenant;

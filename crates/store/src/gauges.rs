@@ -1,29 +1,9 @@
 //! Gauges for `/metrics`: what there is now, by state.
 
-use hostler_model::{Resources, Timestamp};
+use hostler_model::{Resources, Timestamp, stats::TaskStats};
 use hostler_sqlite::{Result, Tx};
-use serde_json::json;
 
-use crate::{Gauges, allocation::resources, log};
-
-const TASKS: &str = "
-SELECT state, kind, COUNT(*)
-  FROM (SELECT state, kind FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1
-        UNION ALL
-        SELECT state, kind FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
-        UNION ALL
-        SELECT state, kind FROM tasks WHERE lease_until IS NOT NULL) live
- GROUP BY state, kind";
-
-const OLDEST: &str = "
-SELECT MIN(not_before)
-  FROM (SELECT state, not_before FROM tasks
-         WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1
-        UNION ALL
-        SELECT state, not_before FROM tasks
-         WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
-           AND not_before <= CAST(?1->>'now' AS BIGINT)) live
- WHERE state = 'queued'";
+use crate::{Gauges, allocation::resources, log, task::stats};
 
 const VMS: &str = "SELECT state, COUNT(*) FROM vms WHERE state <> 'deleted' GROUP BY state";
 
@@ -37,13 +17,13 @@ SELECT COALESCE(SUM(held_vcpus), 0), COALESCE(SUM(held_memory_mib), 0), COALESCE
 
 /// All of them, of one state of the store.
 pub(crate) fn read(tx: &Tx<'_>, now: Timestamp) -> Result<Gauges> {
-    let oldest: Option<Option<i64>> = tx.query_one(OLDEST, &json!({"now": now.as_micros()}), |row| row.get(0))?;
-    let waited = oldest.flatten().map(|since| now.since(Timestamp::from_micros(since)));
+    let mut tasks = stats::live(tx, None, now)?;
+    tasks.extend(stats::dead(tx, None)?);
     let sums = tx.query_one(BOOKS, &(), |row| Ok((resources(row, 0)?, resources(row, 4)?)))?;
     let (held, used) = sums.unwrap_or((Resources::ZERO, Resources::ZERO));
     Ok(Gauges {
-        tasks: tx.query(TASKS, &(), |row| Ok((row.word(0)?, row.parse(1)?, row.get(2)?)))?,
-        oldest_queued_seconds: waited.map_or(0.0, |waited| waited.as_secs_f64()),
+        tasks: TaskStats::of(now, &tasks),
+        counters: stats::totals(tx)?,
         vms: tx.query(VMS, &(), |row| Ok((row.word(0)?, row.get(1)?)))?,
         nodes: tx.query(NODES, &(), |row| Ok((row.word(0)?, row.word(1)?, row.get(2)?)))?,
         held,

@@ -13,6 +13,7 @@ use hostler_model::{
     schedule::Schedule,
     secret::Secret,
     snapshot::{Snapshot, SnapshotState},
+    stats::{TaskStats, Took, What},
     task::{Intent, Target, Task, TaskState},
     vm::{Vm, VmSpec, VmState},
 };
@@ -397,13 +398,39 @@ pub struct LogFilter {
     pub subject: Option<uuid::Uuid>,
 }
 
+/// How often something ever happened to tasks of one kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counter {
+    /// Of which kind.
+    pub kind: KindName,
+    /// What.
+    pub what: What,
+    /// After about how long.
+    pub took: Took,
+    /// To how many.
+    pub tasks: i64,
+    /// How long it took all of them together, in milliseconds.
+    pub ms: i64,
+}
+
+/// Whose statistics.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StatsFilter {
+    /// Only of this tenant.
+    pub tenant: Option<TenantId>,
+    /// Only of this kind.
+    pub kind: Option<KindName>,
+    /// Only on this node.
+    pub node: Option<NodeId>,
+}
+
 /// Gauges for `/metrics`.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Gauges {
-    /// Tasks that have not ended, by state and kind.
-    pub tasks: Vec<(TaskState, KindName, i64)>,
-    /// The age of the oldest queued task that could run, in seconds.
-    pub oldest_queued_seconds: f64,
+    /// Tasks that have not ended, and those that were given up; nothing of what happened lately.
+    pub tasks: TaskStats,
+    /// What was ever counted of tasks.
+    pub counters: Vec<Counter>,
     /// Machines by state.
     pub vms: Vec<(VmState, i64)>,
     /// Nodes by state and freshness.

@@ -49,6 +49,7 @@ impl Work<'_> {
         match &outcome {
             Outcome::Ended(verdict) => self.end(id, verdict)?,
             Outcome::Alive => {
+                self.count_change(id, &before);
                 self.tell(id, word, before.state);
                 self.explain(id, word, failure);
             }
@@ -120,6 +121,7 @@ impl Work<'_> {
             Verdict::Unsuccessful { error, .. } => row.task.error = Some(error.clone()),
         }
         let row = row.clone();
+        self.count_end(&row.task);
         self.event(Some(row.task.tenant), "task", ended_word(row.task.state), id.0, ended_data(&row));
         self.ended(id);
         self.settle_allocation(Owner::Task(id), Settlement::of_task(verdict))?;

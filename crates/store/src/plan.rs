@@ -51,6 +51,7 @@ async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
     let texts = [
         task::HOT,
         task::list::HOT,
+        task::stats::HOT,
         task_log::HOT,
         vm::HOT,
         snapshot::HOT,

@@ -13,6 +13,7 @@ use hostler_model::{
     node::{Node, NodeEvent},
     secret::Secret,
     snapshot::Snapshot,
+    stats::TaskStats,
     task::Task,
     task_log::Line,
     vm::Vm,
@@ -24,8 +25,8 @@ use uuid::Uuid;
 
 use crate::{
     Accepted, Answer, Beat, Caller, Cancel, Claim, EditVm, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
-    NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Submission, Swept, TaskFilter, Timing,
-    VmFilter, Wakes, doctor, gauges,
+    NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, StatsFilter, Submission, Swept,
+    TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node, secret,
     service::Service,
@@ -190,6 +191,11 @@ impl Store {
     /// Machines that are to be started by themselves.
     pub async fn restart_vms(&self) -> Result<Swept> {
         self.pass("store.restart", restart::restart_vms).await
+    }
+
+    /// Minutes of statistics that are no longer told one by one.
+    pub async fn fold_stats(&self) -> Result<Swept> {
+        self.pass("store.forget", sweep::fold_stats).await
     }
 
     /// Idempotency keys of 24 hours ago whose task ended.
@@ -370,6 +376,12 @@ impl Store {
             Ok(Quota { tenant, limits, book })
         })
         .await
+    }
+
+    /// What waits, what is under way, and what happened lately.
+    pub async fn task_stats(&self, of: StatsFilter) -> Result<TaskStats> {
+        let now = self.now();
+        self.read(move |tx| task::stats::read(tx, &of, now)).await
     }
 
     /// Gauges for `/metrics`.

@@ -20,7 +20,15 @@ macro_rules! waits_for_turn {
     };
 }
 
+/// Whether a task waits for its turn, and whether for its node's queue to be resumed.
+macro_rules! waits {
+    () => {
+        concat!(waits_for_turn!(), ", EXISTS (SELECT 1 FROM nodes n WHERE n.id = t.node AND n.paused_at IS NOT NULL)")
+    };
+}
+
 pub(crate) mod list;
+pub(crate) mod stats;
 
 use hostler_model::{
     Fence, NodeId, PrincipalId, TaskId, TenantId, Timestamp, VmId,
@@ -156,14 +164,6 @@ pub(crate) fn live_on_vms(tx: &Tx<'_>, vms: &[VmId]) -> Result<Vec<TaskRow>> {
     tx.query(LIVE_ON_VMS, &vms, read)
 }
 
-const RIPEN: &str = "
-UPDATE tasks
-   SET ripe = 1
- WHERE id IN (SELECT id
-                FROM tasks
-               WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
-                 AND not_before <= CAST(?1->>'now' AS BIGINT)
-               ORDER BY not_before
 const RETRY_OF: &str = "
 SELECT id
   FROM tasks
@@ -176,6 +176,14 @@ pub(crate) fn retry_of(tx: &Tx<'_>, id: TaskId) -> Result<Option<TaskId>> {
     tx.query_one(RETRY_OF, &json!({"id": id}), |row| row.parse(0))
 }
 
+const RIPEN: &str = "
+UPDATE tasks
+   SET ripe = 1
+ WHERE id IN (SELECT id
+                FROM tasks
+               WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
+                 AND not_before <= CAST(?1->>'now' AS BIGINT)
+               ORDER BY not_before
                LIMIT CAST(?1->>'limit' AS BIGINT))";
 
 /// Lets tasks be leased whose time has come, at most `limit` of them. Until then [`leasable`] does not come across them,

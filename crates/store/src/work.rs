@@ -32,7 +32,10 @@ use crate::{
     secret,
     service::Service,
     snapshot::{self, SnapshotRow},
-    task::{self, TaskRow},
+    task::{
+        self, TaskRow,
+        stats::{self, Counts},
+    },
     task_log,
     tenant::{self, TenantRow},
     vm::{self, VmRow},
@@ -103,6 +106,8 @@ pub(crate) struct Work<'a> {
     aborting: Vec<(NodeId, TaskId)>,
     ended: Vec<TaskId>,
     lines: Vec<NewLine>,
+    /// What happened to tasks, for their statistics.
+    pub(crate) counts: Counts,
 }
 
 /// An allocation as it was read, and as it is now.
@@ -136,6 +141,7 @@ impl<'a> Work<'a> {
             aborting: Vec::new(),
             ended: Vec::new(),
             lines: Vec::new(),
+            counts: Counts::default(),
         }
     }
 
@@ -278,6 +284,7 @@ impl<'a> Work<'a> {
         if let Some(vm) = row.task.target.vm {
             self.queues.entry(vm).or_default().push(row.task.id);
         }
+        self.count_submitted(&row.task);
         self.tasks.insert(row.task.id, row);
     }
 
@@ -385,6 +392,7 @@ impl<'a> Work<'a> {
         task::insert(self.tx, self.tasks.made(), self.now)?;
         task::update(self.tx, self.tasks.changed(), self.now)?;
         task::renew(self.tx, &self.renewed, self.now.plus(self.context.timing.lease))?;
+        stats::add(self.tx, &self.counts, self.now)?;
         task_log::append(self.tx, &self.lines, self.now)?;
         let differ = || self.allocations.iter().filter(|(_, slot)| slot.before != slot.after);
         allocation::upsert(self.tx, differ().filter_map(|(_, slot)| slot.after))?;

@@ -14,7 +14,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, letter, node, quota,
-    snapshot, task, task_log, vm, vm_power,
+    snapshot, stats, task, task_log, vm, vm_power,
 };
 use crate::app::{App, Error};
 
@@ -48,6 +48,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(task::retry_task))
         .routes(routes!(task::force_task))
         .routes(routes!(task_log::read_task_log))
+        .routes(routes!(stats::show_task_stats))
         .routes(routes!(letter::list_letters))
         .routes(routes!(letter::retry_letters))
         .routes(routes!(letter::purge_letters))

@@ -172,6 +172,7 @@ fn quick() -> Pace {
         restart_vms: every,
         expire_vms: every,
         drop_idempotency_keys: every,
+        fold_stats: every,
         lapse_imports: every,
         collect_blobs: every,
     }

@@ -17,4 +17,5 @@ mod loops;
 mod power;
 mod secret;
 mod snapshot;
+mod stats;
 mod task_log;

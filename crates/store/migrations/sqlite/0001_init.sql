@@ -163,6 +163,21 @@ CREATE INDEX tasks_by_code ON tasks (code, id) WHERE code IS NOT NULL;
 CREATE INDEX tasks_by_retry ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 CREATE INDEX tasks_dead ON tasks (tenant, id) WHERE dead_letter = 'waiting';
 
+-- How often something happened to tasks, by the minute (counted from the Unix epoch; 0: all that is no longer told by
+-- minutes, of all nodes). `took`: about how long the task had waited or run (model/stats.rs; 0: nothing to know), `ms`: in
+-- milliseconds, all of them together.
+CREATE TABLE task_stats (
+    minute INTEGER NOT NULL,
+    tenant TEXT    NOT NULL,
+    node   TEXT    NOT NULL,
+    kind   TEXT    NOT NULL,
+    what   TEXT    NOT NULL,
+    took   INTEGER NOT NULL,
+    tasks  INTEGER NOT NULL,
+    ms     INTEGER NOT NULL,
+    PRIMARY KEY (minute, tenant, node, kind, what, took)
+) STRICT, WITHOUT ROWID;
+
 -- Lines for people, the last ones of each task. `said`: the last line of the node in that attempt, by the node's clock.
 -- `bytes`: of this line and all before it.
 CREATE TABLE task_log (

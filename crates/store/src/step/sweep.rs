@@ -15,7 +15,7 @@ use crate::{
     Swept, idempotency,
     node::{self, NodeRow},
     secret,
-    task::{self, Due},
+    task::{self, Due, stats},
     vm as vms,
     work::Work,
 };
@@ -127,4 +127,10 @@ pub(crate) fn drop_idempotency_keys(work: &mut Work<'_>) -> Result<Swept> {
     let texts = secret::drop_old(work.tx, work.now, PIECE)?;
     let changed = idempotency::drop_old(work.tx, work.now, PIECE)?.max(texts);
     Ok(Swept { changed, more: changed == PIECE })
+}
+
+/// Minutes of the statistics of tasks that are over.
+pub(crate) fn fold_stats(work: &mut Work<'_>) -> Result<Swept> {
+    let (changed, more) = stats::fold(work.tx, work.now)?;
+    Ok(Swept { changed, more })
 }

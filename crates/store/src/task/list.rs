@@ -10,13 +10,6 @@ use serde_json::json;
 use super::{COLUMNS, read};
 use crate::TaskFilter;
 
-/// Whether a task waits for its turn, and whether for its node's queue to be resumed.
-macro_rules! waits {
-    () => {
-        concat!(waits_for_turn!(), ", EXISTS (SELECT 1 FROM nodes n WHERE n.id = t.node AND n.paused_at IS NOT NULL)")
-    };
-}
-
 const ONE: &str = concat!(
     "
 SELECT ",
@@ -170,8 +163,13 @@ pub(crate) struct Held {
 
 /// What a queued task waits for.
 pub(crate) fn waiting_for(task: &Task, held: Held, now: Timestamp) -> Option<WaitingFor> {
-    match task.state {
-        TaskState::Queued if task.not_before > now => Some(WaitingFor::Time),
+    waits_for(task.state, task.not_before > now, held)
+}
+
+/// What a task in this state waits for; `early`: its time has not come.
+pub(super) fn waits_for(state: TaskState, early: bool, held: Held) -> Option<WaitingFor> {
+    match state {
+        TaskState::Queued if early => Some(WaitingFor::Time),
         TaskState::Queued if held.turn => Some(WaitingFor::Turn),
         TaskState::Queued if held.paused => Some(WaitingFor::Paused),
         TaskState::Queued => Some(WaitingFor::Node),

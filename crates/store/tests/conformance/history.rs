@@ -133,6 +133,7 @@ impl History {
                 world.store.expire_running().await.unwrap();
                 world.store.judge_nodes().await.unwrap();
                 world.store.drop_idempotency_keys().await.unwrap();
+                world.store.fold_stats().await.unwrap();
             }
             Act::Rejoin(n) => {
                 let node = node(n);
@@ -196,6 +197,7 @@ async fn run(acts: Vec<Act>) {
         assert_eq!(ends.get(&submission.task.0).copied().unwrap_or(0), usize::from(ended));
     }
     assert_nothing_is_charged_without_need(&world, &history).await;
+    crate::stats::assert_they_are_what_the_log_says(&world).await;
 }
 
 /// A tenant with nothing that lives and nothing in error has empty books.

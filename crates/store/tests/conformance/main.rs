@@ -21,6 +21,7 @@ mod schedule;
 mod secret;
 mod settle;
 mod snapshot;
+mod stats;
 mod submit;
 mod sweep;
 mod task_log;
@@ -135,8 +136,8 @@ macro_rules! every_claim {
             letter:
                 what_was_given_up_is_a_dead_letter_and_what_failed_for_good_is_none
                 a_dead_letter_that_is_done_again_is_off_the_list
-                a_purged_letter_is_off_the_list_and_its_history_stays
                 of_two_who_do_a_letter_again_the_first_does_and_the_other_is_told
+                a_purged_letter_is_off_the_list_and_its_history_stays
                 a_batch_under_a_key_is_answered_again_item_by_item
                 a_batch_of_another_body_under_a_key_is_refused_whole;
             task_log:
@@ -163,6 +164,13 @@ macro_rules! every_claim {
                 they_go_with_their_machine
                 one_that_its_node_lacks_is_in_error_and_no_longer_charged
                 one_that_is_not_ours_is_named_as_an_orphan;
+            stats:
+                what_waits_is_told_with_what_it_waits_for
+                what_happened_is_told_by_kind_and_by_node
+                a_tenant_is_told_its_own
+                what_was_long_ago_is_told_of_all_time_only
+                what_is_refused_or_only_tried_is_not_counted
+                times_are_told_as_they_were;
             settle:
                 a_success_is_written_down_with_all_that_follows
                 a_repeat_of_a_result_changes_nothing

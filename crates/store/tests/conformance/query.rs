@@ -96,10 +96,9 @@ pub async fn gauges_count(world: &mut World) {
     world.ok(world.echo()).await;
     world.advance(7);
     let gauges = world.store.gauges().await.unwrap();
-    let mut tasks = gauges.tasks;
-    tasks.sort_by_key(|(state, _, _)| state.as_str());
-    assert_eq!(tasks, [(TaskState::Queued, KindName::Echo, 1), (TaskState::Running, KindName::Echo, 1)]);
-    assert_eq!(gauges.oldest_queued_seconds, 7.0);
+    let [of_echo] = &gauges.tasks.kinds[..] else { panic!("{:?}", gauges.tasks) };
+    assert_eq!((of_echo.kind, of_echo.figures.queued, of_echo.figures.running), (KindName::Echo, 1, 1));
+    assert_eq!(gauges.tasks.total.oldest_queued_seconds, Some(7.0));
     assert_eq!(gauges.vms, [(VmState::Running, 1)]);
     assert_eq!(gauges.nodes, [(NodeState::Ready, Freshness::Fresh, 1)]);
     assert_eq!((gauges.used, gauges.held.memory_mib, gauges.seq), (one_vm(), 2, world.head().await));
