@@ -23,7 +23,7 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// The number that a stream starts after: known before its first event, so that one that breaks before it resumes.
 const SEQ: HeaderName = HeaderName::from_static("x-hostler-seq");
 /// How often a comment keeps the connection alive: below the idle limits of common proxies (30 s and more).
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// Which events.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -58,10 +58,11 @@ pub(super) async fn follow_events(
     Ok((AppendHeaders([(SEQ, after)]), stream))
 }
 
-fn last_event(headers: &HeaderMap) -> Result<Option<i64>> {
+/// The number of what a follower saw last, where it says so.
+pub(super) fn last_event(headers: &HeaderMap) -> Result<Option<i64>> {
     let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
-    number.map(Some).ok_or_else(|| Refusal::field("Last-Event-ID", "it is the number of an event").into())
+    number.map(Some).ok_or_else(|| Refusal::field("Last-Event-ID", "it is the number of the last that was seen").into())
 }
 
 fn event(entry: &Entry) -> Event {

@@ -1,13 +1,32 @@
 //! The logs of tasks: `/api/v1/tasks/{task}/log`.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::extract::State;
-use hostler_model::{Refusal, TaskId, task_log::TaskLog};
+use axum::{
+    extract::State,
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+};
+use futures_util::StreamExt;
+use hostler_model::{
+    Refusal, TaskId,
+    task_log::{Line, TaskLog},
+};
+use http::{HeaderMap, header};
 use serde::Deserialize;
+use serde_json::json;
+use tokio_stream::wrappers::ReceiverStream;
 
-use super::{body::Json, document::Refusals, path::InPath, query::InQuery};
-use crate::app::{App, Result, caller::Call};
+use super::{
+    body::Json,
+    document::Refusals,
+    event::{KEEP_ALIVE, last_event},
+    path::InPath,
+    query::InQuery,
+};
+use crate::app::{App, Result, caller::Call, task_log::Followed};
 
 /// How many lines an answer has where nothing is said, and at most.
 const LINES: (usize, usize) = (200, 1000);
@@ -31,16 +50,25 @@ pub(super) struct LogQuery {
 }
 
 /// Lines that a task's handlers wrote for people, and the marks of its attempts. The last 1,000 lines and 256 KiB of a
-/// task are kept. To follow, ask again with `after` = `next` and `wait`, until `ended`.
+/// task are kept. To follow, ask again with `after` = `next` and `wait`, until `ended`; or accept `text/event-stream`: then
+/// each line comes as an event `line` whose id is its number, and after the last one an event `end` with the task's state.
 #[utoipa::path(get, path = "/api/v1/tasks/{task}/log", tag = "tasks",
-    params(("task" = TaskId, Path, description = "Its id"), LogQuery),
-    responses((status = 200, description = "Lines, oldest first", body = TaskLog), Refusals))]
+    params(("task" = TaskId, Path, description = "Its id"), LogQuery,
+        ("Last-Event-ID" = Option<i64>, Header, description = "In a stream: the number of the last line that was seen; it comes before `after`")),
+    responses(
+        (status = 200, description = "Lines, oldest first",
+            content((TaskLog = "application/json"), (Line = "text/event-stream"))),
+        Refusals))]
 pub(super) async fn read_task_log(
     State(app): State<Arc<App>>,
     call: Call,
     path: InPath,
     InQuery(query): InQuery<LogQuery>,
-) -> Result<Json<TaskLog>> {
+    headers: HeaderMap,
+) -> Result<Response> {
+    if streams(&headers) {
+        return follow(&app, &call, path.task()?, &query, &headers).await;
+    }
     if query.after < 0 {
         return Err(Refusal::field("after", "it is the number of a line, or 0 for all").into());
     }
@@ -52,5 +80,36 @@ pub(super) async fn read_task_log(
         return Err(Refusal::field("wait", format!("{} is not between 0 and {WAIT} seconds", query.wait)).into());
     }
     let wait = Duration::from_secs(query.wait);
-    Ok(Json(app.task_log(&call, path.task()?, query.after, limit, wait).await?))
+    Ok(Json(app.task_log(&call, path.task()?, query.after, limit, wait).await?).into_response())
+}
+
+/// Whether the caller wants a stream.
+fn streams(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
+    accepted.flat_map(|value| value.split(',')).any(|media| {
+        let media = media.split(';').next().unwrap_or_default().trim();
+        media.eq_ignore_ascii_case("text/event-stream")
+    })
+}
+
+async fn follow(app: &Arc<App>, call: &Call, id: TaskId, query: &LogQuery, headers: &HeaderMap) -> Result<Response> {
+    if query.limit.is_some() || query.wait > 0 {
+        let field = if query.limit.is_some() { "limit" } else { "wait" };
+        return Err(Refusal::field(field, "a stream goes on until the task ends; leave it out").into());
+    }
+    let after = last_event(headers)?.unwrap_or(query.after);
+    if after < 0 {
+        return Err(Refusal::field("after", "it is the number of a line, or 0 for all").into());
+    }
+    let followed = app.follow_task_log(call, id, after).await?;
+    let events = ReceiverStream::new(followed).map(|followed| Ok::<_, Infallible>(event(&followed)));
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+fn event(followed: &Followed) -> Event {
+    let event = match followed {
+        Followed::Line(line) => Event::default().id(line.number.to_string()).event("line").json_data(line),
+        Followed::End(state) => Event::default().event("end").json_data(json!({"state": state})),
+    };
+    event.unwrap_or_else(|_| Event::default().comment("a line could not be written"))
 }

@@ -75,3 +75,45 @@ async fn a_question_that_makes_no_sense_and_a_task_of_another_are_refused() {
     let answer: Value = world.get("/api/v1/tasks/nothing/log").send().await.json();
     assert_eq!(answer["code"], "TASK_NOT_FOUND");
 }
+
+/// The events of a stream up to its end: name, id, data.
+async fn streamed(response: axum::response::Response) -> Vec<(String, String, Value)> {
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let bytes = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    let field = |event: &str, name: &str| {
+        let line = event.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.trim_start_matches(':').trim().to_owned()
+    };
+    let events = text.split("\n\n").filter(|event| event.contains("data:"));
+    events
+        .map(|event| (field(event, "event"), field(event, "id"), serde_json::from_str(&field(event, "data")).unwrap()))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_log_is_followed_as_a_stream_that_goes_on_where_it_broke_and_ends_with_the_task() {
+    let (world, agent) = World::ready().await;
+    let task = world.echo("x").await;
+    let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    let path = format!("/api/v1/tasks/{}/log", task.id);
+    let stream = || world.get(&path).header("accept", "application/json;q=0.1, text/event-stream");
+    say(&world, &agent, &one, "first", 1).await;
+    let response = stream().stream().await;
+    let (events, ()) = tokio::join!(streamed(response), async {
+        say(&world, &agent, &one, "second", 2).await;
+        agent.finish(&world, &one, json!({"message": "x"})).await;
+    });
+    let told: Vec<(&str, &str)> = events.iter().map(|(name, id, _)| (name.as_str(), id.as_str())).collect();
+    assert_eq!(told, [("line", "1"), ("line", "2"), ("line", "3"), ("end", "")]);
+    assert_eq!((&events[2].2["text"], &events[3].2), (&json!("second"), &json!({"state": "succeeded"})));
+    let rest = streamed(stream().header("last-event-id", "2").stream().await).await;
+    assert_eq!(rest.iter().map(|event| event.1.as_str()).collect::<Vec<_>>(), ["3", ""]);
+    for (query, id) in [("?limit=5", "0"), ("?wait=5", "0"), ("?after=-1", ""), ("", "-3"), ("", "x")] {
+        let call = world.get(&format!("{path}{query}")).header("accept", "text/event-stream");
+        let answer = if id.is_empty() { call } else { call.header("last-event-id", id) }.send().await;
+        assert_eq!((answer.status.as_u16(), answer.code().as_str()), (400, "VALIDATION_ERROR"), "{query} {id}");
+    }
+    let foreign = stream().bearer(&world.foreign).send().await;
+    assert_eq!(foreign.code(), "TASK_NOT_FOUND");
+}
