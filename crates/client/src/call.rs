@@ -7,7 +7,7 @@ use std::{
 };
 
 use hostler_link::{Body, LinkError, with_timeout};
-use hostler_model::{Code, Refusal, error::excerpt, id::RequestId};
+use hostler_model::{Code, Refusal, error::excerpt, id::RequestId, retry::Backoff, schedule::Asked};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -24,6 +24,8 @@ pub struct Submit {
     pub idempotency_key: Option<String>,
     /// In earnest or not.
     pub mode: Mode,
+    /// When its task may begin and how often it may be tried; as its kind says where nothing is said.
+    pub when: Asked,
 }
 
 impl Submit {
@@ -127,6 +129,24 @@ impl Call {
         self
     }
 
+    /// Adds what is asked for of a schedule.
+    fn scheduled(self, when: &Asked) -> Call {
+        let retry = when.retry.unwrap_or_default();
+        let backoff = retry.backoff.map(|backoff| match backoff {
+            Backoff::Linear => "linear",
+            Backoff::Exponential => "exponential",
+        });
+        self.query("priority", when.priority)
+            .query("not_before", when.not_before)
+            .query("delay_seconds", when.delay_seconds)
+            .query("queue_timeout_seconds", when.queue_timeout_seconds)
+            .query("timeout_seconds", when.timeout_seconds)
+            .query("retry_attempts", retry.attempts)
+            .query("retry_backoff", backoff)
+            .query("retry_first_seconds", retry.first_seconds)
+            .query("retry_most_seconds", retry.most_seconds)
+    }
+
     /// The server was asked to wait this long before it answers.
     pub(crate) fn patient(mut self, wait: Duration) -> Call {
         self.wait = wait;
@@ -173,6 +193,7 @@ impl Client {
             call = call.header("prefer", &format!("wait={}", wait.as_secs()))?;
             call.wait = wait;
         }
+        let call = call.scheduled(&how.when);
         self.call(match how.mode {
             Mode::Real => call,
             Mode::DryRun => call.query("dry_run", Some(true)),

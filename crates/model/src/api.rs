@@ -132,7 +132,7 @@ impl NewTask {
     /// What it says about its schedule.
     pub fn asked(&self) -> Asked {
         Asked {
-            priority: self.priority,
+            priority: Some(self.priority),
             not_before: self.not_before,
             delay_seconds: self.delay_seconds,
             queue_timeout_seconds: self.queue_timeout_seconds,

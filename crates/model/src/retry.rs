@@ -52,6 +52,18 @@ pub struct RetryAsked {
     pub most_seconds: Option<u32>,
 }
 
+impl RetryAsked {
+    /// What is asked for here, and for what is left out what was asked for elsewhere.
+    pub(crate) fn over(self, other: RetryAsked) -> RetryAsked {
+        RetryAsked {
+            attempts: self.attempts.or(other.attempts),
+            backoff: self.backoff.or(other.backoff),
+            first_seconds: self.first_seconds.or(other.first_seconds),
+            most_seconds: self.most_seconds.or(other.most_seconds),
+        }
+    }
+}
+
 impl From<RetryPolicy> for RetryAsked {
     fn from(policy: RetryPolicy) -> RetryAsked {
         RetryAsked {

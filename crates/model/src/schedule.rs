@@ -74,20 +74,42 @@ impl fmt::Display for Priority {
 }
 
 /// What a submission asks for.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 pub struct Asked {
     /// How soon, compared with others.
-    pub priority: Priority,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<Priority>,
     /// Not before this.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// Not before so many seconds have passed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_seconds: Option<u32>,
     /// How long it may wait for its node.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_timeout_seconds: Option<u32>,
     /// How long it may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u32>,
     /// How often it may be tried.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub retry: Option<RetryAsked>,
+}
+
+impl Asked {
+    /// What is asked for here, and for what is left out what was asked for elsewhere.
+    pub fn over(self, other: Asked) -> Asked {
+        // Both say when it may begin: one of them does.
+        let begin = if self.not_before.is_some() || self.delay_seconds.is_some() { self } else { other };
+        Asked {
+            priority: self.priority.or(other.priority),
+            not_before: begin.not_before,
+            delay_seconds: begin.delay_seconds,
+            queue_timeout_seconds: self.queue_timeout_seconds.or(other.queue_timeout_seconds),
+            timeout_seconds: self.timeout_seconds.or(other.timeout_seconds),
+            retry: self.retry.map(|retry| retry.over(other.retry.unwrap_or_default())).or(other.retry),
+        }
+    }
 }
 
 /// What holds for a task.
@@ -137,8 +159,12 @@ impl Schedule {
             OnUncertain::Fail => Repeatable::No,
         };
         let retry = own.retry.with(&asked.retry.unwrap_or_default(), repeatable)?;
-        let schedule =
-            Schedule { priority: asked.priority, queue_timeout_seconds: queue, timeout_seconds: timeout, retry };
+        let schedule = Schedule {
+            priority: asked.priority.unwrap_or_default(),
+            queue_timeout_seconds: queue,
+            timeout_seconds: timeout,
+            retry,
+        };
         Ok((schedule, earliest(asked, now)?))
     }
 
@@ -224,6 +250,24 @@ mod tests {
         assert_eq!(ask(KindName::Echo, &earlier).unwrap().1, NOW);
         let later = Asked { delay_seconds: Some(90), ..Asked::default() };
         assert_eq!(ask(KindName::Echo, &later).unwrap().1, NOW.plus(Duration::from_secs(90)));
+    }
+
+    #[test]
+    fn what_is_asked_for_twice_is_as_it_was_asked_for_first() {
+        let retry = |attempts, first_seconds| Some(RetryAsked { attempts, first_seconds, ..RetryAsked::default() });
+        let first =
+            Asked { delay_seconds: Some(5), timeout_seconds: Some(9), retry: retry(Some(2), None), ..Asked::default() };
+        let then = Asked {
+            priority: Some(Priority(7)),
+            not_before: Some(NOW),
+            timeout_seconds: Some(90),
+            retry: retry(Some(4), Some(3)),
+            ..Asked::default()
+        };
+        let both = Asked { priority: Some(Priority(7)), retry: retry(Some(2), Some(3)), ..first };
+        assert_eq!(first.over(then), both);
+        assert_eq!(Asked::default().over(then), then);
+        assert_eq!(then.over(Asked::default()), then);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use hostler_model::{
     edit,
     image::Image,
     kind::{Aim, FillContext, KindName, Spec, VmCreateParams},
-    schedule::Schedule,
+    schedule::{self, Schedule},
     secret::refuse_references,
     task::Target,
     vm::Vm,
@@ -26,6 +26,8 @@ pub struct Terms {
     pub idempotency: Option<Idempotency>,
     /// Answer as if, and write nothing.
     pub dry_run: bool,
+    /// When it may begin, and how often it may be tried: before what the task says of that.
+    pub when: schedule::Asked,
 }
 
 impl Terms {
@@ -81,7 +83,7 @@ impl App {
         let mut asked = Vec::with_capacity(tasks.len());
         for (task, part) in tasks.iter().zip(0u32..) {
             let of_part = |sent: &Idempotency| Idempotency { part: Some(part), ..sent.clone() };
-            let terms = Terms { idempotency: terms.idempotency.as_ref().map(of_part), dry_run: terms.dry_run };
+            let terms = Terms { idempotency: terms.idempotency.as_ref().map(of_part), ..*terms };
             let prepared = match strict::<NewTask>(task) {
                 Ok(new) => self.prepare(call, place, new, terms).await,
                 Err(refusal) => Err(refusal.into()),
@@ -130,7 +132,7 @@ impl App {
         let image = self.image_for(place.tenant, spec, &new.params).await?;
         let mut params = (spec.fill)(&new.params, &FillContext { image: image.as_ref() })?;
         let now = self.clock.now();
-        let (schedule, not_before) = Schedule::asked(spec, &params, &new.asked(), now)?;
+        let (schedule, not_before) = Schedule::asked(spec, &params, &terms.when.over(new.asked()), now)?;
         let secrets = self.take_apart(spec, &mut params);
         let (aimed, gone) = match self.aim(call, place.tenant, spec, &new.target, &params).await {
             // There may be a first answer under the key, of when the machine had this name. A submission for a machine

@@ -44,13 +44,14 @@ impl App {
         let patch = VmPatch { filed: None, ..patch };
         let params = serde_json::to_value(patch).map_err(|_| Error::Fault("a patch could not be written as JSON"))?;
         let now = self.clock.now();
+        let (schedule, not_before) = Schedule::asked(kind.spec(), &params, &terms.when, now)?;
         let submission = Submission {
             task: self.ids.next(now),
             tenant,
             actor: call.actor(),
             kind,
-            schedule: Schedule::of(kind.spec(), &params),
-            not_before: now,
+            schedule,
+            not_before,
             params,
             secrets: Vec::new(),
             target: Target { vm: Some(id), node: None },

@@ -6,13 +6,23 @@ use axum::{
     extract::FromRequestParts,
     response::{IntoResponse, Response},
 };
-use hostler_model::{Refusal, api::Submitted};
+use hostler_model::{
+    Refusal, Timestamp,
+    api::{NewTask, Submitted, TargetRef},
+    kind::KindName,
+    retry::{Backoff, RetryAsked},
+    schedule::{self, Priority},
+};
 use hostler_store::{Accepted, Idempotency};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use super::{body::answer, query::InQuery};
-use crate::app::{App, Error, Result, submit::Terms};
+use super::{
+    body::{Strict, answer},
+    query::InQuery,
+};
+use crate::app::{App, Error, Result, caller::Call, submit::Terms};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -30,6 +40,45 @@ const WAIT_LIMIT: Duration = Duration::from_secs(60);
 pub(super) struct SubmitQuery {
     /// Answer as if, and write nothing.
     dry_run: bool,
+    /// How soon, compared with other tasks of its node: -100 to 100, higher first. This and what follows stands in the
+    /// query for routes of every shape, and comes before what a body says of the same.
+    #[param(minimum = -100, maximum = 100, value_type = Option<i32>)]
+    priority: Option<Priority>,
+    /// Not leased before this.
+    not_before: Option<Timestamp>,
+    /// Not leased before so many seconds have passed, at most 30 days.
+    delay_seconds: Option<u32>,
+    /// How long it may wait for its node, at most 30 days.
+    queue_timeout_seconds: Option<u32>,
+    /// How long it may take, from the first lease to the end, at most ten times what its kind says.
+    timeout_seconds: Option<u32>,
+    /// How often it may be tried, the first time included: 1 to 100.
+    retry_attempts: Option<u32>,
+    /// How the pauses between attempts grow.
+    retry_backoff: Option<Backoff>,
+    /// The pause before the second attempt, 1 to 86,400 seconds.
+    retry_first_seconds: Option<u32>,
+    /// The longest pause, at most 86,400 seconds.
+    retry_most_seconds: Option<u32>,
+}
+
+impl SubmitQuery {
+    fn when(&self) -> schedule::Asked {
+        let retry = RetryAsked {
+            attempts: self.retry_attempts,
+            backoff: self.retry_backoff,
+            first_seconds: self.retry_first_seconds,
+            most_seconds: self.retry_most_seconds,
+        };
+        schedule::Asked {
+            priority: self.priority,
+            not_before: self.not_before,
+            delay_seconds: self.delay_seconds,
+            queue_timeout_seconds: self.queue_timeout_seconds,
+            timeout_seconds: self.timeout_seconds,
+            retry: Some(retry).filter(|retry| *retry != RetryAsked::default()),
+        }
+    }
 }
 
 /// The headers of a submission, for the document.
@@ -51,6 +100,7 @@ pub(super) struct Asked {
     key: Option<String>,
     wait: Option<Duration>,
     dry_run: bool,
+    when: schedule::Asked,
     route: String,
 }
 
@@ -63,6 +113,7 @@ impl<S: Sync> FromRequestParts<S> for Asked {
             key: key(&parts.headers)?,
             wait: wait(&parts.headers),
             dry_run: query.dry_run,
+            when: query.when(),
             route: format!("{} {}", parts.method, parts.uri.path()),
         })
     }
@@ -74,10 +125,35 @@ impl Asked {
         let idempotency = self.key.clone().map(|key| Idempotency {
             key,
             route: self.route.clone(),
-            body: body_sha256.to_owned(),
+            body: self.asked_with(body_sha256),
             part: None,
         });
-        Terms { idempotency, dry_run: self.dry_run }
+        Terms { idempotency, dry_run: self.dry_run, when: self.when }
+    }
+
+    /// What a key stands for: the body, and a schedule where one was asked for beside it.
+    fn asked_with(&self, body_sha256: &str) -> String {
+        if self.when == schedule::Asked::default() {
+            return body_sha256.to_owned();
+        }
+        let when = serde_json::to_vec(&self.when).unwrap_or_default();
+        hex::encode(Sha256::new().chain_update(body_sha256).chain_update(when).finalize())
+    }
+
+    /// Submits a task of this kind, with the body as its parameters, and answers.
+    pub(super) async fn submit(
+        self,
+        app: &Arc<App>,
+        call: &Call,
+        kind: KindName,
+        target: TargetRef,
+        body: &Strict<impl Serialize>,
+    ) -> Result<Response> {
+        let fault = "parameters could not be written as JSON";
+        let params = serde_json::to_value(&body.value).map_err(|_| Error::Fault(fault))?;
+        let new = NewTask::new(kind, target, params);
+        let accepted = app.submit(call, new, self.terms(&body.sha256)).await?;
+        self.answer(app, accepted).await
     }
 
     /// The answer: the task as it was accepted, or as it ended if that was worth waiting for.

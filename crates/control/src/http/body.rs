@@ -45,7 +45,7 @@ impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<Arc<App>> for Strict<T
 }
 
 /// A body that must be empty, or an empty object.
-#[derive(Debug, serde::Deserialize)]
+#[derive(Debug, Serialize, serde::Deserialize)]
 pub(super) struct Nothing {}
 
 /// A body from an agent, of at most `LIMIT` bytes.

@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use hostler_model::api::Problem;
+use hostler_model::api::{Problem, Submitted};
 use utoipa::{
     IntoResponses, Modify, OpenApi,
     openapi::{
-        self, ContentBuilder, Ref, RefOr, Response, ResponseBuilder,
+        self, ContentBuilder, Header, HeaderBuilder, ObjectBuilder, Ref, RefOr, Response, ResponseBuilder, Type,
         security::{Http, HttpAuthScheme, SecurityScheme},
     },
 };
@@ -21,7 +21,7 @@ use super::problem::PROBLEM_JSON;
         description = "A control plane for virtual machines. Work on a host answers 202 with a task; errors are problem documents (RFC 9457) with a stable code.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
-    components(schemas(Problem)),
+    components(schemas(Problem, Submitted)),
     security(("bearer" = [])),
     modifiers(&Bearer),
 )]
@@ -34,6 +34,34 @@ impl Modify for Bearer {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         document.components.get_or_insert_default().add_security_scheme("bearer", scheme);
     }
+}
+
+/// The answers of every route that submits a task.
+pub(super) struct Filed;
+
+impl IntoResponses for Filed {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let ended = "It ended while the caller waited, or this is a dry run";
+        let filed = submitted("It is written down, and will be done");
+        let headers = [
+            ("Location", "The task"),
+            ("Preference-Applied", "How long was waited, if that was asked"),
+            ("Idempotency-Replayed", "`true` when this is the first answer under the key once more"),
+        ];
+        let filed = headers.into_iter().fold(filed, |filed, (name, what)| filed.header(name, text_header(what)));
+        let both = [("200", submitted(ended)), ("202", filed)];
+        both.into_iter().map(|(status, answer)| (status.to_owned(), answer.build().into())).collect()
+    }
+}
+
+fn submitted(description: &str) -> ResponseBuilder {
+    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Submitted"))).build();
+    ResponseBuilder::new().description(description).content("application/json", content)
+}
+
+fn text_header(description: &str) -> Header {
+    let text = ObjectBuilder::new().schema_type(Type::String);
+    HeaderBuilder::new().schema(Some(text)).description(Some(description)).build()
 }
 
 /// The answers that every route may give beside its own.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
 use hostler_model::{
-    api::{NewTask, Page, Submitted, TargetRef},
+    api::{Page, TargetRef},
     kind::KindName,
     node::{Node, NodeEvent},
 };
@@ -13,7 +13,7 @@ use hostler_store::Queue;
 use super::{
     asked::{Asked, SubmitHeaders, SubmitQuery},
     body::{Json, Nothing, Strict},
-    document::Refusals,
+    document::{Filed, Refusals},
     path::InPath,
 };
 use crate::app::{App, Result, caller::Call};
@@ -75,14 +75,7 @@ pub(super) async fn uncordon_node(
 /// Lets a node look at everything on its host and tell at once.
 #[utoipa::path(post, path = "/api/v1/nodes/{node}/refresh", tag = "nodes",
     params(("node" = String, Path, description = "Its id or name"), SubmitQuery, SubmitHeaders),
-    responses(
-        (status = 200, description = "It has, while the caller waited; or this is a dry run", body = Submitted),
-        (status = 202, description = "It is asked", body = Submitted,
-            headers(
-                ("Location" = String, description = "The task"),
-                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
-                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
-        Refusals))]
+    responses(Filed, Refusals))]
 pub(super) async fn refresh_node(
     State(app): State<Arc<App>>,
     call: Call,
@@ -91,10 +84,7 @@ pub(super) async fn refresh_node(
     body: Strict<Nothing>,
 ) -> Result<Response> {
     let target = TargetRef { vm: None, node: Some(path.get("node")?.to_owned()) };
-    let params = serde_json::Value::Object(serde_json::Map::new());
-    let new = NewTask::new(KindName::InventoryRefresh, target, params);
-    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
-    asked.answer(&app, accepted).await
+    asked.submit(&app, &call, KindName::InventoryRefresh, target, &body).await
 }
 
 /// Leases nothing more to a node until it is resumed. What it has under way goes on, and what is to be stopped and undone

@@ -1,7 +1,7 @@
 //! What a path names, as text; what the text means is the app's to say.
 
 use axum::extract::{FromRequestParts, RawPathParams};
-use hostler_model::{Code, Refusal, TaskId};
+use hostler_model::{Code, Refusal, TaskId, api::TargetRef};
 use http::request::Parts;
 
 use crate::app::{Error, Result, not_found};
@@ -15,6 +15,11 @@ impl InPath {
     pub(super) fn get(&self, name: &str) -> Result<&str> {
         let found = self.0.iter().find(|(found, _)| *found == name);
         found.map(|(_, text)| text).ok_or(Error::Fault("a route lacks a parameter that its handler reads"))
+    }
+
+    /// The machine, as what a task works on.
+    pub(super) fn on_vm(&self) -> Result<TargetRef> {
+        Ok(TargetRef { vm: Some(self.get("vm")?.to_owned()), node: None })
     }
 
     /// The task: an id that cannot be one is one that is not there.

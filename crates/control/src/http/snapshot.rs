@@ -5,23 +5,23 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use hostler_model::{
     SnapshotId,
-    api::{NewRestore, NewSnapshot, NewTask, Page, Submitted, TargetRef},
+    api::{NewRestore, NewSnapshot, Page, TargetRef},
     kind::KindName,
     snapshot::{Snapshot, SnapshotState},
 };
 use hostler_store::SnapshotFilter;
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::{
     asked::{Asked, SubmitHeaders, SubmitQuery},
     body::{Json, Nothing, Strict},
     cursor::{self, List},
-    document::Refusals,
+    document::{Filed, Refusals},
     path::InPath,
     query::{InQuery, before, limit},
 };
-use crate::app::{App, Error, Result, caller::Call};
+use crate::app::{App, Result, caller::Call};
 
 /// Which snapshots.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -74,14 +74,7 @@ async fn list(app: &App, call: &Call, query: SnapshotsQuery, filter: SnapshotFil
 #[utoipa::path(post, path = "/api/v1/vms/{vm}/snapshots", tag = "snapshots",
     params(("vm" = String, Path, description = "The machine's id or name"), SubmitQuery, SubmitHeaders),
     request_body = NewSnapshot,
-    responses(
-        (status = 200, description = "It ended while the caller waited, or this is a dry run", body = Submitted),
-        (status = 202, description = "It is being taken", body = Submitted,
-            headers(
-                ("Location" = String, description = "The task"),
-                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
-                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
-        Refusals))]
+    responses(Filed, Refusals))]
 pub(super) async fn take_snapshot(
     State(app): State<Arc<App>>,
     call: Call,
@@ -89,23 +82,14 @@ pub(super) async fn take_snapshot(
     asked: Asked,
     body: Strict<NewSnapshot>,
 ) -> Result<Response> {
-    let new = task(KindName::VmSnapshot, path.get("vm")?, &body.value)?;
-    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
-    asked.answer(&app, accepted).await
+    asked.submit(&app, &call, KindName::VmSnapshot, path.on_vm()?, &body).await
 }
 
 /// Puts a machine back to one of its snapshots, in place. What it did since is lost.
 #[utoipa::path(post, path = "/api/v1/vms/{vm}/restore", tag = "snapshots",
     params(("vm" = String, Path, description = "The machine's id or name"), SubmitQuery, SubmitHeaders),
     request_body = NewRestore,
-    responses(
-        (status = 200, description = "It ended while the caller waited, or this is a dry run", body = Submitted),
-        (status = 202, description = "It is being restored", body = Submitted,
-            headers(
-                ("Location" = String, description = "The task"),
-                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
-                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
-        Refusals))]
+    responses(Filed, Refusals))]
 pub(super) async fn restore_vm(
     State(app): State<Arc<App>>,
     call: Call,
@@ -113,9 +97,7 @@ pub(super) async fn restore_vm(
     asked: Asked,
     body: Strict<NewRestore>,
 ) -> Result<Response> {
-    let new = task(KindName::VmRestore, path.get("vm")?, &body.value)?;
-    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
-    asked.answer(&app, accepted).await
+    asked.submit(&app, &call, KindName::VmRestore, path.on_vm()?, &body).await
 }
 
 /// Shows a snapshot.
@@ -129,14 +111,7 @@ pub(super) async fn show_snapshot(State(app): State<Arc<App>>, call: Call, path:
 /// Removes a snapshot. The machine stays as it is.
 #[utoipa::path(delete, path = "/api/v1/snapshots/{snapshot}", tag = "snapshots",
     params(("snapshot" = String, Path, description = "Its id"), SubmitQuery, SubmitHeaders),
-    responses(
-        (status = 200, description = "It ended while the caller waited, or this is a dry run", body = Submitted),
-        (status = 202, description = "It is being deleted", body = Submitted,
-            headers(
-                ("Location" = String, description = "The task"),
-                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
-                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
-        Refusals))]
+    responses(Filed, Refusals))]
 pub(super) async fn delete_snapshot(
     State(app): State<Arc<App>>,
     call: Call,
@@ -145,13 +120,7 @@ pub(super) async fn delete_snapshot(
     body: Strict<Nothing>,
 ) -> Result<Response> {
     let snapshot = app.snapshot(&call, path.get("snapshot")?).await?;
-    let params = json!({"snapshot": snapshot.id});
-    let new = task(KindName::SnapshotDelete, &snapshot.vm.to_string(), &params)?;
-    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
-    asked.answer(&app, accepted).await
-}
-
-fn task(kind: KindName, vm: &str, params: &impl Serialize) -> Result<NewTask> {
-    let params = serde_json::to_value(params).map_err(|_| Error::Fault("parameters could not be written as JSON"))?;
-    Ok(NewTask::new(kind, TargetRef { vm: Some(vm.to_owned()), node: None }, params))
+    let target = TargetRef { vm: Some(snapshot.vm.to_string()), node: None };
+    let body: Strict<Value> = Strict { value: json!({"snapshot": snapshot.id}), sha256: body.sha256 };
+    asked.submit(&app, &call, KindName::SnapshotDelete, target, &body).await
 }

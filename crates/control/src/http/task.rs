@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use hostler_model::{
     Code, TaskId, VmId,
-    api::{NewTask, Page, Submitted},
+    api::{NewTask, Page},
     kind::KindName,
     task::{Task, TaskState},
 };
@@ -16,7 +16,7 @@ use super::{
     asked::{Asked, SubmitHeaders, SubmitQuery},
     body::{Json, Nothing, Strict},
     cursor::{self, List},
-    document::Refusals,
+    document::{Filed, Refusals},
     path::InPath,
     query::{InQuery, before, limit},
 };
@@ -61,14 +61,7 @@ pub(super) async fn list_tasks(
 
 /// Submits a task.
 #[utoipa::path(post, path = "/api/v1/tasks", tag = "tasks", params(SubmitQuery, SubmitHeaders), request_body = NewTask,
-    responses(
-        (status = 200, description = "It ended while the caller waited, or this is a dry run", body = Submitted),
-        (status = 202, description = "It is written down", body = Submitted,
-            headers(
-                ("Location" = String, description = "The task"),
-                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
-                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
-        Refusals))]
+    responses(Filed, Refusals))]
 pub(super) async fn submit_task(
     State(app): State<Arc<App>>,
     call: Call,
@@ -117,14 +110,7 @@ pub(super) async fn force_task(
 /// Submits a new task like one that failed or was cancelled.
 #[utoipa::path(post, path = "/api/v1/tasks/{task}/retry", tag = "tasks",
     params(("task" = TaskId, Path, description = "Its id"), SubmitQuery, SubmitHeaders),
-    responses(
-        (status = 200, description = "It ended while the caller waited, or this is a dry run", body = Submitted),
-        (status = 202, description = "It is written down", body = Submitted,
-            headers(
-                ("Location" = String, description = "The new task"),
-                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
-                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
-        Refusals))]
+    responses(Filed, Refusals))]
 pub(super) async fn retry_task(
     State(app): State<Arc<App>>,
     call: Call,

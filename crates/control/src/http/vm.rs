@@ -7,24 +7,23 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use hostler_model::{
     VmId,
-    api::{NewExec, NewTask, NewVm, Page, Submitted, TargetRef},
+    api::{NewExec, NewVm, Page, TargetRef},
     kind::{KindName, VmCreateParams, VmExecParams},
     vm::{Vm, VmState},
 };
 use hostler_store::VmFilter;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::{
     asked::{Asked, SubmitHeaders, SubmitQuery},
     body::{Json, Nothing, Strict},
     cursor::{self, List},
-    document::Refusals,
+    document::{Filed, Refusals},
     etag::tagged,
     path::InPath,
     query::{InQuery, before, limit},
 };
-use crate::app::{App, Error, Result, caller::Call};
+use crate::app::{App, Result, caller::Call};
 
 /// Which machines.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -63,23 +62,14 @@ pub(super) async fn list_vms(
 
 /// Makes a machine.
 #[utoipa::path(post, path = "/api/v1/vms", tag = "vms", params(SubmitQuery, SubmitHeaders), request_body = VmCreateParams,
-    responses(
-        (status = 200, description = "It is ready, or failed, while the caller waited; or this is a dry run", body = Submitted),
-        (status = 202, description = "It is being made", body = Submitted,
-            headers(
-                ("Location" = String, description = "The task"),
-                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
-                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
-        Refusals))]
+    responses(Filed, Refusals))]
 pub(super) async fn create_vm(
     State(app): State<Arc<App>>,
     call: Call,
     asked: Asked,
     body: Strict<NewVm>,
 ) -> Result<Response> {
-    let new = task(KindName::VmCreate, TargetRef::default(), &body.value)?;
-    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
-    asked.answer(&app, accepted).await
+    asked.submit(&app, &call, KindName::VmCreate, TargetRef::default(), &body).await
 }
 
 /// Shows a machine.
@@ -94,14 +84,7 @@ pub(super) async fn show_vm(State(app): State<Arc<App>>, call: Call, path: InPat
 /// Ends a machine and removes what it had. Tasks before it on the same machine are aborted.
 #[utoipa::path(delete, path = "/api/v1/vms/{vm}", tag = "vms",
     params(("vm" = String, Path, description = "Its id or name"), SubmitQuery, SubmitHeaders),
-    responses(
-        (status = 200, description = "It ended while the caller waited, or this is a dry run", body = Submitted),
-        (status = 202, description = "It is being deleted", body = Submitted,
-            headers(
-                ("Location" = String, description = "The task"),
-                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
-                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
-        Refusals))]
+    responses(Filed, Refusals))]
 pub(super) async fn delete_vm(
     State(app): State<Arc<App>>,
     call: Call,
@@ -109,21 +92,14 @@ pub(super) async fn delete_vm(
     asked: Asked,
     body: Strict<Nothing>,
 ) -> Result<Response> {
-    submit_plain(&app, &call, KindName::VmDelete, &path, asked, &body).await
+    asked.submit(&app, &call, KindName::VmDelete, path.on_vm()?, &body).await
 }
 
 /// Runs a program in a guest: a list of arguments, never a shell line.
 #[utoipa::path(post, path = "/api/v1/vms/{vm}/exec", tag = "vms",
     params(("vm" = String, Path, description = "Its id or name"), SubmitQuery, SubmitHeaders),
     request_body = VmExecParams,
-    responses(
-        (status = 200, description = "It ended while the caller waited, or this is a dry run", body = Submitted),
-        (status = 202, description = "It is written down", body = Submitted,
-            headers(
-                ("Location" = String, description = "The task"),
-                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
-                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
-        Refusals))]
+    responses(Filed, Refusals))]
 pub(super) async fn exec_in_vm(
     State(app): State<Arc<App>>,
     call: Call,
@@ -131,46 +107,5 @@ pub(super) async fn exec_in_vm(
     asked: Asked,
     body: Strict<NewExec>,
 ) -> Result<Response> {
-    submit(&app, &call, KindName::VmExec, &path, asked, &body).await
-}
-
-/// Submits a task on the machine of the path, with the body as its parameters.
-pub(super) async fn submit<T: Serialize>(
-    app: &Arc<App>,
-    call: &Call,
-    kind: KindName,
-    path: &InPath,
-    asked: Asked,
-    body: &Strict<T>,
-) -> Result<Response> {
-    let new = task(kind, target(path)?, &body.value)?;
-    let accepted = app.submit(call, new, asked.terms(&body.sha256)).await?;
-    asked.answer(app, accepted).await
-}
-
-/// Submits a task on the machine of the path that needs no parameters.
-pub(super) async fn submit_plain(
-    app: &Arc<App>,
-    call: &Call,
-    kind: KindName,
-    path: &InPath,
-    asked: Asked,
-    body: &Strict<Nothing>,
-) -> Result<Response> {
-    let new = NewTask::new(kind, target(path)?, empty());
-    let accepted = app.submit(call, new, asked.terms(&body.sha256)).await?;
-    asked.answer(app, accepted).await
-}
-
-fn target(path: &InPath) -> Result<TargetRef> {
-    Ok(TargetRef { vm: Some(path.get("vm")?.to_owned()), node: None })
-}
-
-fn task(kind: KindName, target: TargetRef, params: &impl Serialize) -> Result<NewTask> {
-    let params = serde_json::to_value(params).map_err(|_| Error::Fault("parameters could not be written as JSON"))?;
-    Ok(NewTask::new(kind, target, params))
-}
-
-fn empty() -> Value {
-    Value::Object(serde_json::Map::new())
+    asked.submit(&app, &call, KindName::VmExec, path.on_vm()?, &body).await
 }

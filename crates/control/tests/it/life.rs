@@ -243,3 +243,61 @@ async fn a_task_of_a_dead_node_is_ended_by_force_once_it_is_cancelled() {
     let audit = world.get("/api/v1/audit?limit=500").send().await.text();
     assert!(audit.contains("task.force"), "{audit}");
 }
+
+#[tokio::test]
+async fn a_schedule_is_asked_for_in_the_query_of_every_route_that_submits() {
+    let (world, agent) = World::ready().await;
+    let query = "priority=-7&delay_seconds=90&queue_timeout_seconds=70&timeout_seconds=50\
+                 &retry_attempts=2&retry_backoff=linear&retry_first_seconds=4&retry_most_seconds=9&dry_run=true";
+    let made = world.post("/api/v1/vms", json!({"name": "web"})).send().await.json();
+    let vm = made["vm"]["id"].as_str().unwrap().to_owned();
+    let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    let charge = json!({"vcpus": 1, "memory_mib": 128, "disk_gib": 1, "vms": 1});
+    agent.finish(&world, &one, json!({"charge": charge, "boot_ms": 1.0, "acceleration": "tcg"})).await;
+    let routes = [
+        (Method::POST, "/api/v1/tasks".to_owned(), json!({"kind": "echo"})),
+        (Method::POST, "/api/v1/vms".to_owned(), json!({})),
+        (Method::DELETE, format!("/api/v1/vms/{vm}"), json!({})),
+        (Method::PATCH, format!("/api/v1/vms/{vm}"), json!({"vcpus": 2})),
+        (Method::POST, format!("/api/v1/vms/{vm}/stop"), json!({})),
+        (Method::POST, format!("/api/v1/vms/{vm}/reboot"), json!({})),
+        (Method::POST, format!("/api/v1/vms/{vm}/pause"), json!({})),
+        (Method::POST, format!("/api/v1/vms/{vm}/rename"), json!({"name": "shop"})),
+        (Method::POST, format!("/api/v1/vms/{vm}/snapshots"), json!({})),
+        (Method::POST, format!("/api/v1/vms/{vm}/exec"), json!({"argv": ["true"]})),
+        (Method::POST, "/api/v1/nodes/node-1/refresh".to_owned(), json!({})),
+    ];
+    for (method, path, body) in routes {
+        let answer = world.call(method.clone(), &format!("{path}?{query}")).json(&body).send().await;
+        assert_eq!(answer.status, StatusCode::OK, "{method} {path}: {}", answer.text());
+        let task = &answer.json()["task"];
+        assert_eq!((&task["priority"], &task["waiting_for"]), (&json!(-7), &json!("time")), "{method} {path}");
+        let times = (&task["queue_timeout_seconds"], &task["timeout_seconds"], &task["max_attempts"]);
+        assert_eq!(times, (&json!(70), &json!(50), &json!(2)), "{method} {path}");
+        assert_eq!(task["retry"], json!({"attempts": 2, "backoff": "linear", "first_seconds": 4, "most_seconds": 9}));
+        for wrong in
+            ["priority=101", "retry_attempts=0", "delay_seconds=-1", "retry_backoff=fast", "not_before=soon", "prio=1"]
+        {
+            let answer = world.call(method.clone(), &format!("{path}?{wrong}")).json(&body).send().await;
+            assert_eq!((answer.status.as_u16(), answer.code().as_str()), (400, "VALIDATION_ERROR"), "{path} {wrong}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_schedule_in_the_query_comes_before_the_bodys_and_belongs_to_what_a_key_stands_for() {
+    let (world, _agent) = World::ready().await;
+    let body = json!({"kind": "echo", "priority": 3, "retry": {"attempts": 5, "first_seconds": 2}});
+    let send = async |query: &str| {
+        let path = format!("/api/v1/tasks?{query}");
+        world.post(&path, body.clone()).header("idempotency-key", "k").send().await
+    };
+    let task = send("priority=9&retry_attempts=4").await.json()["task"].clone();
+    assert_eq!(
+        (&task["priority"], &task["retry"]["attempts"], &task["retry"]["first_seconds"]),
+        (&json!(9), &json!(4), &json!(2))
+    );
+    assert_eq!(send("priority=9&retry_attempts=4").await.json()["task"]["id"], task["id"]);
+    let other = send("priority=8&retry_attempts=4").await;
+    assert_eq!((other.status.as_u16(), other.code().as_str()), (422, "IDEMPOTENCY_MISMATCH"));
+}

@@ -11,15 +11,12 @@ use hostler_model::{
 };
 use hostler_store::Edited;
 
-use super::{
-    super::{
-        asked::{Asked, SubmitHeaders, SubmitQuery},
-        body::Strict,
-        document::Refusals,
-        etag::{IfMatch, tagged},
-        path::InPath,
-    },
-    target, task,
+use super::super::{
+    asked::{Asked, SubmitHeaders, SubmitQuery},
+    body::Strict,
+    document::{Filed, Refusals},
+    etag::{IfMatch, tagged},
+    path::InPath,
 };
 use crate::app::{App, Result, caller::Call};
 
@@ -55,14 +52,7 @@ pub(in super::super) async fn patch_vm(
 #[utoipa::path(post, path = "/api/v1/vms/{vm}/rename", tag = "vms",
     params(("vm" = String, Path, description = "Its id or name"), SubmitQuery, SubmitHeaders),
     request_body = VmRenameParams,
-    responses(
-        (status = 200, description = "Its node knows, or this is a dry run", body = Submitted),
-        (status = 202, description = "It has the name; its node is being told", body = Submitted,
-            headers(
-                ("Location" = String, description = "The task"),
-                ("Preference-Applied" = Option<String>, description = "How long was waited, if that was asked"),
-                ("Idempotency-Replayed" = Option<String>, description = "`true` when this is the first answer under the key once more"))),
-        Refusals))]
+    responses(Filed, Refusals))]
 pub(in super::super) async fn rename_vm(
     State(app): State<Arc<App>>,
     call: Call,
@@ -70,7 +60,5 @@ pub(in super::super) async fn rename_vm(
     asked: Asked,
     body: Strict<VmRenameParams>,
 ) -> Result<Response> {
-    let new = task(KindName::VmRename, target(&path)?, &body.value)?;
-    let accepted = app.submit(&call, new, asked.terms(&body.sha256)).await?;
-    asked.answer(&app, accepted).await
+    asked.submit(&app, &call, KindName::VmRename, path.on_vm()?, &body).await
 }
