@@ -240,6 +240,17 @@ impl Settled {
     }
 }
 
+/// What a submission changes of its machine's record at once, with its task.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Record {
+    /// Nothing: what its node does is what changes the machine.
+    Stays,
+    /// What the machine is to be, as the parameters say.
+    Edited,
+    /// Its name, which the parameters say.
+    Renamed,
+}
+
 /// Everything a kind says about itself.
 pub trait Kind: Send + Sync + 'static {
     /// Its name, such as `vm.create`: also the capability that its node must advertise.
@@ -267,6 +278,8 @@ pub trait Kind: Send + Sync + 'static {
 
     /// What it does with a snapshot, which its parameters then name as `snapshot`.
     const SNAPSHOT: Use = Use::None;
+    /// What its submission changes of its machine's record.
+    const RECORD: Record = Record::Stays;
 
     /// What it is told. Stored and signed documents are read leniently; the API refuses unknown fields.
     type Params: Serialize + DeserializeOwned + Send + Sync;
@@ -324,6 +337,8 @@ pub struct Spec {
     pub queue_deadline: Duration,
     /// What it does with a snapshot.
     pub snapshot: Use,
+    /// What its submission changes of its machine's record.
+    pub record: Record,
     /// Where in its parameters are texts that are kept apart from the task.
     pub sensitive: &'static [&'static str],
     /// Reads, fills in and checks parameters at the edge: unknown fields are refused.
@@ -353,6 +368,7 @@ impl Spec {
             retry_why: K::RETRY_WHY,
             queue_deadline: K::QUEUE_DEADLINE,
             snapshot: K::SNAPSHOT,
+            record: K::RECORD,
             sensitive: K::SENSITIVE,
             fill: |params, context| {
                 let params: K::Params = crate::api::strict(params)?;

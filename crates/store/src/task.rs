@@ -27,13 +27,14 @@ macro_rules! waits {
     };
 }
 
+mod lane;
 pub(crate) mod list;
 pub(crate) mod stats;
 
 use hostler_model::{
     Fence, NodeId, PrincipalId, TaskId, TenantId, Timestamp, VmId,
     id::EnrolmentId,
-    kind::{Class, KindName, Turn},
+    kind::{KindName, Turn},
     retry::RetryPolicy,
     schedule::{Priority, Schedule},
     task::{AbortReason, DeadLetter, Lease, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState},
@@ -42,6 +43,7 @@ use hostler_sqlite::{Result, Row, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+pub(crate) use lane::Lane;
 pub(crate) use list::{Held, list, one, waiting_for};
 
 /// A task with what only transitions see.
@@ -88,39 +90,6 @@ impl TaskRow {
         match self.task.kind.spec().turn {
             Turn::Exclusive | Turn::Final => true,
             Turn::None | Turn::Shared => false,
-        }
-    }
-}
-
-/// Which free slots of its node a task waits for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) enum Lane {
-    /// None: what is to be undone is leased whatever else its node does.
-    Abort,
-    /// Those of its class.
-    Of(Class),
-}
-
-impl Lane {
-    /// All of them, in the order in which a claim is served.
-    pub(crate) const ALL: [Lane; 4] =
-        [Lane::Abort, Lane::Of(Class::Quick), Lane::Of(Class::Boot), Lane::Of(Class::Disk)];
-
-    pub(crate) fn of(task: &Task) -> Lane {
-        match task.state {
-            TaskState::Aborting => Lane::Abort,
-            TaskState::Queued
-            | TaskState::Running
-            | TaskState::Succeeded
-            | TaskState::Failed
-            | TaskState::Cancelled => Lane::Of(task.kind.spec().class),
-        }
-    }
-
-    const fn word(self) -> &'static str {
-        match self {
-            Lane::Abort => "abort",
-            Lane::Of(class) => class.as_str(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Record, Role, Turn};
 use crate::{
     edit::{Shape, VmPatch},
     error::{Code, Refusal},
@@ -83,6 +83,7 @@ impl Kind for VmEdit {
     const RETRY_WHY: &'static str = "Somebody waits for it, and changes of the machine after it wait too.";
     const TIMEOUT: Duration = Duration::from_secs(120);
     const QUEUE_DEADLINE: Duration = Duration::from_secs(30 * 60);
+    const RECORD: Record = Record::Edited;
 
     type Params = VmPatch;
     type Output = VmEditOutput;

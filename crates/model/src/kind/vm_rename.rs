@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Record, Role, Turn};
 use crate::{
     error::{Code, Refusal},
     name::Name,
@@ -42,6 +42,7 @@ impl Kind for VmRename {
     const RETRY: RetryPolicy = RetryPolicy::linear(5, 5, 60);
     const RETRY_WHY: &'static str = "The name holds already; its node only has to be told before the next start.";
     const TIMEOUT: Duration = Duration::from_secs(60);
+    const RECORD: Record = Record::Renamed;
 
     type Params = VmRenameParams;
     type Output = VmRenameOutput;

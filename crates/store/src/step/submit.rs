@@ -1,6 +1,7 @@
 //! Submitting: a task, its VM, its allocation, its audit entry and its event are written together, or refused.
 
 mod again;
+mod change;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +10,7 @@ use hostler_model::{
     Code, Fence, NodeId, Refusal, Resources, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
     edit::check_deletable,
-    kind::{Admission, Aim, KindName, Turn, VmRenameParams},
+    kind::{Admission, Aim, Turn},
     name::Name,
     placement::{self, Wanted},
     quota,
@@ -17,9 +18,9 @@ use hostler_model::{
     vm::{Vm, VmState},
 };
 use hostler_sqlite::Result;
-use serde::Deserialize;
 use serde_json::json;
 
+use self::change::{Change, name_wanted};
 use super::edit;
 use crate::{
     Accepted, Answer, NewMachine, Submission,
@@ -71,12 +72,6 @@ struct Plan {
     aborts: Vec<TaskId>,
     /// What it changes of the VM with its submission.
     change: Option<Change>,
-}
-
-/// What a submission changes of the machine that it is about.
-enum Change {
-    Edit(Box<edit::Plan>),
-    Rename(Name),
 }
 
 impl Batch {
@@ -239,36 +234,13 @@ impl Batch {
         };
         let target = Target { vm: Some(id), node: item.target.node };
         let mut row = self.row(work, item, target, node);
-        if let Some(Change::Edit(plan)) = &change {
-            row.task.params = plan.params.clone();
-        }
-        let vm = changed(&vm, change.as_ref());
+        let vm = change.as_ref().map_or_else(|| vm.clone(), |change| change.told(&mut row.task, &vm));
         row.task.waiting_for = waiting_for(&row.task, self.held(node, earlier.is_some()), work.now);
         let amount = (spec.delta)(&item.params);
         let owner = Owner::Task(item.task);
         let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
         let allocation = Some(allocation).filter(|_| !amount.is_zero());
         Ok(Ok(Plan { row, vm: Some(vm), allocation, snapshot: part, aborts, change }))
-    }
-
-    /// What the submission changes of the machine at once.
-    fn change(&self, work: &mut Work<'_>, item: &Submission, vm: &Vm, node: NodeId) -> Result<Answer<Option<Change>>> {
-        match item.kind {
-            KindName::VmEdit => {
-                let plan = edit::plan(work, item, node)?;
-                Ok(plan.map(|plan| Some(Change::Edit(Box::new(plan)))))
-            }
-            KindName::VmRename => {
-                let Some(name) = name_wanted(item) else {
-                    return Ok(Err(Refusal::field("name", "a rename needs the name that the VM is to have")));
-                };
-                match self.names.get(&(item.tenant, name.clone())) {
-                    Some(id) if *id != vm.id => Ok(Err(name_taken(&name, *id))),
-                    Some(_) | None => Ok(Ok(Some(Change::Rename(name)))),
-                }
-            }
-            _ => Ok(Ok(None)),
-        }
     }
 
     /// The task as it is written down first.
@@ -332,10 +304,8 @@ impl Batch {
         if let Some(part) = snapshot {
             snapshot::accept(work, item, part)?;
         }
-        match change {
-            Some(Change::Edit(plan)) => edit::accept(work, &plan)?,
-            Some(Change::Rename(name)) => self.rename(work, item, name),
-            None => {}
+        if let Some(change) = change {
+            self.accept_change(work, item, change)?;
         }
         for earlier in aborts {
             work.cancel(earlier, &item.actor)?;
@@ -350,28 +320,6 @@ impl Batch {
         let vm = vm_id.and_then(|id| work.vms.get(&id)).map(|row| row.vm.clone());
         let snapshot = snapshot_id.and_then(|id| work.snapshots.get(&id)).map(|row| row.snapshot.clone());
         Ok(Accepted { task, vm, snapshot, replayed: false })
-    }
-
-    /// The name is the machine's from here on; the one it had is free.
-    fn rename(&mut self, work: &mut Work<'_>, item: &Submission, name: Name) {
-        let now = work.now;
-        let Some(row) = item.target.vm.and_then(|id| work.vms.change(&id)) else { return };
-        if row.vm.name == name {
-            return;
-        }
-        let before = std::mem::replace(&mut row.vm.name, name.clone());
-        row.vm.changed_in_record();
-        row.vm.updated_at = now;
-        let id = row.vm.id;
-        self.names.remove(&(item.tenant, before.clone()));
-        self.names.insert((item.tenant, name.clone()), id);
-        work.event(
-            Some(item.tenant),
-            "vm",
-            "vm.renamed",
-            id.0,
-            json!({"name": name, "was": before, "task": item.task}),
-        );
     }
 
     /// Names the change under way on the VM, and ends a task at once for which nothing is left to do.
@@ -412,29 +360,6 @@ fn replay(first: &FirstAnswer, item: &Submission) -> Answer<Accepted> {
         "this Idempotency-Key was used with another body; send the same body, or another key",
     )
     .with("task", first.answer.task.id.to_string()))
-}
-
-/// The name that a submission wants for its machine.
-fn name_wanted(item: &Submission) -> Option<Name> {
-    match (&item.vm, item.kind) {
-        (Some(machine), _) => Some(machine.name.clone()),
-        (None, KindName::VmRename) => VmRenameParams::deserialize(&item.params).ok().map(|params| params.name),
-        (None, _) => None,
-    }
-}
-
-/// The machine as it is with what is changed of it.
-fn changed(row: &VmRow, change: Option<&Change>) -> VmRow {
-    let mut row = row.clone();
-    match change {
-        Some(Change::Edit(plan)) => row.vm = plan.after.clone(),
-        Some(Change::Rename(name)) if row.vm.name != *name => {
-            row.vm.name = name.clone();
-            row.vm.changed_in_record();
-        }
-        Some(Change::Rename(_)) | None => {}
-    }
-    row
 }
 
 /// Quota, then room.

@@ -226,6 +226,17 @@ pub async fn what_is_refused_or_only_tried_is_not_counted(world: &mut World) {
     assert_eq!(ever(world).await, Counts::from([((KindName::Echo, What::Submitted), 1)]));
 }
 
+pub async fn an_attempt_that_lapsed_and_then_fails_is_followed_by_one_other(world: &mut World) {
+    let agent = world.node("a").await;
+    world.ok(world.echo()).await;
+    let leased = world.lease_one(agent).await;
+    world.serve(31).await;
+    world.store.lapse_leases().await.unwrap();
+    world.end_with(agent, &leased, failed(true, Effects::Undone)).await;
+    assert_eq!(stats(world).await.total.last[0].retried, 1);
+    assert_they_are_what_the_log_says(world).await;
+}
+
 pub async fn times_are_told_as_they_were(world: &mut World) {
     let agent = world.node("a").await;
     let mut later = world.echo();
