@@ -2,7 +2,6 @@
 
 use std::io::{self, Read as _};
 
-use hostler_client::Submit;
 use hostler_model::{
     api::NewExec,
     kind::{OUTPUT_LIMIT, VmExecOutput},
@@ -10,7 +9,7 @@ use hostler_model::{
 };
 use serde::Deserialize;
 
-use super::{Session, read, succeeded};
+use super::{ScheduleArgs, Session, read, succeeded};
 use crate::{
     exit::{Exit, Failure},
     output::{self, note},
@@ -33,6 +32,9 @@ pub struct Args {
 
     #[command(flatten)]
     program: ProgramArgs,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 /// A program and how it is run.
@@ -80,7 +82,7 @@ fn whole(input: impl io::Read) -> Result<String, Failure> {
 /// Runs a program in a machine.
 pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let exec = args.program.exec()?;
-    let submitted = session.client.exec(&args.vm, &exec, &Submit::default()).await?;
+    let submitted = session.client.exec(&args.vm, &exec, &args.schedule.submit()).await?;
     // The task has a deadline: it ends.
     let task = session.ended(submitted.task, None, Tell::Nothing).await?;
     finish(session, succeeded(task)?)

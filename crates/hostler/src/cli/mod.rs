@@ -15,6 +15,7 @@ pub mod live;
 pub mod node;
 pub mod read;
 pub mod run;
+mod schedule;
 pub mod snapshot;
 pub mod task;
 pub mod top;
@@ -32,6 +33,7 @@ use serde::Serialize;
 
 pub use self::{
     live::WatchArgs,
+    schedule::ScheduleArgs,
     wait::{WaitArgs, goes_on},
 };
 use crate::{

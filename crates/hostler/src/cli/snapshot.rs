@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use clap::Subcommand;
-use hostler_client::{ClientError, SnapshotQuery, Submit};
+use hostler_client::{ClientError, SnapshotQuery};
 use hostler_model::{
     Code, Refusal, Timestamp, VmId,
     api::Problem,
     snapshot::{Snapshot, SnapshotState},
 };
 
-use super::{Globals, NodeNames, Session, WaitArgs, read, succeeded};
+use super::{Globals, NodeNames, ScheduleArgs, Session, WaitArgs, read, succeeded};
 use crate::{
     exit::{Exit, Failure},
     output::{self, Table},
@@ -84,6 +84,9 @@ struct Delete {
 
     #[command(flatten)]
     wait: WaitArgs,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 /// Runs a verb of snapshots.
@@ -133,7 +136,7 @@ async fn find(which: &Which, session: &Session) -> Result<Snapshot, Failure> {
 
 async fn delete(args: Delete, session: &Session) -> Result<Exit, Failure> {
     let snapshot = find(&args.which, session).await?;
-    let mut submitted = session.client.delete_snapshot(&snapshot.id.to_string(), &Submit::default()).await?;
+    let mut submitted = session.client.delete_snapshot(&snapshot.id.to_string(), &args.schedule.submit()).await?;
     let name = &snapshot.name;
     if args.wait.no_wait() {
         session.print(&submitted, || format!("{name} is being deleted: task {}", submitted.task.id))?;

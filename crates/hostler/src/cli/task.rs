@@ -3,12 +3,12 @@
 mod batch;
 mod dead;
 mod log;
-mod schedule;
+mod stats;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Subcommand;
-use hostler_client::{Submit, TaskQuery};
+use hostler_client::TaskQuery;
 use hostler_model::{
     Code, Refusal, TaskId, Timestamp, VmId,
     api::{NewTask, Submitted, TargetRef},
@@ -20,7 +20,7 @@ use hostler_model::{
 };
 use serde_json::{Map, Value};
 
-use super::{Globals, NodeNames, Session, WaitArgs, WatchArgs, read, succeeded};
+use super::{Globals, NodeNames, ScheduleArgs, Session, WaitArgs, WatchArgs, read, succeeded};
 use crate::{
     exit::{Exit, Failure},
     output::{self, Table},
@@ -96,7 +96,10 @@ enum Verb {
     Force(Which),
     /// Do again what a failed or cancelled task should have done
     #[command(after_help = "Examples:\n  hostler task retry 0190f1f0-0000-7000-8000-000000000001")]
-    Retry(Act),
+    Retry(Again),
+    /// Show what waits, what is under way, what happened lately, and how long it took
+    #[command(after_help = stats::EXAMPLES)]
+    Stats(stats::Args),
     /// Decide about tasks that were given up
     Dead(dead::Args),
     /// Submit a task of any kind, or many of them
@@ -117,6 +120,14 @@ struct Act {
     which: Which,
     #[command(flatten)]
     wait: WaitArgs,
+}
+
+#[derive(clap::Args, Debug)]
+struct Again {
+    #[command(flatten)]
+    act: Act,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 #[derive(clap::Args, Debug)]
@@ -161,9 +172,9 @@ struct NewArgs {
     #[arg(long)]
     node: Option<String>,
     #[command(flatten)]
-    schedule: schedule::Args,
-    #[command(flatten)]
     wait: WaitArgs,
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 /// Runs a verb of tasks.
@@ -193,10 +204,11 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
         Verb::Retry(args) => {
-            let id = find(&session, &args.which.id).await?.id;
-            let submitted = session.client.retry_task(id, &Submit::default()).await?;
-            follow(&session, submitted, &args.wait).await
+            let id = find(&session, &args.act.which.id).await?.id;
+            let submitted = session.client.retry_task(id, &args.schedule.submit()).await?;
+            follow(&session, submitted, &args.act.wait).await
         }
+        Verb::Stats(args) => stats::run(args, &session).await,
         Verb::Dead(args) => dead::run(args, &session).await,
         Verb::Submit(args) => match &args.file {
             Some(path) => batch::submit(path, &session).await,
@@ -232,8 +244,8 @@ async fn submit(args: NewArgs, session: &Session) -> Result<Exit, Failure> {
     let Some(kind) = args.kind else { return Err(Failure::new(Exit::Usage, "name a kind of task, or a --file")) };
     let params = args.params.unwrap_or_else(|| Value::Object(Map::from_iter(args.param)));
     let target = TargetRef { vm: args.vm, node: args.node };
-    let task = args.schedule.of(NewTask::new(kind, target, params));
-    let submitted = session.client.submit_task(&task, &Submit::default()).await?;
+    let task = NewTask::new(kind, target, params);
+    let submitted = session.client.submit_task(&task, &args.schedule.submit()).await?;
     follow(session, submitted, &args.wait).await
 }
 

@@ -9,7 +9,7 @@ mod snapshot;
 use std::{collections::BTreeMap, time::Duration};
 
 use clap::Subcommand;
-use hostler_client::{Submit, VmQuery};
+use hostler_client::VmQuery;
 use hostler_model::{
     Timestamp,
     api::{NewVm, Submitted},
@@ -22,7 +22,7 @@ use hostler_model::{
 };
 use serde::Deserialize;
 
-use super::{Globals, NodeNames, Session, WaitArgs, WatchArgs, exec, read, succeeded};
+use super::{Globals, NodeNames, ScheduleArgs, Session, WaitArgs, WatchArgs, exec, read, succeeded};
 use crate::{
     exit::{Exit, Failure},
     output::{self, Table},
@@ -181,6 +181,9 @@ struct Create {
     /// Only say what would happen
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 #[derive(clap::Args, Debug)]
@@ -218,6 +221,9 @@ struct Delete {
 
     #[command(flatten)]
     wait: WaitArgs,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 /// Runs a verb of machines.
@@ -238,7 +244,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
 }
 
 async fn create(args: Create, session: &Session) -> Result<Exit, Failure> {
-    let how = if args.dry_run { Submit::dry() } else { Submit::default() };
+    let how = args.schedule.submit_or_try(args.dry_run);
     let mut submitted = session.client.create_vm(&args.shape.vm(args.name)?, &how).await?;
     if args.dry_run || args.wait.no_wait() {
         session.print(&submitted, || planned(&submitted, args.dry_run))?;
@@ -320,9 +326,9 @@ async fn show_one(args: Show, session: &Session) -> Result<Exit, Failure> {
 
 /// Each machine by itself: one that cannot be deleted does not save the others.
 async fn delete(args: Delete, session: &Session) -> Result<Exit, Failure> {
-    let (mut tasks, mut failures) = (Vec::new(), Vec::new());
+    let (how, mut tasks, mut failures) = (args.schedule.submit(), Vec::new(), Vec::new());
     for vm in &args.vm {
-        match session.client.delete_vm(vm, &Submit::default()).await {
+        match session.client.delete_vm(vm, &how).await {
             Ok(submitted) => tasks.push((vm, submitted.task)),
             Err(error) => failures.push(Failure::from(error).explained(&session.client).await),
         }

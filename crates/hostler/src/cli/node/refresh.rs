@@ -1,10 +1,9 @@
 //! `hostler node refresh`: what is on a host, as it is now.
 
-use hostler_client::Submit;
 use hostler_model::kind::InventoryRefreshOutput;
 use serde::Deserialize;
 
-use super::super::{Session, WaitArgs, succeeded};
+use super::super::{ScheduleArgs, Session, WaitArgs, succeeded};
 use crate::{
     exit::{Exit, Failure},
     output,
@@ -25,11 +24,14 @@ pub struct Args {
 
     #[command(flatten)]
     wait: WaitArgs,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 /// Lets the node look, and says what it found.
 pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
-    let mut submitted = session.client.refresh_node(&args.node, &Submit::default()).await?;
+    let mut submitted = session.client.refresh_node(&args.node, &args.schedule.submit()).await?;
     if args.wait.no_wait() {
         session.print(&submitted, || output::fields([("task", submitted.task.id.to_string())]))?;
         return Ok(Exit::Done);

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use hostler_client::Submit;
 use hostler_model::{
     Timestamp,
     api::{Edited, Submitted},
@@ -15,7 +14,7 @@ use hostler_model::{
 };
 use serde::Deserialize;
 
-use super::super::{Session, WaitArgs, read, succeeded};
+use super::super::{ScheduleArgs, Session, WaitArgs, read, succeeded};
 use crate::{
     exit::{Exit, Failure},
     output,
@@ -96,6 +95,9 @@ pub struct Args {
     /// Only say what would happen
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 impl Args {
@@ -147,7 +149,7 @@ pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         patch.port_forwards = Patch::Set(forwards(&vm, &args.publish, &args.unpublish)?);
         generation = Some(vm.generation);
     }
-    let how = if args.dry_run { Submit::dry() } else { Submit::default() };
+    let how = args.schedule.submit_or_try(args.dry_run);
     match session.client.edit_vm(&args.vm, &patch, generation, &how).await? {
         Edited::Vm(vm) => session.print(&vm, || told(&vm, &VmEditOutput::default(), args.dry_run, session.now()))?,
         Edited::Submitted(submitted) => return host(args, *submitted, session).await,

@@ -14,7 +14,7 @@ use hostler_model::{
 use serde::de::DeserializeOwned;
 
 use crate::{
-    cli::{Session, WaitArgs, read, succeeded},
+    cli::{ScheduleArgs, Session, WaitArgs, read, succeeded},
     exit::{Exit, Failure},
     output,
     watch::Tell,
@@ -105,6 +105,9 @@ pub struct Which {
 
     #[command(flatten)]
     wait: WaitArgs,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 /// What is to be done, as the API takes it.
@@ -133,14 +136,14 @@ impl Verb {
 }
 
 impl Switch {
-    async fn submit(&self, session: &Session, vm: &str) -> Result<Submitted, ClientError> {
-        let (client, how) = (&session.client, Submit::default());
+    async fn submit(&self, session: &Session, vm: &str, how: &Submit) -> Result<Submitted, ClientError> {
+        let client = &session.client;
         match self {
-            Switch::Start(start) => client.start_vm(vm, start, &how).await,
-            Switch::Stop(stop) => client.stop_vm(vm, stop, &how).await,
-            Switch::Reboot(reboot) => client.reboot_vm(vm, reboot, &how).await,
-            Switch::Pause => client.pause_vm(vm, &how).await,
-            Switch::Resume => client.resume_vm(vm, &how).await,
+            Switch::Start(start) => client.start_vm(vm, start, how).await,
+            Switch::Stop(stop) => client.stop_vm(vm, stop, how).await,
+            Switch::Reboot(reboot) => client.reboot_vm(vm, reboot, how).await,
+            Switch::Pause => client.pause_vm(vm, how).await,
+            Switch::Resume => client.resume_vm(vm, how).await,
         }
     }
 
@@ -216,9 +219,9 @@ pub fn next_start(vm: &Vm, now: Timestamp) -> String {
 /// Runs a verb of power.
 pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
     let (switch, which) = verb.switch();
-    let (mut tasks, mut failures) = (Vec::new(), Vec::new());
+    let (how, mut tasks, mut failures) = (which.schedule.submit(), Vec::new(), Vec::new());
     for vm in &which.vm {
-        match switch.submit(session, vm).await {
+        match switch.submit(session, vm, &how).await {
             Ok(submitted) => tasks.push((vm, submitted.task)),
             Err(error) => failures.push(Failure::from(error).explained(&session.client).await),
         }

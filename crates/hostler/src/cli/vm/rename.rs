@@ -1,10 +1,9 @@
 //! `hostler vm rename`: another name for a machine.
 
-use hostler_client::Submit;
 use hostler_model::{kind::VmRenameOutput, name::Name};
 use serde::Deserialize;
 
-use super::super::{Session, WaitArgs, read, succeeded};
+use super::super::{ScheduleArgs, Session, WaitArgs, read, succeeded};
 use crate::{
     exit::{Exit, Failure},
     watch::Tell,
@@ -32,11 +31,14 @@ pub struct Args {
     /// Only say what would happen
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 /// Renames a machine. The name is its own at once; what is waited for is that its node knows.
 pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
-    let how = if args.dry_run { Submit::dry() } else { Submit::default() };
+    let how = args.schedule.submit_or_try(args.dry_run);
     let mut submitted = session.client.rename_vm(&args.vm, &args.name, &how).await?;
     let (from, to) = (&args.vm, &args.name);
     if args.dry_run {

@@ -1,6 +1,5 @@
 //! `hostler vm snapshot` and `hostler vm restore`: a machine's state kept, and brought back.
 
-use hostler_client::Submit;
 use hostler_model::{
     api::{NewRestore, NewSnapshot, Submitted},
     kind::{VmRestoreOutput, VmSnapshotOutput},
@@ -10,7 +9,7 @@ use hostler_model::{
 use serde::Deserialize;
 
 use crate::{
-    cli::{Session, WaitArgs, read, succeeded},
+    cli::{ScheduleArgs, Session, WaitArgs, read, succeeded},
     exit::{Exit, Failure},
     output,
     watch::Tell,
@@ -49,6 +48,9 @@ pub struct Take {
     /// Only say what would happen
     #[arg(long)]
     dry_run: bool,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 /// What to restore.
@@ -62,11 +64,14 @@ pub struct Restore {
 
     #[command(flatten)]
     wait: WaitArgs,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
 }
 
 /// Takes a snapshot.
 pub async fn take(args: Take, session: &Session) -> Result<Exit, Failure> {
-    let how = if args.dry_run { Submit::dry() } else { Submit::default() };
+    let how = args.schedule.submit_or_try(args.dry_run);
     let new = NewSnapshot { name: args.name, memory: args.memory };
     let mut submitted = session.client.take_snapshot(&args.vm, &new, &how).await?;
     if args.dry_run || args.wait.no_wait() {
@@ -127,7 +132,7 @@ fn taken(submitted: &Submitted, task: &Task) -> String {
 /// Restores.
 pub async fn restore(args: Restore, session: &Session) -> Result<Exit, Failure> {
     let restore = NewRestore { snapshot: args.snapshot };
-    let mut submitted = session.client.restore_vm(&args.vm, &restore, &Submit::default()).await?;
+    let mut submitted = session.client.restore_vm(&args.vm, &restore, &args.schedule.submit()).await?;
     if args.wait.no_wait() {
         session.print(&submitted, || {
             output::fields([("task", format!("{} {}", submitted.task.id, submitted.task.state))])
