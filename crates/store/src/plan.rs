@@ -24,7 +24,9 @@ async fn plan(db: &Sqlite, text: &str) -> Vec<String> {
 async fn a_list_by_a_filter_walks_that_filters_index() {
     let dir = tempfile::tempdir().unwrap();
     let db = Sqlite::open(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
-    for (text, index) in [vm::INDEXED, snapshot::INDEXED, log::INDEXED, task::list::INDEXED].into_iter().flatten() {
+    for (text, index) in
+        [vm::INDEXED, snapshot::INDEXED, log::INDEXED, task::list::INDEXED, task::later::INDEXED].into_iter().flatten()
+    {
         let plan = plan(&db, text).await;
         assert!(plan.iter().any(|line| line.contains(index)), "{index}: {text}\n{plan:#?}");
         assert!(!plan.iter().any(|line| line.contains("TEMP B-TREE")), "{text}\n{plan:#?}");
@@ -52,6 +54,7 @@ async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
         task::HOT,
         task::list::HOT,
         task::stats::HOT,
+        task::later::HOT,
         task_log::HOT,
         vm::HOT,
         snapshot::HOT,

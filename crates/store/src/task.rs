@@ -6,7 +6,7 @@ macro_rules! columns {
         "t.id, t.seq, t.tenant, t.kind, t.vm, t.target_node, t.params, t.state, t.node, t.store_epoch, t.attempt,
          t.max_attempts, t.clean, t.enrolment, t.lease_until, t.abort_reason, t.progress, t.phases, t.output, t.error,
          t.retry_of, t.created_by, t.created_at, t.not_before, t.queue_deadline, t.deadline, t.started_at,
-         t.finished_at, t.priority, t.queue_timeout_s, t.timeout_s, t.retry, t.dead_letter"
+         t.finished_at, t.priority, t.queue_timeout_s, t.timeout_s, t.retry, t.dead_letter, t.turn = 'later'"
     };
 }
 
@@ -28,6 +28,7 @@ macro_rules! waits {
 }
 
 mod lane;
+pub(crate) mod later;
 pub(crate) mod list;
 pub(crate) mod stats;
 
@@ -49,11 +50,14 @@ pub(crate) use list::{Held, list, one, waiting_for};
 /// A task with what only transitions see.
 #[derive(Clone, Debug)]
 pub(crate) struct TaskRow {
-    /// The number of the log entry that says it was queued: the order of turns.
+    /// The number of the log entry that says it was queued, or that its time has come: the order of turns.
     pub(crate) seq: i64,
     pub(crate) task: Task,
     pub(crate) clean: bool,
     pub(crate) lease: Option<Lease>,
+    /// Whether its time is yet to come: until then it takes no turn on its VM. Never so of a task that waits for another
+    /// attempt.
+    pub(crate) later: bool,
 }
 
 impl TaskRow {
@@ -88,9 +92,18 @@ impl TaskRow {
     /// Whether it holds or wants a turn of its own on its VM.
     pub(crate) fn changes_vm(&self) -> bool {
         match self.task.kind.spec().turn {
-            Turn::Exclusive | Turn::Final => true,
+            Turn::Exclusive | Turn::Final => !self.later,
             Turn::None | Turn::Shared => false,
         }
+    }
+
+    /// Whether its VM goes with it, as soon as its turn comes.
+    pub(crate) fn is_final(&self) -> bool {
+        self.changes_vm() && self.task.kind.spec().turn == Turn::Final
+    }
+
+    fn turn_word(&self) -> &'static str {
+        if self.later { "later" } else { turn_word(self.task.kind.spec().turn) }
     }
 }
 
@@ -151,12 +164,12 @@ UPDATE tasks
  WHERE id IN (SELECT id
                 FROM tasks
                WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
-                 AND not_before <= CAST(?1->>'now' AS BIGINT)
+                 AND not_before <= CAST(?1->>'now' AS BIGINT) AND turn <> 'later'
                ORDER BY not_before
                LIMIT CAST(?1->>'limit' AS BIGINT))";
 
 /// Lets tasks be leased whose time has come, at most `limit` of them. Until then [`leasable`] does not come across them,
-/// however many there are.
+/// however many there are. Those that then take their turn on a VM are not among them ([`later::due`]).
 pub(crate) fn ripen(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<()> {
     tx.execute(RIPEN, &json!({"now": now.as_micros(), "limit": limit}))?;
     Ok(())
@@ -279,10 +292,8 @@ SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'k
 
 #[derive(Serialize)]
 struct Inserted<'a> {
-    seq: i64,
     tenant: TenantId,
     kind: KindName,
-    turn: &'static str,
     vm: Option<VmId>,
     target_node: Option<NodeId>,
     params: &'a Value,
@@ -312,10 +323,8 @@ fn inserted(row: &TaskRow, now: Timestamp) -> Inserted<'_> {
     let task = &row.task;
     let Schedule { priority, queue_timeout_seconds, timeout_seconds, retry } = task.schedule;
     Inserted {
-        seq: row.seq,
         tenant: task.tenant,
         kind: task.kind,
-        turn: turn_word(task.kind.spec().turn),
         vm: task.target.vm,
         target_node: task.target.node,
         params: &task.params,
@@ -333,7 +342,8 @@ fn inserted(row: &TaskRow, now: Timestamp) -> Inserted<'_> {
 
 const UPDATE: &str = "
 UPDATE tasks
-   SET state = c.value->>'state', node = c.value->>'node', store_epoch = CAST(c.value->>'store_epoch' AS BIGINT),
+   SET seq = CAST(c.value->>'seq' AS BIGINT), turn = c.value->>'turn',
+       state = c.value->>'state', node = c.value->>'node', store_epoch = CAST(c.value->>'store_epoch' AS BIGINT),
        attempt = CAST(c.value->>'attempt' AS BIGINT), clean = CAST(c.value->>'clean' AS BIGINT),
        enrolment = c.value->>'enrolment', lease_until = CAST(c.value->>'lease_until' AS BIGINT),
        abort_reason = c.value->>'abort_reason', progress = c.value->>'progress', phases = c.value->>'phases',
@@ -349,6 +359,8 @@ UPDATE tasks
 #[derive(Serialize)]
 struct Updated<'a> {
     id: TaskId,
+    seq: i64,
+    turn: &'static str,
     state: TaskState,
     node: Option<NodeId>,
     store_epoch: u32,
@@ -386,6 +398,8 @@ fn updated(row: &TaskRow, now: Timestamp) -> Updated<'_> {
     let task = &row.task;
     Updated {
         id: task.id,
+        seq: row.seq,
+        turn: row.turn_word(),
         state: task.state,
         node: task.node,
         store_epoch: task.fence.store_epoch,
@@ -405,9 +419,24 @@ fn updated(row: &TaskRow, now: Timestamp) -> Updated<'_> {
         started_at: task.started_at.map(Timestamp::as_micros),
         finished_at: task.finished_at.map(Timestamp::as_micros),
         lane: Lane::of(task).word(),
-        ripe: u8::from(task.not_before <= now),
+        ripe: u8::from(task.not_before <= now && !row.later),
         dead_letter: task.dead_letter,
     }
+}
+
+const AMEND: &str = "
+UPDATE tasks
+   SET params = c.value->>'params'
+  FROM jsonb_each(?1) c
+ WHERE tasks.id = c.value->>'id'";
+
+/// Writes the parameters of tasks, which hardly ever change.
+pub(crate) fn amend<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>) -> Result<()> {
+    let batch: Vec<Value> = rows.map(|row| json!({"id": row.task.id, "params": row.task.params})).collect();
+    if !batch.is_empty() {
+        tx.execute(AMEND, &batch)?;
+    }
+    Ok(())
 }
 
 const RENEW: &str = "
@@ -424,7 +453,7 @@ pub(crate) fn renew(tx: &Tx<'_>, ids: &[TaskId], until: Timestamp) -> Result<()>
 }
 
 /// How many columns [`read`] reads.
-const COLUMNS: usize = 33;
+const COLUMNS: usize = 34;
 
 fn read(row: &Row<'_>) -> Result<TaskRow> {
     let kind: KindName = row.parse(3)?;
@@ -468,13 +497,25 @@ fn read(row: &Row<'_>) -> Result<TaskRow> {
         started_at: moment(26)?,
         finished_at: moment(27)?,
     };
-    Ok(TaskRow { seq: row.get(1)?, task, clean: row.get(12)?, lease })
+    Ok(TaskRow { seq: row.get(1)?, task, clean: row.get(12)?, lease, later: row.get(33)? })
 }
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] =
-    &[BY_IDS, LIVE_ON_VMS, RETRY_OF, RIPEN, LEASABLE, HELD, LAPSED, PAST_QUEUE_DEADLINE, PAST_DEADLINE, UPDATE, RENEW];
+pub(crate) const HOT: &[&str] = &[
+    BY_IDS,
+    LIVE_ON_VMS,
+    RIPEN,
+    LEASABLE,
+    HELD,
+    LAPSED,
+    PAST_QUEUE_DEADLINE,
+    PAST_DEADLINE,
+    UPDATE,
+    AMEND,
+    RENEW,
+    RETRY_OF,
+];
 
 /// Lists of what may be leased, and the index that each is to walk in its order.
 #[cfg(test)]

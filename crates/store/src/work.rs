@@ -108,6 +108,10 @@ pub(crate) struct Work<'a> {
     lines: Vec<NewLine>,
     /// What happened to tasks, for their statistics.
     pub(crate) counts: Counts,
+    /// Tasks whose time has come: they stand at the end of their VM's queue from now on.
+    come: BTreeSet<TaskId>,
+    /// Tasks whose parameters changed.
+    amended: BTreeSet<TaskId>,
 }
 
 /// An allocation as it was read, and as it is now.
@@ -142,6 +146,8 @@ impl<'a> Work<'a> {
             ended: Vec::new(),
             lines: Vec::new(),
             counts: Counts::default(),
+            come: BTreeSet::new(),
+            amended: BTreeSet::new(),
         }
     }
 
@@ -288,6 +294,26 @@ impl<'a> Work<'a> {
         self.tasks.insert(row.task.id, row);
     }
 
+    /// Puts a task whose time has come at the end of its VM's queue. Its event must be the next entry.
+    pub(crate) fn take_place(&mut self, id: TaskId) {
+        let seq = i64::try_from(self.entries.len()).unwrap_or(i64::MAX);
+        let Some(row) = self.tasks.change(&id) else { return };
+        (row.seq, row.later) = (seq, false);
+        if let Some(queue) = row.task.target.vm.and_then(|vm| self.queues.get_mut(&vm)) {
+            queue.retain(|other| *other != id);
+            queue.push(id);
+        }
+        self.come.insert(id);
+    }
+
+    /// Changes a task's parameters.
+    pub(crate) fn amend(&mut self, id: TaskId, params: Value) {
+        if let Some(row) = self.tasks.change(&id) {
+            row.task.params = params;
+            self.amended.insert(id);
+        }
+    }
+
     /// Adds an event.
     pub(crate) fn event(&mut self, tenant: Option<TenantId>, noun: &str, kind: &str, subject: Uuid, data: Value) {
         let (kind, noun) = (kind.to_owned(), noun.to_owned());
@@ -368,7 +394,7 @@ impl<'a> Work<'a> {
     /// Gives new tasks and changed VMs and snapshots the numbers of the log entries with which they are written.
     fn number(&mut self, before: i64, after: i64) {
         for (made, row) in self.tasks.dirty_mut() {
-            if made {
+            if made || self.come.contains(&row.task.id) {
                 row.seq += before + 1;
             }
         }
@@ -391,6 +417,7 @@ impl<'a> Work<'a> {
         snapshot::insert(self.tx, self.snapshots.made())?;
         task::insert(self.tx, self.tasks.made(), self.now)?;
         task::update(self.tx, self.tasks.changed(), self.now)?;
+        task::amend(self.tx, self.amended.iter().filter_map(|id| self.tasks.get(id)))?;
         task::renew(self.tx, &self.renewed, self.now.plus(self.context.timing.lease))?;
         stats::add(self.tx, &self.counts, self.now)?;
         task_log::append(self.tx, &self.lines, self.now)?;

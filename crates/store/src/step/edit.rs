@@ -12,7 +12,7 @@ use hostler_model::{
     alloc::{Allocation, Owner},
     edit::{self, Outcome, Shape, VmPatch},
     forward,
-    kind::{Filed, KindName, Turn, VmCreateOutput, VmEditOutput, is_plausible},
+    kind::{Filed, KindName, VmCreateOutput, VmEditOutput, is_plausible},
     placement, quota,
     task::{Effects, Verdict},
     vm::{Observation, Vm, VmState},
@@ -69,7 +69,7 @@ fn decide(work: &mut Work<'_>, item: &Submission, if_match: Option<&[u32]>) -> R
     let Some(vm) = vm.filter(|vm| vm.tenant == item.tenant && vm.state != VmState::Deleted).cloned() else {
         return Ok(Err(vm_not_found(id)));
     };
-    if queue.iter().any(|task| is(work, *task, |row| row.task.kind.spec().turn == Turn::Final)) {
+    if queue.iter().any(|task| is(work, *task, TaskRow::is_final)) {
         return Ok(Err(going(&vm)));
     }
     let patch = VmPatch::deserialize(&item.params)
@@ -80,6 +80,11 @@ fn decide(work: &mut Work<'_>, item: &Submission, if_match: Option<&[u32]>) -> R
 
 fn is(work: &Work<'_>, task: TaskId, what: impl Fn(&TaskRow) -> bool) -> bool {
     work.tasks.get(&task).is_some_and(what)
+}
+
+/// Whether it is an edit that the machine's spec says already. One for later is not in it.
+fn is_edit(row: &TaskRow) -> bool {
+    row.task.kind == KindName::VmEdit && !row.later
 }
 
 /// What an accepted `vm.edit` comes to.
@@ -97,7 +102,7 @@ pub(super) fn plan(work: &mut Work<'_>, item: &Submission, node: NodeId) -> Resu
         Err(refusal) => return Ok(Err(refusal)),
     };
     let queue = work.queue(before.id)?;
-    if let Some(other) = queue.into_iter().find(|task| is(work, *task, |row| row.task.kind == KindName::VmEdit)) {
+    if let Some(other) = queue.into_iter().find(|task| is(work, *task, is_edit)) {
         return Ok(Err(busy(&before, other)));
     }
     let shape = Shape::of(&after.spec);
@@ -238,7 +243,7 @@ fn is_new_process(verdict: &Verdict) -> bool {
 /// All that was asked for is in effect, but for an edit that is yet to come.
 fn applied(work: &mut Work<'_>, id: VmId) -> Result<()> {
     let queue = work.queue(id)?;
-    let waits = queue.iter().any(|task| is(work, *task, |row| row.task.kind == KindName::VmEdit));
+    let waits = queue.iter().any(|task| is(work, *task, is_edit));
     let Some(row) = work.vms.change(&id).filter(|_| !waits) else { return Ok(()) };
     row.vm.observed_generation = row.vm.generation;
     let amount = row.vm.spec.charge();

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use hostler_model::{
-    TaskId, Timestamp, VmId,
+    Timestamp, VmId,
     edit::{FILE_AGAIN, is_over},
-    kind::{KindName, Turn},
+    kind::KindName,
 };
 use hostler_sqlite::Result;
 use serde_json::json;
@@ -13,6 +13,7 @@ use serde_json::json;
 use super::submit;
 use crate::{
     Submission, Swept,
+    task::TaskRow,
     vm::{self, VmRow},
     work::Work,
 };
@@ -30,7 +31,7 @@ pub(crate) fn expire_vms(work: &mut Work<'_>) -> Result<Swept> {
     let mut filed = Vec::new();
     for VmRow { vm, reaped_at, .. } in rows {
         let queue = work.queue(vm.id)?;
-        let goes = queue.iter().any(|id| is_final(work, *id));
+        let goes = queue.iter().any(|id| work.tasks.get(id).is_some_and(TaskRow::is_final));
         if is_over(&vm, reaped_at, work.now) && !goes {
             filed.push(deletion(work, &vm));
         }
@@ -52,10 +53,6 @@ pub(crate) fn expire_vms(work: &mut Work<'_>) -> Result<Swept> {
         }
     }
     Ok(Swept { changed: filed.len(), more })
-}
-
-fn is_final(work: &Work<'_>, id: TaskId) -> bool {
-    work.tasks.get(&id).is_some_and(|row| row.task.kind.spec().turn == Turn::Final)
 }
 
 fn deletion(work: &Work<'_>, vm: &hostler_model::vm::Vm) -> Submission {

@@ -11,7 +11,7 @@ use hostler_model::{
 };
 use hostler_sqlite::Result;
 
-use super::identify;
+use super::{identify, submit};
 use crate::{
     Answer, Claim, Leased,
     group::Step,
@@ -37,7 +37,7 @@ impl Step for Take {
             .iter()
             .filter(|claim| identify(&known, claim.node, claim.enrolment).is_ok_and(|who| who.state.takes_tasks()))
             .collect();
-        task::ripen(work.tx, work.now, RIPE)?;
+        submit::later::ripen(work)?;
         let mut offers = offers(work, &served, &known)?;
         claims
             .iter()
@@ -50,8 +50,6 @@ impl Step for Take {
     }
 }
 
-/// How many tasks whose time has come one step lets be leased: the next step comes within a second.
-const RIPE: usize = 1000;
 /// How many tasks to be undone one claim gets: they take no slot, but an answer must stay small.
 const ABORTS: usize = 64;
 

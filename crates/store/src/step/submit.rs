@@ -2,6 +2,7 @@
 
 mod again;
 mod change;
+pub(super) mod later;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -205,7 +206,7 @@ impl Batch {
         let Some(id) = item.target.vm else {
             return Ok(Err(Refusal::field("target.vm", "this kind works on a VM, and the target names none")));
         };
-        let queue = work.queue(id)?;
+        let (queue, later) = (work.queue(id)?, item.not_before > work.now);
         let vm = work.vms.get(&id).filter(|row| row.vm.tenant == item.tenant && row.vm.state != VmState::Deleted);
         let Some(vm) = vm.cloned() else { return Ok(Err(vm_not_found(id))) };
         let Some(node) = vm.vm.node else { return Ok(Err(vm_not_found(id))) };
@@ -216,24 +217,23 @@ impl Batch {
             return Ok(Err(refusal));
         }
         if earlier.is_none()
+            && !later
             && let Admission::Refuse(code, detail) = (spec.admit)(vm.vm.state)
         {
             return Ok(Err(Refusal::new(code, detail).with("vm", id.to_string()).with("state", vm.vm.state.as_str())));
         }
-        let part = match snapshot::decide(work, item, &vm.vm, node, earlier.is_some())? {
+        let part = match snapshot::decide(work, item, &vm.vm, node, later || earlier.is_some())? {
             Ok(part) => part,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let change = match self.change(work, item, &vm.vm, node)? {
+        // What a task for later changes and stops is decided when its time comes.
+        let change = match if later { Ok(None) } else { self.change(work, item, &vm.vm, node)? } {
             Ok(change) => change,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let aborts = match spec.turn {
-            Turn::Final => queue.iter().copied().filter(|id| may_be_aborted(work, *id)).collect(),
-            Turn::None | Turn::Shared | Turn::Exclusive => Vec::new(),
-        };
+        let aborts = if later { Vec::new() } else { aborts(work, spec.turn, &queue) };
         let target = Target { vm: Some(id), node: item.target.node };
-        let mut row = self.row(work, item, target, node);
+        let mut row = TaskRow { later, ..self.row(work, item, target, node) };
         let vm = change.as_ref().map_or_else(|| vm.clone(), |change| change.told(&mut row.task, &vm));
         row.task.waiting_for = waiting_for(&row.task, self.held(node, earlier.is_some()), work.now);
         let amount = (spec.delta)(&item.params);
@@ -274,7 +274,7 @@ impl Batch {
             finished_at: None,
         };
         task.waiting_for = waiting_for(&task, self.held(node, false), now);
-        let mut row = TaskRow { seq: 0, task, clean: true, lease: None };
+        let mut row = TaskRow { seq: 0, task, clean: true, lease: None, later: false };
         row.set_life(Life::new(self.store_epoch, not_before));
         row
     }
@@ -304,15 +304,7 @@ impl Batch {
         if let Some(part) = snapshot {
             snapshot::accept(work, item, part)?;
         }
-        if let Some(change) = change {
-            self.accept_change(work, item, change)?;
-        }
-        for earlier in aborts {
-            work.cancel(earlier, &item.actor)?;
-        }
-        if let Some(vm) = vm_id {
-            self.take_turn(work, item, vm)?;
-        }
+        self.begin(work, item, change, aborts)?;
         work.wake(task.node);
         let waiting_for = task.waiting_for;
         let mut task = work.tasks.get(&task.id).map_or(task, |row| row.task.clone());
@@ -320,6 +312,24 @@ impl Batch {
         let vm = vm_id.and_then(|id| work.vms.get(&id)).map(|row| row.vm.clone());
         let snapshot = snapshot_id.and_then(|id| work.snapshots.get(&id)).map(|row| row.snapshot.clone());
         Ok(Accepted { task, vm, snapshot, replayed: false })
+    }
+
+    /// What a task does as it takes its place in its machine's queue.
+    fn begin(
+        &mut self,
+        work: &mut Work<'_>,
+        item: &Submission,
+        change: Option<Change>,
+        aborts: Vec<TaskId>,
+    ) -> Result<()> {
+        if let Some(change) = change {
+            self.accept_change(work, item, change)?;
+        }
+        for earlier in aborts {
+            work.cancel(earlier, &item.actor)?;
+        }
+        let vm = work.tasks.get(&item.task).and_then(|row| row.task.target.vm);
+        vm.map_or(Ok(()), |vm| self.take_turn(work, item, vm))
     }
 
     /// Names the change under way on the VM, and ends a task at once for which nothing is left to do.
@@ -386,9 +396,14 @@ fn place(
     Ok(placement::place(work.candidates()?, &wanted))
 }
 
-/// A deletion under way is not aborted by the next one, which then finds nothing left to do.
-fn may_be_aborted(work: &Work<'_>, id: TaskId) -> bool {
-    work.tasks.get(&id).is_some_and(|row| row.task.kind.spec().turn != Turn::Final)
+/// The tasks before it that a deletion ends. One under way is not ended by the next one, which then finds nothing left
+/// to do.
+fn aborts(work: &Work<'_>, turn: Turn, queue: &[TaskId]) -> Vec<TaskId> {
+    let is_other = |id: &TaskId| work.tasks.get(id).is_some_and(|row| row.task.kind.spec().turn != Turn::Final);
+    match turn {
+        Turn::Final => queue.iter().copied().filter(is_other).collect(),
+        Turn::None | Turn::Shared | Turn::Exclusive => Vec::new(),
+    }
 }
 
 fn new_vm(work: &Work<'_>, item: &Submission, machine: &NewMachine, node: NodeId) -> VmRow {

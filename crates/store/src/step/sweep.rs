@@ -11,6 +11,7 @@ use hostler_model::{
 use hostler_sqlite::Result;
 use serde_json::json;
 
+use super::submit;
 use crate::{
     Swept, idempotency,
     node::{self, NodeRow},
@@ -32,8 +33,9 @@ pub(crate) fn lapse_leases(work: &mut Work<'_>) -> Result<Swept> {
     overdue(work, Due::Lease, &Event::Lapse)
 }
 
-/// Tasks that nobody leased in time.
+/// Tasks that nobody leased in time. Those whose time has come take their place, whether any node asks for work or not.
 pub(crate) fn expire_queued(work: &mut Work<'_>) -> Result<Swept> {
+    submit::later::ripen(work)?;
     overdue(work, Due::Queue, &Event::MissQueueDeadline)
 }
 

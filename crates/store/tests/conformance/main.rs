@@ -10,6 +10,7 @@ mod heartbeat;
 mod history;
 mod idempotency;
 mod image;
+mod later;
 mod lease;
 mod letter;
 mod log;
@@ -133,6 +134,18 @@ macro_rules! every_claim {
                 the_time_in_the_queue_goes_on_while_a_node_is_paused
                 a_paused_node_is_taken_only_when_no_other_will_do
                 pausing_an_unknown_node_is_refused;
+            later:
+                a_change_for_later_holds_nobody_up
+                a_machine_whose_change_is_for_later_is_observed_and_restarted
+                what_is_for_later_is_judged_when_its_time_comes
+                a_deletion_for_later_stops_nothing_until_then
+                a_deletion_for_later_ends_nothing_that_became_protected
+                an_edit_for_later_changes_nothing_until_then
+                an_edit_for_later_that_may_not_be_then_fails_with_the_refusals_code
+                a_name_for_later_is_taken_at_its_time
+                what_was_queued_meanwhile_comes_before_it
+                its_turn_comes_also_while_no_node_asks_for_work
+                a_machine_made_later_is_named_and_held_at_once;
             letter:
                 what_was_given_up_is_a_dead_letter_and_what_failed_for_good_is_none
                 a_dead_letter_that_is_done_again_is_off_the_list
