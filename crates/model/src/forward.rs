@@ -130,6 +130,17 @@ pub fn check(forwards: &[PortForward]) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// Takes over the ports that a node chose. A forward is found by what it is, not by its place: the list may have changed
+/// since the node was told; whatever else the node says of them is none of its business.
+pub fn choose(forwards: &mut [PortForward], mut said: Vec<PortForward>) {
+    said.retain(|said| !forwards.contains(said));
+    for wanted in forwards.iter_mut().filter(|forward| forward.host_port == 0) {
+        if let Some(at) = said.iter().position(|said| PortForward { host_port: 0, ..*said } == *wanted) {
+            *wanted = said.remove(at);
+        }
+    }
+}
+
 /// That somebody else has the port. `who`: in words, such as `the VM web-1`.
 pub fn taken(forward: &PortForward, who: &str) -> Refusal {
     let detail = format!(
@@ -174,5 +185,13 @@ mod tests {
         }
         assert!(check(&[of("8080:80"), of("8080:81")]).is_err());
         assert!(check(&[of("80"), of("80"), of("8080:81")]).is_ok());
+    }
+
+    #[test]
+    fn a_port_that_was_chosen_goes_to_the_forward_that_it_was_chosen_for() {
+        let of = |text: &str| text.parse::<PortForward>().unwrap();
+        let mut now = ["443", "80", "9000:80", "53/udp", "80"].map(of);
+        choose(&mut now, ["40001:80", "40002:53", "9000:80", "40003:80", "40004:22"].map(of).to_vec());
+        assert_eq!(now, ["443", "40001:80", "9000:80", "53/udp", "40003:80"].map(of));
     }
 }

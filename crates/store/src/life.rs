@@ -143,7 +143,8 @@ impl Work<'_> {
                 self.delete_snapshots_of(id)?;
             }
         }
-        self.settle_allocation(Owner::Vm(id), settled.allocation)?;
+        let settlement = edit::settlement(self, id, settled.allocation)?;
+        self.settle_allocation(Owner::Vm(id), settlement)?;
         edit::settle(self, row, id, verdict)?;
         if self.vms.get(&id).is_some_and(|vm| vm.vm.task == Some(row.task.id)) {
             let next = self.first_change(&queue);

@@ -9,7 +9,7 @@
 
 use hostler_model::{
     Code, NodeId, Refusal, Resources, TaskId, VmId,
-    alloc::{Allocation, Owner},
+    alloc::{Allocation, Owner, Settlement},
     edit::{self, Outcome, Shape, VmPatch},
     forward,
     kind::{Filed, KindName, VmCreateOutput, VmEditOutput, is_plausible},
@@ -216,19 +216,56 @@ pub(crate) fn settle(work: &mut Work<'_>, task: &TaskRow, id: VmId, verdict: &Ve
     match task.task.kind {
         KindName::VmEdit => settle_edit(work, task, id, verdict),
         KindName::VmCreate => {
-            if let Verdict::Succeeded { output } = verdict
-                && let Some(row) = work.vms.change(&id)
-            {
-                // What it was made of is what runs; only its record changed meanwhile.
-                row.vm.observed_generation = row.vm.generation;
-                if let Ok(made) = VmCreateOutput::deserialize(output) {
-                    chosen(&mut row.vm, made.port_forwards);
-                }
+            if let Verdict::Succeeded { output } = verdict {
+                let said = VmCreateOutput::deserialize(output).map(|made| made.port_forwards);
+                made(work, id, said.unwrap_or_default())?;
             }
             Ok(())
         }
         KindName::VmStart | KindName::VmStop if is_new_process(verdict) => applied(work, id),
         _ => Ok(()),
+    }
+}
+
+/// A machine was made: what it was made of is what runs. Only its record changed meanwhile, unless an edit of it waits.
+fn made(work: &mut Work<'_>, id: VmId, said: Vec<forward::PortForward>) -> Result<()> {
+    let waits = waiting(work, id)?;
+    let Some(row) = work.vms.change(&id) else { return Ok(()) };
+    row.vm.observed_generation = match &waits {
+        Some((_, filed)) => filed.generation.saturating_sub(1),
+        None => row.vm.generation,
+    };
+    forward::choose(&mut row.vm.spec.port_forwards, said.clone());
+    if let Some((task, mut filed)) = waits {
+        // Should it be undone, the machine is to have the ports that it has.
+        forward::choose(&mut filed.before.port_forwards, said);
+        let params = work.tasks.get(&task).map(|row| row.task.params.clone());
+        if let Some(mut params) = params {
+            params["filed"] = json!(filed);
+            work.amend(task, params);
+        }
+    }
+    Ok(())
+}
+
+/// The edit that waits for its turn on a machine, and what was filed with it.
+fn waiting(work: &mut Work<'_>, id: VmId) -> Result<Option<(TaskId, Filed)>> {
+    let queue = work.queue(id)?;
+    let edit = queue.into_iter().find(|task| is(work, *task, is_edit));
+    Ok(edit.and_then(|task| {
+        let row = work.tasks.get(&task)?;
+        Some((task, Filed::deserialize(row.task.params.get("filed")?).ok()?))
+    }))
+}
+
+/// What the end of a task does to its machine's charge: while an edit waits, what that asks for stays taken.
+pub(crate) fn settlement(work: &mut Work<'_>, id: VmId, settlement: Settlement) -> Result<Settlement> {
+    match settlement {
+        Settlement::Use(amount) => Ok(match waiting(work, id)? {
+            Some((_, filed)) => Settlement::Use(edit::larger(amount, filed.after.charge())),
+            None => settlement,
+        }),
+        Settlement::Keep | Settlement::UseHeld | Settlement::Release => Ok(settlement),
     }
 }
 
@@ -242,21 +279,11 @@ fn is_new_process(verdict: &Verdict) -> bool {
 
 /// All that was asked for is in effect, but for an edit that is yet to come.
 fn applied(work: &mut Work<'_>, id: VmId) -> Result<()> {
-    let queue = work.queue(id)?;
-    let waits = queue.iter().any(|task| is(work, *task, is_edit));
+    let waits = waiting(work, id)?.is_some();
     let Some(row) = work.vms.change(&id).filter(|_| !waits) else { return Ok(()) };
     row.vm.observed_generation = row.vm.generation;
     let amount = row.vm.spec.charge();
     charge(work, id, Some(amount))
-}
-
-/// Takes over the ports that the node chose; whatever else it says of them is none of its business.
-fn chosen(vm: &mut Vm, said: Vec<forward::PortForward>) {
-    for (wanted, said) in vm.spec.port_forwards.iter_mut().zip(said) {
-        if wanted.host_port == 0 {
-            wanted.host_port = said.host_port;
-        }
-    }
 }
 
 fn settle_edit(work: &mut Work<'_>, task: &TaskRow, id: VmId, verdict: &Verdict) -> Result<()> {
@@ -267,7 +294,7 @@ fn settle_edit(work: &mut Work<'_>, task: &TaskRow, id: VmId, verdict: &Verdict)
         Verdict::Succeeded { output } => {
             let output = VmEditOutput::deserialize(output).unwrap_or_default();
             let mut wished = vm.clone();
-            chosen(&mut wished, output.forwards);
+            forward::choose(&mut wished.spec.port_forwards, output.forwards);
             let outcome = Outcome::Done { forwards: wished.spec.port_forwards, pending: output.restart_pending };
             let there = edit::larger(output.charge, vm.spec.charge());
             (edit::settle(&vm, &filed, outcome), Some(there).filter(is_plausible))

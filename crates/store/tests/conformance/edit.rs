@@ -314,6 +314,57 @@ pub async fn a_port_that_the_node_chose_is_kept(world: &mut World) {
     assert_eq!(ports, [40001, 40002]);
 }
 
+/// A machine whose create is under way and an edit behind it.
+async fn edited_while_made(world: &World, patch: Value) -> (VmId, Task) {
+    let mut create = world.create("web");
+    create.vm.as_mut().unwrap().spec.port_forwards = ["80", "22"].map(|text| text.parse().unwrap()).to_vec();
+    let id = world.ok(create).await.target.vm.unwrap();
+    (id, filed(world, id, patch).await)
+}
+
+fn made() -> End {
+    let forwards = json!([{"host_port": 40001, "guest_port": 80}, {"host_port": 40002, "guest_port": 22}]);
+    let output = json!({"charge": one_vm(), "boot_ms": 1.0, "acceleration": "tcg", "port_forwards": forwards});
+    End::Succeeded { output }
+}
+
+fn ports(vm: &Vm) -> Vec<(u16, u16)> {
+    vm.spec.port_forwards.iter().map(|forward| (forward.host_port, forward.guest_port)).collect()
+}
+
+pub async fn an_edit_behind_the_create_stays_charged_for_what_it_asks(world: &mut World) {
+    let agent = world.node("a").await;
+    let patch = json!({"memory_mib": 1024, "port_forwards": [{"guest_port": 443}, {"guest_port": 22}]});
+    let (id, edit) = edited_while_made(world, patch).await;
+    let create = world.lease_one(agent).await;
+    world.end_with(agent, &create, made()).await;
+    let vm = world.vm(id).await;
+    assert_eq!((vm.state, vm.task), (VmState::Running, Some(edit.id)));
+    assert_eq!((vm.generation, vm.observed_generation), (2, 1), "the edit is yet to come");
+    assert_eq!(world.book().await.used.memory_mib, 1024);
+    assert_eq!(ports(&vm), [(0, 443), (40002, 22)], "a port is the one that was chosen for it");
+    let leased = world.lease_one(agent).await;
+    let charge = Resources { memory_mib: 1024, ..one_vm() };
+    let forwards = json!([{"host_port": 40003, "guest_port": 443}, {"host_port": 40002, "guest_port": 22}]);
+    let output = json!({"memory_mib": "live", "port_forwards": "live", "forwards": forwards, "charge": charge});
+    world.end_with(agent, &leased, End::Succeeded { output }).await;
+    let vm = world.vm(id).await;
+    assert_eq!((vm.spec.memory_mib, vm.generation, vm.observed_generation), (1024, 2, 2));
+    assert_eq!((world.book().await.total(), ports(&vm)), (charge, vec![(40003, 443), (40002, 22)]));
+}
+
+pub async fn an_edit_behind_the_create_that_is_undone_leaves_what_was_made(world: &mut World) {
+    let agent = world.node("a").await;
+    let (id, edit) = edited_while_made(world, json!({"memory_mib": 1024, "port_forwards": null})).await;
+    let create = world.lease_one(agent).await;
+    world.end_with(agent, &create, made()).await;
+    world.cancel(edit.id).await.unwrap();
+    let vm = world.vm(id).await;
+    assert_eq!((vm.spec.memory_mib, ports(&vm)), (256, vec![(40001, 80), (40002, 22)]));
+    assert_eq!((vm.generation, vm.observed_generation, vm.task), (3, 3, None));
+    assert_eq!(world.book().await.total(), one_vm());
+}
+
 fn renamed(world: &World, vm: VmId, name: &str) -> Submission {
     Submission { params: json!({"name": name}), ..world.on_vm(KindName::VmRename, vm) }
 }

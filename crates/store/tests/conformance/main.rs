@@ -252,6 +252,8 @@ macro_rules! every_claim {
                 one_edit_runs_at_a_time_and_a_repeat_gets_the_first_answer
                 a_port_that_another_machine_has_is_refused_with_its_name
                 a_port_that_the_node_chose_is_kept
+                an_edit_behind_the_create_stays_charged_for_what_it_asks
+                an_edit_behind_the_create_that_is_undone_leaves_what_was_made
                 a_name_changes_with_the_submission_and_the_old_one_is_free
                 a_node_that_takes_nothing_new_still_looks_at_what_it_has;
             cancel:
