@@ -49,7 +49,8 @@ pub(crate) struct FirstAnswer {
 /// An answer as it is stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Stored {
-    pub(crate) task: Task,
+    /// `None`: it was done with the answer.
+    pub(crate) task: Option<Task>,
     pub(crate) vm: Option<Vm>,
     pub(crate) snapshot: Option<Snapshot>,
 }
@@ -80,7 +81,7 @@ struct Written<'a> {
     #[serde(flatten)]
     key: &'a Key,
     body: &'a str,
-    task: TaskId,
+    task: Option<TaskId>,
     answer: &'a Stored,
     created_at: i64,
 }
@@ -92,7 +93,7 @@ pub(crate) fn insert(tx: &Tx<'_>, answers: &[FirstAnswer], now: Timestamp) -> Re
         .map(|FirstAnswer { key, body, answer }| Written {
             key,
             body,
-            task: answer.task.id,
+            task: answer.task.as_ref().map(|task| task.id),
             answer,
             created_at: now.as_micros(),
         })

@@ -48,6 +48,8 @@ pub struct Submission {
     pub retry_of: Option<TaskId>,
     /// The caller's key, if it sent one.
     pub idempotency: Option<Idempotency>,
+    /// The generations that the machine may have; `None`: any.
+    pub if_match: Option<Vec<u32>>,
     /// Answer as if, and write nothing.
     pub dry_run: bool,
 }
@@ -70,6 +72,7 @@ impl Submission {
             snapshot: None,
             retry_of: None,
             idempotency: None,
+            if_match: None,
             dry_run: false,
         }
     }
@@ -90,20 +93,16 @@ pub struct NewMachine {
     pub ttl: Option<Duration>,
 }
 
-/// An edit of a machine: a task only where its host must do something.
-#[derive(Clone, Debug)]
-pub struct EditVm {
-    /// The `vm.edit` that it may become.
-    pub submission: Submission,
-    /// The generations that the machine may have; `None`: any.
-    pub if_match: Option<Vec<u32>>,
-}
-
 /// What an edit came to.
 #[derive(Clone, Debug)]
 pub enum Edited {
     /// All of it is done.
-    Record(Box<Vm>),
+    Record {
+        /// The machine as it is then.
+        vm: Box<Vm>,
+        /// Whether this is the first answer under the key once more.
+        replayed: bool,
+    },
     /// The rest is under way.
     Task(Box<Accepted>),
 }

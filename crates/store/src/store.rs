@@ -24,7 +24,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Caller, Cancel, Claim, EditVm, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
+    Accepted, Answer, Beat, Caller, Cancel, Claim, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
     NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, StatsFilter, Submission, Swept,
     TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
@@ -259,7 +259,7 @@ impl Store {
     }
 
     /// Edits a machine: its record at once, its host by a task.
-    pub async fn edit_vm(&self, edit: EditVm) -> Result<Answer<Edited>> {
+    pub async fn edit_vm(&self, edit: Submission) -> Result<Answer<Edited>> {
         self.step("store.vm", move |work| edit::edit(work, &edit)).await
     }
 

@@ -151,6 +151,7 @@ impl App {
             snapshot: None,
             retry_of: None,
             idempotency: None,
+            if_match: None,
             dry_run: false,
         };
         let answers = self.store.submit(nodes.iter().map(submission).collect()).await?;

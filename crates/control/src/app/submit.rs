@@ -28,6 +28,8 @@ pub struct Terms {
     pub dry_run: bool,
     /// When it may begin, and how often it may be tried: before what the task says of that.
     pub when: schedule::Asked,
+    /// The generations that the machine may have; `None`: any.
+    pub if_match: Option<Vec<u32>>,
 }
 
 impl Terms {
@@ -83,7 +85,8 @@ impl App {
         let mut asked = Vec::with_capacity(tasks.len());
         for (task, part) in tasks.iter().zip(0u32..) {
             let of_part = |sent: &Idempotency| Idempotency { part: Some(part), ..sent.clone() };
-            let terms = Terms { idempotency: terms.idempotency.as_ref().map(of_part), ..*terms };
+            let idempotency = terms.idempotency.as_ref().map(of_part);
+            let terms = Terms { idempotency, ..terms.clone() };
             let prepared = match strict::<NewTask>(task) {
                 Ok(new) => self.prepare(call, place, new, terms).await,
                 Err(refusal) => Err(refusal.into()),
@@ -166,6 +169,7 @@ impl App {
             snapshot,
             retry_of: place.retry_of,
             idempotency: terms.idempotency.filter(|_| !terms.dry_run),
+            if_match: terms.if_match,
             dry_run: terms.dry_run,
         };
         Ok(Prepared { submission, gone })

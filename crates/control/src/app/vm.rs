@@ -3,7 +3,7 @@
 use hostler_model::{
     Code, TenantId, VmId, edit::VmPatch, kind::KindName, name::Name, schedule::Schedule, task::Target, vm::Vm,
 };
-use hostler_store::{EditVm, Edited, Submission, VmFilter};
+use hostler_store::{Edited, Submission, VmFilter};
 
 use super::{App, Error, Result, caller::Call, not_found, submit::Terms};
 
@@ -29,15 +29,8 @@ impl App {
         Err(not_found(Code::VmNotFound, "vm", text).into())
     }
 
-    /// Edits a machine: its record at once, its host by a task. `if_match`: the generations that it may have.
-    pub async fn edit_vm(
-        &self,
-        call: &Call,
-        text: &str,
-        patch: VmPatch,
-        if_match: Option<Vec<u32>>,
-        terms: Terms,
-    ) -> Result<Edited> {
+    /// Edits a machine: its record at once, its host by a task.
+    pub async fn edit_vm(&self, call: &Call, text: &str, patch: VmPatch, terms: Terms) -> Result<Edited> {
         let kind = KindName::VmEdit;
         call.require(kind.spec().role)?;
         let Vm { id, tenant, .. } = self.vm(call, text).await?;
@@ -59,9 +52,10 @@ impl App {
             snapshot: None,
             retry_of: None,
             idempotency: terms.idempotency.filter(|_| !terms.dry_run),
+            if_match: terms.if_match,
             dry_run: terms.dry_run,
         };
-        Ok(self.store.edit_vm(EditVm { submission, if_match }).await??)
+        Ok(self.store.edit_vm(submission).await??)
     }
 
     /// The caller's machines, newest first.

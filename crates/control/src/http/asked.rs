@@ -2,10 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    extract::FromRequestParts,
-    response::{IntoResponse, Response},
-};
+use axum::{extract::FromRequestParts, response::Response};
 use hostler_model::{
     Refusal, Timestamp,
     api::{NewTask, Submitted, TargetRef},
@@ -101,6 +98,7 @@ pub(super) struct Asked {
     wait: Option<Duration>,
     dry_run: bool,
     when: schedule::Asked,
+    if_match: Option<Vec<u32>>,
     route: String,
 }
 
@@ -114,12 +112,18 @@ impl<S: Sync> FromRequestParts<S> for Asked {
             wait: wait(&parts.headers),
             dry_run: query.dry_run,
             when: query.when(),
+            if_match: None,
             route: format!("{} {}", parts.method, parts.uri.path()),
         })
     }
 }
 
 impl Asked {
+    /// Only of a machine that has one of these generations.
+    pub(super) fn matching(self, if_match: Option<Vec<u32>>) -> Asked {
+        Asked { if_match, ..self }
+    }
+
     /// The terms of a submission with this body.
     pub(super) fn terms(&self, body_sha256: &str) -> Terms {
         let idempotency = self.key.clone().map(|key| Idempotency {
@@ -128,7 +132,7 @@ impl Asked {
             body: self.asked_with(body_sha256),
             part: None,
         });
-        Terms { idempotency, dry_run: self.dry_run, when: self.when }
+        Terms { idempotency, dry_run: self.dry_run, when: self.when, if_match: self.if_match.clone() }
     }
 
     /// What a key stands for: the body, and a schedule where one was asked for beside it.
@@ -179,11 +183,16 @@ impl Asked {
         if let Some(wait) = self.wait {
             insert(headers, PREFERENCE_APPLIED, &format!("wait={}", wait.as_secs()));
         }
-        if replayed {
-            headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
-        }
-        Ok(response.into_response())
+        Ok(replay(response, replayed))
     }
+}
+
+/// An answer, which may be the first one under its key once more.
+pub(super) fn replay(mut response: Response, replayed: bool) -> Response {
+    if replayed {
+        response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
+    }
+    response
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {

@@ -28,7 +28,8 @@ impl<S: Sync> FromRequestParts<S> for IfMatch {
     }
 }
 
-/// A tag that is none of ours matches nothing; what is no tag at all is refused.
+/// A tag that is none of ours matches nothing, nor does a weak one: this comparison is a strong one (RFC 9110 §13.1.1).
+/// What is no tag at all is refused.
 fn read(headers: &HeaderMap) -> std::result::Result<Option<Vec<u32>>, Refusal> {
     let refused = || Refusal::field("If-Match", "it lists entity tags as `ETag` gave them, such as \"3\", or is *");
     let mut generations = None;
@@ -38,8 +39,10 @@ fn read(headers: &HeaderMap) -> std::result::Result<Option<Vec<u32>>, Refusal> {
             if tag == "*" {
                 return Ok(None);
             }
-            let tag = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).ok_or_else(refused)?;
-            generations.get_or_insert_with(Vec::new).extend(tag.parse::<u32>().ok());
+            let weak = tag.strip_prefix("W/");
+            let tag =
+                weak.unwrap_or(tag).strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).ok_or_else(refused)?;
+            generations.get_or_insert_with(Vec::new).extend(tag.parse::<u32>().ok().filter(|_| weak.is_none()));
         }
     }
     Ok(generations)
@@ -61,7 +64,9 @@ mod tests {
         assert_eq!(of("*"), Ok(None));
         assert_eq!(of("\"3\", \"4\""), Ok(Some(vec![3, 4])));
         assert_eq!(of("\"other\""), Ok(Some(vec![])));
-        for bad in ["3", "", "W/\"3\"", "\"3"] {
+        assert_eq!(of("W/\"3\""), Ok(Some(vec![])));
+        assert_eq!(of("W/\"3\", \"4\""), Ok(Some(vec![4])));
+        for bad in ["3", "", "W/3", "\"3"] {
             assert!(of(bad).is_err(), "{bad}");
         }
     }

@@ -19,7 +19,7 @@ use super::{
     body::{Json, Nothing, Strict},
     cursor::{self, List},
     document::{Filed, Refusals},
-    etag::tagged,
+    etag::{IfMatch, tagged},
     path::InPath,
     query::{InQuery, before, limit},
 };
@@ -83,16 +83,18 @@ pub(super) async fn show_vm(State(app): State<Arc<App>>, call: Call, path: InPat
 
 /// Ends a machine and removes what it had. Tasks before it on the same machine are aborted.
 #[utoipa::path(delete, path = "/api/v1/vms/{vm}", tag = "vms",
-    params(("vm" = String, Path, description = "Its id or name"), SubmitQuery, SubmitHeaders),
+    params(("vm" = String, Path, description = "Its id or name"), SubmitQuery, SubmitHeaders,
+        ("If-Match" = Option<String>, Header, description = "The `ETag` of the machine as it was read: refused with 412 when it was changed since")),
     responses(Filed, Refusals))]
 pub(super) async fn delete_vm(
     State(app): State<Arc<App>>,
     call: Call,
     path: InPath,
+    IfMatch(if_match): IfMatch,
     asked: Asked,
     body: Strict<Nothing>,
 ) -> Result<Response> {
-    asked.submit(&app, &call, KindName::VmDelete, path.on_vm()?, &body).await
+    asked.matching(if_match).submit(&app, &call, KindName::VmDelete, path.on_vm()?, &body).await
 }
 
 /// Runs a program in a guest: a list of arguments, never a shell line.

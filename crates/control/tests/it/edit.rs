@@ -55,6 +55,7 @@ async fn who_did_not_see_the_last_change_is_refused() {
     assert_eq!((refused.status.as_u16(), refused.code().as_str()), (412, "PRECONDITION_FAILED"));
     assert_eq!(refused.json()["generation"], 2);
     assert_eq!(tagged("\"unknown\"").send().await.status.as_u16(), 412);
+    assert_eq!(tagged("W/\"2\"").send().await.status.as_u16(), 412, "a weak tag never matches");
     assert_eq!(tagged("2").send().await.code(), "VALIDATION_ERROR");
     assert_eq!(tagged("*").send().await.status, StatusCode::OK);
 }
@@ -100,6 +101,37 @@ async fn a_patch_that_makes_no_sense_changes_nothing() {
     let dry = world.call(Method::PATCH, &format!("{WEB}?dry_run=true")).json(&json!({"protected": true})).send().await;
     assert!(dry.of::<Vm>().protected);
     assert_eq!(world.marks().await, before);
+}
+
+#[tokio::test]
+async fn an_edit_of_the_record_is_done_once_under_a_key() {
+    let (world, agent) = World::ready().await;
+    running(&world, &agent).await;
+    let keyed = |body: Value| {
+        let call = world.call(Method::PATCH, WEB).json(&body);
+        call.header("if-match", "\"1\"").header("idempotency-key", "once")
+    };
+    let first = keyed(json!({"ttl_seconds": 60})).send().await;
+    assert_eq!((first.status, first.header("etag")), (StatusCode::OK, "\"2\""), "{}", first.text());
+    world.pass(Duration::from_secs(5));
+    let again = keyed(json!({"ttl_seconds": 60})).send().await;
+    assert_eq!((again.status, again.text()), (StatusCode::OK, first.text()));
+    assert_eq!((again.header("etag"), again.header("idempotency-replayed")), ("\"2\"", "true"));
+    let other = keyed(json!({"ttl_seconds": 90})).send().await;
+    assert_eq!((other.status.as_u16(), other.code().as_str()), (422, "IDEMPOTENCY_MISMATCH"));
+}
+
+#[tokio::test]
+async fn who_did_not_see_the_last_change_does_not_delete() {
+    let (world, agent) = World::ready().await;
+    running(&world, &agent).await;
+    patch(&world, json!({"labels": {"a": "b"}})).await.of::<Vm>();
+    let tagged = |tag: &'static str| world.call(Method::DELETE, WEB).header("if-match", tag);
+    for stale in ["\"1\"", "W/\"2\""] {
+        let refused = tagged(stale).send().await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (412, "PRECONDITION_FAILED"), "{stale}");
+    }
+    assert_eq!(tagged("\"2\"").send().await.status, StatusCode::ACCEPTED);
 }
 
 #[tokio::test]

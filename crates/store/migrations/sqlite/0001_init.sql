@@ -303,14 +303,14 @@ CREATE TABLE imports (
 CREATE INDEX imports_by_tenant ON imports (tenant, id);
 CREATE INDEX imports_running ON imports (beat_at) WHERE state = 'running';
 
--- First answers, kept for 24 h and until their task ends.
+-- First answers, kept for 24 h and until their task ends, if there is one.
 CREATE TABLE idempotency (
     tenant     TEXT    NOT NULL,
     principal  TEXT    NOT NULL,
     route      TEXT    NOT NULL,
     key        TEXT    NOT NULL,
     body       TEXT    NOT NULL,
-    task       TEXT    NOT NULL,
+    task       TEXT,
     answer     TEXT    NOT NULL,
     created_at INTEGER NOT NULL,
     PRIMARY KEY (tenant, principal, route, key)

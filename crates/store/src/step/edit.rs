@@ -23,26 +23,33 @@ use serde_json::{Value, json};
 
 use super::submit::{self, vm_not_found};
 use crate::{
-    Answer, EditVm, Edited, Submission,
-    idempotency::{self, Key},
+    Answer, Edited, Submission,
+    idempotency::{self, FirstAnswer, Key, Stored},
     task::TaskRow,
     vm as vms,
     work::Work,
 };
 
 /// A patch: the machine as it is then, and the task where its host must do something.
-pub(crate) fn edit(work: &mut Work<'_>, item: &EditVm) -> Result<Answer<Edited>> {
-    let submission = &item.submission;
-    if let Some(key) = Key::of(submission)
-        && !idempotency::by_keys(work.tx, &[key])?.is_empty()
-    {
-        return file(work, submission);
+pub(crate) fn edit(work: &mut Work<'_>, submission: &Submission) -> Result<Answer<Edited>> {
+    let key = Key::of(submission);
+    let keys = Vec::from_iter(key.clone());
+    let first = if keys.is_empty() { None } else { idempotency::by_keys(work.tx, &keys)?.pop() };
+    match first {
+        Some(FirstAnswer { body, answer: Stored { task: None, vm: Some(vm), .. }, .. }) => {
+            let same = submission.idempotency.as_ref().is_some_and(|sent| sent.body == body);
+            let answer = Edited::Record { vm: Box::new(vm), replayed: true };
+            return Ok(if same { Ok(answer) } else { Err(submit::mismatch(None)) });
+        }
+        Some(_) => return file(work, submission),
+        None => {}
     }
-    let (vm, after) = match decide(work, submission, item.if_match.as_deref())? {
+    let (vm, after) = match decide(work, submission)? {
         Ok(decided) => decided,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    if Shape::of(&vm.spec) != Shape::of(&after.spec) {
+    // What is for later is not in the answer, and so a task whatever it changes.
+    if Shape::of(&vm.spec) != Shape::of(&after.spec) || submission.not_before > work.now {
         return file(work, submission);
     }
     if after != vm && !submission.dry_run {
@@ -51,7 +58,11 @@ pub(crate) fn edit(work: &mut Work<'_>, item: &EditVm) -> Result<Answer<Edited>>
         write(work, &vm, &after);
     }
     let now = work.vms.get(&vm.id).filter(|_| !submission.dry_run).map_or(after, |row| row.vm.clone());
-    Ok(Ok(Edited::Record(Box::new(now))))
+    if let (Some(key), Some(sent)) = (key, &submission.idempotency) {
+        let answer = Stored { task: None, vm: Some(now.clone()), snapshot: None };
+        work.first_answers.push(FirstAnswer { key, body: sent.body.clone(), answer });
+    }
+    Ok(Ok(Edited::Record { vm: Box::new(now), replayed: false }))
 }
 
 fn file(work: &mut Work<'_>, submission: &Submission) -> Result<Answer<Edited>> {
@@ -60,7 +71,7 @@ fn file(work: &mut Work<'_>, submission: &Submission) -> Result<Answer<Edited>> 
 }
 
 /// The machine before and after.
-fn decide(work: &mut Work<'_>, item: &Submission, if_match: Option<&[u32]>) -> Result<Answer<(Vm, Vm)>> {
+fn decide(work: &mut Work<'_>, item: &Submission) -> Result<Answer<(Vm, Vm)>> {
     let Some(id) = item.target.vm else {
         return Ok(Err(Refusal::field("target.vm", "an edit works on a VM, and the target names none")));
     };
@@ -74,7 +85,8 @@ fn decide(work: &mut Work<'_>, item: &Submission, if_match: Option<&[u32]>) -> R
     }
     let patch = VmPatch::deserialize(&item.params)
         .map_err(|error| Refusal::new(Code::ValidationError, format!("the patch cannot be read: {error}")));
-    let decided = edit::check_generation(&vm, if_match).and(patch).and_then(|patch| patch.apply(&vm, work.now));
+    let decided =
+        edit::check_generation(&vm, item.if_match.as_deref()).and(patch).and_then(|patch| patch.apply(&vm, work.now));
     Ok(decided.map(|after| (vm, after)))
 }
 
@@ -97,7 +109,7 @@ pub(super) struct Plan {
 
 /// Decides a `vm.edit`: one at a time, within quota and room, with ports that are free.
 pub(super) fn plan(work: &mut Work<'_>, item: &Submission, node: NodeId) -> Result<Answer<Plan>> {
-    let (before, after) = match decide(work, item, None)? {
+    let (before, after) = match decide(work, item)? {
         Ok(decided) => decided,
         Err(refusal) => return Ok(Err(refusal)),
     };

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hostler_model::{
     Code, Fence, NodeId, Refusal, Resources, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
-    edit::check_deletable,
+    edit::{check_deletable, check_generation},
     kind::{Admission, Aim, Turn},
     name::Name,
     placement::{self, Wanted},
@@ -124,8 +124,11 @@ impl Batch {
         let accepted = self.accept(work, item, plan)?;
         again::accept(work, item);
         if let (Some(key), Some(sent)) = (key, &item.idempotency) {
-            let answer =
-                Stored { task: accepted.task.clone(), vm: accepted.vm.clone(), snapshot: accepted.snapshot.clone() };
+            let answer = Stored {
+                task: Some(accepted.task.clone()),
+                vm: accepted.vm.clone(),
+                snapshot: accepted.snapshot.clone(),
+            };
             let first = FirstAnswer { key, body: sent.body.clone(), answer };
             // The first item that is accepted speaks for its batch too.
             let whole = batch.filter(|key| !self.answers.contains_key(key));
@@ -210,6 +213,9 @@ impl Batch {
         let vm = work.vms.get(&id).filter(|row| row.vm.tenant == item.tenant && row.vm.state != VmState::Deleted);
         let Some(vm) = vm.cloned() else { return Ok(Err(vm_not_found(id))) };
         let Some(node) = vm.vm.node else { return Ok(Err(vm_not_found(id))) };
+        if let Err(refusal) = check_generation(&vm.vm, item.if_match.as_deref()) {
+            return Ok(Err(refusal));
+        }
         let (spec, earlier) = (item.kind.spec(), work.first_change(&queue));
         if spec.turn == Turn::Final
             && let Err(refusal) = check_deletable(&vm.vm)
@@ -361,15 +367,22 @@ fn same_body(first: &FirstAnswer, item: &Submission) -> bool {
 }
 
 fn replay(first: &FirstAnswer, item: &Submission) -> Answer<Accepted> {
-    if same_body(first, item) {
-        let Stored { task, vm, snapshot } = first.answer.clone();
-        return Ok(Accepted { task, vm, snapshot, replayed: true });
+    match first.answer.clone() {
+        Stored { task: Some(task), vm, snapshot } if same_body(first, item) => {
+            Ok(Accepted { task, vm, snapshot, replayed: true })
+        }
+        Stored { task, .. } => Err(mismatch(task.map(|task| task.id))),
     }
-    Err(Refusal::new(
-        Code::IdempotencyMismatch,
-        "this Idempotency-Key was used with another body; send the same body, or another key",
-    )
-    .with("task", first.answer.task.id.to_string()))
+}
+
+/// That a key is used up, by this task if it was one.
+pub(super) fn mismatch(task: Option<TaskId>) -> Refusal {
+    let detail = "this Idempotency-Key was used with another body; send the same body, or another key";
+    let refusal = Refusal::new(Code::IdempotencyMismatch, detail);
+    match task {
+        Some(task) => refusal.with("task", task.to_string()),
+        None => refusal,
+    }
 }
 
 /// Quota, then room.

@@ -9,19 +9,19 @@ use hostler_model::{
     task::{Effects, End, Task, TaskState},
     vm::{Observation, Vm, VmState},
 };
-use hostler_store::{Answer, EditVm, Edited, Idempotency, Submission};
+use hostler_store::{Answer, Edited, Idempotency, Submission};
 use serde_json::{Value, json};
 
 use crate::world::{Agent, TENANT, World, failed, one_vm, seen};
 
-fn edit(world: &World, vm: VmId, patch: Value) -> EditVm {
-    EditVm { submission: Submission { params: patch, ..world.on_vm(KindName::VmEdit, vm) }, if_match: None }
+fn edit(world: &World, vm: VmId, patch: Value) -> Submission {
+    Submission { params: patch, ..world.on_vm(KindName::VmEdit, vm) }
 }
 
 /// An edit of the record only.
-async fn edited(world: &World, edit: EditVm) -> Answer<Vm> {
+async fn edited(world: &World, edit: Submission) -> Answer<Vm> {
     world.store.edit_vm(edit).await.unwrap().map(|edited| match edited {
-        Edited::Record(vm) => *vm,
+        Edited::Record { vm, .. } => *vm,
         Edited::Task(accepted) => panic!("a task was filed: {accepted:?}"),
     })
 }
@@ -30,7 +30,7 @@ async fn edited(world: &World, edit: EditVm) -> Answer<Vm> {
 async fn filed(world: &World, vm: VmId, patch: Value) -> Task {
     match world.store.edit_vm(edit(world, vm, patch)).await.unwrap().unwrap() {
         Edited::Task(accepted) => accepted.task,
-        Edited::Record(vm) => panic!("no task was filed: {vm:?}"),
+        Edited::Record { vm, .. } => panic!("no task was filed: {vm:?}"),
     }
 }
 
@@ -46,7 +46,7 @@ pub async fn a_record_is_changed_with_its_event_and_audit_entry(world: &mut Worl
     assert_eq!((before.generation, before.observed_generation), (1, 1));
     let head = world.head().await;
     let mut dry = edit(world, id, json!({"protected": true}));
-    dry.submission.dry_run = true;
+    dry.dry_run = true;
     assert!(edited(world, dry).await.unwrap().protected);
     assert_eq!((world.vm(id).await, world.head().await), (before, head), "a dry run wrote something");
     let after = edited(world, edit(world, id, json!({"labels": {"a": "b"}, "protected": true}))).await.unwrap();
@@ -60,7 +60,7 @@ pub async fn a_record_is_changed_with_its_event_and_audit_entry(world: &mut Worl
 pub async fn an_edit_of_an_older_generation_is_refused(world: &mut World) {
     let agent = world.node("a").await;
     let id = world.running(agent, "web").await;
-    let matching = |patch, generation: u32| EditVm { if_match: Some(vec![generation]), ..edit(world, id, patch) };
+    let matching = |patch, generation: u32| Submission { if_match: Some(vec![generation]), ..edit(world, id, patch) };
     edited(world, matching(json!({"labels": {"a": "b"}}), 1)).await.unwrap();
     let refusal = edited(world, matching(json!({"labels": {"a": null}}), 1)).await.unwrap_err();
     assert_eq!((refusal.code, &refusal.facts["generation"]), (Code::PreconditionFailed, &json!(2)));
@@ -71,7 +71,7 @@ pub async fn another_tenants_or_a_deleted_machine_is_not_edited(world: &mut Worl
     let agent = world.node("a").await;
     let id = world.running(agent, "web").await;
     let mut theirs = edit(world, id, json!({"protected": true}));
-    theirs.submission.tenant = world.id();
+    theirs.tenant = world.id();
     assert_eq!(edited(world, theirs).await.unwrap_err().code, Code::VmNotFound);
     let unknown = edit(world, world.id(), json!({}));
     assert_eq!(edited(world, unknown).await.unwrap_err().code, Code::VmNotFound);
@@ -256,7 +256,7 @@ pub async fn one_edit_runs_at_a_time_and_a_repeat_gets_the_first_answer(world: &
     let keyed = |vcpus: i64, world: &World| {
         let mut edit = edit(world, id, json!({"vcpus": vcpus}));
         let key = Idempotency { key: "k".into(), route: "PATCH /vms".into(), body: vcpus.to_string(), part: None };
-        edit.submission.idempotency = Some(key);
+        edit.idempotency = Some(key);
         edit
     };
     let Edited::Task(first) = world.store.edit_vm(keyed(2, world)).await.unwrap().unwrap() else { panic!("a task") };
@@ -269,6 +269,46 @@ pub async fn one_edit_runs_at_a_time_and_a_repeat_gets_the_first_answer(world: &
     // What concerns no host is no matter of turns.
     edited(world, edit(world, id, json!({"labels": {"a": "b"}}))).await.unwrap();
     assert_eq!(world.vm(id).await.observed_generation, 1);
+}
+
+pub async fn an_edit_of_the_record_under_a_key_is_done_once(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    let keyed = |patch: Value, world: &World| {
+        let key = Idempotency { key: "k".into(), route: "PATCH /vms".into(), body: patch.to_string(), part: None };
+        Submission { idempotency: Some(key), if_match: Some(vec![1]), ..edit(world, id, patch) }
+    };
+    let ttl = || json!({"ttl_seconds": 60});
+    let refused = Submission { if_match: Some(vec![9]), ..keyed(ttl(), world) };
+    assert_eq!(edited(world, refused).await.unwrap_err().code, Code::PreconditionFailed, "it uses no key up");
+    let first = edited(world, keyed(ttl(), world)).await.unwrap();
+    world.advance(30);
+    let head = world.head().await;
+    let Edited::Record { vm, replayed } = world.store.edit_vm(keyed(ttl(), world)).await.unwrap().unwrap() else {
+        panic!("a task")
+    };
+    assert_eq!((*vm, replayed), (first.clone(), true));
+    for other in [json!({"ttl_seconds": 90}), json!({"vcpus": 2})] {
+        let refusal = world.store.edit_vm(keyed(other, world)).await.unwrap().unwrap_err();
+        assert_eq!(refusal.code, Code::IdempotencyMismatch);
+    }
+    assert_eq!((world.vm(id).await, world.head().await), (first, head));
+    world.advance(24 * 3600);
+    assert_eq!(world.store.drop_idempotency_keys().await.unwrap().changed, 1);
+}
+
+pub async fn a_deletion_of_an_older_generation_is_refused(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    let matching = |generations: Vec<u32>, world: &World| Submission {
+        if_match: Some(generations),
+        ..world.on_vm(KindName::VmDelete, id)
+    };
+    edited(world, edit(world, id, json!({"labels": {"a": "b"}}))).await.unwrap();
+    let refusal = world.refused(matching(vec![1], world), Code::PreconditionFailed).await;
+    assert_eq!(refusal.facts["generation"], 2);
+    assert_eq!(world.vm(id).await.task, None);
+    world.ok(matching(vec![1, 2], world)).await;
 }
 
 /// A machine with this forward.

@@ -9,7 +9,7 @@ use hostler_model::{
     task::{Effects, Task, TaskState, WaitingFor},
     vm::{Observation, VmReason, VmState},
 };
-use hostler_store::{EditVm, Edited, Submission};
+use hostler_store::{Edited, Submission};
 use serde_json::{Value, json};
 
 use crate::world::{Agent, World, cancelled, one_vm, seen};
@@ -24,7 +24,7 @@ async fn later(world: &World, kind: KindName, vm: VmId, params: Value) -> Task {
 
 async fn edit(world: &World, vm: VmId, patch: Value) -> Edited {
     let submission = Submission { params: patch, ..world.on_vm(KindName::VmEdit, vm) };
-    world.store.edit_vm(EditVm { submission, if_match: None }).await.unwrap().unwrap()
+    world.store.edit_vm(submission).await.unwrap().unwrap()
 }
 
 /// Does what there is to do, which is this.
@@ -110,7 +110,7 @@ pub async fn a_deletion_for_later_stops_nothing_until_then(world: &mut World) {
     let running = world.lease_one(agent).await;
     let delete = later(world, KindName::VmDelete, vm, json!({})).await;
     assert_eq!(world.task(program.id).await.state, TaskState::Running);
-    assert!(matches!(edit(world, vm, json!({"labels": {"a": "b"}})).await, Edited::Record(_)));
+    assert!(matches!(edit(world, vm, json!({"labels": {"a": "b"}})).await, Edited::Record { .. }));
     // The end of its time is another reason to delete it, and does not wait for the later one.
     edit(world, vm, json!({"ttl_seconds": 60})).await;
     come(world).await;
@@ -155,6 +155,19 @@ pub async fn an_edit_for_later_changes_nothing_until_then(world: &mut World) {
     let then = world.vm(vm).await;
     assert_eq!((then.spec.vcpus, then.spec.labels.len(), then.generation), (3, 1, 3));
     assert_eq!(world.book().await.total().vcpus, 3);
+}
+
+pub async fn an_edit_of_the_record_for_later_is_a_task(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let not_before = world.now().plus(Duration::from_secs(LATER));
+    let params = json!({"labels": {"a": "b"}});
+    let edit = Submission { params, not_before, ..world.on_vm(KindName::VmEdit, vm) };
+    let Edited::Task(accepted) = world.store.edit_vm(edit).await.unwrap().unwrap() else { panic!("a task") };
+    assert!(world.vm(vm).await.spec.labels.is_empty());
+    come(world).await;
+    does(world, agent, accepted.task.id).await;
+    assert_eq!((world.vm(vm).await.spec.labels.len(), world.vm(vm).await.generation), (1, 2));
 }
 
 pub async fn an_edit_for_later_that_may_not_be_then_fails_with_the_refusals_code(world: &mut World) {

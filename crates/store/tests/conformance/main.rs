@@ -141,6 +141,7 @@ macro_rules! every_claim {
                 a_deletion_for_later_stops_nothing_until_then
                 a_deletion_for_later_ends_nothing_that_became_protected
                 an_edit_for_later_changes_nothing_until_then
+                an_edit_of_the_record_for_later_is_a_task
                 an_edit_for_later_that_may_not_be_then_fails_with_the_refusals_code
                 a_name_for_later_is_taken_at_its_time
                 what_was_queued_meanwhile_comes_before_it
@@ -250,6 +251,8 @@ macro_rules! every_claim {
                 an_edit_that_was_undone_is_taken_back
                 an_edit_whose_end_is_not_known_stays_charged_for_the_larger
                 one_edit_runs_at_a_time_and_a_repeat_gets_the_first_answer
+                an_edit_of_the_record_under_a_key_is_done_once
+                a_deletion_of_an_older_generation_is_refused
                 a_port_that_another_machine_has_is_refused_with_its_name
                 a_port_that_the_node_chose_is_kept
                 an_edit_behind_the_create_stays_charged_for_what_it_asks

@@ -7,7 +7,7 @@ use hostler_model::{
     task::{Effects, End, TaskState},
     vm::{Observation, VmReason, VmState},
 };
-use hostler_store::{EditVm, LogFilter, Submission};
+use hostler_store::{LogFilter, Submission};
 use serde_json::{Value, json};
 
 use crate::world::{Agent, World, failed, one_vm, seen};
@@ -102,8 +102,7 @@ pub async fn a_stop_that_did_not_come_to_its_end_leaves_the_machine_to_its_node(
 
 async fn policy(world: &World, vm: VmId, patch: Value) {
     let submission = Submission { params: patch, ..world.on_vm(KindName::VmEdit, vm) };
-    let edit = EditVm { submission, if_match: None };
-    world.store.edit_vm(edit).await.unwrap().unwrap();
+    world.store.edit_vm(submission).await.unwrap().unwrap();
 }
 
 fn ended(vm: VmId, state: VmState, reason: VmReason) -> Observation {

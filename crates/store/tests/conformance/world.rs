@@ -192,6 +192,7 @@ impl World {
             snapshot: None,
             retry_of: None,
             idempotency: None,
+            if_match: None,
             dry_run: false,
         }
     }

@@ -12,7 +12,7 @@ use hostler_model::{
 use hostler_store::Edited;
 
 use super::super::{
-    asked::{Asked, SubmitHeaders, SubmitQuery},
+    asked::{Asked, SubmitHeaders, SubmitQuery, replay},
     body::Strict,
     document::{Filed, Refusals},
     etag::{IfMatch, tagged},
@@ -41,9 +41,10 @@ pub(in super::super) async fn patch_vm(
     asked: Asked,
     body: Strict<VmPatch>,
 ) -> Result<Response> {
+    let asked = asked.matching(if_match);
     let terms = asked.terms(&body.sha256);
-    match app.edit_vm(&call, path.get("vm")?, body.value, if_match, terms).await? {
-        Edited::Record(vm) => Ok(tagged(&vm)),
+    match app.edit_vm(&call, path.get("vm")?, body.value, terms).await? {
+        Edited::Record { vm, replayed } => Ok(replay(tagged(&vm), replayed)),
         Edited::Task(accepted) => asked.answer(&app, *accepted).await,
     }
 }

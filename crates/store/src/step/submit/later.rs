@@ -59,6 +59,7 @@ fn again(row: &TaskRow) -> Submission {
         snapshot: None,
         retry_of: None,
         idempotency: None,
+        if_match: None,
         dry_run: false,
     }
 }
