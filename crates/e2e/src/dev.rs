@@ -23,6 +23,7 @@ pub struct Dev {
     flags: Vec<String>,
     images: Vec<&'static str>,
     wrapper: Vec<String>,
+    variables: Vec<(&'static str, &'static str)>,
     mounted: bool,
     child: Option<Child>,
     http: reqwest::Client,
@@ -40,6 +41,7 @@ impl Dev {
             flags: flags.iter().map(|s| (*s).to_owned()).collect(),
             images: vec!["tiny"],
             wrapper: Vec::new(),
+            variables: Vec::new(),
             mounted: false,
             child: None,
             http: reqwest::Client::builder().no_proxy().build()?,
@@ -56,6 +58,11 @@ impl Dev {
     /// Offers this image too, beside `tiny`: it is copied when the process starts, and a large one takes seconds.
     pub fn with_image(&mut self, name: &'static str) {
         self.images.push(name);
+    }
+
+    /// Starts it with this in its environment.
+    pub fn with_variable(&mut self, name: &'static str, value: &'static str) {
+        self.variables.push((name, value));
     }
 
     /// Puts the data folder on a file system of its own of this size. Root mounts it here, until this value ends; anybody
@@ -134,6 +141,7 @@ impl Dev {
             .args(&self.flags)
             .env("HOSTLER_CRASH_FILE", self.crash_file())
             .env("XDG_RUNTIME_DIR", self.home.path())
+            .envs(self.variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);

@@ -124,6 +124,53 @@ async fn told_to_end_it_stops_its_machines_and_keeps_their_disks() -> Result<()>
 }
 
 #[tokio::test]
+async fn told_to_end_while_a_machine_is_made_it_leaves_none() -> Result<()> {
+    let mut dev = Dev::new(&[])?;
+    // Of another server: this one knows its own.
+    dev.with_variable("HOSTLER_TOKEN", "hst_of_another_server");
+    dev.start().await?;
+    dev.machine("runs").await?;
+    let (status, answer) = dev.post("/api/v1/vms", json!({"name": "made"})).await?;
+    assert_eq!(status, 202, "{answer}");
+    dev.until("its process is there", async |dev| Ok((dev.qemus().len() == 2).then_some(()))).await?;
+    let status = dev.stop().await?;
+    assert!(status.success(), "{status}\n{}", dev.log());
+    assert!(dev.qemus().is_empty(), "a machine still runs\n{}", dev.log());
+    dev.start().await?;
+    assert_eq!(dev.get("/api/v1/vms/runs").await?.1["state"], "stopped");
+    let (_, create) = dev.get(&format!("/api/v1/tasks/{}", answer["task"]["id"].as_str().context("id")?)).await?;
+    let left = dev.get("/api/v1/vms/made").await?;
+    // Where the guest answered first, it was made, and then stopped.
+    match create["state"].as_str() {
+        Some("cancelled") => assert_eq!(left.0, 404, "{left:?}"),
+        _ => assert_eq!((&create["state"], &left.1["state"]), (&json!("succeeded"), &json!("stopped")), "{left:?}"),
+    }
+    dev.assert_well().await
+}
+
+#[tokio::test]
+async fn told_to_end_while_its_queue_is_paused_it_names_what_it_leaves() -> Result<()> {
+    let mut dev = Dev::started(&[]).await?;
+    for name in ["a", "b"] {
+        dev.machine(name).await?;
+    }
+    let node = dev.get("/api/v1/nodes").await?.1["items"][0]["id"].as_str().context("a node")?.to_owned();
+    let (status, answer) = dev.post(&format!("/api/v1/nodes/{node}/pause"), json!({})).await?;
+    assert_eq!(status, 200, "{answer}");
+    let status = dev.stop().await?;
+    assert!(status.success(), "{status}\n{}", dev.log());
+    for name in ["a", "b"] {
+        assert!(dev.log().contains(&format!("{name} still runs: its node's queue is paused")), "{}", dev.log());
+    }
+    dev.start().await?;
+    let (_, tasks) = dev.get("/api/v1/tasks?kind=vm.stop").await?;
+    let states: Vec<_> = tasks["items"].as_array().context("items")?.iter().map(|task| &task["state"]).collect();
+    assert_eq!(states, ["cancelled", "cancelled"], "no stop waits for another day");
+    assert_eq!(dev.qemus().len(), 2);
+    dev.assert_well().await
+}
+
+#[tokio::test]
 async fn a_machine_that_died_while_nobody_watched_is_found_out() -> Result<()> {
     let mut dev = Dev::started(&[]).await?;
     dev.machine("m").await?;

@@ -17,6 +17,7 @@ use std::{
 };
 
 use hostler_agent::Slots;
+use hostler_control::Server;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +25,7 @@ use self::nodes::{Nodes, Running};
 use crate::{
     cli::Globals,
     context::{
-        ClientFile, ServerArgs,
+        ClientFile,
         book::{Book, Place},
     },
     driver::{Acceleration, Driver},
@@ -204,7 +205,7 @@ async fn work(
         Err(failure) => Err(failure),
     };
     if let (Ok(Exit::Done), false) = (&ended, args.keep || args.ephemeral) {
-        stop_machines(folder, interrupt).await;
+        stop_machines(folder, &server, &url, interrupt).await;
     }
     output::note("ending; Ctrl-C again ends at once");
     ClientFile::remove(&folder.data);
@@ -224,9 +225,8 @@ async fn work(
 }
 
 /// What goes wrong with it is said, and no reason to stay.
-async fn stop_machines(folder: &Folder, interrupt: &mut Interrupt) {
-    let server = ServerArgs { data: Some(folder.data.clone()), ..ServerArgs::default() };
-    let stopped = match server.context().and_then(|context| context.client()) {
+async fn stop_machines(folder: &Folder, server: &Server, url: &str, interrupt: &mut Interrupt) {
+    let stopped = match service::own_context(&folder.data, server, url).await.and_then(|context| context.client()) {
         Ok(client) => ending::stop_machines(&client, interrupt).await,
         Err(failure) => Err(failure),
     };

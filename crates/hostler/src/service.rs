@@ -18,7 +18,7 @@ use hostler_trust::{
 use tokio::net::TcpListener;
 
 use crate::{
-    context::ClientFile,
+    context::{ClientFile, Context},
     exit::{Exit, Failure},
 };
 
@@ -128,6 +128,12 @@ pub async fn write_client_file(data: &Path, server: &Server, url: &str) -> Resul
     let token = token(data, server).await?;
     let file = ClientFile { url: url.to_owned(), token: token.reveal() };
     file.save(data).map_err(|error| Failure::new(Exit::Failed, format!("{error:#}")))
+}
+
+/// What reaches this server, whatever the environment says of others.
+pub async fn own_context(data: &Path, server: &Server, url: &str) -> Result<Context, Failure> {
+    let token = token(data, server).await?.reveal().into();
+    Ok(Context { name: None, url: url.to_owned(), token, token_file: None })
 }
 
 /// One token for the life of the folder, in a file that only its owner can read: a new one with each start would leave the
