@@ -115,6 +115,23 @@ async fn ctrl_c_asks_and_c_cancels() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_task_that_ends_while_the_question_stands_is_shown() -> Result<()> {
+    let mut dev = Dev::started(&["--driver", "sim"]).await?;
+    let mut terminal = Terminal::run(&dev, "task submit echo --param message=x --param delay_ms=8000")?;
+    dev.until("the task runs", async |dev| {
+        let (_, page) = dev.get("/api/v1/tasks?state=running").await?;
+        Ok(page["items"][0]["id"].as_str().map(str::to_owned))
+    })
+    .await?;
+    terminal.until_it_says("running")?;
+    terminal.press(CTRL_C)?;
+    terminal.until_it_says("(c)ancel it, or (l)eave it?")?;
+    assert_eq!(terminal.ended()?.code(), Some(0), "{}", terminal.said());
+    assert!(terminal.said().contains("succeeded"), "{}", terminal.said());
+    Ok(())
+}
+
+#[tokio::test]
 async fn enter_and_a_second_ctrl_c_leave_the_task() -> Result<()> {
     for key in [b"\r", CTRL_C] {
         let mut dev = Dev::started(&["--driver", "sim"]).await?;

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! Ctrl-C ─► on a terminal: cancel or leave? ─ c ─► cancelled, and waited for ─ Ctrl-C ─► left
-//!        │                                  └ l, Enter, Ctrl-C ─► left
+//!        │                                  ├ l, Enter, Ctrl-C ─► left
+//!        │                                  └ it ends by itself ─► its end
 //!        └► elsewhere: left, with its id and how to go on
 //! ```
 
@@ -12,7 +13,7 @@ use std::{
 };
 
 use clap::builder::FalseyValueParser;
-use hostler_model::task::Task;
+use hostler_model::{Code, task::Task};
 
 use super::{Session, read};
 use crate::{
@@ -61,14 +62,36 @@ impl Session {
     /// After Ctrl-C: cancels the task and waits for its end, or leaves it.
     async fn interrupted(&self, task: Task, interrupt: &mut Interrupt, tell: Tell) -> Result<Task, Failure> {
         let left = |task: &Task| Err(goes_on(task, Exit::Signalled(INTERRUPT), "interrupted"));
-        if ask(&task, interrupt).await == Answer::Leave {
+        let answer = tokio::select! {
+            biased;
+            answer = ask(&task, interrupt) => answer,
+            ended = self.ended_by_itself(task.clone()) => return Ok(ended),
+        };
+        if answer == Answer::Leave {
             return left(&task);
         }
-        let task = self.client.cancel_task(task.id).await?;
+        let task = match self.client.cancel_task(task.id).await {
+            // It ended before the key: that end is what there is to show.
+            Err(error) if error.problem().is_some_and(|problem| problem.code == Code::TaskStateConflict) => {
+                self.client.task(task.id).await?
+            }
+            answer => answer?,
+        };
         match watch(&self.client, task, None, interrupt, tell).await? {
             Watched::Ended(task) => Ok(task),
             Watched::TimedOut(task) | Watched::Signalled(task, _) => left(&task),
         }
+    }
+
+    /// The task once it ended, while somebody is asked what is to become of it. What goes wrong with this look is said
+    /// by the next one.
+    async fn ended_by_itself(&self, task: Task) -> Task {
+        if let Ok(mut own) = Interrupt::listen()
+            && let Ok(Watched::Ended(task)) = watch(&self.client, task, None, &mut own, Tell::Nothing).await
+        {
+            return task;
+        }
+        std::future::pending().await
     }
 }
 
