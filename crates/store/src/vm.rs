@@ -74,6 +74,14 @@ pub(crate) fn on_nodes(tx: &Tx<'_>, nodes: &[NodeId]) -> Result<Vec<VmRow>> {
     tx.query(ON_NODES, &nodes, read)
 }
 
+/// Whether a VM's node would take a task that is filed now. One that is paused or not heard of would let it miss its time
+/// in the queue, and another one after it, for as long as that lasts.
+macro_rules! node_listens {
+    () => {
+        "EXISTS (SELECT 1 FROM nodes n WHERE n.id = v.node AND n.paused_at IS NULL AND n.freshness = 'fresh')"
+    };
+}
+
 const OVER: &str = concat!(
     "
 SELECT ",
@@ -82,11 +90,14 @@ SELECT ",
   FROM vms v
  WHERE v.expires_at <= CAST(?1->>'now' AS BIGINT) AND v.protected = 0 AND v.state <> 'deleted'
    AND (v.reaped_at IS NULL OR v.reaped_at <= CAST(?1->>'again' AS BIGINT))
+   AND ",
+    node_listens!(),
+    "
  ORDER BY v.expires_at
  LIMIT CAST(?1->>'limit' AS BIGINT)"
 );
 
-/// Those whose time is over and whose deletion was not filed after `again`, the longest over first.
+/// Those whose time is over, whose deletion was not filed after `again`, and whose node listens; the longest over first.
 pub(crate) fn over(tx: &Tx<'_>, now: Timestamp, again: Timestamp, limit: usize) -> Result<Vec<VmRow>> {
     tx.query(OVER, &json!({"now": now.as_micros(), "again": again.as_micros(), "limit": limit}), read)
 }
@@ -98,11 +109,15 @@ SELECT ",
     "
   FROM vms v
  WHERE v.restart_at <= CAST(?1->>'now' AS BIGINT) AND v.task IS NULL AND v.state <> 'deleted'
+   AND ",
+    node_listens!(),
+    "
  ORDER BY v.restart_at
  LIMIT CAST(?1->>'limit' AS BIGINT)"
 );
 
-/// Those that are to be started by themselves by now and that no task is changing, the longest due first.
+/// Those that are to be started by themselves by now, that no task is changing, and whose node listens; the longest due
+/// first.
 pub(crate) fn restartable(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<Vec<VmRow>> {
     tx.query(RESTARTABLE, &json!({"now": now.as_micros(), "limit": limit}), read)
 }

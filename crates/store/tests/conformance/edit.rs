@@ -9,7 +9,7 @@ use hostler_model::{
     task::{Effects, End, Task, TaskState},
     vm::{Observation, Vm, VmState},
 };
-use hostler_store::{Answer, Edited, Idempotency, Submission};
+use hostler_store::{Answer, Edited, Idempotency, Queue, Submission};
 use serde_json::{Value, json};
 
 use crate::world::{Agent, TENANT, World, failed, one_vm, seen};
@@ -164,6 +164,17 @@ pub async fn a_deletion_that_failed_is_filed_again_after_a_pause(world: &mut Wor
     world.advance(299);
     assert_eq!(world.store.expire_vms().await.unwrap().changed, 0);
     world.advance(1);
+    assert_eq!(world.store.expire_vms().await.unwrap().changed, 1);
+}
+
+pub async fn a_machine_whose_time_is_over_on_a_node_that_does_not_listen_waits_for_it(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    edited(world, edit(world, id, json!({"ttl_seconds": 60}))).await.unwrap();
+    world.store.queue_node(agent.node, Queue::Paused, Actor::system()).await.unwrap().unwrap();
+    world.advance(3600);
+    assert_eq!(world.store.expire_vms().await.unwrap().changed, 0);
+    world.store.queue_node(agent.node, Queue::Open, Actor::system()).await.unwrap().unwrap();
     assert_eq!(world.store.expire_vms().await.unwrap().changed, 1);
 }
 

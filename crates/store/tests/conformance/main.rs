@@ -217,6 +217,7 @@ macro_rules! every_claim {
                 a_machine_that_crashed_is_started_by_an_ordinary_task_after_a_pause
                 a_machine_that_cannot_be_kept_up_is_tried_more_and_more_seldom_and_so_often_in_an_hour
                 what_somebody_stopped_stays_stopped
+                a_machine_on_a_node_that_does_not_listen_is_not_started_until_it_does
                 each_policy_starts_what_it_says
                 a_policy_that_changes_changes_what_is_to_come;
             secret:
@@ -245,6 +246,7 @@ macro_rules! every_claim {
                 a_time_that_was_extended_or_taken_back_does_not_end_a_machine
                 a_protected_machine_outlives_its_time_until_it_is_unprotected
                 a_deletion_that_failed_is_filed_again_after_a_pause
+                a_machine_whose_time_is_over_on_a_node_that_does_not_listen_waits_for_it
                 an_edit_of_the_host_is_asked_for_charged_and_filed_together
                 what_waits_for_the_next_start_is_charged_as_the_larger_until_it_is_seen
                 only_growth_is_checked_against_quota_and_room

@@ -2,12 +2,14 @@
 
 use hostler_model::{
     Code, VmId,
+    event::Actor,
     kind::KindName,
+    node::Freshness,
     restart::{PER_HOUR, RestartPolicy},
     task::{Effects, End, TaskState},
     vm::{Observation, VmReason, VmState},
 };
-use hostler_store::{LogFilter, Submission};
+use hostler_store::{LogFilter, Queue, Submission};
 use serde_json::{Value, json};
 
 use crate::world::{Agent, World, failed, one_vm, seen};
@@ -173,6 +175,27 @@ pub async fn a_machine_that_cannot_be_kept_up_is_tried_more_and_more_seldom_and_
     assert_eq!(world.now().since(first).as_secs(), 3601, "the next one came when the first was an hour ago");
     let held = restarting(world, "vm.restart_held").await;
     assert_eq!(held[0]["until"], json!(first.plus(std::time::Duration::from_secs(3601))));
+}
+
+pub async fn a_machine_on_a_node_that_does_not_listen_is_not_started_until_it_does(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    policy(world, vm, json!({"restart": "always"})).await;
+    crash(world, agent, vm).await;
+    world.store.queue_node(agent.node, Queue::Paused, Actor::system()).await.unwrap().unwrap();
+    world.advance(2);
+    assert_eq!(world.store.restart_vms().await.unwrap().changed, 0, "its queue is paused");
+    world.store.queue_node(agent.node, Queue::Open, Actor::system()).await.unwrap().unwrap();
+    // A node that fell silent: first the service must have gone on for a lease.
+    for _ in 0..7 {
+        world.serve(15).await;
+        world.store.judge_nodes().await.unwrap();
+    }
+    assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().freshness, Freshness::Stale);
+    assert_eq!(world.store.restart_vms().await.unwrap().changed, 0, "its node is silent");
+    crash(world, agent, vm).await;
+    assert_eq!(world.store.restart_vms().await.unwrap().changed, 1);
+    assert_eq!(world.lease_one(agent).await.kind, KindName::VmStart);
 }
 
 pub async fn what_somebody_stopped_stays_stopped(world: &mut World) {
