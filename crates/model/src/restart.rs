@@ -22,8 +22,8 @@ use crate::{
 /// Tries within an hour, at most: a machine that dies at once uses them up in a quarter of one.
 pub const PER_HOUR: usize = 10;
 
-/// Over which tries are counted.
-const WINDOW: Duration = Duration::from_secs(3600);
+/// Over which tries are counted: no start is planned for later than this.
+pub const WINDOW: Duration = Duration::from_secs(3600);
 
 /// The pause before the first try of an hour; each further one is twice as long.
 const FIRST: Duration = Duration::from_secs(1);
@@ -125,7 +125,8 @@ pub fn plan(vm: &Vm, tries: &[Timestamp], now: Timestamp) -> Option<Plan> {
 
 /// Whether a try is of the last hour.
 pub fn counts(at: Timestamp, now: Timestamp) -> bool {
-    now.since(at) < WINDOW
+    // A try that is yet to come is of before the clock stepped back.
+    at <= now && now.since(at) < WINDOW
 }
 
 fn pause(tries: usize) -> Duration {

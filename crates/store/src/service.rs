@@ -37,10 +37,12 @@ impl Service {
     }
 
     /// A pass of the loops. Passes come every few seconds; half a lease without one means that the process was
-    /// suspended, or the clock moved: leases could not be renewed either.
+    /// suspended, or the clock moved: leases could not be renewed either. Nor can a clock that stepped back say how long
+    /// anything has lasted: it begins anew.
     pub(crate) fn pass(&self, now: Timestamp, lease: Duration) {
         let last = self.last_pass.swap(now.as_micros(), Ordering::Relaxed);
-        if last != NEVER && now.since(Timestamp::from_micros(last)) > lease / 2 {
+        let last = (last != NEVER).then(|| Timestamp::from_micros(last));
+        if last.is_some_and(|last| now < last || now.since(last) > lease / 2) {
             self.interrupted(now);
         }
     }

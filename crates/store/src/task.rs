@@ -439,6 +439,17 @@ pub(crate) fn amend<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>) ->
     Ok(())
 }
 
+const BEYOND: &str = "
+UPDATE tasks
+   SET lease_until = CAST(?1->>'until' AS BIGINT)
+ WHERE lease_until > CAST(?1->>'until' AS BIGINT)";
+
+/// No lease reaches beyond this: one that does is of before the clock stepped back.
+pub(crate) fn bound_leases(tx: &Tx<'_>, until: Timestamp) -> Result<()> {
+    tx.execute(BEYOND, &json!({"until": until.as_micros()}))?;
+    Ok(())
+}
+
 const RENEW: &str = "
 UPDATE tasks
    SET lease_until = CAST(?1->>'until' AS BIGINT)
@@ -513,6 +524,7 @@ pub(crate) const HOT: &[&str] = &[
     PAST_DEADLINE,
     UPDATE,
     AMEND,
+    BEYOND,
     RENEW,
     RETRY_OF,
 ];

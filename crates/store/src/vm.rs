@@ -122,6 +122,17 @@ pub(crate) fn restartable(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<V
     tx.query(RESTARTABLE, &json!({"now": now.as_micros(), "limit": limit}), read)
 }
 
+const BEYOND: &str = "
+UPDATE vms
+   SET restart_at = CAST(?1->>'now' AS BIGINT)
+ WHERE restart_at > CAST(?1->>'latest' AS BIGINT) AND task IS NULL AND state <> 'deleted'";
+
+/// No start is due later than this: one that is was planned before the clock stepped back, and is due now.
+pub(crate) fn bound_restarts(tx: &Tx<'_>, now: Timestamp, latest: Timestamp) -> Result<()> {
+    tx.execute(BEYOND, &json!({"now": now.as_micros(), "latest": latest.as_micros()}))?;
+    Ok(())
+}
+
 /// What every list of VMs filters by beside its own index. An id has no letter above `f`.
 macro_rules! filters {
     () => {
@@ -332,8 +343,20 @@ fn read(row: &Row<'_>) -> Result<VmRow> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] =
-    &[BY_IDS, BY_NAMES, ON_NODES, OVER, RESTARTABLE, UPDATE, ALL, OF_TENANT, OF_NODE, DELETED, DELETED_OF_TENANT];
+pub(crate) const HOT: &[&str] = &[
+    BY_IDS,
+    BY_NAMES,
+    ON_NODES,
+    OVER,
+    RESTARTABLE,
+    BEYOND,
+    UPDATE,
+    ALL,
+    OF_TENANT,
+    OF_NODE,
+    DELETED,
+    DELETED_OF_TENANT,
+];
 
 /// Lists, and the index that each is to walk.
 #[cfg(test)]

@@ -9,8 +9,10 @@ use time::OffsetDateTime;
 
 use crate::fingerprint::sha256;
 
-/// How far a certificate's beginning lies before now: a peer's clock may be this much behind ours.
-pub(crate) const SKEW: Duration = Duration::from_secs(5 * 60);
+/// How far a certificate's beginning lies before now: a peer's clock may be this much behind ours, or ours may step back
+/// once the time is known. A day: a clock that holds local time is up to 14 hours off until then, and an agent that is cut
+/// off for its clock could not even say so. It gives nothing away, for no key is older than its certificate.
+pub(crate) const SKEW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A moment before another, for [`Timestamp`] only adds.
 pub(crate) fn before(moment: Timestamp, by: Duration) -> Timestamp {

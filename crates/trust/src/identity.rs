@@ -15,7 +15,7 @@ use x509_parser::extensions::GeneralName;
 
 use crate::{
     Fingerprint,
-    certificate::{from_pem, moment},
+    certificate::{SKEW, from_pem, moment},
     file::{self, FileError},
 };
 
@@ -110,9 +110,10 @@ impl PeerCertificate {
         now > self.expires_at
     }
 
-    /// When to ask for the next one: after two thirds of its life.
+    /// When to ask for the next one: after two thirds of its life, which began when it was made.
     pub fn renew_at(&self) -> Timestamp {
-        self.begins_at.plus(self.expires_at.since(self.begins_at) * 2 / 3)
+        let made_at = self.begins_at.plus(SKEW).min(self.expires_at);
+        made_at.plus(self.expires_at.since(made_at) * 2 / 3)
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use hostler_model::{
     VmId,
     kind::KindName,
-    restart::{self, PER_HOUR},
+    restart::{self, PER_HOUR, WINDOW},
 };
 use hostler_sqlite::Result;
 use serde_json::json;
@@ -23,6 +23,7 @@ const PIECE: usize = 256;
 
 /// One pass.
 pub(crate) fn restart_vms(work: &mut Work<'_>) -> Result<Swept> {
+    vm::bound_restarts(work.tx, work.now, work.now.plus(WINDOW))?;
     let rows = vm::restartable(work.tx, work.now, PIECE)?;
     let more = rows.len() == PIECE;
     let ids: BTreeSet<VmId> = rows.iter().map(|row| row.vm.id).collect();

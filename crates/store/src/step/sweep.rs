@@ -27,7 +27,9 @@ const PIECE: usize = 500;
 /// Leases that ran out: back into the queue after a pause, or to be aborted. Judged only after a full lease of
 /// uninterrupted service: before that the holders had no chance to renew.
 pub(crate) fn lapse_leases(work: &mut Work<'_>) -> Result<Swept> {
-    if !work.context.service.long_enough(work.now, work.context.timing.lease) {
+    let lease = work.context.timing.lease;
+    task::bound_leases(work.tx, work.now.plus(lease))?;
+    if !work.context.service.long_enough(work.now, lease) {
         return Ok(Swept::default());
     }
     overdue(work, Due::Lease, &Event::Lapse)

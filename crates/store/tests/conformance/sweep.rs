@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use hostler_model::{
     Code,
+    kind::KindName,
     node::Freshness,
     task::{AbortReason, Effects, Intent, TaskState},
-    vm::{VmReason, VmState},
+    vm::{Observation, VmReason, VmState},
 };
+use hostler_store::Submission;
+use serde_json::json;
 
-use crate::world::{World, cancelled, one_vm};
+use crate::world::{World, cancelled, one_vm, seen};
 
 pub async fn a_lapsed_lease_comes_again_after_a_pause(world: &mut World) {
     let agent = world.node("a").await;
@@ -189,6 +192,27 @@ pub async fn a_suspended_process_burns_no_attempt_and_loses_no_node(world: &mut 
     world.serve(3).await;
     assert_eq!(world.store.judge_nodes().await.unwrap().changed, 1);
     assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().freshness, Freshness::Stale);
+}
+
+pub async fn a_clock_that_steps_back_keeps_no_lease_and_no_start_waiting(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let policy = Submission { params: json!({"restart": "always"}), ..world.on_vm(KindName::VmEdit, vm) };
+    world.store.edit_vm(policy).await.unwrap().unwrap();
+    let crashed = Observation { reason: Some(VmReason::Crashed), ..seen(vm, VmState::Error) };
+    world.beat(agent, vec![crashed]).await;
+    let task = world.ok(world.echo()).await;
+    world.lease_one(agent).await;
+    world.serve(1).await;
+    world.step_back(7 * 24 * 3600);
+    // A week ago nobody is overdue, and what is known of time begins anew.
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0);
+    assert_eq!(world.store.restart_vms().await.unwrap().changed, 1, "its start is due in a week");
+    world.serve(29).await;
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0, "the holder had no full lease to renew it");
+    world.serve(2).await;
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1, "the lease lasts for a week");
+    assert_eq!(world.task(task.id).await.state, TaskState::Queued);
 }
 
 pub async fn a_pass_says_when_there_is_more(world: &mut World) {

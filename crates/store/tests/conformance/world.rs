@@ -125,6 +125,11 @@ impl World {
         self.clock.fetch_add(i64::try_from(seconds).unwrap() * 1_000_000, Ordering::SeqCst);
     }
 
+    /// The clock steps back.
+    pub fn step_back(&self, seconds: i64) {
+        self.clock.fetch_sub(seconds * 1_000_000, Ordering::SeqCst);
+    }
+
     /// Time in which the loops run, but none that judges anything.
     pub async fn serve(&self, seconds: u64) {
         // Half a lease without a pass would mean that the process was suspended.
