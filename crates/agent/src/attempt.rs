@@ -210,6 +210,7 @@ pub struct Works {
     boot: Semaphore,
     disk: Semaphore,
     quick: Semaphore,
+    guest: Semaphore,
     attempts: Mutex<BTreeMap<TaskId, Arc<Attempt>>>,
     /// Told when an attempt has ended.
     freed: Notify,
@@ -224,6 +225,7 @@ impl Works {
             boot: permits(slots.boot),
             disk: permits(slots.disk),
             quick: permits(slots.quick),
+            guest: permits(slots.guest),
             attempts: Mutex::default(),
             freed: Notify::new(),
         }
@@ -333,6 +335,7 @@ impl Works {
             Class::Boot => &self.boot,
             Class::Disk => &self.disk,
             Class::Quick => &self.quick,
+            Class::Guest => &self.guest,
         };
         slots.acquire().await.ok()
     }
@@ -348,7 +351,7 @@ mod tests {
 
     use super::*;
 
-    const SLOTS: Slots = Slots { boot: 4, disk: 2, quick: 64 };
+    const SLOTS: Slots = Slots { boot: 4, disk: 2, quick: 64, guest: 8 };
 
     fn attempt(ids: &Ids, kind: KindName) -> Attempt {
         Attempt::new(ids.next(Timestamp::from_micros(0)), kind, Fence { store_epoch: 1, attempt: 1 })
@@ -387,17 +390,19 @@ mod tests {
     fn a_class_that_is_full_leaves_the_others_free() {
         let (works, ids) = (Works::new(SLOTS), Ids::seeded(1));
         add(&works, &ids, KindName::VmCreate, 3);
-        assert_eq!(Class::ALL.map(|class| works.free(class)), [1, 2, 64]);
+        assert_eq!(Class::ALL.map(|class| works.free(class)), [1, 2, 64, 8]);
         // What an agent before this one left may be more than there are slots.
         add(&works, &ids, KindName::VmCreate, 7);
-        assert_eq!(Class::ALL.map(|class| works.free(class)), [0, 2, 64]);
+        assert_eq!(Class::ALL.map(|class| works.free(class)), [0, 2, 64, 8]);
         add(&works, &ids, KindName::Echo, 60);
-        assert_eq!(Class::ALL.map(|class| works.free(class)), [0, 2, 4]);
+        add(&works, &ids, KindName::VmExec, 8);
+        assert_eq!(Class::ALL.map(|class| works.free(class)), [0, 2, 4, 0]);
+        assert!(works.free(KindName::VmStop.spec().class) > 0, "a stop waits for programs");
     }
 
     #[tokio::test]
     async fn who_waits_for_one_class_is_not_kept_by_another() {
-        let (works, ids) = (Arc::new(Works::new(Slots { boot: 1, disk: 1, quick: 1 })), Ids::seeded(1));
+        let (works, ids) = (Arc::new(Works::new(Slots::each(1))), Ids::seeded(1));
         let (boot, quick) = (Arc::new(attempt(&ids, KindName::VmCreate)), Arc::new(attempt(&ids, KindName::Echo)));
         works.add(boot.clone());
         works.add(quick.clone());

@@ -33,6 +33,7 @@ pub async fn poll(node: &Arc<Node>, ids: Ids) {
     // What an agent before this one was sent and never saw is sent again, whatever its class, to the first that asks.
     tokio::join!(
         poll_class(node, ids.clone(), Class::Quick, true),
+        poll_class(node, ids.clone(), Class::Guest, false),
         poll_class(node, ids.clone(), Class::Boot, false),
         poll_class(node, ids, Class::Disk, false),
     );

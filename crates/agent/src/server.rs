@@ -97,8 +97,8 @@ impl Server {
 
     /// Waits for tasks: up to as many of each class as there are free slots, or none after [`POLL`].
     pub async fn wait(&self, free: &Slots, held: &Held) -> Result<Assignments, LinkError> {
-        let Slots { boot, disk, quick } = free;
-        let slots = format!("boot={boot}&disk={disk}&quick={quick}");
+        let Slots { boot, disk, quick, guest } = free;
+        let slots = format!("boot={boot}&disk={disk}&quick={quick}&guest={guest}");
         let mut path = self.path(&format!("tasks/wait?{slots}&wait_ms={}", POLL.as_millis()));
         if let Held::Resync(leases) = held {
             path.push_str("&resync=true&held=");

@@ -117,6 +117,10 @@ struct SlotArgs {
     /// How many short tasks are done at once [default: 64]
     #[arg(long, env = "HOSTLER_QUICK_SLOTS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     quick_slots: Option<u16>,
+
+    /// How many programs run in guests at once [default: 64]
+    #[arg(long, env = "HOSTLER_GUEST_SLOTS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    guest_slots: Option<u16>,
 }
 
 impl SlotArgs {
@@ -126,6 +130,7 @@ impl SlotArgs {
             boot: self.boot_slots.map_or(slots.boot, usize::from),
             disk: self.disk_slots.map_or(slots.disk, usize::from),
             quick: self.quick_slots.map_or(slots.quick, usize::from),
+            guest: self.guest_slots.map_or(slots.guest, usize::from),
         }
     }
 }

@@ -137,11 +137,14 @@ pub enum Class {
     Disk,
     /// Everything short.
     Quick,
+    /// Runs programs in guests. They take as long as their users want, and would keep what is short (a stop, a deletion)
+    /// from its slots.
+    Guest,
 }
 
 impl Class {
     /// Every class.
-    pub const ALL: [Class; 3] = [Class::Boot, Class::Disk, Class::Quick];
+    pub const ALL: [Class; 4] = [Class::Boot, Class::Disk, Class::Quick, Class::Guest];
 
     /// The class as the store and a poll spell it.
     pub const fn as_str(self) -> &'static str {
@@ -149,6 +152,7 @@ impl Class {
             Class::Boot => "boot",
             Class::Disk => "disk",
             Class::Quick => "quick",
+            Class::Guest => "guest",
         }
     }
 }

@@ -168,23 +168,25 @@ pub struct Slots {
     pub disk: usize,
     /// Everything short.
     pub quick: usize,
+    /// Programs in guests.
+    pub guest: usize,
 }
 
 impl Slots {
     /// For a host with so many processors: two boots for each (a boot waits on IO for half of its time), two disk
-    /// jobs (more only make each other slow), 64 short ones.
+    /// jobs (more only make each other slow), 64 short ones, and 64 programs in guests, which cost it next to nothing.
     pub fn for_cpus(cpus: usize) -> Slots {
-        Slots { boot: 2 * cpus.max(1), disk: 2, quick: 64 }
+        Slots { boot: 2 * cpus.max(1), disk: 2, quick: 64, guest: 64 }
     }
 
     /// Of all classes.
     pub fn total(&self) -> usize {
-        self.boot.saturating_add(self.disk).saturating_add(self.quick)
+        self.boot.saturating_add(self.disk).saturating_add(self.quick).saturating_add(self.guest)
     }
 
     /// The same for each class.
     pub const fn each(many: usize) -> Slots {
-        Slots { boot: many, disk: many, quick: many }
+        Slots { boot: many, disk: many, quick: many, guest: many }
     }
 
     /// So many of one class, and none of the others.
@@ -200,6 +202,7 @@ impl Slots {
             Class::Boot => self.boot,
             Class::Disk => self.disk,
             Class::Quick => self.quick,
+            Class::Guest => self.guest,
         }
     }
 
@@ -209,6 +212,7 @@ impl Slots {
             Class::Boot => &mut self.boot,
             Class::Disk => &mut self.disk,
             Class::Quick => &mut self.quick,
+            Class::Guest => &mut self.guest,
         }
     }
 }

@@ -230,7 +230,7 @@ async fn a_delete_is_done_while_more_machines_wait_to_start_than_there_are_slots
     world.hold(Gate::Create);
     let old = server.vm();
     world.running(old);
-    let slots = Slots { boot: 4, disk: 2, quick: 64 };
+    let slots = Slots { boot: 4, disk: 2, quick: 64, guest: 64 };
     let agent = Running::start(AgentConfig { slots, ..server.config(data.path(), world.clone()) }).await;
     for _ in 0..70 {
         server.give(&server.create(server.vm()));

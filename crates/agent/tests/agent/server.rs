@@ -252,7 +252,9 @@ impl Server {
             let value = query.split(['?', '&']).find_map(|p| p.strip_prefix(class.as_str())?.strip_prefix('='));
             value.unwrap().parse().unwrap()
         };
-        let mut free = Slots { boot: free(Class::Boot), disk: free(Class::Disk), quick: free(Class::Quick) };
+        let mut slots = Slots::default();
+        Class::ALL.into_iter().for_each(|class| *slots.of_mut(class) = free(class));
+        let mut free = slots;
         self.with(|heard| heard.polls.push(query));
         let mut stirred = self.stirred.subscribe();
         let give_up = tokio::time::sleep(Duration::from_secs(30));
@@ -333,7 +335,7 @@ impl Server {
             join: Some(JoinToken::generate(&self.ids, self.authority.fingerprint())),
             clock: self.clock.clone(),
             ids: self.ids.clone(),
-            slots: Slots { boot: 4, disk: 2, quick: 400 },
+            slots: Slots { boot: 4, disk: 2, quick: 400, guest: 400 },
             journal: hostler_sqlite::Mode::Inline,
             ..AgentConfig::new(data, "node-1", connect, Arc::new(hypervisor))
         }

@@ -67,6 +67,8 @@ pub(super) struct WaitQuery {
     boot: Option<usize>,
     disk: Option<usize>,
     quick: Option<usize>,
+    /// An older agent does not know this class: to it, programs in guests are short tasks.
+    guest: Option<usize>,
     wait_ms: Option<u64>,
     resync: bool,
     held: String,
@@ -75,10 +77,11 @@ pub(super) struct WaitQuery {
 impl WaitQuery {
     /// Free slots: those of the classes that are named, or `max` of each where none is, or one of each.
     fn free(&self) -> Slots {
-        let named = self.boot.is_some() || self.disk.is_some() || self.quick.is_some();
+        let named = [self.boot, self.disk, self.quick, self.guest].iter().any(Option::is_some);
         let rest = self.max.unwrap_or(if named { 0 } else { 1 });
         let of = |class: Option<usize>| class.unwrap_or(rest).min(TASKS);
-        Slots { boot: of(self.boot), disk: of(self.disk), quick: of(self.quick) }
+        let guest = of(self.guest.or(self.quick));
+        Slots { boot: of(self.boot), disk: of(self.disk), quick: of(self.quick), guest }
     }
 }
 

@@ -196,8 +196,12 @@ fn table(nodes: &[Node], now: Timestamp) -> Table {
 
 /// What it does at once; an older agent does not say.
 fn slots(facts: &NodeFacts) -> String {
-    let Slots { boot, disk, quick } = facts.slots;
-    if facts.slots.total() == 0 { String::new() } else { format!("{boot} boot, {disk} disk, {quick} quick") }
+    let Slots { boot, disk, quick, guest } = facts.slots;
+    if facts.slots.total() == 0 {
+        String::new()
+    } else {
+        format!("{boot} boot, {disk} disk, {quick} quick, {guest} guest")
+    }
 }
 
 fn show(node: &Node, now: Timestamp) -> String {

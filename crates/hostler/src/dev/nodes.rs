@@ -85,7 +85,7 @@ impl Nodes {
             config.join = Some(join_token(server, node).await?);
             if node.simulated {
                 config.capacity = Some(SIMULATED);
-                config.slots = Slots { boot: 64, disk: 64, quick: 256 };
+                config.slots = Slots { boot: 64, disk: 64, quick: 256, guest: 256 };
             }
             config.slots = node.slots.over(config.slots);
             let agent = Agent::start(config).await.map_err(|error| Failure::new(Exit::Failed, error))?;

@@ -55,7 +55,7 @@ pub struct VmExecOutput {
 
 impl Kind for VmExec {
     const NAME: &'static str = "vm.exec";
-    const CLASS: Class = Class::Quick;
+    const CLASS: Class = Class::Guest;
     const ROLE: Role = Role::Operator;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Shared;

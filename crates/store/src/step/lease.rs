@@ -71,7 +71,7 @@ fn offers(work: &mut Work<'_>, claims: &[&Claim], known: &BTreeMap<NodeId, Ident
     let (few, many): (Vec<_>, Vec<_>) =
         wanted.into_iter().filter(|(_, free)| *free > 0).partition(|((_, lane), _)| match lane {
             Lane::Of(Class::Boot | Class::Disk) => true,
-            Lane::Of(Class::Quick) | Lane::Abort => false,
+            Lane::Of(Class::Quick | Class::Guest) | Lane::Abort => false,
         });
     let mut offers = Offers::new();
     for group in [many, few] {

@@ -16,8 +16,8 @@ pub(crate) enum Lane {
 
 impl Lane {
     /// All of them, in the order in which a claim is served.
-    pub(crate) const ALL: [Lane; 4] =
-        [Lane::Abort, Lane::Of(Class::Quick), Lane::Of(Class::Boot), Lane::Of(Class::Disk)];
+    pub(crate) const ALL: [Lane; 5] =
+        [Lane::Abort, Lane::Of(Class::Quick), Lane::Of(Class::Guest), Lane::Of(Class::Boot), Lane::Of(Class::Disk)];
 
     pub(crate) fn of(task: &Task) -> Lane {
         match task.state {

@@ -128,6 +128,7 @@ macro_rules! every_claim {
                 a_time_in_the_queue_and_a_time_to_the_end_may_be_its_own
                 retries_may_be_its_own
                 a_claim_gets_no_more_of_a_class_than_has_free_slots
+                long_programs_keep_nothing_short_from_its_slots
                 what_is_sent_again_takes_the_slots_of_its_class
                 what_is_to_be_undone_needs_no_slot
                 a_paused_node_gets_nothing_but_what_is_to_be_undone

@@ -137,9 +137,26 @@ pub async fn a_claim_gets_no_more_of_a_class_than_has_free_slots(world: &mut Wor
         quick.push(world.ok(world.echo()).await.id);
     }
     assert_eq!(leased(world, agent, Slots::only(Class::Disk, 9)).await, []);
-    assert_eq!(leased(world, agent, Slots { boot: 0, disk: 5, quick: 2 }).await, quick[..2]);
+    assert_eq!(leased(world, agent, Slots { quick: 2, ..Slots::only(Class::Disk, 5) }).await, quick[..2]);
     assert_eq!(leased(world, agent, Slots::only(Class::Boot, 1)).await, boots[..1]);
     assert_eq!(leased(world, agent, Slots::each(9)).await, [quick[2], boots[1]]);
+}
+
+pub async fn long_programs_keep_nothing_short_from_its_slots(world: &mut World) {
+    let agent = world.node("a").await;
+    let (busy, other) = (world.running(agent, "busy").await, world.running(agent, "other").await);
+    for _ in 0..3 {
+        world.ok(world.on_vm(KindName::VmExec, busy)).await;
+    }
+    let slots = Slots { quick: 2, ..Slots::only(Class::Guest, 2) };
+    assert_eq!(leased(world, agent, slots).await.len(), 2);
+    let stop = world.ok(world.on_vm(KindName::VmStop, other)).await;
+    assert_eq!(leased(world, agent, Slots::only(Class::Quick, 2)).await, [stop.id]);
+    assert!(
+        leased(world, agent, Slots { guest: 0, ..Slots::each(9) }).await.is_empty(),
+        "the third waits for its class"
+    );
+    assert_eq!(leased(world, agent, Slots::only(Class::Guest, 1)).await.len(), 1);
 }
 
 pub async fn what_is_sent_again_takes_the_slots_of_its_class(world: &mut World) {
