@@ -75,6 +75,7 @@ pub fn names(arg: Arg) -> Arg {
         "vm" => Noun::Vm,
         "node" => Noun::Node,
         "image" => Noun::Image,
+        "snapshot" => Noun::Snapshot,
         _ => return arg,
     };
     arg.add(ArgValueCompleter::new(move |begun: &OsStr| candidates(noun, begun)))
@@ -91,7 +92,7 @@ fn known(noun: Noun) -> Option<Vec<String>> {
     hostler_trust::install_crypto();
     let client = ServerArgs::of_environment().context().ok()?.client().ok()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    runtime.block_on(async { tokio::time::timeout(PATIENCE, nearest::names(noun, &client)).await.ok() })
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, nearest::names(noun, None, &client)).await.ok() })
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod driver;
 mod exit;
 mod folder;
 mod interrupt;
+mod line;
 mod man;
 mod nearest;
 mod output;

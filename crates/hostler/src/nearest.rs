@@ -1,6 +1,6 @@
 //! "Did you mean …?" for what clap does not know: kinds of task, and names of things on the server.
 
-use hostler_client::{Client, VmQuery};
+use hostler_client::{Client, SnapshotQuery, VmQuery};
 use hostler_model::{Code, api::Problem};
 
 /// More than this many are no help.
@@ -11,6 +11,8 @@ const MOST: usize = 3;
 pub struct Missing {
     noun: Noun,
     name: String,
+    /// The machine that it would be of, for what machines have.
+    of: Option<String>,
 }
 
 /// What has names.
@@ -22,6 +24,8 @@ pub enum Noun {
     Node,
     /// What machines are made of.
     Image,
+    /// A machine's kept state.
+    Snapshot,
 }
 
 impl Missing {
@@ -31,20 +35,22 @@ impl Missing {
             Code::VmNotFound => (Noun::Vm, "vm"),
             Code::NodeNotFound => (Noun::Node, "node"),
             Code::ImageNotFound => (Noun::Image, "image"),
+            Code::SnapshotNotFound => (Noun::Snapshot, "snapshot"),
             _ => return None,
         };
-        let name = problem.facts.get(fact)?.as_str()?.to_owned();
-        Some(Missing { noun, name })
+        let said = |fact: &str| Some(problem.facts.get(fact)?.as_str()?.to_owned());
+        let of = if noun == Noun::Snapshot { said("vm") } else { None };
+        Some(Missing { noun, name: said(fact)?, of })
     }
 
     /// The names that are there and look like it. A server that does not answer knows none.
     pub async fn meant(&self, client: &Client) -> Option<String> {
-        did_you_mean(&self.name, &names(self.noun, client).await)
+        did_you_mean(&self.name, &names(self.noun, self.of.clone(), client).await)
     }
 }
 
-/// The names of all things of a kind; none where the server does not answer.
-pub async fn names(noun: Noun, client: &Client) -> Vec<String> {
+/// The names of all things of a kind, or of those that a machine has; none where the server does not answer.
+pub async fn names(noun: Noun, of: Option<String>, client: &Client) -> Vec<String> {
     match noun {
         Noun::Vm => {
             let vms = client.vms(&VmQuery::default(), None).await.unwrap_or_default();
@@ -52,6 +58,11 @@ pub async fn names(noun: Noun, client: &Client) -> Vec<String> {
         }
         Noun::Node => client.nodes().await.unwrap_or_default().into_iter().map(|node| node.name.to_string()).collect(),
         Noun::Image => client.images().await.unwrap_or_default().into_iter().flat_map(|image| image.names).collect(),
+        Noun::Snapshot => {
+            let which = SnapshotQuery { vm: of, state: None };
+            let snapshots = client.snapshots(&which, None).await.unwrap_or_default();
+            snapshots.into_iter().map(|snapshot| snapshot.name.to_string()).collect()
+        }
     }
 }
 
@@ -97,7 +108,11 @@ mod tests {
     #[test]
     fn what_is_missing_is_read_from_the_refusal() {
         let problem = Problem::of(Refusal::new(Code::VmNotFound, "no").with("vm", "wbe"), None);
-        assert_eq!(Missing::of(&problem), Some(Missing { noun: Noun::Vm, name: "wbe".into() }));
+        assert_eq!(Missing::of(&problem), Some(Missing { noun: Noun::Vm, name: "wbe".into(), of: None }));
+        let problem =
+            Problem::of(Refusal::new(Code::SnapshotNotFound, "no").with("snapshot", "god").with("vm", "1"), None);
+        let missing = Missing { noun: Noun::Snapshot, name: "god".into(), of: Some("1".into()) };
+        assert_eq!(Missing::of(&problem), Some(missing));
         assert_eq!(Missing::of(&Problem::of(Refusal::new(Code::Forbidden, "no"), None)), None);
     }
 }

@@ -9,7 +9,7 @@ use hostler_model::{
 };
 use serde::Deserialize;
 
-use super::{ScheduleArgs, Session, read, succeeded};
+use super::{NoWaitArgs, ScheduleArgs, Session, read, succeeded};
 use crate::{
     exit::{Exit, Failure},
     output::{self, note},
@@ -22,7 +22,8 @@ Examples:
   hostler vm exec web-1 -- uname -a
   hostler vm exec web-1 -- sh -c 'df -h | tail -n +2'
   echo hello | hostler vm exec web-1 -i -- cat
-  hostler vm exec web-1 --timeout 5m -- apk update";
+  hostler vm exec web-1 --timeout 5m -- apk update
+  hostler vm exec web-1 --no-wait --timeout 1h -- make      come back at once; `hostler task show` has its output";
 
 /// Which program, where.
 #[derive(clap::Args, Debug)]
@@ -35,6 +36,9 @@ pub struct Args {
 
     #[command(flatten)]
     schedule: ScheduleArgs,
+
+    #[command(flatten)]
+    wait: NoWaitArgs,
 }
 
 /// A program and how it is run.
@@ -83,9 +87,23 @@ fn whole(input: impl io::Read) -> Result<String, Failure> {
 pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let exec = args.program.exec()?;
     let submitted = session.client.exec(&args.vm, &exec, &args.schedule.submit()).await?;
+    if args.wait.no_wait() {
+        return begun(session, &submitted.task);
+    }
     // The task has a deadline: it ends.
     let task = session.ended(submitted.task, None, Tell::Nothing).await?;
     finish(session, succeeded(task)?)
+}
+
+/// That a program is to run, and by which task its end can be seen.
+pub fn begun(session: &Session, task: &Task) -> Result<Exit, Failure> {
+    session.print(task, || {
+        output::fields([
+            ("task", format!("{} {}", task.id, task.state)),
+            ("try", format!("hostler task watch {}", task.id)),
+        ])
+    })?;
+    Ok(Exit::Done)
 }
 
 /// Hands out what the program wrote, and ends as it did.

@@ -14,7 +14,6 @@ use super::{Globals, Session, WaitArgs, WatchArgs, succeeded};
 use crate::{
     exit::{Exit, Failure},
     output::{self, Table},
-    watch::Tell,
 };
 
 /// The verbs of images.
@@ -174,7 +173,7 @@ async fn pull(image: &str, node: Option<&str>, wait: &WaitArgs, session: &Sessio
 async fn ended(tasks: &mut [Task], wait: &WaitArgs, session: &Session) -> Result<Option<Failure>, Failure> {
     let mut last: Option<Failure> = None;
     for task in tasks.iter_mut().filter(|_| !wait.no_wait()) {
-        *task = session.ended(task.clone(), Some(wait.timeout), Tell::Phases).await?;
+        *task = session.ended(task.clone(), Some(wait.timeout), session.tell()).await?;
         if let Err(failure) = succeeded(task.clone()) {
             last.iter().for_each(Failure::tell);
             last = Some(failure);

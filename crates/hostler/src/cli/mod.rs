@@ -34,12 +34,13 @@ use serde::Serialize;
 pub use self::{
     live::WatchArgs,
     schedule::ScheduleArgs,
-    wait::{WaitArgs, goes_on},
+    wait::{NoWaitArgs, WaitArgs, goes_on},
 };
 use crate::{
     context::ServerArgs,
     exit::Failure,
     output::{self, Format, Human, OutputArgs, Style},
+    watch::Tell,
 };
 
 /// The flags that every verb has.
@@ -112,6 +113,11 @@ impl Session {
     /// Whether results are for programs.
     pub fn is_data(&self) -> bool {
         self.format.is_data()
+    }
+
+    /// What is told while a task is waited for: nothing is drawn beside what a program reads.
+    pub fn tell(&self) -> Tell {
+        if self.is_data() { Tell::Lines } else { Tell::Live }
     }
 
     /// Nodes by id, for tables. Who may not see nodes sees their ids. Programs get ids, and need no names.

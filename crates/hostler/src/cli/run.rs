@@ -6,7 +6,8 @@
 //!    └─ failed, Ctrl-C ──┘
 //! ```
 //!
-//! With `--rm` whatever was made is deleted on every way out; a second Ctrl-C leaves without waiting for that.
+//! With `--rm` whatever was made is deleted on every way out; a second Ctrl-C leaves without waiting for that. With
+//! `--no-wait` the machine is waited for, because a program needs one that runs; the program's end is not.
 
 use hostler_client::Submit;
 use hostler_model::{
@@ -18,7 +19,7 @@ use hostler_model::{
 };
 
 use super::{
-    Globals, Session, exec,
+    Globals, NoWaitArgs, Session, exec,
     exec::ProgramArgs,
     read, succeeded,
     vm::{DELETION, Shape},
@@ -35,7 +36,8 @@ Examples:
   hostler run --rm -- uname -a
   hostler run --rm --memory 512M -- sh -c 'free -m; exit 3'
   hostler run --rm --image debian -- cloud-init status
-  hostler run --name web-1 -- hostname          the machine stays";
+  hostler run --name web-1 -- hostname          the machine stays
+  hostler run --no-wait --ttl 2h -- make        come back once it runs; the machine goes by itself";
 
 /// What to run, in what.
 #[derive(clap::Args, Debug)]
@@ -54,11 +56,20 @@ pub struct Args {
 
     #[command(flatten)]
     program: ProgramArgs,
+
+    #[command(flatten)]
+    wait: NoWaitArgs,
 }
 
 /// Makes a machine, runs a program in it, and with `--rm` deletes it.
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     let session = globals.session()?;
+    if args.rm && args.wait.no_wait() {
+        return Err(Failure::usage(
+            "--rm deletes the machine when the program has ended, and --no-wait does not wait for that",
+        )
+        .help("let the machine go by itself with --ttl TIME, or leave one of the two out"));
+    }
     // Read first: what is wrong with it needs no machine to be said.
     let (exec, vm) = (args.program.exec()?, args.shape.vm(args.name)?);
     let mut interrupt = Interrupt::listen()?;
@@ -70,7 +81,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             format!("the server made task {} without a machine", made.task.id),
         ));
     };
-    let ended = used(&session, &vm, made.task, &exec, &mut interrupt).await;
+    let ended = used(&session, &vm, made.task, &exec, args.wait.no_wait(), &mut interrupt).await;
     if !args.rm {
         note(format_args!("{0} stays; `hostler vm delete {0}` ends it", vm.name));
         return ended;
@@ -95,11 +106,15 @@ async fn used(
     vm: &Vm,
     made: Task,
     exec: &NewExec,
+    no_wait: bool,
     interrupt: &mut Interrupt,
 ) -> Result<Exit, Failure> {
     note(&vm.name);
-    succeeded(wait(session, made, interrupt, Tell::Phases).await?)?;
+    succeeded(wait(session, made, interrupt, session.tell()).await?)?;
     let submitted = session.client.exec(&vm.id.to_string(), exec, &Submit::default()).await?;
+    if no_wait {
+        return exec::begun(session, &submitted.task);
+    }
     let task = succeeded(wait(session, submitted.task, interrupt, Tell::Nothing).await?)?;
     exec::finish(session, task)
 }
@@ -121,7 +136,7 @@ async fn delete(session: &Session, vm: &Vm, interrupt: &mut Interrupt) -> Result
         Err(error) if error.problem().is_some_and(|problem| problem.code == Code::VmNotFound) => return Ok(()),
         Err(error) => return Err(stays(error.into())),
     };
-    match watch(&session.client, submitted.task, Some(DELETION), interrupt, Tell::Phases).await? {
+    match watch(&session.client, submitted.task, Some(DELETION), interrupt, session.tell()).await? {
         Watched::Ended(task) if task.state == TaskState::Succeeded => Ok(()),
         Watched::Ended(task) => Err(stays(Failure::of_task(&task))),
         Watched::TimedOut(task) => Err(stays(super::goes_on(&task, Exit::TimedOut, "time is over"))),

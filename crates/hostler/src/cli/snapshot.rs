@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use clap::Subcommand;
 use hostler_client::{ClientError, SnapshotQuery};
 use hostler_model::{
-    Code, Refusal, Timestamp, VmId,
+    Code, Refusal, SnapshotId, Timestamp, VmId,
     api::Problem,
+    error::excerpt,
     snapshot::{Snapshot, SnapshotState},
 };
 
@@ -14,7 +15,6 @@ use super::{Globals, NodeNames, ScheduleArgs, Session, WaitArgs, read, succeeded
 use crate::{
     exit::{Exit, Failure},
     output::{self, Table},
-    watch::Tell,
 };
 
 /// The verbs of snapshots.
@@ -69,10 +69,10 @@ struct List {
 
 #[derive(clap::Args, Debug)]
 struct Which {
-    /// Its id, or with --vm its name
+    /// Its name or id
     snapshot: String,
 
-    /// The machine that it is of, by name or id
+    /// The machine that it is of, by name or id; needed where several have a snapshot of that name
     #[arg(long)]
     vm: Option<String>,
 }
@@ -122,16 +122,37 @@ async fn list(args: List, session: &Session) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-/// By id, or by its name among its machine's.
+/// By id, or by its name among its machine's; without a machine, by a name that only one snapshot has.
 async fn find(which: &Which, session: &Session) -> Result<Snapshot, Failure> {
-    let Some(vm) = &which.vm else { return Ok(session.client.snapshot(&which.snapshot).await?) };
-    let all = session.client.snapshots(&SnapshotQuery { vm: Some(vm.clone()), state: None }, None).await?;
+    if which.vm.is_none() && which.snapshot.parse::<SnapshotId>().is_ok() {
+        return Ok(session.client.snapshot(&which.snapshot).await?);
+    }
+    let all = session.client.snapshots(&SnapshotQuery { vm: which.vm.clone(), state: None }, None).await?;
+    only(all, which).map_err(|refusal| ClientError::Refused(Box::new(Problem::of(refusal, None))).into())
+}
+
+fn only(all: Vec<Snapshot>, which: &Which) -> Result<Snapshot, Refusal> {
+    let name = excerpt(&which.snapshot);
     let is_it = |one: &Snapshot| one.name.as_str() == which.snapshot || one.id.to_string() == which.snapshot;
-    all.into_iter().find(is_it).ok_or_else(|| {
-        let detail =
-            format!("{vm} has no snapshot {:?}; `hostler snapshot list --vm {vm}` shows those it has", which.snapshot);
-        Failure::from(ClientError::Refused(Box::new(Problem::of(Refusal::new(Code::SnapshotNotFound, detail), None))))
-    })
+    let mut found = all.into_iter().filter(is_it);
+    match (found.next(), found.next(), &which.vm) {
+        (Some(snapshot), None, _) => Ok(snapshot),
+        (None, _, None) => Err(missing(format!("there is no snapshot {name:?}"), "").with("snapshot", name)),
+        (None, _, Some(vm)) => {
+            let refusal =
+                missing(format!("{} has no snapshot {name:?}", excerpt(vm)), &format!(" --vm {}", excerpt(vm)));
+            Err(refusal.with("snapshot", name).with("vm", vm.as_str()))
+        }
+        (Some(_), Some(_), _) => {
+            let detail = format!("more than one machine has a snapshot {name:?}; say whose with --vm");
+            Err(Refusal::new(Code::SnapshotNotFound, detail))
+        }
+    }
+}
+
+fn missing(what: String, of: &str) -> Refusal {
+    let detail = format!("{what}; `hostler snapshot list{of}` shows those there are");
+    Refusal::new(Code::SnapshotNotFound, detail)
 }
 
 async fn delete(args: Delete, session: &Session) -> Result<Exit, Failure> {
@@ -142,7 +163,7 @@ async fn delete(args: Delete, session: &Session) -> Result<Exit, Failure> {
         session.print(&submitted, || format!("{name} is being deleted: task {}", submitted.task.id))?;
         return Ok(Exit::Done);
     }
-    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), Tell::Phases).await?;
+    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), session.tell()).await?;
     if session.is_data() {
         session.data(&submitted)?;
     }
@@ -205,6 +226,17 @@ fn show(snapshot: &Snapshot, nodes: &NodeNames, now: Timestamp) -> String {
 mod tests {
     use super::*;
     use crate::cli::fixture;
+
+    #[test]
+    fn a_name_that_only_one_has_is_enough() {
+        let which = |name: &str, vm: Option<&str>| Which { snapshot: name.into(), vm: vm.map(str::to_owned) };
+        let (one, two) = (fixture::snapshot("good", false), fixture::snapshot("better", false));
+        let found = |which: &Which| only(vec![one.clone(), two.clone()], which);
+        assert_eq!(found(&which("good", None)).unwrap().name.as_str(), "good");
+        let missing = found(&which("bad", Some("web"))).unwrap_err();
+        assert_eq!((missing.facts["snapshot"].as_str(), missing.facts["vm"].as_str()), (Some("bad"), Some("web")));
+        assert!(only(vec![one.clone(), one.clone()], &which("good", None)).unwrap_err().detail.contains("--vm"));
+    }
 
     #[test]
     fn a_list_of_snapshots() {

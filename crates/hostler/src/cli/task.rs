@@ -24,7 +24,6 @@ use super::{Globals, NodeNames, ScheduleArgs, Session, WaitArgs, WatchArgs, read
 use crate::{
     exit::{Exit, Failure},
     output::{self, Table},
-    watch::Tell,
 };
 
 /// How many tasks are looked at to find one by the beginning or the end of its id.
@@ -254,7 +253,7 @@ async fn cancel(args: Act, session: &Session) -> Result<Exit, Failure> {
     let id = find(session, &args.which.id).await?.id;
     let mut task = session.client.cancel_task(id).await?;
     if !args.wait.no_wait() {
-        task = session.ended(task, Some(args.wait.timeout), Tell::Phases).await?;
+        task = session.ended(task, Some(args.wait.timeout), session.tell()).await?;
     }
     print(session, &task).await?;
     match task.state {
@@ -275,7 +274,7 @@ async fn follow(session: &Session, submitted: Submitted, wait: &WaitArgs) -> Res
 }
 
 async fn end(session: &Session, task: Task, limit: Option<Duration>) -> Result<Exit, Failure> {
-    let task = session.ended(task, limit, Tell::Phases).await?;
+    let task = session.ended(task, limit, session.tell()).await?;
     print(session, &task).await?;
     succeeded(task).map(|_| Exit::Done)
 }

@@ -26,7 +26,6 @@ use super::{Globals, NodeNames, ScheduleArgs, Session, WaitArgs, WatchArgs, exec
 use crate::{
     exit::{Exit, Failure},
     output::{self, Table},
-    watch::Tell,
 };
 
 /// The verbs of machines.
@@ -95,11 +94,11 @@ enum Verb {
 /// What a machine is to be.
 #[derive(clap::Args, Debug, Default)]
 pub struct Shape {
-    /// The image; `hostler image list` shows those there are
-    #[arg(long, value_name = "IMAGE", default_value = "tiny")]
+    /// The image; `hostler image list` shows those there are [default: the server's, which is tiny unless configured]
+    #[arg(long, value_name = "IMAGE")]
     pub image: Option<String>,
 
-    /// Virtual processors; the image says how many by default
+    /// Virtual processors; the server or the image says how many by default
     #[arg(long, value_name = "N")]
     pub vcpus: Option<i64>,
 
@@ -250,7 +249,7 @@ async fn create(args: Create, session: &Session) -> Result<Exit, Failure> {
         session.print(&submitted, || planned(&submitted, args.dry_run))?;
         return Ok(Exit::Done);
     }
-    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), Tell::Phases).await?;
+    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), session.tell()).await?;
     if let Some(vm) = &mut submitted.vm
         && let Ok(now) = session.client.vm(&vm.id.to_string()).await
     {
@@ -356,7 +355,7 @@ async fn deleted(session: &Session, vm: &str, task: Task, wait: &WaitArgs) -> Re
         }
         return Ok(task);
     }
-    let task = succeeded(session.ended(task, Some(wait.timeout), Tell::Phases).await?)?;
+    let task = succeeded(session.ended(task, Some(wait.timeout), session.tell()).await?)?;
     if !session.is_data() {
         output::text(&format!("{vm} is deleted"))?;
     }

@@ -24,9 +24,9 @@ use crate::{
     watch::{Tell, Watched, status, watch},
 };
 
-/// How long to wait.
-#[derive(Clone, Debug, clap::Args)]
-pub struct WaitArgs {
+/// Whether to wait.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct NoWaitArgs {
     /// Do not wait for the end
     #[arg(long, env = "HOSTLER_NO_WAIT", value_parser = FalseyValueParser::new(), overrides_with = "wait")]
     no_wait: bool,
@@ -34,6 +34,20 @@ pub struct WaitArgs {
     /// Wait for the end, as without any flag: for when HOSTLER_NO_WAIT is set
     #[arg(long, env = "HOSTLER_WAIT", value_parser = FalseyValueParser::new())]
     wait: bool,
+}
+
+impl NoWaitArgs {
+    /// Whether to come back at once.
+    pub fn no_wait(self) -> bool {
+        self.no_wait && !self.wait
+    }
+}
+
+/// How long to wait.
+#[derive(Clone, Debug, clap::Args)]
+pub struct WaitArgs {
+    #[command(flatten)]
+    whether: NoWaitArgs,
 
     /// Wait no longer than this; the task goes on
     #[arg(long, env = "HOSTLER_TIMEOUT", value_name = "TIME", value_parser = read::duration, default_value = "10m")]
@@ -43,7 +57,7 @@ pub struct WaitArgs {
 impl WaitArgs {
     /// Whether to come back at once.
     pub fn no_wait(&self) -> bool {
-        self.no_wait && !self.wait
+        self.whether.no_wait()
     }
 }
 

@@ -1,7 +1,6 @@
 //! `hostler image import`: sends a file, or tells the server where to get one, and waits until it is an image.
 
 use std::{
-    io::{IsTerminal as _, stderr},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -12,9 +11,8 @@ use hostler_link::Body;
 use hostler_model::{
     disk::SourceFormat,
     image::{Firmware, Part, Sha256Hex},
-    import::{Import, ImportPhase, ImportState, NewImport, NewShape, PartSource},
+    import::{Import, ImportPhase, ImportProgress, ImportState, NewImport, NewShape, PartSource},
 };
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tokio::{fs::File, io::AsyncReadExt};
@@ -23,6 +21,7 @@ use crate::{
     cli::{Session, WaitArgs, read},
     exit::{Exit, Failure},
     interrupt::Interrupt,
+    line::Line,
     output::{self, note},
 };
 
@@ -174,7 +173,7 @@ async fn begin(args: &Args, session: &Session) -> Result<Import, Failure> {
 
 async fn send(name: &str, path: &Path, upload: &Upload, session: &Session) -> Result<Import, Failure> {
     let (file, length) = open(path).await?;
-    let body = body(file, bar(length, "sending"));
+    let body = body(file, sending(length, session));
     Ok(session.client.upload_image(name, upload, length, body).await?)
 }
 
@@ -213,7 +212,7 @@ async fn blob(path: &Path, session: &Session) -> Result<Sha256Hex, Failure> {
     }
     let sha256: Sha256Hex = hex::encode(hash.finalize()).parse()?;
     let (file, _) = open(path).await?;
-    session.client.upload_blob(&sha256, length, body(file, bar(length, "sending"))).await?;
+    session.client.upload_blob(&sha256, length, body(file, sending(length, session))).await?;
     Ok(sha256)
 }
 
@@ -230,27 +229,20 @@ async fn open(path: &Path) -> Result<(File, u64), Failure> {
     Ok((file, metadata.len()))
 }
 
-/// A bar on a terminal, nothing elsewhere.
-fn bar(length: u64, what: &'static str) -> ProgressBar {
-    if !stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-    let bar = ProgressBar::new(length).with_message(what);
-    bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
+fn sending(length: u64, session: &Session) -> Line {
+    Line::of_bytes(!session.is_data(), "sending", length)
 }
 
-fn body(file: File, bar: ProgressBar) -> Body {
-    let pieces = stream::try_unfold((file, bar), |(mut file, bar)| async move {
+fn body(file: File, line: Line) -> Body {
+    let pieces = stream::try_unfold((file, line), |(mut file, line)| async move {
         let mut piece = Vec::with_capacity(PIECE);
         let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece).await?;
         if read == 0 {
-            bar.finish_and_clear();
+            line.clear();
             return Ok::<_, std::io::Error>(None);
         }
-        bar.inc(read as u64);
-        Ok(Some((piece, (file, bar))))
+        line.sent(read as u64);
+        Ok(Some((piece, (file, line))))
     });
     Body::wrap_stream(pieces)
 }
@@ -259,13 +251,12 @@ fn body(file: File, bar: ProgressBar) -> Body {
 async fn ended(mut import: Import, limit: Duration, session: &Session) -> Result<Import, Failure> {
     let mut interrupt = Interrupt::listen()?;
     let until = tokio::time::Instant::now() + limit;
-    let line = bar(100, "");
-    line.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut line = Line::new(!session.is_data());
     let mut told = None;
     let id = import.id.to_string();
     while !import.state.is_terminal() {
-        line.set_message(state(&import));
-        if line.is_hidden() && told != Some(import.progress.phase) {
+        line.say(&doing(&import.progress), import.progress.percent);
+        if !line.is_drawn() && told != Some(import.progress.phase) {
             told = Some(import.progress.phase);
             note(import.progress.phase.as_str());
         }
@@ -280,8 +271,18 @@ async fn ended(mut import: Import, limit: Duration, session: &Session) -> Result
         }
         import = session.client.import(&id).await?;
     }
-    line.finish_and_clear();
+    line.clear();
     Ok(import)
+}
+
+/// What it is doing, and how many bytes have come while they do.
+fn doing(progress: &ImportProgress) -> String {
+    match progress.phase {
+        ImportPhase::Fetching => format!("{} ({})", progress.phase.as_str(), output::bytes(progress.bytes)),
+        ImportPhase::Waiting | ImportPhase::Checking | ImportPhase::Converting | ImportPhase::Storing => {
+            progress.phase.as_str().to_owned()
+        }
+    }
 }
 
 /// How an import stands, in words.
@@ -290,13 +291,7 @@ pub(super) fn state(import: &Import) -> String {
         ImportState::Running => {
             let progress = &import.progress;
             let percent = progress.percent.map(|percent| format!(" {percent} %")).unwrap_or_default();
-            let bytes = match progress.phase {
-                ImportPhase::Fetching => format!(" ({})", output::bytes(progress.bytes)),
-                ImportPhase::Waiting | ImportPhase::Checking | ImportPhase::Converting | ImportPhase::Storing => {
-                    String::new()
-                }
-            };
-            format!("running: {}{percent}{bytes}", progress.phase.as_str())
+            format!("running: {}{percent}", doing(progress))
         }
         ImportState::Succeeded | ImportState::Failed | ImportState::Cancelled => import.state.as_str().to_owned(),
     }

@@ -7,7 +7,6 @@ use super::super::{ScheduleArgs, Session, WaitArgs, succeeded};
 use crate::{
     exit::{Exit, Failure},
     output,
-    watch::Tell,
 };
 
 /// For its help.
@@ -36,7 +35,7 @@ pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
         session.print(&submitted, || output::fields([("task", submitted.task.id.to_string())]))?;
         return Ok(Exit::Done);
     }
-    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), Tell::Phases).await?;
+    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), session.tell()).await?;
     if session.is_data() {
         session.data(&submitted)?;
     }

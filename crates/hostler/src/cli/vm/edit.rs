@@ -18,7 +18,6 @@ use super::super::{ScheduleArgs, Session, WaitArgs, read, succeeded};
 use crate::{
     exit::{Exit, Failure},
     output,
-    watch::Tell,
 };
 
 /// For its help.
@@ -163,7 +162,7 @@ async fn host(args: Args, mut submitted: Submitted, session: &Session) -> Result
         session.print(&submitted, || planned(&submitted, args.dry_run, session.now()))?;
         return Ok(Exit::Done);
     }
-    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), Tell::Phases).await?;
+    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), session.tell()).await?;
     if let Some(vm) = &mut submitted.vm
         && let Ok(now) = session.client.vm(&vm.id.to_string()).await
     {

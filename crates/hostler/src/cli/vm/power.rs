@@ -17,7 +17,6 @@ use crate::{
     cli::{ScheduleArgs, Session, WaitArgs, read, succeeded},
     exit::{Exit, Failure},
     output,
-    watch::Tell,
 };
 
 const START: &str = "\
@@ -249,7 +248,7 @@ async fn switched(session: &Session, switch: &Switch, vm: &str, task: Task, wait
         }
         return Ok(task);
     }
-    let task = succeeded(session.ended(task, Some(wait.timeout), Tell::Phases).await?)?;
+    let task = succeeded(session.ended(task, Some(wait.timeout), session.tell()).await?)?;
     if !session.is_data() {
         output::text(&format!("{vm} {}", switch.done(&task)))?;
     }

@@ -4,10 +4,7 @@ use hostler_model::{kind::VmRenameOutput, name::Name};
 use serde::Deserialize;
 
 use super::super::{ScheduleArgs, Session, WaitArgs, read, succeeded};
-use crate::{
-    exit::{Exit, Failure},
-    watch::Tell,
-};
+use crate::exit::{Exit, Failure};
 
 /// For its help.
 pub const EXAMPLES: &str = "\
@@ -50,7 +47,7 @@ pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
             .print(&submitted, || format!("{from} is now {to}; its node is being told: task {}", submitted.task.id))?;
         return Ok(Exit::Done);
     }
-    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), Tell::Phases).await?;
+    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), session.tell()).await?;
     if session.is_data() {
         session.data(&submitted)?;
     }

@@ -12,7 +12,6 @@ use crate::{
     cli::{ScheduleArgs, Session, WaitArgs, read, succeeded},
     exit::{Exit, Failure},
     output,
-    watch::Tell,
 };
 
 /// How `vm snapshot` is used.
@@ -78,7 +77,7 @@ pub async fn take(args: Take, session: &Session) -> Result<Exit, Failure> {
         session.print(&submitted, || planned(&submitted, args.dry_run))?;
         return Ok(Exit::Done);
     }
-    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), Tell::Phases).await?;
+    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), session.tell()).await?;
     if let Some(snapshot) = &mut submitted.snapshot
         && let Ok(now) = session.client.snapshot(&snapshot.id.to_string()).await
     {
@@ -139,7 +138,7 @@ pub async fn restore(args: Restore, session: &Session) -> Result<Exit, Failure> 
         })?;
         return Ok(Exit::Done);
     }
-    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), Tell::Phases).await?;
+    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), session.tell()).await?;
     if session.is_data() {
         session.data(&submitted)?;
     }
