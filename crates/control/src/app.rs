@@ -22,7 +22,7 @@ pub mod vm;
 
 use std::{io, sync::Arc};
 
-use hostler_model::{Clock, Code, Ids, Refusal};
+use hostler_model::{Clock, Code, Ids, Refusal, defaults::Defaults};
 use hostler_store::{Answer, Store};
 use hostler_trust::{Authority, TaskSigner};
 use tokio_util::sync::CancellationToken;
@@ -62,6 +62,8 @@ pub struct App {
     pub closing: CancellationToken,
     /// Where imports may come from.
     pub sources: Sources,
+    /// What machines get that do not say it.
+    pub defaults: Defaults,
     pub(crate) importing: Imports,
     pub(crate) known: Known,
 }

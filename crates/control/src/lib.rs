@@ -18,7 +18,7 @@ mod metrics;
 use std::{io, path::PathBuf, sync::Arc};
 
 use axum::Router;
-use hostler_model::{Clock, Ids};
+use hostler_model::{Clock, Ids, defaults::Defaults};
 use hostler_store::Store;
 use hostler_trust::{
     Authority, TaskSigner,
@@ -59,6 +59,8 @@ pub struct ServerConfig {
     pub blobs: PathBuf,
     /// Where imports may come from.
     pub sources: Sources,
+    /// What machines get that do not say it.
+    pub defaults: Defaults,
     /// Host names and addresses, beside loopback, under which agents reach the internal listener.
     pub names: Vec<String>,
     /// How often the loops run.
@@ -122,6 +124,7 @@ impl Server {
             metrics,
             closing,
             sources: config.sources,
+            defaults: config.defaults,
             importing: app::import::Imports::default(),
             known: app::caller::Known::default(),
         };

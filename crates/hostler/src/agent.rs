@@ -111,7 +111,10 @@ fn config(
         None => token(&settings.join_token_file)?,
     };
     let connect = connect(settings.server.clone(), join.clone());
-    Ok(AgentConfig { join, ..AgentConfig::new(&folder.data, name.as_str(), connect, hypervisor) })
+    let usual = AgentConfig::new(&folder.data, name.as_str(), connect, hypervisor);
+    let asked = [settings.boot_slots, settings.disk_slots, settings.quick_slots, settings.guest_slots];
+    let asked = asked.map(|slots| Some(slots).filter(|slots| *slots > 0));
+    Ok(AgentConfig { join, slots: driver::slots(asked, usual.slots), ..usual })
 }
 
 /// The token of the first start. A file that is not there is no error: a node that has joined needs it no more.

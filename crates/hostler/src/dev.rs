@@ -18,6 +18,7 @@ use std::{
 
 use hostler_agent::Slots;
 use hostler_control::Server;
+use hostler_model::defaults::Defaults;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,7 @@ use crate::{
         ClientFile,
         book::{Book, Place},
     },
-    driver::{Acceleration, Driver},
+    driver::{self, Acceleration, Driver},
     exit::{Exit, Failure},
     folder::{Folder, Sockets, Stay},
     interrupt::Interrupt,
@@ -126,12 +127,8 @@ struct SlotArgs {
 impl SlotArgs {
     /// What was asked for, in place of what would be.
     fn over(self, slots: Slots) -> Slots {
-        Slots {
-            boot: self.boot_slots.map_or(slots.boot, usize::from),
-            disk: self.disk_slots.map_or(slots.disk, usize::from),
-            quick: self.quick_slots.map_or(slots.quick, usize::from),
-            guest: self.guest_slots.map_or(slots.guest, usize::from),
-        }
+        let SlotArgs { boot_slots, disk_slots, quick_slots, guest_slots } = self;
+        driver::slots([boot_slots, disk_slots, quick_slots, guest_slots], slots)
     }
 }
 
@@ -180,7 +177,14 @@ async fn work(
     let (url, internal_port) = (format!("http://{}", address(&api)?), address(&internal)?.port());
     let lease = Duration::from_secs(args.lease_seconds);
     let sources = service::sources(&args.image_source_allow, &args.image_roots)?;
-    let server = service::open(Opening { data: &folder.data, issuer: ISSUER, lease, sources, names: Vec::new() })?;
+    let server = service::open(Opening {
+        data: &folder.data,
+        issuer: ISSUER,
+        lease,
+        sources,
+        defaults: Defaults::default(),
+        names: Vec::new(),
+    })?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());

@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use hostler_agent::hypervisor::qemu::{Accel, Qemu, QemuConfig};
+use hostler_agent::{
+    Slots,
+    hypervisor::qemu::{Accel, Qemu, QemuConfig},
+};
 use hostler_model::name::Name;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +50,16 @@ pub async fn qemu(data: &Path, run: &Path, how: Acceleration) -> Result<Qemu, Fa
     let made = tokio::task::spawn_blocking(|| Qemu::new(config)).await;
     let made = made.map_err(|error| Failure::new(Exit::Failed, error))?;
     made.map_err(|error| Failure::new(Exit::Failed, error).help("`hostler doctor` says what this host lacks"))
+}
+
+/// How much an agent does at once of each class (boot, disk, quick, guest): what was asked for, in place of what would be.
+pub fn slots([boot, disk, quick, guest]: [Option<u16>; 4], usual: Slots) -> Slots {
+    Slots {
+        boot: boot.map_or(usual.boot, usize::from),
+        disk: disk.map_or(usual.disk, usize::from),
+        quick: quick.map_or(usual.quick, usize::from),
+        guest: guest.map_or(usual.guest, usize::from),
+    }
 }
 
 /// This host's name as far as it makes a name of ours; `local` where nothing is left of it.

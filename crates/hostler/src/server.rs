@@ -7,10 +7,15 @@
 //!
 //! Who may read its folder may be its administrator: `client.json` there holds a token.
 
+mod default_image;
+
 use std::time::Duration;
 
+use hostler_control::Sources;
+use hostler_model::defaults::Defaults;
 use tokio_util::sync::CancellationToken;
 
+use self::default_image::DefaultImage;
 use crate::{
     context::ClientFile,
     exit::{Exit, Failure},
@@ -53,16 +58,27 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     refuse_the_open(&settings)?;
     let mut interrupt = Interrupt::listen()?;
     let folder = Folder::take(settings.data.clone(), Stay::Stays)?;
+    let default_image = DefaultImage::of(&settings)?;
     let (api, agents) = (bind(settings.listen).await?, bind(settings.agents_listen).await?);
     let server = service::open(Opening {
         data: &folder.data,
         issuer: ISSUER,
         lease: Duration::from_secs(settings.lease_seconds),
-        sources: service::sources(&settings.image_source_allow.0, &settings.image_roots.0)?,
+        sources: Sources {
+            files: default_image.as_ref().map(DefaultImage::files).unwrap_or_default(),
+            ..service::sources(&settings.image_source_allow.0, &settings.image_roots.0)?
+        },
+        defaults: defaults(&settings, default_image.as_ref())?,
         names: settings.names.0.clone(),
     })?;
     if settings.images.is_dir() {
         service::import(&settings.images, &server).await?;
+    }
+    if let Some(image) = &default_image {
+        tokio::select! {
+            taken = image.take_in(&folder.data, &server) => taken?,
+            signal = interrupt.caught() => return Ok(Exit::Signalled(signal)),
+        }
     }
     let url = format!("http://{}", address(&api)?);
     greet(&url, &folder, address(&agents)?)?;
@@ -88,6 +104,25 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         served = serving => ended(served),
         signal = interrupt.caught() => Ok(Exit::Signalled(signal)),
     }
+}
+
+/// What machines get that do not say it.
+fn defaults(settings: &Server, image: Option<&DefaultImage>) -> Result<Defaults, Failure> {
+    let said = |amount: u32| Some(i64::from(amount)).filter(|amount| *amount > 0);
+    let image = match settings.default_image.as_str() {
+        "" if image.is_some() => default_image::NAME,
+        "" => hostler_model::defaults::IMAGE,
+        named => named,
+    };
+    let defaults = Defaults {
+        image: image.to_owned(),
+        vcpus: said(settings.default_vcpus),
+        memory_mib: said(settings.default_memory_mib),
+        disk_gib: said(settings.default_disk_gib),
+    };
+    let wrong = |refusal: hostler_model::Refusal| Failure::usage(format!("[server]: {}", refusal.detail));
+    defaults.check().map_err(wrong)?;
+    Ok(defaults)
 }
 
 /// Tokens travel in every request: without TLS they must not leave the machine, unless somebody says that they may.
@@ -117,6 +152,17 @@ fn greet(url: &str, folder: &Folder, agents: std::net::SocketAddr) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn machines_that_do_not_say_get_what_the_configuration_says() {
+        let usual = defaults(&Server::default(), None).unwrap();
+        assert_eq!(usual, Defaults::default());
+        let named = Server { default_image: "house".into(), default_vcpus: 2, ..Server::default() };
+        let named = defaults(&named, None).unwrap();
+        assert_eq!((named.image.as_str(), named.vcpus, named.memory_mib), ("house", Some(2), None));
+        let absurd = Server { default_memory_mib: 8, ..Server::default() };
+        assert_eq!(defaults(&absurd, None).unwrap_err().exit, Exit::Usage);
+    }
 
     #[test]
     fn the_api_stays_on_loopback_unless_somebody_says_otherwise() {

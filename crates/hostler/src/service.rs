@@ -8,7 +8,7 @@ use std::{
 };
 
 use hostler_control::{Limits, Pace, Server, ServerConfig, Sources};
-use hostler_model::{Clock, Ids, PrincipalId, TenantId, event::Actor, kind::Role};
+use hostler_model::{Clock, Ids, PrincipalId, TenantId, defaults::Defaults, event::Actor, kind::Role};
 use hostler_sqlite::Mode;
 use hostler_store::{Caller, NewApiToken, Store, Timing};
 use hostler_trust::{
@@ -59,13 +59,15 @@ pub struct Opening<'a> {
     pub lease: Duration,
     /// Where imports of images may come from.
     pub sources: Sources,
+    /// What machines get that do not say it.
+    pub defaults: Defaults,
     /// Names for its certificate, beside loopback.
     pub names: Vec<String>,
 }
 
 /// Opens the store, the authority and the keys in a data folder.
 pub fn open(opening: Opening<'_>) -> Result<Server, Failure> {
-    let Opening { data, issuer, lease, sources, names } = opening;
+    let Opening { data, issuer, lease, sources, defaults, names } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
@@ -86,6 +88,7 @@ pub fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         issuer: issuer.to_owned(),
         blobs: data.join("blobs"),
         sources,
+        defaults,
         names,
         pace: Pace::default(),
         limits: Limits::default(),
@@ -100,7 +103,7 @@ pub fn sources(allow: &[String], roots: &[String]) -> Result<Sources, Failure> {
         })
     };
     let allow = allow.iter().map(network).collect::<Result<_, Failure>>()?;
-    Ok(Sources { allow, roots: roots.iter().map(PathBuf::from).collect() })
+    Ok(Sources { allow, roots: roots.iter().map(PathBuf::from).collect(), files: Vec::new() })
 }
 
 /// Takes in every image of a folder; hands back their names.

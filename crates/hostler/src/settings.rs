@@ -16,7 +16,7 @@ use std::{
     path::PathBuf,
 };
 
-use clap::builder::BoolishValueParser;
+use clap::builder::{BoolishValueParser, StringValueParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 
 use crate::driver::{Acceleration, Driver};
@@ -121,6 +121,45 @@ section! {
         #[arg(value_name = "DIR", value_parser = crate::settings::layers::names)]
         image_roots: Names = Names::default();
 
+        /// The image of machines that name none. Where it is empty it is `default`, which is made
+        /// of the files below where they are there, and tiny else
+        #[arg(value_name = "IMAGE")]
+        default_image: String = String::new();
+
+        /// The kernel of the image `default`: a file of this server, taken in at its start. The one
+        /// that is built in may be missing, one that is configured may not; none where it is empty
+        #[arg(value_name = "FILE", value_parser = path())]
+        default_kernel: PathBuf = PathBuf::from("/opt/arrakis/vmlinux.bin");
+
+        /// Its root disk, likewise: raw, such as an ext4 file system, unless its name ends in
+        /// .qcow2, .vmdk, .vhdx or .gz
+        #[arg(value_name = "FILE", value_parser = path())]
+        default_rootfs: PathBuf = PathBuf::from("/opt/arrakis/rootfs.ext4");
+
+        /// Its initial RAM file system, likewise; an image needs none
+        #[arg(value_name = "FILE", value_parser = path())]
+        default_initramfs: PathBuf = PathBuf::from("/opt/arrakis/initramfs.cpio.gz");
+
+        /// Its kernel's command line
+        #[arg(value_name = "TEXT")]
+        default_cmdline: String = "console=ttyS0 root=/dev/vda rw".to_owned();
+
+        /// When its machines are ready: guest-agent, tcp:PORT, cloud-init, marker:PATH or none
+        #[arg(value_name = "WHEN")]
+        default_ready: String = "guest-agent".to_owned();
+
+        /// Virtual processors of machines that do not say, whatever their image; 0: as it says
+        #[arg(value_name = "N")]
+        default_vcpus: u32 = 0;
+
+        /// Memory of machines that do not say, in MiB; 0: as their image says
+        #[arg(value_name = "MIB")]
+        default_memory_mib: u32 = 0;
+
+        /// Disk of machines that do not say, in GiB, where their image needs no more; 0: as it says
+        #[arg(value_name = "GIB")]
+        default_disk_gib: u32 = 0;
+
         /// How long an agent may be silent before its work is taken to be lost, in seconds
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
         lease_seconds: u64 = 30;
@@ -165,10 +204,39 @@ section! {
         #[arg(value_name = "HOW", value_enum)]
         acceleration: Acceleration = Acceleration::Auto;
 
+        /// How many machines start at once here; 0: two for each processor
+        #[arg(value_name = "N")]
+        boot_slots: u16 = 0;
+
+        /// How many tasks that move bytes are done at once; 0: two
+        #[arg(value_name = "N")]
+        disk_slots: u16 = 0;
+
+        /// How many short tasks are done at once; 0: 64
+        #[arg(value_name = "N")]
+        quick_slots: u16 = 0;
+
+        /// How many programs run in guests at once; 0: 64
+        #[arg(value_name = "N")]
+        guest_slots: u16 = 0;
+
         /// How much is logged, as for the server
         #[arg(value_name = "FILTER")]
         log: String = "info".to_owned();
     }
+}
+
+/// The variables without a prefix by which other systems name the same things: they count where a key's own variable
+/// does not say.
+pub const PLAIN: [(&str, &str); 3] = [
+    ("server.default_kernel", "DEFAULT_KERNEL"),
+    ("server.default_rootfs", "DEFAULT_ROOTFS"),
+    ("server.default_initramfs", "DEFAULT_INITRAMFS"),
+];
+
+/// A path that may be empty.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    StringValueParser::new().map(PathBuf::from)
 }
 
 /// A list of names; in a flag or a variable with commas between them.

@@ -47,6 +47,7 @@ pub use self::{
 };
 use crate::{
     alloc::Settlement,
+    defaults::Defaults,
     error::{Code, Refusal, excerpt},
     image::Image,
     retry::RetryPolicy,
@@ -208,10 +209,12 @@ pub enum Aim {
 }
 
 /// What `fill` may look at.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct FillContext<'a> {
     /// The image that the parameters name, when they name one that exists.
     pub image: Option<&'a Image>,
+    /// What machines get that do not say it.
+    pub defaults: &'a Defaults,
 }
 
 /// Whether a task may work on its VM now.
@@ -294,7 +297,7 @@ pub trait Kind: Send + Sync + 'static {
     fn fill(params: Self::Params, context: &FillContext<'_>) -> Result<Self::Params, Refusal>;
 
     /// The image that its parameters name, by name or digest.
-    fn image(_params: &Value) -> Option<String> {
+    fn image(_params: &Value, _defaults: &Defaults) -> Option<String> {
         None
     }
 
@@ -348,7 +351,7 @@ pub struct Spec {
     /// Reads, fills in and checks parameters at the edge: unknown fields are refused.
     pub fill: fn(&Value, &FillContext<'_>) -> Result<Value, Refusal>,
     /// The image that parameters name.
-    pub image: fn(&Value) -> Option<String>,
+    pub image: fn(&Value, &Defaults) -> Option<String>,
     /// What it takes.
     pub delta: fn(&Value) -> Resources,
     /// From the first lease to the end.

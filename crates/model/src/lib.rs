@@ -11,6 +11,7 @@ pub mod chain;
 pub mod checksum;
 pub mod clock;
 pub mod cloud_init;
+pub mod defaults;
 pub mod disk;
 pub mod edit;
 pub mod error;

@@ -85,7 +85,13 @@ impl App {
             self.sources.check(call, &piece.source)?;
         }
         self.store.may_add_images(call.caller.tenant, 1).await??;
-        self.begin(call, plan, None).await
+        self.begin(call.caller.tenant, call.actor(), plan, None).await
+    }
+
+    /// Imports files that the configuration names ([`Sources::files`]), and waits until that is over.
+    pub async fn import_configured(self: &Arc<Self>, name: &str, new: &NewImport) -> Result<Import> {
+        let import = self.begin(TenantId::DEFAULT, Actor::system(), new.plan(name)?, None).await?;
+        self.import_ended(import, LIMIT).await
     }
 
     /// Takes in a body, and begins its import.
@@ -108,19 +114,25 @@ impl App {
         if let Some(Piece { expected: Expected::Sha256(sha256), .. }) = plan.pieces.first() {
             received.must_be(sha256)?;
         }
-        self.begin(call, plan, Some(received)).await
+        self.begin(tenant, call.actor(), plan, Some(received)).await
     }
 
-    async fn begin(self: &Arc<Self>, call: &Call, plan: Plan, uploaded: Option<Received>) -> Result<Import> {
+    async fn begin(
+        self: &Arc<Self>,
+        tenant: TenantId,
+        actor: Actor,
+        plan: Plan,
+        uploaded: Option<Received>,
+    ) -> Result<Import> {
         let row = NewImportRow {
             id: self.ids.next(self.clock.now()),
-            tenant: call.caller.tenant,
+            tenant,
             name: plan.name.clone(),
             source: plan.source.clone(),
             bytes: uploaded.as_ref().map_or(0, |received| received.length),
         };
-        let import = self.store.begin_import(row, call.actor()).await??;
-        let work = Work { app: self.clone(), id: import.id, tenant: import.tenant, actor: call.actor(), plan };
+        let import = self.store.begin_import(row, actor.clone()).await??;
+        let work = Work { app: self.clone(), id: import.id, tenant, actor, plan };
         tokio::spawn(work.carry_out(uploaded));
         Ok(import)
     }

@@ -133,7 +133,7 @@ impl App {
         call.require(spec.role)?;
         refuse_references(spec.sensitive, &new.params)?;
         let image = self.image_for(place.tenant, spec, &new.params).await?;
-        let mut params = (spec.fill)(&new.params, &FillContext { image: image.as_ref() })?;
+        let mut params = (spec.fill)(&new.params, &FillContext { image: image.as_ref(), defaults: &self.defaults })?;
         let now = self.clock.now();
         let (schedule, not_before) = Schedule::asked(spec, &params, &terms.when.over(new.asked()), now)?;
         let secrets = self.take_apart(spec, &mut params);
@@ -177,7 +177,7 @@ impl App {
 
     /// The image that the parameters name. `fill` refuses when there is none, and says so better.
     async fn image_for(&self, tenant: TenantId, spec: &Spec, params: &Value) -> Result<Option<Image>> {
-        let Some(text) = (spec.image)(params) else { return Ok(None) };
+        let Some(text) = (spec.image)(params, &self.defaults) else { return Ok(None) };
         match self.image(tenant, &text).await {
             Ok(image) => Ok(Some(image)),
             Err(Error::Refused(refusal)) if refusal.code == Code::ImageNotFound => Ok(None),

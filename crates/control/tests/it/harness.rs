@@ -13,6 +13,7 @@ use axum::{Router, body::Body, response::Response};
 use hostler_control::{Limits, Pace, PeerIdentity, Server, ServerConfig, Sources};
 use hostler_model::{
     Clock, Ids, PrincipalId, Resources, TenantId, Timestamp,
+    defaults::Defaults,
     event::Actor,
     image::{Image, Sha256Hex},
     internal::{Assignment, Assignments, Join, Joined},
@@ -69,7 +70,12 @@ impl World {
             signer: TaskSigner::generate().unwrap(),
             issuer: "hostler-test".into(),
             blobs: dir.path().join("blobs"),
-            sources: Sources { allow: vec!["127.0.0.0/8".parse().unwrap()], roots: vec![dir.path().join("import")] },
+            sources: Sources {
+                allow: vec!["127.0.0.0/8".parse().unwrap()],
+                roots: vec![dir.path().join("import")],
+                files: Vec::new(),
+            },
+            defaults: Defaults::default(),
             names: Vec::new(),
             pace: quick(),
             limits: Limits::default(),

@@ -5,9 +5,10 @@
 
 mod work;
 
-use hostler_client::{Client, Health};
+use hostler_client::{Client, Health, Submit};
 use hostler_model::{
     Clock, Timestamp,
+    api::NewVm,
     image::ImageInfo,
     node::{Freshness, Node},
 };
@@ -143,7 +144,7 @@ async fn server(context: &Context, client: &Client) -> Vec<Finding> {
         Err(error) => findings.push(Finding::of("nodes", &error.into())),
     }
     match client.images().await {
-        Ok(found) => findings.push(images(&found)),
+        Ok(found) => findings.push(images(&found, usual_image(client).await.as_deref())),
         Err(error) => findings.push(Finding::of("images", &error.into())),
     }
     findings.extend(work::examine(client, now).await);
@@ -212,12 +213,26 @@ fn node(node: &Node) -> Finding {
     }
 }
 
-fn images(images: &[ImageInfo]) -> Finding {
-    if images.iter().any(|image| image.names.iter().any(|name| name == "tiny")) {
-        return Finding::ok("images", format!("{}, tiny among them", images.len()));
+/// The image of machines that name none, as far as the server says: it may be another one's to make machines.
+async fn usual_image(client: &Client) -> Option<String> {
+    match client.create_vm(&NewVm::default(), &Submit::dry()).await {
+        Ok(submitted) => Some(submitted.vm?.spec.image),
+        Err(error) => Some(error.problem()?.facts.get("image")?.as_str()?.to_owned()),
     }
-    let advice = "`make image` builds it; `hostler dev --images target/images` takes it in. Until then name another with --image";
-    Finding::warn("images", "tiny is missing, the image of machines that name none", advice)
+}
+
+fn images(images: &[ImageInfo], usual: Option<&str>) -> Finding {
+    let Some(usual) = usual else { return Finding::ok("images", images.len().to_string()) };
+    if images.iter().any(|image| image.names.iter().any(|name| name == usual)) {
+        return Finding::ok("images", format!("{}, {usual} among them", images.len()));
+    }
+    let advice = match usual {
+        "tiny" => {
+            "`make image` builds it; `hostler dev --images target/images` takes it in. Until then name another with --image"
+        }
+        _ => "`hostler image import` brings it, server.default_image of the configuration names another",
+    };
+    Finding::warn("images", format!("{usual} is missing, the image of machines that name none"), advice)
 }
 
 fn table(findings: &[Finding]) -> String {
@@ -246,7 +261,8 @@ mod tests {
     fn every_finding_is_a_line_and_what_to_do_another() {
         let mut lost = fixture::node();
         lost.freshness = Freshness::Lost;
-        let findings = [node(&fixture::node()), node(&lost), images(&[]), images(&[fixture::image()])];
+        let findings =
+            [node(&fixture::node()), node(&lost), images(&[], Some("tiny")), images(&[fixture::image()], Some("tiny"))];
         insta::assert_snapshot!(anstream::adapter::strip_str(&table(&findings)), @"
         ok    node local  ready, fresh, tcg
         FAIL  node local  ready, lost, tcg

@@ -2,7 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::{Agent, Section, Server, layers::variable};
+use super::{
+    Agent, Section, Server,
+    layers::{plain, variable},
+};
 
 const HEAD: &str = "\
 # hostler's configuration: of `hostler server` and `hostler agent` on this host.
@@ -25,7 +28,8 @@ fn section<S: Section>() -> String {
         for line in key.doc {
             let _ = writeln!(text, "#{line}");
         }
-        let _ = writeln!(text, "# ({})", variable::<S>(key.name));
+        let or = plain::<S>(key.name).map(|name| format!(", or {name}")).unwrap_or_default();
+        let _ = writeln!(text, "# ({}{or})", variable::<S>(key.name));
         let value = defaults.get(key.name).map(ToString::to_string).unwrap_or_default();
         let _ = writeln!(text, "#{} = {value}", key.name);
     }

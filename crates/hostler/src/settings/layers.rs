@@ -6,7 +6,7 @@ use clap::FromArgMatches as _;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Agent, FILE, FileArgs, Names, Section, Server};
+use super::{Agent, FILE, FileArgs, Names, PLAIN, Section, Server};
 use crate::{
     command::command,
     exit::{Exit, Failure},
@@ -125,8 +125,13 @@ fn object(value: &impl Serialize) -> Map<String, Value> {
 
 /// A section as it is in force: what was given wins over the file, and the file over the defaults.
 pub fn merged<S: Section>(given: &S::Flags, file: &File) -> Result<S, Failure> {
+    put_on::<S>(given, file, &variables)
+}
+
+fn put_on<S: Section>(given: &S::Flags, file: &File, variables: &Variables<'_>) -> Result<S, Failure> {
     let mut all = object(&S::default());
     all.extend(file.section::<S>()?);
+    all.extend(said_plainly::<S>(variables));
     all.extend(object(given));
     serde_json::from_value(all.into()).map_err(|error| Failure::usage(format!("[{}]: {error}", S::NAME)))
 }
@@ -135,13 +140,15 @@ pub fn merged<S: Section>(given: &S::Flags, file: &File) -> Result<S, Failure> {
 /// the variables can.
 pub fn in_force<S: Section>(file: &File) -> Result<Vec<InForce>, Failure> {
     let given = object(&of_environment::<S>()?);
-    let written = file.section::<S>()?;
+    let (written, plainly) = (file.section::<S>()?, said_plainly::<S>(&variables));
     let all = object(&merged::<S>(&of_environment::<S>()?, file)?);
     let told = |key: &super::Key| InForce {
         key: format!("{}.{}", S::NAME, key.name),
         value: all.get(key.name).cloned().unwrap_or_default(),
         from: if given.contains_key(key.name) {
             Source::Given(set_variable::<S>(key.name))
+        } else if let (true, Some(name)) = (plainly.contains_key(key.name), plain::<S>(key.name)) {
+            Source::Given(name.to_owned())
         } else if written.contains_key(key.name) {
             Source::File(file.path.clone())
         } else {
@@ -154,6 +161,25 @@ pub fn in_force<S: Section>(file: &File) -> Result<Vec<InForce>, Failure> {
 /// The variable of a key.
 pub fn variable<S: Section>(key: &str) -> String {
     format!("HOSTLER_{}_{}", S::NAME, key).to_ascii_uppercase()
+}
+
+/// The variable without a prefix that means a key, if one does.
+pub fn plain<S: Section>(key: &str) -> Option<&'static str> {
+    let key = format!("{}.{key}", S::NAME);
+    PLAIN.iter().find(|(named, _)| *named == key).map(|(_, name)| *name)
+}
+
+/// How variables are looked up.
+type Variables<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+fn variables(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// What those variables say.
+fn said_plainly<S: Section>(variables: &Variables<'_>) -> Map<String, Value> {
+    let said = |key: &super::Key| Some((key.name.to_owned(), Value::from(variables(plain::<S>(key.name)?)?)));
+    S::KEYS.iter().filter_map(said).collect()
 }
 
 /// The variable that a key's value is from: its own, or for the data folder the one of all verbs.
@@ -225,6 +251,17 @@ mod tests {
         assert_eq!((&name.value, name.from.to_string()), (&Value::from("n1"), "/etc/x.toml".to_owned()));
         let run = all.iter().find(|one| one.key == "agent.driver").unwrap();
         assert_eq!((&run.value, &run.from), (&Value::from("qemu"), &Source::Default));
+    }
+
+    #[test]
+    fn a_plain_variable_wins_over_the_file_and_gives_way_to_what_is_given() {
+        let file = File::parse("f", "[server]\ndefault_kernel = \"/file\"\ndefault_rootfs = \"/file\"\n").unwrap();
+        let given = ServerFlags { default_rootfs: Some("/given".into()), ..ServerFlags::default() };
+        let set = |name: &str| name.starts_with("DEFAULT_").then(|| "/plain".to_owned());
+        let server: Server = put_on(&given, &file, &set).unwrap();
+        let files = [server.default_kernel, server.default_rootfs, server.default_initramfs];
+        assert_eq!(files.map(|path| path.display().to_string()), ["/plain", "/given", "/plain"]);
+        assert!(said_plainly::<Agent>(&set).is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn, image_pull::resolved};
-use crate::{error::Refusal, id::ImageDigest, retry::RetryPolicy};
+use crate::{defaults::Defaults, error::Refusal, id::ImageDigest, retry::RetryPolicy};
 
 /// The kind.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Kind for ImageDelete {
     type Params = ImageDeleteParams;
     type Output = ImageDeleteOutput;
 
-    fn image(params: &Value) -> Option<String> {
+    fn image(params: &Value, _: &Defaults) -> Option<String> {
         params.get("image")?.as_str().map(str::to_owned)
     }
 

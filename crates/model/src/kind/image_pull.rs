@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
 use crate::{
+    defaults::Defaults,
     error::{Code, Refusal, excerpt},
     id::ImageDigest,
     retry::RetryPolicy,
@@ -51,7 +52,7 @@ impl Kind for ImagePull {
     type Params = ImagePullParams;
     type Output = ImagePullOutput;
 
-    fn image(params: &Value) -> Option<String> {
+    fn image(params: &Value, _: &Defaults) -> Option<String> {
         params.get("image")?.as_str().map(str::to_owned)
     }
 

@@ -9,6 +9,7 @@ use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled
 use crate::{
     alloc::Settlement,
     cloud_init::{CloudInit, FirstBoot, USER_DATA_LIMIT},
+    defaults::Defaults,
     edit,
     error::{Code, Refusal, excerpt},
     forward::{self, PortForward},
@@ -24,9 +25,6 @@ use crate::{
     vm::{VmChange, VmReason, VmSpec, VmState},
 };
 
-/// The image of machines that name none.
-const DEFAULT_IMAGE: &str = "tiny";
-
 /// The kind.
 #[derive(Debug)]
 pub struct VmCreate;
@@ -37,16 +35,16 @@ pub struct VmCreate;
 pub struct VmCreateParams {
     /// Its name; made from its id where there is none.
     pub name: Option<Name>,
-    /// Its image, by name; `tiny` where there is none.
+    /// Its image, by name; the server's default where there is none, which is `tiny` unless it is configured.
     pub image: Option<String>,
     /// The image by digest: filled in at submission.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_digest: Option<ImageDigest>,
-    /// Virtual processors, 1 to 256; the image says how many where this does not.
+    /// Virtual processors, 1 to 256; the server's default where there is none, and else what the image says.
     pub vcpus: Option<i64>,
-    /// Memory in MiB, 64 to 16,777,216.
+    /// Memory in MiB, 64 to 16,777,216; likewise.
     pub memory_mib: Option<i64>,
-    /// The root disk in GiB, 1 to 65,536.
+    /// The root disk in GiB, 1 to 65,536; likewise, and no less than the image says.
     pub disk_gib: Option<i64>,
     /// When it is ready; the image says so where this does not.
     pub ready: Option<Readiness>,
@@ -89,14 +87,14 @@ pub struct VmCreateParams {
 
 impl VmCreateParams {
     /// The image that is asked for.
-    pub fn image_name(&self) -> &str {
-        self.image.as_deref().unwrap_or(DEFAULT_IMAGE)
+    fn image_or<'a>(&'a self, defaults: &'a Defaults) -> &'a str {
+        self.image.as_deref().unwrap_or(&defaults.image)
     }
 
     /// The spec, once everything is filled in.
     pub fn spec(&self) -> Option<VmSpec> {
         Some(VmSpec {
-            image: self.image_name().to_owned(),
+            image: self.image.clone()?,
             image_digest: self.image_digest.clone()?,
             vcpus: self.vcpus?,
             memory_mib: self.memory_mib?,
@@ -189,21 +187,21 @@ impl Kind for VmCreate {
     type Params = VmCreateParams;
     type Output = VmCreateOutput;
 
-    fn image(params: &Value) -> Option<String> {
-        Some(VmCreateParams::deserialize(params).ok()?.image_name().to_owned())
+    fn image(params: &Value, defaults: &Defaults) -> Option<String> {
+        Some(VmCreateParams::deserialize(params).ok()?.image_or(defaults).to_owned())
     }
 
     fn fill(mut params: VmCreateParams, context: &FillContext<'_>) -> Result<VmCreateParams, Refusal> {
         let Some(image) = context.image else {
-            let name = excerpt(params.image_name());
+            let name = excerpt(params.image_or(context.defaults));
             return Err(Refusal::new(
                 Code::ImageNotFound,
                 format!("there is no image {name:?}; `hostler image list` shows those there are"),
             )
             .with("image", name));
         };
-        let defaults = image.manifest.defaults;
-        params.image = Some(params.image_name().to_owned());
+        let defaults = context.defaults.amounts(image.manifest.defaults);
+        params.image = Some(params.image_or(context.defaults).to_owned());
         params.image_digest = Some(image.digest.clone());
         params.vcpus = Some(within("vcpus", params.vcpus.unwrap_or(defaults.vcpus), 1, 256)?);
         params.memory_mib = Some(within("memory_mib", params.memory_mib.unwrap_or(defaults.memory_mib), 64, 16 << 20)?);
@@ -288,6 +286,14 @@ mod tests {
     }
 
     fn filled(params: serde_json::Value, cloud_init: bool) -> Result<VmCreateParams, Refusal> {
+        filled_with(params, cloud_init, &Defaults::default())
+    }
+
+    fn filled_with(
+        params: serde_json::Value,
+        cloud_init: bool,
+        defaults: &Defaults,
+    ) -> Result<VmCreateParams, Refusal> {
         let manifest = json!({"name": "debian", "arch": "x86_64", "files": {}, "cloud_init": cloud_init});
         let manifest: Manifest = serde_json::from_value(manifest).unwrap();
         let image = crate::image::Image {
@@ -296,7 +302,7 @@ mod tests {
             manifest,
             created_at: crate::Timestamp::from_micros(0),
         };
-        VmCreate::fill(serde_json::from_value(params).unwrap(), &FillContext { image: Some(&image) })
+        VmCreate::fill(serde_json::from_value(params).unwrap(), &FillContext { image: Some(&image), defaults })
     }
 
     #[test]
@@ -305,6 +311,15 @@ mod tests {
         assert_eq!((params.vcpus, params.memory_mib, params.disk_gib), (Some(1), Some(1024), Some(10)));
         assert_eq!((params.ready, params.ready_timeout_seconds), (Some(Readiness::GuestAgent), Some(120)));
         assert_eq!(params.cloud_init, None, "nobody asked for a seed, and its guest would not read it");
+    }
+
+    #[test]
+    fn what_a_machine_does_not_say_is_as_the_operator_says() {
+        let defaults = Defaults { image: "house".into(), memory_mib: Some(512), ..Defaults::default() };
+        let params = filled_with(json!({"vcpus": 3}), false, &defaults).unwrap();
+        assert_eq!((params.image.as_deref(), params.vcpus, params.memory_mib), (Some("house"), Some(3), Some(512)));
+        assert_eq!(VmCreate::image(&json!({}), &defaults).as_deref(), Some("house"));
+        assert_eq!(VmCreate::image(&json!({"image": "a"}), &defaults).as_deref(), Some("a"));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Sources {
     pub allow: Vec<IpNet>,
     /// Folders whose files platform admins may import.
     pub roots: Vec<PathBuf>,
+    /// Single files that the configuration names: whoever wrote it let them in.
+    pub files: Vec<PathBuf>,
 }
 
 impl Sources {
@@ -74,7 +76,7 @@ impl Sources {
         // A folder on the way may have become a link since: where the open file lies is what counts.
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
         let real = fs::read_link(link).map_err(|error| unreadable(path, &error))?;
-        if !self.is_under_a_root(&real) {
+        if !self.is_let_in(&real) {
             return Err(outside(path));
         }
         match file.metadata() {
@@ -85,18 +87,19 @@ impl Sources {
     }
 
     fn resolve(&self, path: &str) -> Result<PathBuf, Refusal> {
-        if self.roots.is_empty() {
+        if self.roots.is_empty() && self.files.is_empty() {
             let detail = "this server imports no files of its own; it is started with --image-roots DIR to do so";
             return Err(Refusal::new(Code::SourceForbidden, detail));
         }
         // Whether a file outside is there is nobody's business.
-        let real = fs::canonicalize(path).ok().filter(|real| self.is_under_a_root(real));
+        let real = fs::canonicalize(path).ok().filter(|real| self.is_let_in(real));
         real.ok_or_else(|| outside(path))
     }
 
-    fn is_under_a_root(&self, real: &Path) -> bool {
-        let roots = self.roots.iter().filter_map(|root| fs::canonicalize(root).ok());
-        roots.into_iter().any(|root| real.starts_with(root))
+    fn is_let_in(&self, real: &Path) -> bool {
+        let named = |path: &PathBuf| fs::canonicalize(path).ok();
+        self.roots.iter().filter_map(named).any(|root| real.starts_with(root))
+            || self.files.iter().filter_map(named).any(|file| real == file)
     }
 }
 
@@ -250,5 +253,8 @@ mod tests {
             assert!(sources.open_now(&path(bad)).is_err(), "{bad}");
         }
         assert_eq!(Sources::default().open_now(&path("root/in")).unwrap_err().code, Code::SourceForbidden);
+        let sources = Sources { files: vec![dir.path().join("root/link")], ..Sources::default() };
+        assert!(sources.open_now(&path("root/link")).is_ok(), "a file that the configuration names may be a link");
+        assert!(sources.open_now(&path("root/in")).is_err(), "and lets in nothing beside it");
     }
 }

@@ -1,0 +1,218 @@
+//! The image `default`: made of the kernel, the root disk and the initial RAM file system that the configuration names.
+//! Machines that name no image are made of it.
+//!
+//! ```text
+//! configured ─► must be there ──┐
+//! built in   ─► may be there  ──┴► as at the last start? ─ yes ─► nothing
+//!                                                        └ no ──► imported as any file is, with the same checks
+//! ```
+//!
+//! What an import made is found by its digest: files that were only touched make no second image.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    time::UNIX_EPOCH,
+};
+
+use hostler_control::Server;
+use hostler_model::{
+    ImageDigest, TenantId,
+    disk::SourceFormat,
+    image::Part,
+    import::{ImportState, NewImport, NewShape, PartSource},
+};
+use hostler_trust::file::{read_private, write_private};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    exit::{Exit, Failure},
+    settings,
+};
+
+/// Its name.
+pub const NAME: &str = "default";
+/// Where it is noted what it was made of, in the data folder.
+const NOTE: &str = "default-image.json";
+
+/// A file as it was seen.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Seen {
+    path: PathBuf,
+    bytes: u64,
+    changed_ns: u128,
+}
+
+/// What it is to be made of.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct DefaultImage {
+    files: Vec<Seen>,
+    import: NewImport,
+}
+
+/// What it was made of, and what came of it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    made_of: DefaultImage,
+    image: ImageDigest,
+}
+
+impl DefaultImage {
+    /// What the settings name. None where nothing is named, and where what is built in is not there.
+    pub fn of(settings: &settings::Server) -> Result<Option<DefaultImage>, Failure> {
+        let usual = settings::Server::default();
+        let named = [
+            (Part::Kernel, "default_kernel", &settings.default_kernel, &usual.default_kernel),
+            (Part::Rootfs, "default_rootfs", &settings.default_rootfs, &usual.default_rootfs),
+            (Part::Initrd, "default_initramfs", &settings.default_initramfs, &usual.default_initramfs),
+        ];
+        let mut found = Vec::new();
+        for (part, key, path, usual) in named {
+            found.extend(look(key, path, usual)?.map(|seen| (part, seen)));
+        }
+        let lacks = |part| !found.iter().any(|(found, _)| *found == part);
+        if lacks(Part::Kernel) || lacks(Part::Rootfs) {
+            let configured = named.iter().find(|(.., path, usual)| path != usual && !path.as_os_str().is_empty());
+            return match configured {
+                None => Ok(None),
+                Some((_, key, ..)) => Err(Failure::usage(format!(
+                    "server.{key} is configured, and no image can be made of it: it takes default_kernel and default_rootfs"
+                ))
+                .help("name both, or neither; `hostler config show` says whence each is")),
+            };
+        }
+        let import = NewImport {
+            parts: found.iter().map(|(part, seen)| (*part, source(*part, seen))).collect(),
+            image: shape(settings)?,
+            ..NewImport::default()
+        };
+        Ok(Some(DefaultImage { files: found.into_iter().map(|(_, seen)| seen).collect(), import }))
+    }
+
+    /// Its files, for those that let files in.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|seen| seen.path.clone()).collect()
+    }
+
+    /// Takes it in, unless that was done before and the image is still there.
+    pub async fn take_in(&self, data: &Path, server: &Server) -> Result<(), Failure> {
+        let (app, path) = (server.app(), data.join(NOTE));
+        let failed = |error: &dyn std::fmt::Display| {
+            let files: Vec<String> = self.files.iter().map(|seen| seen.path.display().to_string()).collect();
+            let what = format!("the default image cannot be made of {}: {error}", files.join(", "));
+            Failure::new(Exit::Failed, what)
+                .help("mend the files, or write \"\" for server.default_kernel and server.default_rootfs to do without")
+        };
+        let note: Option<Note> = read_private(&path).ok().flatten().and_then(|text| serde_json::from_str(&text).ok());
+        if let Some(note) = note.filter(|note| note.made_of == *self)
+            && app.store.image_of(TenantId::DEFAULT, note.image).await.map_err(|e| failed(&e))?.is_some()
+        {
+            return Ok(());
+        }
+        tracing::info!(image = NAME, files = ?self.files(), "the default image is taken in");
+        let import = app.import_configured(NAME, &self.import).await.map_err(|e| failed(&e))?;
+        let (ImportState::Succeeded, Some(image)) = (import.state, import.image) else {
+            let why = import.error.map_or_else(|| import.state.as_str().to_owned(), |error| error.detail);
+            return Err(failed(&why));
+        };
+        let note = serde_json::to_vec(&Note { made_of: self.clone(), image }).map_err(|e| failed(&e))?;
+        write_private(&path, &note).map_err(|e| failed(&e))
+    }
+}
+
+/// A file that a key names. One that is built in may be missing, or be nobody's to read; one that somebody configured
+/// may not.
+fn look(key: &str, path: &Path, usual: &Path) -> Result<Option<Seen>, Failure> {
+    if path.as_os_str().is_empty() {
+        return Ok(None);
+    }
+    let why = match fs::metadata(path) {
+        Ok(found) if found.is_file() => {
+            let changed = found.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+            let changed_ns = changed.unwrap_or_default().as_nanos();
+            return Ok(Some(Seen { path: path.to_owned(), bytes: found.len(), changed_ns }));
+        }
+        Ok(_) => "it is no regular file".to_owned(),
+        Err(error) if path == usual && error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => error.to_string(),
+    };
+    if path == usual {
+        tracing::warn!(path = %path.display(), why, "a file of the default image cannot be used");
+        return Ok(None);
+    }
+    Err(Failure::usage(format!("server.{key}: {}: {why}", path.display()))
+        .help("name a file on this server that its user can read, or write \"\" to do without"))
+}
+
+/// The root disk's format is what its name says, and raw where it says nothing; what its first bytes say must agree.
+fn source(part: Part, seen: &Seen) -> PartSource {
+    let name = seen.path.extension().and_then(|end| end.to_str()).unwrap_or_default();
+    let format = match name {
+        "qcow2" => SourceFormat::Qcow2,
+        "vmdk" => SourceFormat::Vmdk,
+        "vhdx" => SourceFormat::Vhdx,
+        "gz" => SourceFormat::RawGz,
+        _ => SourceFormat::Raw,
+    };
+    PartSource {
+        file: Some(seen.path.display().to_string()),
+        format: (part == Part::Rootfs).then_some(format),
+        ..PartSource::default()
+    }
+}
+
+fn shape(settings: &settings::Server) -> Result<NewShape, Failure> {
+    let ready = settings.default_ready.parse();
+    let ready = ready.map_err(|refusal: hostler_model::Refusal| {
+        Failure::usage(format!("server.default_ready: {}", refusal.detail))
+    })?;
+    Ok(NewShape { cmdline: Some(settings.default_cmdline.clone()), ready: Some(ready), ..NewShape::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(dir: &Path, files: &[&str]) -> settings::Server {
+        for file in files {
+            fs::write(dir.join(file), file).unwrap();
+        }
+        settings::Server {
+            default_kernel: dir.join("kernel"),
+            default_rootfs: dir.join("rootfs.ext4"),
+            default_initramfs: PathBuf::new(),
+            ..settings::Server::default()
+        }
+    }
+
+    #[test]
+    fn what_is_configured_must_be_there_and_what_is_built_in_need_not() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(DefaultImage::of(&settings::Server::default()).unwrap(), None);
+        let none = settings(dir.path(), &[]);
+        let failure = DefaultImage::of(&none).unwrap_err();
+        assert!(failure.lines()[0].1.contains("server.default_kernel") && failure.exit == Exit::Usage);
+        let both = settings(dir.path(), &["kernel", "rootfs.ext4"]);
+        let image = DefaultImage::of(&both).unwrap().unwrap();
+        assert_eq!(image.import.parts[&Part::Rootfs].format, Some(SourceFormat::Raw));
+        assert_eq!((image.files().len(), image.import.parts.len()), (2, 2));
+        assert!(image.import.plan(NAME).is_ok());
+        let alone = settings::Server { default_rootfs: PathBuf::new(), ..both.clone() };
+        assert!(DefaultImage::of(&alone).unwrap_err().lines()[0].1.contains("default_rootfs"));
+        let initrd = settings::Server { default_initramfs: dir.path().join("none"), ..both };
+        assert!(DefaultImage::of(&initrd).is_err());
+    }
+
+    #[test]
+    fn files_that_changed_are_another_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let both = settings(dir.path(), &["kernel", "rootfs.ext4"]);
+        let before = DefaultImage::of(&both).unwrap();
+        assert_eq!(before, DefaultImage::of(&both).unwrap());
+        fs::write(dir.path().join("kernel"), "another kernel").unwrap();
+        assert_ne!(before, DefaultImage::of(&both).unwrap());
+        let ready = settings::Server { default_ready: "soon".into(), ..both };
+        assert!(DefaultImage::of(&ready).unwrap_err().lines()[0].1.contains("default_ready"));
+    }
+}
