@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps image image-debian build release install uninstall deb demo test lint check unit api bench generated clean
+.PHONY: help deps image image-debian build release install uninstall deb units demo test lint check unit api bench generated clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,10 @@ uninstall: ## take away what install put there
 
 deb: ## target/hostler_VERSION_ARCH.deb, from a release build
 	@scripts/deb.sh
+
+units: image ## the package in a Debian guest with systemd, from installing to purging; needs root and a quarter of an hour
+	@scripts/install-deps.sh test
+	@scripts/units-in-a-guest.sh
 
 demo: image release ## a machine made, used and deleted, from nothing
 	@scripts/demo.sh

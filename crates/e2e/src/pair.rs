@@ -51,6 +51,13 @@ impl Pair {
         self.home.path().join("hostler.toml")
     }
 
+    /// Writes keys at the beginning of a section of the file.
+    pub fn configure(&self, section: &str, keys: &str) -> Result<()> {
+        let head = format!("[{section}]\n");
+        let text = fs::read_to_string(self.config())?.replacen(&head, &format!("{head}{keys}\n"), 1);
+        Ok(fs::write(self.config(), text)?)
+    }
+
     /// The file from which the agent reads its token.
     pub fn token_file(&self) -> PathBuf {
         self.home.path().join("token")

@@ -3,7 +3,11 @@
 use std::{fs, process::Command};
 
 use anyhow::Result;
-use hostler_e2e::{dev::binary, pair::Pair};
+use hostler_e2e::{
+    dev::{binary, image},
+    pair::Pair,
+};
+use serde_json::Value;
 
 fn join_token(pair: &Pair) -> Result<String> {
     let issued = pair.json(&["node", "token"])?;
@@ -77,5 +81,80 @@ fn an_open_listener_and_a_wrong_key_are_refused_with_what_to_do() -> Result<()> 
     fs::write(pair.config(), "[server]\nlisten_on = \"127.0.0.1:0\"\n")?;
     let (code, said) = server(&[])?;
     assert!(code == Some(2) && said.contains("there is no key \"listen_on\""), "{code:?} {said}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_machine_that_says_nothing_is_made_of_what_the_configuration_names() -> Result<()> {
+    let mut pair = Pair::new()?;
+    let tiny = image("tiny")?;
+    let file = |part: &str| tiny.join(part).display().to_string();
+    pair.configure(
+        "server",
+        &format!(
+            "default_kernel = \"{}\"\ndefault_rootfs = \"{}\"\ndefault_initramfs = \"{}\"\ndefault_memory_mib = 160\n\
+             default_disk_gib = 2",
+            file("kernel"),
+            file("rootfs"),
+            file("initrd")
+        ),
+    )?;
+    pair.configure("agent", "boot_slots = 3\nquick_slots = 7")?;
+    pair.start_server().await?;
+    fs::write(pair.token_file(), join_token(&pair)?)?;
+    pair.start_agent().await?;
+    assert_eq!(
+        pair.json(&["node", "show", "n1"])?["facts"]["slots"],
+        serde_json::json!({"boot": 3, "disk": 2, "quick": 7})
+    );
+
+    let made = pair.json(&["vm", "create", "m", "--disk", "1G"])?;
+    let spec = &made["vm"]["spec"];
+    assert_eq!((&spec["image"], &spec["memory_mib"], &spec["disk_gib"]), (&"default".into(), &160.into(), &1.into()));
+    assert_eq!(made["task"]["params"]["memory_mib"], 160, "what was filled in is in the answer");
+    assert_eq!(pair.says(&["vm", "exec", "m", "--", "echo", "up"])?, "up\n");
+    pair.says(&["vm", "delete", "m"])?;
+
+    // The same files are not taken in again, and others are another image under the name.
+    let known = pair.json(&["image", "show", "default"])?["digest"].clone();
+    pair.stop_server().await?;
+    pair.start_server().await?;
+    let imports =
+        |pair: &Pair| -> Result<usize> { Ok(pair.json(&["image", "imports"])?.as_array().map_or(0, Vec::len)) };
+    assert_eq!((imports(&pair)?, &pair.json(&["image", "show", "default"])?["digest"]), (1, &known));
+    pair.stop_server().await?;
+    pair.configure("server", "default_cmdline = \"console=ttyS0 root=/dev/vda rw quiet\"")?;
+    pair.start_server().await?;
+    assert_eq!(imports(&pair)?, 2);
+    assert_ne!(pair.json(&["image", "show", "default"])?["digest"], known);
+    Ok(())
+}
+
+/// What a verb says that ends by itself, with these variables set: how it ended, stdout and stderr.
+fn with(pair: &Pair, variables: &[(&str, &str)], words: &[&str]) -> Result<(Option<i32>, String, String)> {
+    let mut command = Command::new(binary()?);
+    command.args(words).arg("--config").arg(pair.config()).envs(variables.iter().copied());
+    let output = command.output()?;
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
+}
+
+#[test]
+fn a_default_that_is_configured_must_be_there_and_whence_it_is_can_be_seen() -> Result<()> {
+    let pair = Pair::new()?;
+    let (code, _, said) = with(&pair, &[("DEFAULT_KERNEL", "/nowhere/vmlinux")], &["server"])?;
+    assert!(code == Some(2) && said.contains("server.default_kernel: /nowhere/vmlinux"), "{code:?} {said}");
+    let variables = [("DEFAULT_KERNEL", "/k"), ("DEFAULT_ROOTFS", "/r"), ("HOSTLER_SERVER_DEFAULT_ROOTFS", "/own")];
+    let (_, shown, _) = with(&pair, &variables, &["config", "show", "-o", "json"])?;
+    let shown: Value = serde_json::from_str(&shown)?;
+    let whence = |key: &str| {
+        let all = shown.as_array().into_iter().flatten();
+        let one = all.filter(|one| one["key"] == key).map(|one| (one["value"].clone(), one["from"].clone())).next();
+        one.map(|(value, from)| (value.as_str().unwrap_or_default().to_owned(), from))
+    };
+    assert_eq!(whence("server.default_kernel"), Some(("/k".into(), "DEFAULT_KERNEL".into())));
+    assert_eq!(whence("server.default_rootfs"), Some(("/own".into(), "HOSTLER_SERVER_DEFAULT_ROOTFS".into())));
+    let built_in = ("/opt/arrakis/initramfs.cpio.gz".to_owned(), Value::Null);
+    assert_eq!(whence("server.default_initramfs"), Some(built_in));
     Ok(())
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use hostler_e2e::dev::{Dev, PATIENCE, binary};
+use hostler_e2e::dev::{Dev, PATIENCE, binary, image};
 
 const CTRL_C: &[u8] = b"\x03";
 
@@ -170,6 +170,77 @@ async fn without_a_terminal_nobody_is_asked() -> Result<()> {
     assert_eq!(output.status.code(), Some(130), "{said}");
     assert!(said.contains("the task goes on") && said.contains(&task) && !said.contains("(c)ancel"), "{said}");
     assert_eq!(state(&dev, &task).await?, "running");
+    Ok(())
+}
+
+/// What a verb prints where there is no terminal: stdout and stderr.
+fn piped(dev: &Dev, words: &[&str]) -> Result<(String, String)> {
+    let output = Command::new(binary()?).arg("--data").arg(dev.data()).args(words).stdin(Stdio::null()).output()?;
+    let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    if output.status.success() { Ok((out, err)) } else { bail!("{words:?}: {}\n{err}", output.status) }
+}
+
+#[tokio::test]
+async fn a_wait_tells_phases_and_what_was_written_and_draws_only_at_a_terminal() -> Result<()> {
+    let dev = Dev::started(&["--driver", "sim"]).await?;
+    let mut terminal = Terminal::run(&dev, "vm create seen")?;
+    assert_eq!(terminal.ended()?.code(), Some(0), "{}", terminal.said());
+    let said = terminal.said();
+    assert!(said.contains("  | image tiny") && said.contains("  boot  ") && said.contains("\x1b[2K"), "{said:?}");
+
+    let (result, told) = piped(&dev, &["vm", "create", "piped"])?;
+    assert!(told.contains("\n  boot  ") && told.contains("  | image tiny"), "{told}");
+    let (line, phase) = (told.find("  | image tiny"), told.find("  image  "));
+    assert!(line < phase, "what a handler writes in a phase stands above the phase's time: {told}");
+    assert!(!told.contains(['\x1b', '\r', '━']) && result.starts_with("name   piped\n"), "{told:?} {result:?}");
+
+    let mut terminal = Terminal::run(&dev, "-o json vm create data")?;
+    assert_eq!(terminal.ended()?.code(), Some(0), "{}", terminal.said());
+    assert!(!terminal.said().contains("\x1b[2K"), "nothing is drawn beside JSON: {:?}", terminal.said());
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_sent_has_a_bar_at_a_terminal_and_none_elsewhere() -> Result<()> {
+    let dev = Dev::started(&["--driver", "sim"]).await?;
+    let disk = image("tiny")?.join("rootfs").display().to_string();
+    let mut terminal = Terminal::run(&dev, &format!("image import one '{disk}' --format raw"))?;
+    assert_eq!(terminal.ended()?.code(), Some(0), "{}", terminal.said());
+    let said = terminal.said();
+    assert!(said.contains("sending") && said.contains('━') && said.contains("MiB/s"), "{said:?}");
+    let (result, told) = piped(&dev, &["image", "import", "two", &disk, "--format", "raw"])?;
+    assert!(result.starts_with("two is ") && !told.contains(['\x1b', '\r', '━']), "{told:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn ctrl_c_at_an_import_asks_and_c_stops_it() -> Result<()> {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let dev = Dev::started(&["--driver", "sim", "--image-source-allow", "127.0.0.0/8"]).await?;
+    let mut terminal = Terminal::run(&dev, &format!("image import slow http://{}/disk", silent.local_addr()?))?;
+    // The vendor has taken the call, and says nothing.
+    let _held = silent.accept().await?;
+    terminal.until_it_says("fetching")?;
+    terminal.press(CTRL_C)?;
+    terminal.until_it_says("the import of slow goes on by itself. (c)ancel it, or (l)eave it?")?;
+    terminal.press(b"c")?;
+    assert_eq!(terminal.ended()?.code(), Some(1), "{}", terminal.said());
+    assert!(terminal.said().contains("the import of slow cancelled"), "{}", terminal.said());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_program_need_not_be_waited_for() -> Result<()> {
+    let mut dev = Dev::started(&["--driver", "sim"]).await?;
+    piped(&dev, &["vm", "create", "m"])?;
+    let (begun, _) = piped(&dev, &["-o", "json", "vm", "exec", "m", "--no-wait", "--", "true"])?;
+    let task: serde_json::Value = serde_json::from_str(&begun)?;
+    assert_eq!(task["kind"], "vm.exec");
+    assert_eq!(dev.ended_task(task["id"].as_str().context("an id")?).await?["state"], "succeeded");
+    let (begun, told) = piped(&dev, &["run", "--name", "r", "--no-wait", "--", "true"])?;
+    assert!(begun.contains("hostler task watch ") && told.contains("r stays"), "{begun}{told}");
+    let refused = piped(&dev, &["run", "--rm", "--no-wait", "--", "true"]).unwrap_err().to_string();
+    assert!(refused.contains("--ttl"), "what --rm would delete, nobody waits for: {refused}");
     Ok(())
 }
 

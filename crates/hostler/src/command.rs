@@ -6,11 +6,35 @@
 
 use clap::{Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _, builder::FalseyValueParser};
 
-use crate::{Hostler, complete};
+use crate::{
+    Hostler, complete,
+    settings::{Agent, Section, Server},
+};
 
 /// The whole command line.
 pub fn command() -> Command {
-    dressed(Hostler::command(), "HOSTLER")
+    let command = dressed(Hostler::command(), "HOSTLER");
+    with_defaults::<Agent>(with_defaults::<Server>(command))
+}
+
+/// The flags of a long-running verb say what is in force without them. To clap they have no default: what is not given
+/// must be told from what is.
+fn with_defaults<S: Section>(command: Command) -> Command {
+    let defaults = toml::Table::try_from(S::default()).unwrap_or_default();
+    let told = |arg: Arg| match (defaults.get(arg.get_id().as_str()), arg.get_help()) {
+        (Some(toml::Value::String(text)), _) if text.is_empty() => arg,
+        (Some(toml::Value::Array(list)), _) if list.is_empty() => arg,
+        (Some(toml::Value::String(text)), Some(help)) => {
+            let help = format!("{help} [default: {text}]");
+            arg.help(help)
+        }
+        (Some(value), Some(help)) => {
+            let help = format!("{help} [default: {value}]");
+            arg.help(help)
+        }
+        (None, _) | (_, None) => arg,
+    };
+    command.mut_subcommand(S::NAME, |verb| verb.mut_args(told))
 }
 
 /// Reads the words of a command line. One that makes no sense, or asks for help, ends the program here.
@@ -66,6 +90,15 @@ mod tests {
         for sub in command.get_subcommands() {
             variables(sub, &format!("{path} {}", sub.get_name()), found);
         }
+    }
+
+    #[test]
+    fn the_help_of_server_and_agent_says_the_defaults() {
+        let mut command = command();
+        let mut help = |verb: &str| command.find_subcommand_mut(verb).unwrap().render_help().to_string();
+        assert!(help("server").contains("[default: 127.0.0.1:9090]"));
+        assert!(help("agent").contains("[default: /var/lib/hostler/agent]"));
+        assert!(!help("agent").contains("[default: ]"));
     }
 
     #[test]

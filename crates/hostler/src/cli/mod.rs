@@ -34,7 +34,7 @@ use serde::Serialize;
 pub use self::{
     live::WatchArgs,
     schedule::ScheduleArgs,
-    wait::{NoWaitArgs, WaitArgs, goes_on},
+    wait::{Answer, NoWaitArgs, WaitArgs, ask, goes_on},
 };
 use crate::{
     context::ServerArgs,

@@ -341,6 +341,7 @@ fn table(tasks: &[Task], nodes: &NodeNames, now: Timestamp) -> Table {
     });
     output::table(["ID", "KIND", "STATE", "NODE", "CREATED", "TOOK", "ERROR", "VM", "ATTEMPT"], rows)
         .wide(&["VM", "ATTEMPT"])
+        .brief("ID")
 }
 
 fn show(task: &Task, nodes: &NodeNames, now: Timestamp) -> String {

@@ -78,7 +78,7 @@ impl Session {
         let left = |task: &Task| Err(goes_on(task, Exit::Signalled(INTERRUPT), "interrupted"));
         let answer = tokio::select! {
             biased;
-            answer = ask(&task, interrupt) => answer,
+            answer = ask(&format!("{} {}", task.kind, task.id), interrupt) => answer,
             ended = self.ended_by_itself(task.clone()) => return Ok(ended),
         };
         if answer == Answer::Leave {
@@ -109,17 +109,20 @@ impl Session {
     }
 }
 
+/// What becomes of what was waited for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Answer {
+pub enum Answer {
+    /// It is stopped.
     Cancel,
+    /// It goes on.
     Leave,
 }
 
-/// Where nobody can be asked, the task is left.
-async fn ask(task: &Task, interrupt: &mut Interrupt) -> Answer {
+/// What is to become of it, after Ctrl-C. Where nobody can be asked, it is left.
+pub async fn ask(what: &str, interrupt: &mut Interrupt) -> Answer {
     let keys = if stderr().is_terminal() { Keys::open() } else { None };
     let Some(mut keys) = keys else { return Answer::Leave };
-    note(format_args!("{} {} goes on by itself. (c)ancel it, or (l)eave it? [l]", task.kind, task.id));
+    note(format_args!("{what} goes on by itself. (c)ancel it, or (l)eave it? [l]"));
     loop {
         let key = tokio::select! {
             _ = interrupt.caught() => return Answer::Leave,

@@ -1,9 +1,10 @@
 //! Tables for people: columns as wide as they need to be, as narrow as the terminal makes them.
 //!
 //! A column named in [`Table::wide`] is shown only when asked for (`-o wide`). On a terminal the column `STATE` and its
-//! like are coloured, and columns of free text give way when a line would not fit; elsewhere nothing is cut.
+//! like are coloured, and when a line would not fit, first ids give way to their ends where those are enough
+//! ([`Table::brief`]), then columns of free text; elsewhere nothing is cut.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use console::{measure_text_width, truncate_str};
 
@@ -24,12 +25,13 @@ pub struct Table {
     header: Vec<&'static str>,
     rows: Vec<Vec<String>>,
     wide: Vec<&'static str>,
+    brief: Option<&'static str>,
 }
 
 /// Rows under a header.
 pub fn table<const N: usize>(header: [&'static str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
     let rows = rows.into_iter().map(|row| row.map(|cell| plain(&cell).replace(['\n', '\t'], " ")).into()).collect();
-    Table { header: header.into(), rows, wide: Vec::new() }
+    Table { header: header.into(), rows, wide: Vec::new(), brief: None }
 }
 
 impl Table {
@@ -38,6 +40,28 @@ impl Table {
     pub fn wide(mut self, columns: &[&'static str]) -> Table {
         self.wide = columns.into();
         self
+    }
+
+    /// Names a column of ids whose ends are enough to name things by: on a narrow terminal only those are shown.
+    #[must_use]
+    pub fn brief(mut self, column: &'static str) -> Table {
+        self.brief = Some(column);
+        self
+    }
+
+    /// With the ends of ids only, if they were asked for and the line does not fit without.
+    fn fitting(&self, style: &Style) -> Cow<'_, Table> {
+        let column = self.brief.and_then(|brief| self.header.iter().position(|name| *name == brief));
+        let (Some(column), Some(room)) = (column, style.width) else { return Cow::Borrowed(self) };
+        if width(&self.columns(&Style { width: None, ..*style })) <= room {
+            return Cow::Borrowed(self);
+        }
+        let mut ends = self.clone();
+        for row in &mut ends.rows {
+            let end = row[column].rsplit('-').next().unwrap_or_default().to_owned();
+            row[column] = end;
+        }
+        Cow::Owned(ends)
     }
 
     /// The columns that are shown, each with its width.
@@ -59,7 +83,7 @@ impl Table {
     /// Takes from the widest column that may give way until the line fits, or nothing is left to take.
     fn squeeze(&self, columns: &mut [(usize, usize)], room: usize) {
         loop {
-            let line = columns.iter().map(|(_, width)| width).sum::<usize>() + GAP * columns.len().saturating_sub(1);
+            let line = width(columns);
             let gives = |(index, width): &&mut (usize, usize)| {
                 *width > NARROWEST.max(self.header[*index].len()) && !WHOLE.contains(&self.header[*index])
             };
@@ -84,15 +108,21 @@ impl Table {
     }
 }
 
+/// Of a line.
+fn width(columns: &[(usize, usize)]) -> usize {
+    columns.iter().map(|(_, width)| width).sum::<usize>() + GAP * columns.len().saturating_sub(1)
+}
+
 impl Human for Table {
     fn text(&self, style: &Style) -> String {
-        let columns = self.columns(style);
-        let header: Vec<String> = self.header.iter().map(|name| (*name).to_owned()).collect();
+        let table = self.fitting(style);
+        let columns = table.columns(style);
+        let header: Vec<String> = table.header.iter().map(|name| (*name).to_owned()).collect();
         let header = style.headers.then(|| {
-            let line = self.row(&header, &columns, &Style { colour: false, ..*style });
-            if style.colour { paint::faint(&line) } else { line }
+            let line = table.row(&header, &columns, &Style { colour: false, ..*style });
+            if style.colour { paint::faint(line.trim_end()) + "\n" } else { line }
         });
-        header.into_iter().chain(self.rows.iter().map(|row| self.row(row, &columns, style))).collect()
+        header.into_iter().chain(table.rows.iter().map(|row| table.row(row, &columns, style))).collect()
     }
 }
 
@@ -142,6 +172,15 @@ mod tests {
         longer  error (c…  -          0191
         ");
         assert!(text.lines().all(|line| measure_text_width(line) <= 34));
+    }
+
+    #[test]
+    fn the_end_of_an_id_is_shown_where_the_whole_does_not_fit() {
+        let rows = [["0190f1f0-0000-7000-8000-00000000000a".into(), "queued".into(), "0190-b".into()]];
+        let table = table(["ID", "STATE", "VM"], rows).brief("ID");
+        let at = |width| table.text(&Style { width, headers: false, ..Style::default() });
+        assert!(at(None).starts_with("0190f1f0-0000-7000-8000-00000000000a  queued") && at(Some(52)) == at(None));
+        assert_eq!(at(Some(51)), "00000000000a  queued  0190-b\n");
     }
 
     #[test]

@@ -18,9 +18,9 @@ use sha2::{Digest, Sha256};
 use tokio::{fs::File, io::AsyncReadExt};
 
 use crate::{
-    cli::{Session, WaitArgs, read},
+    cli::{Answer, Session, WaitArgs, ask, read},
     exit::{Exit, Failure},
-    interrupt::Interrupt,
+    interrupt::{INTERRUPT, Interrupt},
     line::Line,
     output::{self, note},
 };
@@ -247,7 +247,7 @@ fn body(file: File, line: Line) -> Body {
     Body::wrap_stream(pieces)
 }
 
-/// The import once it is over. Ctrl-C and the end of our time leave it; it goes on.
+/// The import once it is over. The end of our time leaves it; Ctrl-C asks what is to become of it.
 async fn ended(mut import: Import, limit: Duration, session: &Session) -> Result<Import, Failure> {
     let mut interrupt = Interrupt::listen()?;
     let until = tokio::time::Instant::now() + limit;
@@ -267,7 +267,14 @@ async fn ended(mut import: Import, limit: Duration, session: &Session) -> Result
         tokio::select! {
             () = tokio::time::sleep(PULSE) => {}
             () = tokio::time::sleep_until(until) => return Err(goes_on(Exit::TimedOut, "time is over")),
-            signal = interrupt.caught() => return Err(goes_on(Exit::Signalled(signal), "interrupted")),
+            signal = interrupt.caught() => {
+                line.clear();
+                let asked = signal == INTERRUPT;
+                if !asked || ask(&format!("the import of {}", import.name), &mut interrupt).await == Answer::Leave {
+                    return Err(goes_on(Exit::Signalled(signal), "interrupted"));
+                }
+                session.client.cancel_import(import.id).await?;
+            }
         }
         import = session.client.import(&id).await?;
     }

@@ -35,57 +35,56 @@ Examples:
 
 /// What is to differ.
 #[derive(clap::Args, Debug)]
-#[command(group(clap::ArgGroup::new("change").required(true).multiple(true)))]
 pub struct Args {
     /// Its name or id
     vm: String,
 
     /// A label to put on; may be given more than once
-    #[arg(long, group = "change", value_name = "KEY=VALUE", value_parser = read::pair)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = read::pair)]
     label: Vec<(String, String)>,
 
     /// A label to take off; may be given more than once
-    #[arg(long, group = "change", value_name = "KEY")]
+    #[arg(long, value_name = "KEY")]
     unlabel: Vec<String>,
 
     /// Protect it from deletion
-    #[arg(long, group = "change", conflicts_with = "unprotect")]
+    #[arg(long, conflicts_with = "unprotect")]
     protect: bool,
 
     /// Allow its deletion again
-    #[arg(long, group = "change")]
+    #[arg(long)]
     unprotect: bool,
 
     /// Delete it by itself after this time from now, such as 8h; `never` takes that back
-    #[arg(long, group = "change", value_name = "TIME", value_parser = read::ttl)]
+    #[arg(long, value_name = "TIME", value_parser = read::ttl)]
     ttl: Option<Patch<u64>>,
 
     /// Start it again when its process ended by itself: never, on-failure, always
-    #[arg(long, group = "change", value_name = "POLICY", value_parser = read::model::<RestartPolicy>)]
+    #[arg(long, value_name = "POLICY", value_parser = read::model::<RestartPolicy>)]
     restart: Option<RestartPolicy>,
 
     /// Start it again when its host was restarted while it ran
-    #[arg(long, group = "change", value_name = "BOOL")]
+    #[arg(long, value_name = "BOOL")]
     autostart: Option<bool>,
     /// Virtual processors
-    #[arg(long, group = "change", value_name = "N")]
+    #[arg(long, value_name = "N")]
     vcpus: Option<i64>,
 
     /// Memory, such as 256M or 2GiB
-    #[arg(long, group = "change", value_name = "SIZE", value_parser = read::memory)]
+    #[arg(long, value_name = "SIZE", value_parser = read::memory)]
     memory: Option<i64>,
 
     /// The root disk, such as 10G; it only grows
-    #[arg(long, group = "change", value_name = "SIZE", value_parser = read::disk)]
+    #[arg(long, value_name = "SIZE", value_parser = read::disk)]
     disk: Option<i64>,
 
     /// Forward a port of the host to one of the guest, such as 8080:80, or only 80 to let the node choose; may be given
     /// more than once
-    #[arg(long, group = "change", value_name = "[[ADDRESS:]PORT:]GUEST_PORT[/udp]", value_parser = read::model::<PortForward>)]
+    #[arg(long, value_name = "[[ADDRESS:]PORT:]GUEST_PORT[/udp]", value_parser = read::model::<PortForward>)]
     publish: Vec<PortForward>,
 
     /// No longer forward this port of the host; may be given more than once
-    #[arg(long, group = "change", value_name = "PORT[/udp]", value_parser = read::port)]
+    #[arg(long, value_name = "PORT[/udp]", value_parser = read::port)]
     unpublish: Vec<(u16, Protocol)>,
 
     #[command(flatten)]
@@ -142,7 +141,12 @@ fn forwards(vm: &Vm, publish: &[PortForward], unpublish: &[(u16, Protocol)]) -> 
 /// Edits a machine.
 pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let (mut patch, mut generation) = (args.patch(), None);
-    if !args.publish.is_empty() || !args.unpublish.is_empty() {
+    let moves_ports = !args.publish.is_empty() || !args.unpublish.is_empty();
+    if patch == VmPatch::default() && !moves_ports {
+        return Err(Failure::usage("nothing is said that should change")
+            .help("say what, such as --memory 2G or --label tier=web; `hostler vm edit --help` shows all there is"));
+    }
+    if moves_ports {
         // Forwards are replaced as a whole: nobody else's change in between is to be lost.
         let vm = session.client.vm(&args.vm).await?;
         patch.port_forwards = Patch::Set(forwards(&vm, &args.publish, &args.unpublish)?);
