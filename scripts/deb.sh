@@ -18,10 +18,19 @@ stage=$(mktemp -d)
 trap 'rm -rf "$stage"' EXIT
 chmod 755 "$stage"
 
+# What Debian wants to read of each version; the history itself is in the repository.
+changelog() {
+    printf 'hostler (%s) unstable; urgency=medium\n\n  * Version %s.\n\n -- the hostler project <hostler@localhost>  %s\n' \
+        "$version" "$version" "$(date -R --utc --date="@$SOURCE_DATE_EPOCH")"
+}
+
 # The newest symbols of the C library that the program asks for say which one it needs.
 libc=$(grep -aoE 'GLIBC_2\.[0-9]+' "$BIN" | sort -uV | tail -n1 | cut -d_ -f2)
 
 DESTDIR=$stage PREFIX=/usr scripts/install.sh install
+doc=$stage/usr/share/doc/hostler
+install -m 644 packaging/debian/copyright "$doc/copyright"
+changelog | gzip -9n >"$doc/changelog.gz"
 strip --strip-unneeded "$stage/usr/bin/hostler" 2>/dev/null || true
 mkdir "$stage/DEBIAN"
 for script in postinst prerm postrm; do

@@ -74,6 +74,8 @@ fn the_package_installs_upgrades_and_goes_and_data_stays() -> Result<()> {
         "/usr/share/zsh/vendor-completions/_hostler",
         "/usr/share/fish/vendor_completions.d/hostler.fish",
         "/usr/share/doc/hostler/install.md",
+        "/usr/share/doc/hostler/copyright",
+        "/usr/share/doc/hostler/changelog.gz",
         "/usr/lib/sysusers.d/hostler.conf",
     ] {
         assert!(host.path(installed).is_file(), "{installed}");

@@ -245,6 +245,27 @@ async fn a_program_need_not_be_waited_for() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_error_is_a_document_for_a_program_and_words_for_a_person() -> Result<()> {
+    let dev = Dev::started(&["--driver", "sim"]).await?;
+    piped(&dev, &["vm", "create", "web"])?;
+    let failed = |words: &[&str]| -> Result<(Option<i32>, String, String)> {
+        let output = Command::new(binary()?).arg("--data").arg(dev.data()).args(words).output()?;
+        let [out, err] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        Ok((output.status.code(), out, err))
+    };
+    let (code, out, err) = failed(&["-o", "json", "vm", "show", "wbe"])?;
+    let document: serde_json::Value = serde_json::from_str(&err)?;
+    assert_eq!((code, out.as_str(), &document["exit_code"]), (Some(3), "", &3.into()));
+    assert_eq!((&document["code"], &document["help"]), (&"VM_NOT_FOUND".into(), &"did you mean web?".into()));
+    let (_, _, err) = failed(&["-o", "json", "vm", "delete", "one", "two"])?;
+    let documents = err.lines().map(serde_json::from_str::<serde_json::Value>).collect::<Result<Vec<_>, _>>()?;
+    assert_eq!(documents.len(), 2, "{err}");
+    let (code, _, err) = failed(&["snapshot", "show", "good", "--vm", "web"])?;
+    assert!(code == Some(3) && err.starts_with("error: web has no snapshot \"good\""), "{err}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn top_fills_the_screen_until_q_and_is_a_text_elsewhere() -> Result<()> {
     let dev = Dev::started(&["--driver", "sim"]).await?;
     let mut terminal = Terminal::run(&dev, "top")?;

@@ -95,7 +95,9 @@ mod tests {
     #[test]
     fn the_help_of_server_and_agent_says_the_defaults() {
         let mut command = command();
-        let mut help = |verb: &str| command.find_subcommand_mut(verb).unwrap().render_help().to_string();
+        let mut help = |verb: &str| {
+            command.find_subcommand_mut(verb).unwrap().render_long_help().to_string().replace("\n          ", " ")
+        };
         assert!(help("server").contains("[default: 127.0.0.1:9090]"));
         assert!(help("agent").contains("[default: /var/lib/hostler/agent]"));
         assert!(!help("agent").contains("[default: ]"));

@@ -11,6 +11,8 @@
 //! | 128 + n | ended by signal n: 130 after Ctrl-C |
 //!
 //! `vm exec` and `run` end with the guest's own code instead.
+//!
+//! An error goes to stderr: in words, or with `-o json` and `-o yaml` as a document for each.
 
 use std::{
     fmt::Display,
@@ -27,8 +29,12 @@ use hostler_model::{
     id::RequestId,
     task::{Task, TaskState},
 };
+use serde_json::{Value, json};
 
-use crate::{nearest::Missing, output::plain};
+use crate::{
+    nearest::Missing,
+    output::{Format, note, plain},
+};
 
 /// How the program ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -167,6 +173,32 @@ impl Failure {
         lines
     }
 
+    /// As a program reads it; an empty one says nothing.
+    pub fn document(&self) -> Option<Value> {
+        if self.message.is_empty() {
+            return None;
+        }
+        let mut document = json!({"error": self.message, "exit_code": self.exit.code()});
+        let said = [
+            ("code", self.code.clone()),
+            ("help", self.help.clone()),
+            ("request_id", self.request.map(|id| id.to_string())),
+        ];
+        for (name, value) in said {
+            document[name] = value.into();
+        }
+        Some(document)
+    }
+
+    /// Tells it on stderr, as results are told on stdout.
+    pub fn tell_as(&self, format: Format) {
+        match (format.is_data(), self.document()) {
+            // What cannot be written as a document is told in words.
+            (true, Some(document)) => format.record(&document).map_or_else(|_| self.tell(), note),
+            (true, None) | (false, _) => self.tell(),
+        }
+    }
+
     /// Tells it on stderr.
     pub fn tell(&self) {
         for (word, text) in self.lines() {
@@ -297,6 +329,16 @@ mod tests {
         );
         // The server's own advice is enough.
         assert_eq!(refused(Code::ImageNotFound, "no image; `hostler image list` shows them").lines().len(), 1);
+    }
+
+    #[test]
+    fn a_program_reads_the_code_and_what_to_do() {
+        let document = refused(Code::VmNotFound, "there is no VM").document().unwrap();
+        assert_eq!(document["code"], "VM_NOT_FOUND");
+        assert_eq!(document["exit_code"], 3);
+        assert_eq!(document["request_id"], "0190f1f0-0000-7000-8000-000000000001");
+        assert!(document["help"].as_str().unwrap().contains("hostler vm list"));
+        assert_eq!(Failure::usage("no").document().unwrap()["code"], Value::Null);
     }
 
     #[test]

@@ -141,7 +141,7 @@ fn main() -> ExitCode {
     };
     result
         .unwrap_or_else(|failure| {
-            failure.tell();
+            failure.tell_as(globals.output.output);
             failure.exit
         })
         .into()

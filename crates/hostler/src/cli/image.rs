@@ -175,7 +175,7 @@ async fn ended(tasks: &mut [Task], wait: &WaitArgs, session: &Session) -> Result
     for task in tasks.iter_mut().filter(|_| !wait.no_wait()) {
         *task = session.ended(task.clone(), Some(wait.timeout), session.tell()).await?;
         if let Err(failure) = succeeded(task.clone()) {
-            last.iter().for_each(Failure::tell);
+            last.iter().for_each(|failure| session.complain(failure));
             last = Some(failure);
         }
     }
@@ -191,7 +191,7 @@ async fn delete(images: &[String], node: Option<&str>, wait: &WaitArgs, session:
                 failures.extend(ended(&mut gone.tasks, wait, session).await?);
                 deleted.push((name, gone));
             }
-            Err(error) => failures.push(Failure::from(error)),
+            Err(error) => failures.push(Failure::from(error).explained(&session.client).await),
         }
     }
     if failures.is_empty() || session.is_data() {
@@ -205,7 +205,7 @@ async fn delete(images: &[String], node: Option<&str>, wait: &WaitArgs, session:
             .print(&values, || deleted.iter().map(|(name, gone)| line(name, &gone.image.names)).collect::<String>())?;
     }
     let last = failures.pop();
-    failures.iter().for_each(Failure::tell);
+    failures.iter().for_each(|failure| session.complain(failure));
     last.map_or(Ok(Exit::Done), Err)
 }
 

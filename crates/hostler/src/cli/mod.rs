@@ -110,6 +110,11 @@ impl Session {
         Ok(self.format.record(value)?)
     }
 
+    /// Tells a failure that is not the last word.
+    pub fn complain(&self, failure: &Failure) {
+        failure.tell_as(self.format);
+    }
+
     /// Whether results are for programs.
     pub fn is_data(&self) -> bool {
         self.format.is_data()

@@ -90,7 +90,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     match (ended, gone) {
         (Ok(Exit::Guest(0)) | Ok(Exit::Done), Err(failure)) => Err(failure),
         (ended, Err(failure)) => {
-            failure.tell();
+            session.complain(&failure);
             ended
         }
         (Ok(exit), Ok(())) => Ok(exit),

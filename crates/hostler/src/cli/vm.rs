@@ -344,7 +344,7 @@ async fn delete(args: Delete, session: &Session) -> Result<Exit, Failure> {
         session.data(&ended)?;
     }
     let last = failures.pop();
-    failures.iter().for_each(Failure::tell);
+    failures.iter().for_each(|failure| session.complain(failure));
     last.map_or(Ok(Exit::Done), Err)
 }
 

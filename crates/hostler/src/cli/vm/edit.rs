@@ -99,6 +99,14 @@ pub struct Args {
 }
 
 impl Args {
+    fn moves_ports(&self) -> bool {
+        !self.publish.is_empty() || !self.unpublish.is_empty()
+    }
+
+    fn says_nothing(&self) -> bool {
+        self.patch() == VmPatch::default() && !self.moves_ports()
+    }
+
     fn patch(&self) -> VmPatch {
         let off = self.unlabel.iter().map(|key| (key.clone(), None));
         let on = self.label.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
@@ -141,12 +149,11 @@ fn forwards(vm: &Vm, publish: &[PortForward], unpublish: &[(u16, Protocol)]) -> 
 /// Edits a machine.
 pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let (mut patch, mut generation) = (args.patch(), None);
-    let moves_ports = !args.publish.is_empty() || !args.unpublish.is_empty();
-    if patch == VmPatch::default() && !moves_ports {
+    if args.says_nothing() {
         return Err(Failure::usage("nothing is said that should change")
             .help("say what, such as --memory 2G or --label tier=web; `hostler vm edit --help` shows all there is"));
     }
-    if moves_ports {
+    if args.moves_ports() {
         // Forwards are replaced as a whole: nobody else's change in between is to be lost.
         let vm = session.client.vm(&args.vm).await?;
         patch.port_forwards = Patch::Set(forwards(&vm, &args.publish, &args.unpublish)?);
@@ -275,9 +282,19 @@ mod tests {
         assert_eq!(policy, json!({"restart": "on_failure", "autostart": true}));
         let labels = patch(&["--label", "a=b", "--unlabel", "c", "--label", "d="]);
         assert_eq!(labels, json!({"labels": {"a": "b", "c": null, "d": ""}}));
-        for bad in [&["--protect", "--unprotect"][..], &["--ttl", "soon"], &[], &["--dry-run"]] {
+        for bad in [&["--protect", "--unprotect"][..], &["--ttl", "soon"]] {
             assert!(<Line as clap::Parser>::try_parse_from(["edit", "web"].iter().chain(bad)).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn an_edit_that_changes_nothing_is_not_sent() {
+        let says_nothing = |flags: &[&str]| {
+            let line = <Line as clap::Parser>::try_parse_from(["edit", "web"].iter().chain(flags)).unwrap();
+            line.args.says_nothing()
+        };
+        assert!(says_nothing(&[]) && says_nothing(&["--dry-run"]));
+        assert!(!says_nothing(&["--publish", "80"]) && !says_nothing(&["--vcpus", "2"]));
     }
 
     #[test]

@@ -237,7 +237,7 @@ pub async fn run(verb: Verb, session: &Session) -> Result<Exit, Failure> {
         session.data(&ended)?;
     }
     let last = failures.pop();
-    failures.iter().for_each(Failure::tell);
+    failures.iter().for_each(|failure| session.complain(failure));
     last.map_or(Ok(Exit::Done), Err)
 }
 
