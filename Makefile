@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps image image-debian build release install uninstall deb units demo test lint check unit api bench generated clean
+.PHONY: help deps image image-debian image-disk build release install uninstall deb units demo test lint check unit api bench generated clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -16,6 +16,10 @@ image: ## the small guest, from Debian packages
 image-debian: ## the guest with systemd and cloud-init, from Debian packages; needs root
 	@scripts/install-deps.sh test
 	@images/debian/build target/images/debian
+
+image-disk: ## two whole disks, for BIOS and for UEFI, from tiny and Debian's boot loaders
+	@scripts/install-deps.sh test
+	@images/disk/build target/images/disk
 
 build: ## a debug build
 	cargo build --workspace
@@ -42,7 +46,10 @@ demo: image release ## a machine made, used and deleted, from nothing
 test: ## everything that must hold: format, lints, imports, tests with real machines, the API under fire
 	@scripts/install-deps.sh test
 	@images/tiny/build target/images/tiny
+	@images/disk/build target/images/disk
+	@scripts/debian-image.sh
 	@$(MAKE) --no-print-directory lint check unit api
+	@scripts/debian-image.sh remind
 
 lint: ## format and clippy, warnings denied
 	cargo fmt --all --check
@@ -53,7 +60,7 @@ check: ## the direction of imports, the documents made from the code
 
 unit: ## every test; --all-features turns on the points at which tests kill the process
 	cargo build --locked --workspace --all-features
-	cargo test --locked --workspace --all-features
+	cargo test --locked --workspace --all-features -- $$(scripts/debian-image.sh skip)
 
 api: ## the OpenAPI document against the server: schemathesis
 	scripts/schemathesis.sh

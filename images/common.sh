@@ -13,6 +13,10 @@ export E2FSPROGS_FAKE_TIME="$SOURCE_DATE_EPOCH"
 # What finds the root disk and lets the guest agent speak.
 readonly INITRD_MODULES=(virtio_pci virtio_blk virtio_console)
 
+# What a recipe makes, unless it says otherwise beforehand, and what it makes it from, below images/.
+[ -v products ] || products=(kernel initrd rootfs image.json)
+[ -v sources ] || sources=("$name/build" "$name/rootfs")
+
 say() { printf '%s: %s\n' "$name" "$*" >&2; }
 die() { say "$*"; exit 1; }
 
@@ -34,9 +38,13 @@ parse_arguments() {
     cache="${HOSTLER_PACKAGE_CACHE:-$(dirname "$output")/packages}"
 }
 
+# What a recipe that has something to prepare overrides.
+prepare() { :; }
+
 # Makes the image with `make_image`, unless there is nothing to do.
 build() {
     parse_arguments "$@"
+    prepare
     recipe="$(recipe_hash)"
     if [ "$refresh" = no ] && up_to_date; then
         say "up to date in $output"
@@ -55,8 +63,8 @@ build() {
 # Of every file that the image is made from: its name, whether it is a program, and its bytes.
 recipe_hash() {
     (cd "$images" && {
-        find common.sh initrd "$name/build" "$name/rootfs" -type f -printf '%p\0' | sort -z | xargs -0 sha256sum
-        find initrd "$name/rootfs" -type f -perm -u+x | sort
+        find common.sh initrd "${sources[@]}" -type f -printf '%p\0' | sort -z | xargs -0 sha256sum
+        find initrd "${sources[@]}" -type f -perm -u+x | sort
         echo "$SOURCE_DATE_EPOCH"
     }) | sha256sum | cut -d' ' -f1
 }
@@ -64,7 +72,7 @@ recipe_hash() {
 up_to_date() {
     [ -f "$output/.stamp" ] && grep -qx "recipe $recipe" "$output/.stamp" || return 1
     local file
-    for file in kernel initrd rootfs image.json; do
+    for file in "${products[@]}"; do
         [ -s "$output/$file" ] || return 1
     done
 }
@@ -150,6 +158,10 @@ unpack_packages() {
             --exclude='./usr/share/*' --exclude='./usr/lib/debug/*'
     done
     packages_root="$work/packages"
+}
+
+# What of the packages a guest starts with.
+find_kernel() {
     busybox="$(first_of "$packages_root/usr/bin/busybox" "$packages_root/bin/busybox")"
     modules_root="$(first_of "$packages_root"/usr/lib/modules/* "$packages_root"/lib/modules/*)"
     kernel_version="$(basename "$modules_root")"

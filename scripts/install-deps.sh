@@ -27,6 +27,10 @@ readonly DEMO=(
 )
 readonly TEST=(
     mmdebstrap:mmdebstrap
+    sfdisk:fdisk
+    mcopy:mtools
+    ovmf:ovmf
+    ssh:openssh-client
     python3:python3
     python3-venv:python3-venv
 )
@@ -75,6 +79,7 @@ missing_packages() {
 
 present() {
     case "$1" in
+        ovmf) [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || [ -e /usr/share/OVMF/OVMF_CODE.fd ] ;;
         python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
         *) command -v "$1" >/dev/null ;;
     esac
