@@ -65,6 +65,11 @@ impl Dev {
         self.variables.push((name, value));
     }
 
+    /// The folder of the images that it offers; what is put there before it starts is offered, too.
+    pub fn images(&self) -> PathBuf {
+        self.home.path().join("images")
+    }
+
     /// Puts the data folder on a file system of its own of this size. Root mounts it here, until this value ends; anybody
     /// else in a mount namespace of the process, with which it goes.
     pub fn on_a_disk_of(&mut self, mib: u32) -> Result<()> {
@@ -269,16 +274,43 @@ impl Dev {
         .await
     }
 
+    /// Does it, and waits until its task has succeeded.
+    pub async fn done(&mut self, method: &str, path: &str, body: Option<Value>) -> Result<Value> {
+        self.done_within(PATIENCE, method, path, body).await
+    }
+
+    /// The same for a task that takes longer than most.
+    pub async fn done_within(
+        &mut self,
+        patience: Duration,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value> {
+        let (status, answer) = self.call(method, path, body).await?;
+        if status != 202 {
+            bail!("{method} {path} was refused: {status} {answer}");
+        }
+        let task = self.ended_task_within(patience, answer["task"]["id"].as_str().context("a task's id")?).await?;
+        if task["state"] != "succeeded" {
+            bail!("{method} {path} was not done: {task}\n{}", self.log());
+        }
+        Ok(task)
+    }
+
+    /// What a shell in a machine says, when it ends well.
+    pub async fn says(&mut self, machine: &str, line: &str) -> Result<String> {
+        let body = json!({"argv": ["sh", "-c", line], "timeout_seconds": 600});
+        let task = self.done_within(PATIENCE * 6, "POST", &format!("/api/v1/vms/{machine}/exec"), Some(body)).await?;
+        if task["output"]["exit_code"] != 0 {
+            bail!("{line:?} in {machine}: {task}");
+        }
+        Ok(task["output"]["stdout"].as_str().unwrap_or_default().trim().to_owned())
+    }
+
     /// Makes a machine and waits until it runs.
     pub async fn machine(&mut self, name: &str) -> Result<Value> {
-        let (status, answer) = self.post("/api/v1/vms", json!({"name": name})).await?;
-        if status != 202 {
-            bail!("a machine was refused: {status} {answer}");
-        }
-        let task = self.ended_task(answer["task"]["id"].as_str().context("a task's id")?).await?;
-        if task["state"] != "succeeded" {
-            bail!("a machine was not made: {task}\n{}", self.log());
-        }
+        self.done("POST", "/api/v1/vms", Some(json!({"name": name}))).await?;
         Ok(self.get(&format!("/api/v1/vms/{name}")).await?.1)
     }
 

@@ -20,6 +20,7 @@ use std::{
 use async_trait::async_trait;
 use hostler_model::{
     error::Code,
+    image::{Firmware, Part},
     kind::{VmExecOutput, VmExecParams},
 };
 use rustix::process::Signal;
@@ -166,7 +167,7 @@ impl Live {
             None => "unknown".to_owned(),
         };
         let console = match Folder::last_lines(&self.folder.console(), CONSOLE_LINES) {
-            lines if lines.is_empty() => "; its console is empty".to_owned(),
+            lines if lines.is_empty() => format!("; its console is empty{}", self.other_firmware().await),
             lines => format!("; its console's last lines:{lines}"),
         };
         let detail = format!(
@@ -176,6 +177,18 @@ impl Live {
             waited.as_secs_f64()
         );
         DriverError { code: Code::GuestNotReady, detail, retryable: true }
+    }
+
+    /// Of a whole disk that shows nothing: that it may be for other firmware than its image names.
+    async fn other_firmware(&self) -> &'static str {
+        let folder = self.folder.clone();
+        let plan = blocking(move || folder.spec()).await.ok().flatten();
+        let disk = plan.filter(|plan| plan.manifest.files.contains_key(&Part::Disk));
+        match disk.map(|plan| plan.manifest.firmware.unwrap_or_default()) {
+            Some(Firmware::Bios) => ": if its disk is for UEFI, import it again with that firmware",
+            Some(Firmware::Uefi) => ": if its disk is for BIOS, import it again with that firmware",
+            None => "",
+        }
     }
 
     /// The control socket, or why there is none.
