@@ -76,9 +76,10 @@ impl Session {
     /// After Ctrl-C: cancels the task and waits for its end, or leaves it.
     async fn interrupted(&self, task: Task, interrupt: &mut Interrupt, tell: Tell) -> Result<Task, Failure> {
         let left = |task: &Task| Err(goes_on(task, Exit::Signalled(INTERRUPT), "interrupted"));
+        let what = format!("{} {}", task.kind, task.id);
         let answer = tokio::select! {
             biased;
-            answer = ask(&format!("{} {}", task.kind, task.id), interrupt) => answer,
+            answer = ask(&what, interrupt) => answer,
             ended = self.ended_by_itself(task.clone()) => return Ok(ended),
         };
         if answer == Answer::Leave {
