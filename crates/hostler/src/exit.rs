@@ -27,6 +27,7 @@ use hostler_model::{
     Code, Refusal,
     api::Problem,
     id::RequestId,
+    name::Name,
     task::{Task, TaskState},
 };
 use serde_json::{Value, json};
@@ -158,6 +159,18 @@ impl Failure {
             ..Failure::new(Exit::of_task(task), format!("{kind} {how}"))
         }
         .help(format!("`hostler task show {id}` tells more, `hostler task retry {id}` tries again"))
+    }
+
+    /// A machine that was made and runs, and is not what it was to become.
+    pub fn not_ready(name: &Name, why: &str) -> Failure {
+        Failure {
+            code: Some(Code::GuestNotReady.to_string()),
+            ..Failure::new(Exit::Failed, format!("{name} runs, and is not ready: {why}"))
+        }
+        .help(format!(
+            "`hostler vm exec {name} -- tail /var/log/cloud-init-output.log` shows what was written at its first boot; \
+             a machine gets only one: mend what it is told, `hostler vm delete {name}`, and create it again"
+        ))
     }
 
     /// As it is told, in one or two lines.

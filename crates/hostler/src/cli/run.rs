@@ -22,7 +22,7 @@ use super::{
     Globals, NoWaitArgs, Session, exec,
     exec::ProgramArgs,
     read, succeeded,
-    vm::{DELETION, Shape},
+    vm::{DELETION, Shape, first_boot},
 };
 use crate::{
     exit::{Exit, Failure},
@@ -110,7 +110,8 @@ async fn used(
     interrupt: &mut Interrupt,
 ) -> Result<Exit, Failure> {
     note(&vm.name);
-    succeeded(wait(session, made, interrupt, session.tell()).await?)?;
+    let made = succeeded(wait(session, made, interrupt, session.tell()).await?)?;
+    first_boot::is_ready(Some(vm), &made)?;
     let submitted = session.client.exec(&vm.id.to_string(), exec, &Submit::default()).await?;
     if no_wait {
         return exec::begun(session, &submitted.task);

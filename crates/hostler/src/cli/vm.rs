@@ -1,7 +1,7 @@
 //! `hostler vm`: machines. Their power is in `power`.
 
 mod edit;
-mod first_boot;
+pub(super) mod first_boot;
 mod power;
 mod rename;
 mod snapshot;
@@ -262,7 +262,7 @@ async fn create(args: Create, session: &Session) -> Result<Exit, Failure> {
     if !session.is_data() {
         session.text(&created(submitted.vm.as_ref(), &task))?;
     }
-    Ok(Exit::Done)
+    first_boot::is_ready(submitted.vm.as_ref(), &task).map(|()| Exit::Done)
 }
 
 /// A machine that is to be made, or would be.
@@ -287,13 +287,11 @@ fn planned(submitted: &Submitted, dry_run: bool) -> String {
 fn created(vm: Option<&Vm>, task: &Task) -> String {
     let boot = task.output.as_ref().and_then(|output| VmCreateOutput::deserialize(output).ok());
     let Some(vm) = vm else { return output::fields([("task", task.id.to_string())]) };
-    let not_ready = boot.as_ref().and_then(|boot| boot.not_ready.clone());
     output::fields([
         ("name", vm.name.to_string()),
         ("id", vm.id.to_string()),
         ("state", vm.state.to_string()),
         ("ports", edit::ports(vm)),
-        ("not ready", not_ready.unwrap_or_default()),
         (
             "boot",
             boot.map(|boot| format!("{} ({})", output::took(output::millis(boot.boot_ms)), boot.acceleration))

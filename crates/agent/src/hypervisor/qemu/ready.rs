@@ -46,8 +46,19 @@ const TRIAL: &str = "127.66.0.1";
 const ENDED: &str = "command -v cloud-init >/dev/null || exit 127; \
                      test -e /run/cloud-init/result.json || test -e /run/cloud-init/disabled";
 
-/// What cloud-init complained of.
-const COMPLAINTS: &str = "grep -hE 'WARNING|ERROR|CRITICAL' /var/log/cloud-init.log | tail -n 10";
+/// The lines that are wanted of cloud-init's log, of this boot alone: it goes on with those before it.
+const LOG: &str =
+    "sed -n \"H; /running 'init-local'/h; \\${x; p}\" /var/log/cloud-init.log | grep -E \"$1\" | tail -n 10";
+
+/// What it complained of.
+const COMPLAINTS: &str = r"\[(WARNING|ERROR|CRITICAL)\]";
+
+/// That it could not read what it was told. To cloud-init of 2022 (Debian 12) this is no error: it ends well, and has done
+/// nothing.
+const UNREAD: &str = "Failed loading yaml blob|Failed at merging in cloud config|Unhandled non-multipart";
+
+/// How much of a line of the guest's is shown.
+const LINE: usize = 400;
 
 /// What came of a look into the guest.
 enum Look {
@@ -129,11 +140,12 @@ impl Live {
         let status = self.words(&["cloud-init", "status", "--long"]).await?;
         let status = status_of(&status);
         if status == "done" {
-            return Ok(None);
+            let unread = self.words(&["sh", "-c", LOG, "sh", UNREAD]).await?;
+            return Ok((!unread.trim().is_empty()).then(|| explain("done", &[], &unread)));
         }
-        let stages = stages_with_errors(&self.words(&["cat", "/run/cloud-init/status.json"]).await?);
-        let complaints = self.words(&["sh", "-c", COMPLAINTS]).await?;
-        Ok(Some(explain(status, &stages, &complaints)))
+        let errors = errors_of_stages(&self.words(&["cat", "/run/cloud-init/status.json"]).await?);
+        let complaints = self.words(&["sh", "-c", LOG, "sh", COMPLAINTS]).await?;
+        Ok(Some(explain(status, &errors, &complaints)))
     }
 
     /// What a program says, as far as it says anything.
@@ -210,7 +222,7 @@ impl Live {
             "machine {} runs, but {lacking} after {} s; give it a longer ready_timeout_seconds, or look into it \
              with another readiness",
             self.folder.id(),
-            waited.as_secs_f64()
+            waited.as_secs_f64().round()
         );
         DriverError { code: Code::GuestNotReady, detail, retryable: false }
     }
@@ -226,32 +238,39 @@ fn status_of(long: &str) -> &str {
     long.lines().find_map(|line| line.strip_prefix("status:")).map_or("unknown", str::trim)
 }
 
-/// The stages of cloud-init that had errors, out of its status.json.
-fn stages_with_errors(json: &str) -> Vec<String> {
+/// The stages of cloud-init that had errors, each with them, out of its status.json.
+fn errors_of_stages(json: &str) -> Vec<String> {
     #[derive(Deserialize)]
     struct Status {
         v1: serde_json::Map<String, Value>,
     }
     let Ok(Status { v1 }) = serde_json::from_str(json) else { return Vec::new() };
-    let failed = |stage: &Value| stage["errors"].as_array().is_some_and(|errors| !errors.is_empty());
-    v1.into_iter().filter(|(_, stage)| failed(stage)).map(|(name, _)| name).collect()
+    let of = |(name, stage): (String, Value)| {
+        let errors: Vec<&str> = stage["errors"].as_array()?.iter().filter_map(Value::as_str).collect();
+        (!errors.is_empty()).then(|| format!("{name}: {}", errors.join("; ")))
+    };
+    v1.into_iter().filter_map(of).collect()
 }
 
-fn explain(status: &str, stages: &[String], complaints: &str) -> String {
+fn explain(status: &str, errors: &[String], complaints: &str) -> String {
     let mut out = match status {
         "disabled" => "cloud-init is disabled in the guest, so that nothing of its first boot was done".to_owned(),
-        _ if stages.is_empty() => format!("cloud-init ended with status {status}"),
-        _ => format!("cloud-init ended with errors in {}", stages.join(", ")),
+        "done" => "cloud-init ended, and could not read what it was told".to_owned(),
+        _ if errors.is_empty() => format!("cloud-init ended with status {status}"),
+        _ => "cloud-init ended with errors".to_owned(),
     };
+    out.extend(errors.iter().map(|error| format!("\n  {}", shown(error))));
     let lines: Vec<&str> = complaints.lines().filter(|line| !line.trim().is_empty()).collect();
     if !lines.is_empty() {
-        out.push_str("; its log says:");
-        lines.iter().for_each(|line| {
-            out.push_str("\n  ");
-            out.extend(line.chars().filter(|c| !c.is_control()).take(400));
-        });
+        out.push_str("\nits log says");
+        out.extend(lines.iter().map(|line| format!("\n  {}", shown(line))));
     }
     out
+}
+
+/// A line of a guest's, which may be anything.
+fn shown(line: &str) -> String {
+    line.chars().filter(|c| !c.is_control()).take(LINE).collect()
 }
 
 /// The ports that are forwarded for trials, out of QEMU's list of sockets.
@@ -306,10 +325,32 @@ mod tests {
         assert_eq!(status_of(""), "unknown");
         let json = r#"{"v1": {"datasource": "DataSourceNoCloud", "stage": null, "init": {"errors": []},
             "modules-final": {"errors": ["('scripts-user', RuntimeError('x'))"], "finished": 1.0}}}"#;
-        assert_eq!(stages_with_errors(json), ["modules-final"]);
-        assert!(stages_with_errors("").is_empty() && stages_with_errors("{}").is_empty());
-        let why = explain("error", &stages_with_errors(json), "a WARNING\u{1b}[2J\n\nb ERROR");
-        assert_eq!(why, "cloud-init ended with errors in modules-final; its log says:\n  a WARNING[2J\n  b ERROR");
+        assert_eq!(errors_of_stages(json), ["modules-final: ('scripts-user', RuntimeError('x'))"]);
+        assert!(errors_of_stages("").is_empty() && errors_of_stages("{}").is_empty());
+        let why = explain("error", &errors_of_stages(json), "a WARNING\u{1b}[2J\n\nb ERROR");
+        let shown = "cloud-init ended with errors\n  modules-final: ('scripts-user', RuntimeError('x'))\n\
+                     its log says\n  a WARNING[2J\n  b ERROR";
+        assert_eq!(why, shown);
         assert!(explain("disabled", &[], "").contains("disabled"));
+        assert!(explain("done", &[], "Failed loading yaml blob").contains("could not read"));
+    }
+
+    #[test]
+    fn of_the_log_the_last_boot_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let boot = |n: u32| {
+            format!("x\n{n} [DEBUG]: running 'init-local' at\n{n} util.py[WARNING]: no\n{n} [DEBUG]: WARNING\n")
+        };
+        std::fs::write(&log, boot(1) + &boot(2)).unwrap();
+        let line = LOG.replace("/var/log/cloud-init.log", log.to_str().unwrap());
+        let said = |pattern: &str| {
+            let output = std::process::Command::new("sh").args(["-c", &line, "sh", pattern]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(said(COMPLAINTS), "2 util.py[WARNING]: no\n");
+        assert_eq!(said(UNREAD), "");
+        std::fs::write(&log, "1 util.py[WARNING]: Failed loading yaml blob. Invalid\n").unwrap();
+        assert_eq!(said(UNREAD).lines().count(), 1, "also where no boot is marked");
     }
 }

@@ -5,61 +5,67 @@ use std::{fs, path::Path};
 use hostler_model::{
     api::NewVm,
     cloud_init::{CloudInit, FirstBoot, Run},
+    kind::VmCreateOutput,
     ready::Readiness,
     secret::Sensitive,
-    vm::VmSpec,
+    task::Task,
+    vm::{Vm, VmSpec},
 };
+use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::super::read;
 use crate::exit::Failure;
 
+/// What stands above these flags in the help; `next_help_heading` would also stand above whatever comes behind them.
+const FIRST_BOOT: &str = "First boot, for images with cloud-init";
+const READINESS: &str = "Readiness";
+
 /// What the guest is to become, and when it is ready.
 #[derive(clap::Args, Debug, Default)]
-#[command(next_help_heading = "First boot, for images with cloud-init")]
 pub struct Flags {
     /// A file with user-data, handed to cloud-init as it is
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "ssh_key", "package", "runcmd", "enable_serial"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "ssh_key", "package", "runcmd", "enable_serial"], help_heading = FIRST_BOOT)]
     user_data: Option<String>,
 
     /// A file with vendor-data, likewise
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = FIRST_BOOT)]
     vendor_data: Option<String>,
 
     /// A file with cloud-init's network configuration, version 2, as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = FIRST_BOOT)]
     network_config: Option<String>,
 
     /// The guest's host name; the machine's name by default
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = FIRST_BOOT)]
     hostname: Option<String>,
 
     /// A user to be made, who may use sudo
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = FIRST_BOOT)]
     user: Option<String>,
 
     /// A file with public keys that may log in, or one such key; may be given more than once
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = FIRST_BOOT)]
     ssh_key: Vec<String>,
 
     /// A package to be installed; may be given more than once
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", help_heading = FIRST_BOOT)]
     package: Vec<String>,
 
     /// A line for the guest's shell, run once; may be given more than once
-    #[arg(long, value_name = "LINE")]
+    #[arg(long, value_name = "LINE", help_heading = FIRST_BOOT)]
     runcmd: Vec<String>,
 
     /// Let people log in on the serial console
-    #[arg(long)]
+    #[arg(long, help_heading = FIRST_BOOT)]
     enable_serial: bool,
 
     /// When it is ready: guest-agent, cloud-init, tcp:PORT, marker:/PATH or none [default: as the image says]
-    #[arg(long, value_name = "WHAT", value_parser = read::model::<Readiness>, help_heading = "Readiness")]
+    #[arg(long, value_name = "WHAT", value_parser = read::model::<Readiness>, help_heading = READINESS)]
     ready: Option<Readiness>,
 
     /// How long that may take, such as 10m [default: as the image says]
-    #[arg(long, value_name = "TIME", value_parser = read::seconds, help_heading = "Readiness")]
+    #[arg(long, value_name = "TIME", value_parser = read::seconds, help_heading = READINESS)]
     ready_timeout: Option<u32>,
 }
 
@@ -106,6 +112,15 @@ fn text_file(path: &str) -> Result<String, Failure> {
 
 fn json_file(path: &str) -> Result<Value, Failure> {
     serde_json::from_str(&text_file(path)?).map_err(|error| Failure::usage(format!("{path} is not JSON: {error}")))
+}
+
+/// Whether a machine that was made became what it was to become.
+pub fn is_ready(vm: Option<&Vm>, task: &Task) -> Result<(), Failure> {
+    let output = task.output.as_ref().and_then(|output| VmCreateOutput::deserialize(output).ok());
+    match (vm, output.and_then(|output| output.not_ready)) {
+        (Some(vm), Some(why)) => Err(Failure::not_ready(&vm.name, &why)),
+        (Some(_) | None, None) | (None, Some(_)) => Ok(()),
+    }
 }
 
 /// For `vm show`: when it is ready, and what its guest found at its first boot.
