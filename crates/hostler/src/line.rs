@@ -19,7 +19,7 @@ const WORDS: &str = "{spinner:.cyan} {msg} {elapsed:.dim}";
 /// A share in percent.
 const SHARE: &str = "{spinner:.cyan} {msg} {bar:24.cyan/dim} {pos:>3} % {elapsed:.dim} {share_eta:.dim}";
 /// Bytes that are sent from here.
-const BYTES: &str = "{msg} {bar:24.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {share_eta:.dim}";
+const BYTES: &str = "{msg} {bar:16.cyan/dim} {bytes}/{total_bytes} {bytes_per_sec} {share_eta:.dim}";
 /// What the bar is made of: done, the end of it, still to do.
 const BAR: &str = "━━─";
 /// How often the spinner turns.
@@ -61,19 +61,20 @@ impl Line {
     pub fn say(&mut self, words: &str, percent: Option<u8>) {
         let Some(bar) = &self.bar else { return };
         let before = bar.message();
-        if before != words {
-            bar.set_message(words.to_owned());
+        // What was true of the words before is taken away before the new ones stand there.
+        if self.shares != percent.is_some() {
+            self.shares = percent.is_some();
+            bar.set_style(style(if self.shares { SHARE } else { WORDS }));
         }
         // The first word is what is under way; the rest may change while it is.
         if before.split(' ').next() != words.split(' ').next() {
             bar.reset();
         }
-        if self.shares != percent.is_some() {
-            self.shares = percent.is_some();
-            bar.set_style(style(if self.shares { SHARE } else { WORDS }));
-        }
         if let Some(percent) = percent {
             bar.set_position(percent.min(100).into());
+        }
+        if before != words {
+            bar.set_message(words.to_owned());
         }
     }
 

@@ -279,7 +279,10 @@ impl Work {
         meter.phase(ImportPhase::Fetching);
         let received = match (&piece.source, uploaded) {
             (Source::Blob(sha256), _) if !is_disk => return self.blob(part, sha256, &piece.expected).await,
-            (_, Some(received)) => received,
+            (_, Some(received)) => {
+                meter.bytes(received.length, Some(received.length));
+                received
+            }
             (source, None) => in_time(self.receive(source, &piece.expected, meter)).await?,
         };
         if let Expected::Sha256(sha256) = &piece.expected {

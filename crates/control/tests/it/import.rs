@@ -88,10 +88,11 @@ async fn a_disk_in_any_format_becomes_an_image() {
     let (world, disks) = (World::new().await, Disks::new());
     for format in ["qcow2", "raw", "vmdk", "vhdx", "raw_gz"] {
         let bytes = disks.make(format);
-        let sha256 = Sha256Hex::of(&bytes);
+        let (sha256, sent) = (Sha256Hex::of(&bytes), bytes.len());
         let query = if format == "raw" { "?format=raw".to_owned() } else { format!("?sha256={sha256}") };
         let import = import(&upload(&world, format, &query, bytes).await);
         assert_eq!(import["state"], "succeeded", "{format}: {import}");
+        assert_eq!(import["progress"]["bytes"], sent, "{format}");
         let image = world.get(&format!("/api/v1/images/{format}")).send().await.json();
         assert_eq!(image["digest"], import["image"], "{format}");
         assert_eq!((image["format"].as_str(), image["vms"].as_i64()), (Some("qcow2"), Some(0)), "{image}");

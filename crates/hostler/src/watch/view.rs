@@ -59,6 +59,9 @@ impl View {
         for step in self.phases.observe(task, now) {
             self.line.print(&step);
         }
+        if task.state.is_terminal() {
+            return;
+        }
         if self.line.is_drawn() {
             let (words, percent) = under_way(task);
             self.line.say(&words, percent);
@@ -70,8 +73,10 @@ impl View {
     /// What was written since the last time. Lines help a person: that there are none to be had ends no watch.
     pub(super) async fn heard(&self, client: &Client, task: &Task) -> Vec<Said> {
         let (mut said, mut after) = (Vec::new(), self.told);
-        while self.tell != Tell::Nothing && task.fence.attempt > 0 {
-            let Ok(log) = client.task_log(task.id, after, Duration::ZERO).await else { break };
+        if self.tell == Tell::Nothing || task.fence.attempt == 0 {
+            return said;
+        }
+        while let Ok(log) = client.task_log(task.id, after, Duration::ZERO).await {
             let over = log.lines.is_empty() || log.ended || !task.state.is_terminal();
             said.extend(log.lines);
             after = log.next;
