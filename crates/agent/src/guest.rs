@@ -23,7 +23,7 @@ use serde::de::DeserializeOwned;
 use tokio::{
     io::AsyncWriteExt,
     net::UnixStream,
-    sync::Mutex,
+    sync::{Mutex, watch},
     time::{Instant, timeout},
 };
 
@@ -46,7 +46,7 @@ const ATTEMPT: Duration = Duration::from_secs(1);
 /// one longest answer, which an emulated guest needs seconds for.
 const SYNC: Duration = Duration::from_secs(60);
 
-/// How long a guest may take over what is done for it while others wait, such as a snapshot of its disk.
+/// How long a guest may take over what is done for it while others wait, such as setting its clock.
 const PROMPT: Duration = Duration::from_secs(5);
 
 /// The longest answer to anything but a look at a program: a pid, or an error.
@@ -101,6 +101,16 @@ impl GuestError {
     fn refused(class: &str, description: &str) -> GuestError {
         GuestError::Refused { class: words_of(class), description: words_of(description) }
     }
+
+    /// Whether the guest does not have the command, or not now: one that holds its file systems allows few.
+    fn is_not_allowed(&self) -> bool {
+        matches!(self, GuestError::Refused { class, .. } if class == "CommandNotFound")
+    }
+
+    /// Whether what was asked may have been done all the same.
+    pub fn leaves_open(&self) -> bool {
+        !matches!(self, GuestError::Refused { .. })
+    }
 }
 
 /// A guest's words, for our logs and errors: a guest is its tenant's, who may write what he likes.
@@ -112,6 +122,16 @@ fn words_of(text: &str) -> String {
     words
 }
 
+fn answer_of<T: DeserializeOwned>(line: &[u8]) -> Result<Answer<T>, GuestError> {
+    // serde quotes what it did not expect.
+    serde_json::from_slice(line).map_err(|error| GuestError::malformed(&error.to_string()))
+}
+
+/// The protocol's ids are signed 64-bit numbers.
+fn sync_id() -> i64 {
+    i64::from(rand::random::<u32>())
+}
+
 fn seconds(duration: Duration) -> String {
     format!("{} s", duration.as_secs_f64())
 }
@@ -121,6 +141,8 @@ fn seconds(duration: Duration) -> String {
 pub struct Guest {
     path: PathBuf,
     link: Mutex<Option<Link>>,
+    /// Whether it may hold its file systems.
+    holds: watch::Sender<bool>,
 }
 
 type Link = Lines<UnixStream>;
@@ -128,7 +150,7 @@ type Link = Lines<UnixStream>;
 impl Guest {
     /// The agent behind this socket. Nothing is connected before the first command.
     pub fn new(path: &Path) -> Self {
-        Guest { path: path.to_owned(), link: Mutex::new(None) }
+        Guest { path: path.to_owned(), link: Mutex::new(None), holds: watch::Sender::new(false) }
     }
 
     /// Whether it answers, within `patience`.
@@ -170,21 +192,42 @@ impl Guest {
         }
     }
 
-    /// Has it write its file systems out and hold them; says how many.
+    /// Has it write its file systems out and hold them; says how many. From then on it may hold them ([`Guest::holds`]),
+    /// until it says that it does not.
     ///
     /// # Errors
-    /// When it could not be asked, or refused: it may not have the command, or nothing to hold.
+    /// When it refused, or when it is not known what it does: writing out may take longer than it may be silent.
     pub async fn freeze(&self) -> Result<i64, GuestError> {
-        self.ping(PROMPT).await?;
-        self.call(&Command::Freeze).await
+        let before = self.holds.send_replace(true);
+        let frozen = self.call(&Command::Freeze).await;
+        if frozen.as_ref().is_err_and(|error| !error.leaves_open()) {
+            self.holds.send_replace(before);
+        }
+        frozen
     }
 
-    /// Has it write again; says how many file systems were held.
+    /// Has it write again; says how many file systems were held. It does whatever it was told before first, so that
+    /// an answer is the end of a freeze that was given up as well.
     ///
     /// # Errors
     /// When it could not be asked, or refused.
     pub async fn thaw(&self) -> Result<i64, GuestError> {
-        timeout(PROMPT, self.call(&Command::Thaw)).await.unwrap_or(Err(GuestError::Silent(PROMPT)))
+        let thawed = self.call(&Command::Thaw).await;
+        // Without the command, it cannot have held anything.
+        if thawed.as_ref().map_or_else(GuestError::is_not_allowed, |_| true) {
+            self.holds.send_replace(false);
+        }
+        thawed
+    }
+
+    /// That it may hold its file systems, because it was told to by somebody else.
+    pub fn note_that_it_holds(&self) {
+        self.holds.send_replace(true);
+    }
+
+    /// Whether it may hold its file systems.
+    pub fn holds(&self) -> bool {
+        *self.holds.borrow()
     }
 
     /// Sets its clock, in nanoseconds since the Unix epoch.
@@ -208,22 +251,24 @@ impl Guest {
     /// One command, one answer.
     async fn call<T: DeserializeOwned>(&self, command: &Command<'_>) -> Result<T, GuestError> {
         let mut turn = self.link.lock().await;
-        // Taken out while in use: when this future is dropped halfway, the connection goes with it.
-        let mut link = match turn.take() {
-            Some(link) => link,
-            None => self.connect().await?,
-        };
-        let answer = self.ask(&mut link, command).await?;
+        let mut link = self.taken(&mut turn).await?;
+        self.ask(&mut link, command).await?;
+        let answer = answer_of(&self.line(&mut link).await?)?;
         *turn = Some(link);
         answer.into_result()
     }
 
-    async fn ask<T: DeserializeOwned>(&self, link: &mut Link, command: &Command<'_>) -> Result<Answer<T>, GuestError> {
+    /// The connection, taken out while in use: when the future that has it is dropped halfway, it goes too.
+    async fn taken(&self, turn: &mut Option<Link>) -> Result<Link, GuestError> {
+        match turn.take() {
+            Some(link) => Ok(link),
+            None => self.connect().await,
+        }
+    }
+
+    async fn ask(&self, link: &mut Link, command: &Command<'_>) -> Result<(), GuestError> {
         link.limit(command.answer_limit(), Long::Refuse);
-        self.send(link, &command.line()).await?;
-        let line = self.line(link).await?;
-        // serde quotes what it did not expect.
-        serde_json::from_slice(&line).map_err(|error| GuestError::malformed(&error.to_string()))
+        self.send(link, &command.line()).await
     }
 
     /// A fresh connection, past all that was meant for an earlier one.
@@ -237,8 +282,7 @@ impl Guest {
     async fn synchronise(&self, link: &mut Link) -> Result<(), GuestError> {
         // What an earlier caller did not wait for may be long; of it the end is enough.
         link.limit(SHORT_ANSWER_LIMIT, Long::Cut);
-        // The protocol's ids are signed 64-bit numbers.
-        let id = i64::from(rand::random::<u32>());
+        let id = sync_id();
         self.send(link, &Command::Sync { id }.line_after_reset()).await?;
         while !wire::is_sync(&self.line(link).await?, id) {}
         Ok(())
@@ -273,4 +317,4 @@ impl Guest {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

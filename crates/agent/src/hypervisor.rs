@@ -120,6 +120,9 @@ pub struct SnapshotMade {
     pub quiesced: Option<bool>,
     /// How long the machine's processors stood still, in milliseconds.
     pub paused_ms: f64,
+    /// How the machine was left, where somebody should know of it.
+    #[serde(skip)]
+    pub warning: Option<String>,
 }
 
 /// A snapshot that was removed.

@@ -13,28 +13,28 @@ use tokio::{
 
 use super::*;
 
-struct Agent {
+pub(crate) struct Agent {
     listener: UnixListener,
-    guest: Arc<Guest>,
+    pub(crate) guest: Arc<Guest>,
     _dir: tempfile::TempDir,
 }
 
 /// The guest's side of one connection.
-struct Port(BufReader<UnixStream>);
+pub(crate) struct Port(BufReader<UnixStream>);
 
 impl Agent {
-    fn new() -> Agent {
+    pub(crate) fn new() -> Agent {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.sock");
         Agent { listener: UnixListener::bind(&path).unwrap(), guest: Arc::new(Guest::new(&path)), _dir: dir }
     }
 
-    async fn accept(&self) -> Port {
+    pub(crate) async fn accept(&self) -> Port {
         Port(BufReader::new(self.listener.accept().await.unwrap().0))
     }
 
     /// Accepts and synchronises.
-    async fn open(&self) -> Port {
+    pub(crate) async fn open(&self) -> Port {
         let mut port = self.accept().await;
         port.sync().await;
         port
@@ -46,11 +46,11 @@ impl Port {
         self.0.get_mut().write_all(bytes).await.unwrap();
     }
 
-    async fn answer(&mut self, value: Value) {
+    pub(crate) async fn answer(&mut self, value: Value) {
         self.write(format!("{}\n", json!({ "return": value })).as_bytes()).await;
     }
 
-    async fn refuse(&mut self, class: &str, desc: &str) {
+    pub(crate) async fn refuse(&mut self, class: &str, desc: &str) {
         self.write(format!("{}\n", json!({ "error": { "class": class, "desc": desc } })).as_bytes()).await;
     }
 
@@ -60,16 +60,22 @@ impl Port {
         serde_json::from_slice(line.strip_prefix(b"\xff").unwrap_or(&line)).unwrap()
     }
 
-    async fn expect(&mut self, command: &str) -> Value {
+    pub(crate) async fn expect(&mut self, command: &str) -> Value {
         let heard = self.hear().await;
         assert_eq!(heard["execute"], command);
         heard["arguments"].clone()
     }
 
-    async fn sync(&mut self) {
+    pub(crate) async fn sync(&mut self) {
         let id = self.expect("guest-sync-delimited").await["id"].clone();
         self.write(b"\xff").await;
         self.answer(id).await;
+    }
+
+    /// Whatever comes is left unanswered, until the other side goes away.
+    pub(crate) async fn ignore(&mut self) {
+        let mut unanswered = Vec::new();
+        self.0.read_to_end(&mut unanswered).await.unwrap();
     }
 }
 
@@ -329,4 +335,36 @@ async fn an_answer_that_is_no_json_is_malformed_and_closes_the_connection() {
     };
     let (ping, ()) = tokio::join!(agent.guest.ping(SILENCE), serve);
     assert!(matches!(ping, Err(GuestError::Malformed(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_freeze_whose_end_is_not_known_counts_until_a_thaw_is_answered() {
+    let agent = Agent::new();
+    let serve = async {
+        let mut port = agent.open().await;
+        port.expect("guest-fsfreeze-freeze").await;
+        port.ignore().await;
+        // Still writing out: not even a new connection is heard.
+        agent.accept().await.ignore().await;
+        let mut port = agent.open().await;
+        port.expect("guest-fsfreeze-thaw").await;
+        port.refuse("GenericError", "failed to unfreeze").await;
+        port.expect("guest-fsfreeze-thaw").await;
+        port.answer(json!(1)).await;
+        port.expect("guest-fsfreeze-freeze").await;
+        port.refuse("CommandNotFound", "the command is disabled").await;
+        port
+    };
+    let ask = async {
+        assert!(matches!(agent.guest.freeze().await, Err(GuestError::Silent(_))));
+        assert!(agent.guest.holds());
+        assert!(matches!(agent.guest.thaw().await, Err(GuestError::Silent(_))));
+        assert!(matches!(agent.guest.thaw().await, Err(GuestError::Refused { .. })));
+        assert!(agent.guest.holds(), "it said that it could not");
+        assert_eq!(agent.guest.thaw().await.unwrap(), 1);
+        assert!(!agent.guest.holds());
+        assert!(agent.guest.freeze().await.is_err());
+        assert!(!agent.guest.holds(), "who refuses holds nothing");
+    };
+    tokio::join!(ask, serve);
 }

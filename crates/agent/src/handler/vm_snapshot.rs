@@ -15,6 +15,9 @@ impl Handler for VmSnapshot {
         // One that is whole already is answered as it was made.
         let taking = |phases| async move { vms.take_snapshot(vm, epoch, id, memory, &phases).await };
         let made = super::with_phases(job, taking).await?;
+        if let Some(warning) = &made.warning {
+            job.log(warning);
+        }
         Ok(VmSnapshotOutput {
             disk_bytes: made.written.disk_bytes,
             memory_bytes: made.written.memory_bytes,

@@ -18,6 +18,7 @@ mod edit;
 mod error;
 mod firmware;
 mod folder;
+mod frozen;
 mod launch;
 mod layer;
 mod logs;
@@ -396,6 +397,7 @@ impl Driver {
             began_ms: process.start_time as f64 * 1e3 / TICKS_PER_SECOND as f64,
             boot_ms: complete.map_or_else(OnceLock::new, |complete| complete.boot_ms.into()),
             requested: AtomicBool::new(false),
+            thawing: AtomicBool::new(false),
         }))
     }
 

@@ -85,6 +85,20 @@ async fn one_is_taken_reported_restored_and_removed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn how_a_snapshot_left_its_machine_is_a_line_in_the_tasks_log() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let vm = created(&server).await;
+    world.change(|state| state.snapshot_warning = Some("its guest may not write".to_owned()));
+    let report = done(&server, KindName::VmSnapshot, vm, json!({"name": "one", "snapshot": id()})).await;
+    assert_eq!(succeeded(&report), &json!({"disk_bytes": 5, "memory_bytes": 0, "paused_ms": 1.0}));
+    let told = server.with(|heard| heard.progress.iter().flat_map(|(_, told)| told.log.clone()).collect::<Vec<_>>());
+    let lines: Vec<_> = told.iter().chain(&report.log).map(|line| line.text.as_str()).collect();
+    assert!(lines.contains(&"its guest may not write"), "{lines:?}");
+    drop(agent);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_is_stopped_halfway_leaves_nothing() {
     let (server, data, world) = (Server::new(), folder(), World::new());
     let agent = server.agent(data.path(), world.clone()).await;

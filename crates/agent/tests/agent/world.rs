@@ -36,6 +36,8 @@ pub struct State {
     pub remove_fails: bool,
     /// How many of the next attachments fail.
     pub attach_fails: usize,
+    /// How snapshots leave their machines.
+    pub snapshot_warning: Option<String>,
     /// Machines that cannot be looked at.
     pub unread: Vec<VmId>,
 }
@@ -227,7 +229,7 @@ impl Hypervisor for World {
             state.snapshots.insert(id, vm);
         });
         let written = Written { disk_bytes: 5, memory_bytes: if memory { 7 } else { 0 } };
-        Ok(SnapshotMade { written, quiesced: None, paused_ms: 1.0 })
+        Ok(SnapshotMade { written, quiesced: None, paused_ms: 1.0, warning: self.see().snapshot_warning })
     }
 
     async fn restore(&self, vm: VmId, id: SnapshotId, _: &Phases) -> Result<Restored, DriverError> {

@@ -3,6 +3,7 @@
 //! ```text
 //! <data>/vms/<vm id>/            spec.json (first of all) · seed.img · disk.qcow2, disk-1.qcow2 … (see `layer`) · efi-vars.fd · console.log · qemu.log · qemu.pid (QEMU's own)
 //!                                process.json (who QEMU is) · complete (the guest answered once) · ended (how QEMU ended)
+//!                                frozen (the guest may hold its file systems)
 //! <data>/vms/<vm id>.removing/   the same, half removed
 //! <run>/<short id>/              qmp.sock · agent.sock
 //! ```
@@ -176,6 +177,20 @@ impl Folder {
 
     pub(super) fn ended(&self) -> io::Result<Option<Exit>> {
         self.read("ended")
+    }
+
+    /// That the guest of this process may hold its file systems: written before it is told to, and gone when it says that
+    /// it writes.
+    pub(super) fn write_frozen(&self, process: Process) -> io::Result<()> {
+        self.write("frozen", &process)
+    }
+
+    pub(super) fn forget_frozen(&self) -> io::Result<()> {
+        present(fs::remove_file(self.base.join("frozen"))).map(drop)
+    }
+
+    pub(super) fn frozen(&self) -> io::Result<Option<Process>> {
+        self.read("frozen")
     }
 
     pub(super) fn spec(&self) -> io::Result<Option<MachinePlan>> {

@@ -68,6 +68,8 @@ pub(super) struct Live {
     pub(super) began_ms: f64,
     pub(super) boot_ms: OnceLock<f64>,
     pub(super) requested: AtomicBool,
+    /// Whether its guest is being told to write again.
+    pub(super) thawing: AtomicBool,
 }
 
 impl Live {

@@ -114,7 +114,7 @@ impl Driver {
         made.await.unwrap_or_else(|error| Err(failed(format!("the snapshot was broken off: {error}"))))
     }
 
-    async fn of_living(&self, taking: &Taking<'_>, live: &Live) -> Result<SnapshotMade, DriverError> {
+    async fn of_living(&self, taking: &Taking<'_>, live: &Arc<Live>) -> Result<SnapshotMade, DriverError> {
         let (id, qmp) = (taking.folder.id(), live.qmp()?);
         let told = |error: QmpError| failed(format!("a snapshot of machine {id} cannot be taken: {error}"));
         let running = qmp.status().await.map_err(told)? == "running";
@@ -131,19 +131,21 @@ impl Driver {
         fail::fail_point!("agent.snapshot.begun");
         let held = self.hold(taking, live, qmp, &top, &above, running).await;
         // Whatever came of it, the machine goes on as before.
-        let resumed = go_on(live, qmp, running, !taking.memory).await;
+        let resumed = go_on(live, qmp, running).await;
         let (quiesced, since, memory) = match (held, resumed) {
             (Ok(held), Ok(())) => held,
             (Err(error), _) | (Ok(_), Err(error)) => {
                 self.tidy(taking.folder, qmp).await;
-                return Err(error);
+                return Err(live.and_frozen(error));
             }
         };
         let paused_ms = since.map_or(0.0, |since: Instant| since.elapsed().as_secs_f64() * 1e3);
         fail::fail_point!("agent.snapshot.taken");
         let (folder, shelf, spec) = (taking.folder.clone(), taking.shelf.clone(), taking.plan.spec.clone());
         let finished = blocking(move || finish(&folder, &shelf, &top.file, spec, memory, (quiesced, paused_ms))).await;
-        finished.map_err(|error| storage(format!("a snapshot of machine {id} cannot be completed"), &error))
+        let made =
+            finished.map_err(|error| storage(format!("a snapshot of machine {id} cannot be completed"), &error))?;
+        Ok(SnapshotMade { warning: live.still_frozen(), ..made })
     }
 
     /// From the first byte of memory to the new layer: whether the guest held its file systems, since when the
@@ -159,6 +161,7 @@ impl Driver {
     ) -> Result<(Option<bool>, Option<Instant>, Option<MemoryFile>), DriverError> {
         let (mut since, mut memory, mut quiesced) = (None, None, None);
         if taking.memory {
+            live.refuse_if_frozen()?;
             let _ = taking.phases.send("memory");
             let downtime = self.save(taking, qmp).await?;
             since = running.then(|| Instant::now() - Duration::from_secs_f64(downtime.max(0.0) / 1e3));
@@ -166,11 +169,7 @@ impl Driver {
             fail::fail_point!("agent.snapshot.memory");
         } else if running {
             let _ = taking.phases.send("freeze");
-            let frozen = live.guest.freeze().await;
-            if let Err(error) = &frozen {
-                tracing::info!(vm.id = %taking.folder.id(), %error, "the guest cannot hold its file systems");
-            }
-            quiesced = Some(frozen.is_ok());
+            quiesced = Some(live.freeze().await);
             fail::fail_point!("agent.snapshot.frozen");
         }
         let _ = taking.phases.send("disk");
@@ -270,7 +269,10 @@ impl Driver {
     /// Lets a machine go on whose snapshot an earlier agent did not bring to its end; one whose memory it did not wholly
     /// load never ran, and is ended. Says whether the machine is still there.
     pub(super) async fn mend(&self, folder: &Folder, live: &Arc<Live>) -> Result<bool, DriverError> {
-        let Some(qmp) = &live.qmp else { return Ok(true) };
+        let Some(qmp) = &live.qmp else {
+            live.go_on_thawing().await;
+            return Ok(true);
+        };
         let status = qmp.status().await.map_err(|error| failed(error.to_string()))?;
         if status == "inmigrate" {
             tracing::warn!(vm.id = %folder.id(), "a machine was being restored when the agent before this one ended");
@@ -285,10 +287,11 @@ impl Driver {
             if qmp.migration().await.is_ok_and(|migration| migration.status == "active") {
                 let _ = qmp.stop_saving().await;
             }
-            if let Err(error) = go_on(live, qmp, begun.running, true).await {
+            if let Err(error) = go_on(live, qmp, begun.running).await {
                 tracing::error!(vm.id = %folder.id(), %error, "a machine does not go on after a snapshot");
             }
         }
+        live.go_on_thawing().await;
         Ok(true)
     }
 
@@ -302,22 +305,24 @@ impl Driver {
     }
 }
 
-/// Lets the processors run if they did, and the guest write if it was told to hold its file systems.
-async fn go_on(live: &Live, qmp: &Qmp, running: bool, thaw: bool) -> Result<(), DriverError> {
-    let told = |error: QmpError| {
+/// Lets the processors run if they did, and the guest write if it was told to hold its file systems: whatever QEMU says
+/// to the first.
+async fn go_on(live: &Arc<Live>, qmp: &Qmp, running: bool) -> Result<(), DriverError> {
+    if !running {
+        return Ok(());
+    }
+    let runs = async {
+        if qmp.status().await? != "running" {
+            qmp.cont().await?;
+        }
+        Ok(())
+    };
+    let runs = runs.await.map_err(|error: QmpError| {
         let detail = format!("machine {} does not go on after its snapshot: {error}; resume it", live.folder.id());
         failed(detail)
-    };
-    if running {
-        if qmp.status().await.map_err(told)? != "running" {
-            qmp.cont().await.map_err(told)?;
-        }
-        // A guest that holds nothing says so, and one that cannot be asked could not be told to hold anything.
-        if thaw && let Err(error) = live.guest.thaw().await {
-            tracing::debug!(vm.id = %live.folder.id(), %error, "the guest was told to write again");
-        }
-    }
-    Ok(())
+    });
+    live.thaw().await;
+    runs
 }
 
 /// The last snapshot that was begun and is not whole.
@@ -402,7 +407,7 @@ fn finish(
     let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
     let written =
         Written { disk_bytes: signed(layer::bytes(&folder.layer(&name))?), memory_bytes: signed(memory_bytes) };
-    let made = SnapshotMade { written, quiesced, paused_ms };
+    let made = SnapshotMade { written, quiesced, paused_ms, warning: None };
     shelf.complete(&SnapshotFile { layer: name, spec, memory, made: made.clone() })?;
     Ok(made)
 }

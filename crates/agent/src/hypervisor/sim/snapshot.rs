@@ -28,7 +28,8 @@ impl Driver {
         sleep(self.dice(vm, Throw::Snapshot).within(&self.config.remove)).await;
         let memory_bytes = if memory { plan.spec.memory_mib * MIB } else { 0 };
         let quiesced = (!memory && self.host.living(vm).is_some()).then_some(true);
-        let made = SnapshotMade { written: Written { disk_bytes: MIB, memory_bytes }, quiesced, paused_ms: 0.0 };
+        let written = Written { disk_bytes: MIB, memory_bytes };
+        let made = SnapshotMade { written, quiesced, paused_ms: 0.0, warning: None };
         self.host.keep_snapshot(vm, id, made.clone());
         Ok(made)
     }
