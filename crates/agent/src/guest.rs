@@ -230,6 +230,12 @@ impl Guest {
         *self.holds.borrow()
     }
 
+    /// Waits until it is known that it writes.
+    async fn writes(&self) {
+        // Its sender is ours: it is there.
+        let _ = self.holds.subscribe().wait_for(|holds| !holds).await;
+    }
+
     /// Sets its clock, in nanoseconds since the Unix epoch.
     ///
     /// # Errors
@@ -255,6 +261,31 @@ impl Guest {
         self.ask(&mut link, command).await?;
         let answer = answer_of(&self.line(&mut link).await?)?;
         *turn = Some(link);
+        answer.into_result()
+    }
+
+    /// The same for what must not be asked twice, because it is forgotten once it was told: the connection is kept
+    /// however long the guest is silent. One that passes the question over shows that by answering what follows it.
+    async fn call_once<T: DeserializeOwned>(&self, command: &Command<'_>) -> Result<T, GuestError> {
+        let mut turn = self.link.lock().await;
+        let mut link = self.taken(&mut turn).await?;
+        self.ask(&mut link, command).await?;
+        let (id, mut silent) = (sync_id(), false);
+        let line = loop {
+            match self.line(&mut link).await {
+                Err(GuestError::Silent(_)) => {
+                    self.send(&mut link, &Command::Sync { id }.line_after_reset()).await?;
+                    silent = true;
+                }
+                line => break line?,
+            }
+        };
+        if silent && wire::is_sync(&line, id) {
+            return Err(GuestError::Silent(SILENCE));
+        }
+        let answer = answer_of(&line)?;
+        // What was asked after it is yet to be answered, and belongs to nobody.
+        *turn = (!silent).then_some(link);
         answer.into_result()
     }
 

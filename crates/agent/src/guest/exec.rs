@@ -71,7 +71,7 @@ pub async fn exec(guest: &Arc<Guest>, params: &VmExecParams) -> Result<VmExecOut
         Err(_) => {
             running.over = true;
             end(guest, running.pid).await;
-            Err(ExecError::TimedOut(seconds))
+            Err(running.unseen.take().map_or(ExecError::TimedOut(seconds), ExecError::Lost))
         }
     }
 }
@@ -80,10 +80,19 @@ pub async fn exec(guest: &Arc<Guest>, params: &VmExecParams) -> Result<VmExecOut
 /// arrives somewhere, and the program is ended.
 async fn start(guest: &Arc<Guest>, params: &VmExecParams) -> Result<Running, ExecError> {
     let (guest, params) = (Arc::clone(guest), params.clone());
-    let (told, tell) = oneshot::channel();
+    let (mut told, tell) = oneshot::channel();
     tokio::spawn(async move {
-        let started = guest.call::<Started>(&command(&params)).await;
-        let _ = told.send(started.map(|Started { pid }| Running { guest, pid, over: false }));
+        let started = loop {
+            match guest.call::<Started>(&command(&params)).await {
+                // It starts nothing while it holds its file systems.
+                Err(error) if error.is_not_allowed() && guest.holds() => tokio::select! {
+                    () = guest.writes() => {}
+                    () = told.closed() => return,
+                },
+                started => break started,
+            }
+        };
+        let _ = told.send(started.map(|Started { pid }| Running { guest, pid, over: false, unseen: None }));
     });
     match tell.await.unwrap_or(Err(GuestError::Closed)) {
         Ok(running) => Ok(running),
@@ -107,6 +116,8 @@ struct Running {
     guest: Arc<Guest>,
     pid: i64,
     over: bool,
+    /// Why the last look at it came to nothing, if it did.
+    unseen: Option<GuestError>,
 }
 
 impl Running {
@@ -114,14 +125,36 @@ impl Running {
     async fn output(&mut self) -> Result<VmExecOutput, ExecError> {
         let mut pause = FIRST_LOOK;
         loop {
-            let status = look(&self.guest, self.pid).await.map_err(ExecError::Lost)?;
-            if status.exited {
-                self.over = true;
-                return output(status).map_err(ExecError::Lost);
+            match look(&self.guest, self.pid).await {
+                Ok(status) if status.exited => {
+                    self.over = true;
+                    return output(status).map_err(ExecError::Lost);
+                }
+                Ok(_) => self.unseen = None,
+                Err(error) if is_for_now(&error) => {
+                    tracing::debug!(path = %self.guest.path.display(), pid = self.pid, %error, "a program in a guest cannot be looked at");
+                    self.unseen = Some(error);
+                    // To ask one that is busy with its file systems would only keep it from being told to let them go.
+                    self.guest.writes().await;
+                }
+                Err(error) => {
+                    // The guest does not know it any more: there is nothing to be ended.
+                    self.over = true;
+                    return Err(ExecError::Lost(error));
+                }
             }
             sleep(pause).await;
             pause = (pause * 3 / 2).min(LONGEST_LOOK);
         }
+    }
+}
+
+/// Whether the same look may succeed later: the machine is paused, restarts its agent, or holds its file systems.
+fn is_for_now(error: &GuestError) -> bool {
+    match error {
+        GuestError::Socket { .. } | GuestError::Closed | GuestError::Silent(_) => true,
+        GuestError::Refused { .. } => error.is_not_allowed(),
+        GuestError::Malformed(_) => false,
     }
 }
 
@@ -138,7 +171,7 @@ impl Drop for Running {
 }
 
 async fn look(guest: &Guest, pid: i64) -> Result<Status, GuestError> {
-    guest.call(&Command::ExecStatus { pid }).await
+    guest.call_once(&Command::ExecStatus { pid }).await
 }
 
 fn output(status: Status) -> Result<VmExecOutput, GuestError> {

@@ -33,6 +33,14 @@ impl Agent {
         Port(BufReader::new(self.listener.accept().await.unwrap().0))
     }
 
+    /// Starts the program that is asked for, as process 7.
+    async fn started(&self) -> Port {
+        let mut port = self.open().await;
+        port.expect("guest-exec").await;
+        port.answer(json!({ "pid": 7 })).await;
+        port
+    }
+
     /// Accepts and synchronises.
     pub(crate) async fn open(&self) -> Port {
         let mut port = self.accept().await;
@@ -365,6 +373,95 @@ async fn a_freeze_whose_end_is_not_known_counts_until_a_thaw_is_answered() {
         assert!(!agent.guest.holds());
         assert!(agent.guest.freeze().await.is_err());
         assert!(!agent.guest.holds(), "who refuses holds nothing");
+    };
+    tokio::join!(ask, serve);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_outlives_a_freeze_and_a_pause_of_its_guest() {
+    let agent = Agent::new();
+    let params = VmExecParams { timeout_seconds: Some(600), ..program(&["sleep", "60"]) };
+    let serve = async {
+        let mut port = agent.started().await;
+        // Held for a snapshot: all but a few commands are refused.
+        port.expect("guest-exec-status").await;
+        port.refuse("CommandNotFound", "Command guest-exec-status has been disabled: the agent is in frozen state")
+            .await;
+        // Paused for a minute: nothing is answered, and nothing is lost.
+        assert_eq!(port.expect("guest-exec-status").await["pid"], 7);
+        let mut syncs = Vec::new();
+        for _ in 0..6 {
+            syncs.push(port.expect("guest-sync-delimited").await["id"].clone());
+        }
+        port.answer(json!({ "exited": true, "exitcode": 4, "out-data": "aGk=" })).await;
+        for id in syncs {
+            port.answer(id).await;
+        }
+        // Nobody ended it; the next one begins past all that.
+        drop(port);
+        let mut port = agent.open().await;
+        port.expect("guest-ping").await;
+        port.answer(json!({})).await;
+    };
+    let ask = async {
+        let output = exec(&agent.guest, &params).await.unwrap();
+        assert_eq!((output.exit_code, output.stdout.as_str()), (Some(4), "hi"));
+        agent.guest.ping(SILENCE).await.unwrap();
+    };
+    tokio::join!(ask, serve);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_a_guest_passed_over_is_taken_again_and_a_program_it_does_not_know_is_lost_and_not_ended() {
+    let agent = Agent::new();
+    let params = VmExecParams { timeout_seconds: Some(600), ..program(&["sleep", "60"]) };
+    let serve = async {
+        let mut port = agent.started().await;
+        port.expect("guest-exec-status").await;
+        // Its agent is another one now: it never saw the question, nor what followed while there was none.
+        port.expect("guest-sync-delimited").await;
+        port.sync().await;
+        drop(port);
+        let mut port = agent.open().await;
+        port.expect("guest-exec-status").await;
+        port.refuse("GenericError", "PID 7 does not exist").await;
+        port.expect("guest-ping").await;
+        port.answer(json!({})).await;
+    };
+    let ask = async {
+        assert!(matches!(exec(&agent.guest, &params).await, Err(ExecError::Lost(GuestError::Refused { .. }))));
+        // Whatever ends a program would have come before this.
+        tokio::task::yield_now().await;
+        agent.guest.ping(SILENCE).await.unwrap();
+    };
+    tokio::join!(ask, serve);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_program_asked_for_while_the_guest_holds_its_file_systems_is_started_when_it_writes() {
+    let agent = Agent::new();
+    let serve = async {
+        let mut port = agent.open().await;
+        port.expect("guest-fsfreeze-freeze").await;
+        port.answer(json!(1)).await;
+        port.expect("guest-exec").await;
+        port.refuse("CommandNotFound", "Command guest-exec has been disabled: the agent is in frozen state").await;
+        port.expect("guest-fsfreeze-thaw").await;
+        port.answer(json!(1)).await;
+        port.expect("guest-exec").await;
+        port.answer(json!({ "pid": 7 })).await;
+        port.expect("guest-exec-status").await;
+        port.answer(json!({ "exited": true, "exitcode": 0 })).await;
+    };
+    let ask = async {
+        agent.guest.freeze().await.unwrap();
+        let params = program(&["true"]);
+        let thaw = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            agent.guest.thaw().await.unwrap();
+        };
+        let (output, ()) = tokio::join!(exec(&agent.guest, &params), thaw);
+        assert_eq!(output.unwrap().exit_code, Some(0));
     };
     tokio::join!(ask, serve);
 }

@@ -215,6 +215,53 @@ async fn what_does_not_fit_or_is_damaged_is_refused_and_the_machine_goes_on() {
 }
 
 #[tokio::test]
+async fn an_agent_started_anew_lets_a_guest_write_that_was_told_to_hold_its_file_systems() {
+    let node = Node::new().await;
+    let plan = node.plan();
+    let machine = create(&node.qemu, &plan).await.unwrap();
+    machine.ready(READY).await.unwrap();
+    let (folder, live) = (node.folder(plan.id), node.qemu.0.held(plan.id).unwrap().unwrap());
+    assert!(live.freeze().await && folder.frozen().unwrap().is_some());
+    drop((machine, live));
+    while Qmp::connect(&folder.qmp(), Duration::from_millis(1)).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let next = node.restarted();
+    let machine = next.attach(plan.id).await.unwrap().unwrap();
+    // A guest that holds them starts no program: this one waits.
+    assert_eq!(shell(machine.as_ref(), "echo kept >/root/kept; sync; cat /root/kept").await, "kept");
+    assert_eq!(take(&next, plan.id, id(), false).await.unwrap().quiesced, Some(true));
+    assert_eq!(folder.frozen().unwrap(), None);
+    assert!(next.remove(plan.id).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_program_outlives_a_pause_and_snapshots_of_its_machine() {
+    let node = Node::new().await;
+    let plan = node.plan();
+    let machine = create(&node.qemu, &plan).await.unwrap();
+    machine.ready(READY).await.unwrap();
+    let program = VmExecParams {
+        timeout_seconds: Some(600),
+        ..params(&["sh", "-c", "touch /tmp/begun; until [ -e /tmp/over ]; do usleep 50000; done; echo over"])
+    };
+    let meddle = async {
+        shell(machine.as_ref(), "until [ -e /tmp/begun ]; do usleep 50000; done").await;
+        assert_eq!(take(&node.qemu, plan.id, id(), false).await.unwrap().quiesced, Some(true));
+        machine.pause().await.unwrap();
+        // Longer than a guest may be silent within a command.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        machine.resume().await.unwrap();
+        take(&node.qemu, plan.id, id(), false).await.unwrap();
+        shell(machine.as_ref(), "touch /tmp/over").await;
+    };
+    let (output, ()) = tokio::join!(machine.exec(&program), meddle);
+    let output = output.unwrap();
+    assert_eq!((output.exit_code, output.stdout.as_str()), (Some(0), "over\n"));
+    assert!(node.qemu.remove(plan.id).await.unwrap());
+}
+
+#[tokio::test]
 async fn an_agent_started_anew_lets_a_machine_go_on_whose_snapshot_was_broken_off() {
     let node = Node::new().await;
     let plan = node.plan();
