@@ -202,8 +202,8 @@ pub struct Found {
     pub complete: bool,
     /// Whether the guest has answered since its process began.
     pub answered: bool,
-    /// How its process ended, as far as it is known: what [`Hypervisor::note_end`] wrote down, or that the host went
-    /// down under it.
+    /// How its process ended, as far as it is known: what [`Hypervisor::note_end`] wrote down, that the host went down
+    /// under it, or what the process left behind.
     pub ended: Option<Exit>,
 }
 

@@ -54,6 +54,10 @@ const ANSWERS: Duration = Duration::from_secs(2);
 /// How much of the console an error shows.
 const CONSOLE_LINES: usize = 15;
 
+/// What it means that QEMU was ended by a signal, and not by us.
+pub(super) const SIGNALLED: &str =
+    "QEMU was told to end by a signal that did not come from hostler (SIGTERM, SIGINT or SIGHUP)";
+
 /// What is held of a living machine.
 #[derive(Debug)]
 pub(super) struct Live {
@@ -236,9 +240,7 @@ fn explain(said: Option<Shutdown>) -> Option<Exit> {
         Shutdown::Guest => Exit::GuestShutdown,
         Shutdown::HostQmpQuit => Exit::Requested,
         Shutdown::GuestPanic => Exit::Crashed("the guest's kernel panicked".to_owned()),
-        Shutdown::HostSignal => Exit::Crashed(
-            "QEMU was told to end by a signal that did not come from hostler (SIGTERM, SIGINT or SIGHUP)".to_owned(),
-        ),
+        Shutdown::HostSignal => Exit::Crashed(SIGNALLED.to_owned()),
         Shutdown::Other(reason) => Exit::Crashed(format!("QEMU ended, and gave as the reason {reason:?}")),
     })
 }

@@ -4,7 +4,8 @@
 //! process ──ended──► noted (`ended`) ──start──► the note goes ──setsid qemu──► process
 //! ```
 //!
-//! Whatever instant an agent dies at: a note without a process is how it ended; neither is an end that nobody saw. The
+//! Whatever instant an agent dies at: a note without a process is how it ended; neither is an end that nobody saw, and
+//! then the pidfile tells: QEMU removes it when it ends in order, and one that is killed or breaks leaves it behind. The
 //! disk is never touched here.
 
 use std::{fs, io, sync::Arc};
@@ -16,10 +17,10 @@ use super::{
     disk::unusable_image,
     error::{refused, storage},
     folder::Folder,
-    machine::Live,
+    machine::{Live, SIGNALLED},
 };
 use crate::{
-    host::boot_id,
+    host::{boot_id, file::tail},
     hypervisor::{DriverError, Exit, MachinePlan, Phases},
 };
 
@@ -29,8 +30,23 @@ pub(super) fn how_it_ended(folder: &Folder) -> io::Result<Option<Exit>> {
         return Ok(Some(exit));
     }
     let Some(recorded) = folder.process()? else { return Ok(None) };
-    Ok((recorded.boot_id != boot_id()?).then_some(Exit::HostWentDown))
+    if recorded.boot_id != boot_id()? {
+        return Ok(Some(Exit::HostWentDown));
+    }
+    // Of one that was half removed, no file says anything.
+    if folder.pidfile().try_exists()? || !folder.base().try_exists()? {
+        return Ok(None);
+    }
+    // QEMU names the signal on stderr before it obeys it (`qemu_kill_report`); a guest that turns itself off it does not
+    // mention.
+    let signalled =
+        tail(&folder.log(), LAST_LINES, LOG_BYTES).iter().any(|line| line.contains("terminating on signal"));
+    Ok(Some(if signalled { Exit::Crashed(SIGNALLED.to_owned()) } else { Exit::GuestShutdown }))
 }
+
+/// Of QEMU's log: where its last words are.
+const LAST_LINES: usize = 5;
+const LOG_BYTES: u64 = 4096;
 
 impl Driver {
     /// What the machine's folder says it is.

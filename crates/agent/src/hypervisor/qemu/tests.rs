@@ -71,6 +71,11 @@ impl Node {
         crate::host::process::search(|arguments| arguments.contains(&wanted)).unwrap().len()
     }
 
+    fn signal(&self, id: VmId, signal: Signal) {
+        let process = self.folder(id).process().unwrap().unwrap().process;
+        assert!(process.open().unwrap().expect("it lives").signal(signal).unwrap());
+    }
+
     fn vms(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir.path().join("data/vms")).into_iter().flatten();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()

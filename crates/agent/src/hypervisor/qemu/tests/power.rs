@@ -42,6 +42,8 @@ async fn a_guest_turns_itself_off_restarts_and_is_paused_when_it_is_asked() {
     machine.shutdown().await.unwrap();
     let exit = machine.exited().await;
     assert_eq!(exit, Exit::GuestShutdown);
+    let unseen = node.restarted().find().await.unwrap().found.remove(0);
+    assert_eq!(unseen.ended, Some(Exit::GuestShutdown), "an agent that was away knows as well");
     next.note_end(plan.id, &exit).await.unwrap();
     let found = node.restarted().find().await.unwrap().found.remove(0);
     assert!(!found.alive && !found.answered && found.ended == Some(Exit::GuestShutdown));
@@ -118,7 +120,8 @@ async fn a_machine_whose_host_was_restarted_is_known_as_such() {
     let node = Node::new().await;
     let plan = node.plan();
     let machine = create(&node.qemu, &plan).await.unwrap();
-    machine.end().await.unwrap();
+    node.signal(plan.id, Signal::KILL);
+    assert!(matches!(machine.exited().await, Exit::Crashed(_)));
     let folder = node.folder(plan.id);
     let mut process = folder.process().unwrap().unwrap();
     assert_eq!(node.qemu.find().await.unwrap().found[0].ended, None, "nobody saw it");
@@ -127,6 +130,28 @@ async fn a_machine_whose_host_was_restarted_is_known_as_such() {
     assert_eq!(node.qemu.find().await.unwrap().found[0].ended, Some(Exit::HostWentDown));
     node.qemu.note_end(plan.id, &Exit::Requested).await.unwrap();
     assert_eq!(node.qemu.find().await.unwrap().found[0].ended, Some(Exit::Requested), "it had been stopped before");
+    assert!(node.qemu.remove(plan.id).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_end_that_no_agent_saw_is_a_crash_unless_qemu_ended_in_order() {
+    let node = Node::new().await;
+    let mut plan = node.plan();
+    plan.manifest.cmdline = "console=ttyS0 rdinit=/no/such panic=0".into();
+    let seen = async || node.qemu.find().await.unwrap().found.remove(0).ended;
+    let machine = create(&node.qemu, &plan).await.unwrap();
+    node.signal(plan.id, Signal::KILL);
+    machine.exited().await;
+    assert_eq!(seen().await, None);
+    let machine = start(&node.qemu, plan.id).await;
+    node.signal(plan.id, Signal::TERM);
+    machine.exited().await;
+    assert!(
+        matches!(seen().await, Some(Exit::Crashed(why)) if why.contains("by a signal that did not come from hostler"))
+    );
+    let machine = start(&node.qemu, plan.id).await;
+    machine.end().await.unwrap();
+    assert_eq!(seen().await, Some(Exit::GuestShutdown), "nothing was told of it, and it ended in order");
     assert!(node.qemu.remove(plan.id).await.unwrap());
 }
 
