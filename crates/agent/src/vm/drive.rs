@@ -332,6 +332,14 @@ impl Drive {
         }
     }
 
+    /// The same, with what is known of whether the process runs with something else than its folder says.
+    pub(super) fn rest_behind(&mut self, standing: Standing, behind: bool) {
+        if let Standing::Up(machine, ..) = &standing {
+            (self.machine, self.behind) = (Some(machine.clone()), behind);
+        }
+        self.rest(standing);
+    }
+
     /// The process ended by itself.
     fn ended(&mut self, exit: Exit) {
         tracing::warn!(vm.id = %self.id, ?exit, "a machine's process has ended");

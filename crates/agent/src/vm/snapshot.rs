@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{
     Vms,
     admit::{Admission, Ask},
-    drive::{Drive, Reply, Request, Standing, answer, done, note_end},
+    drive::{Done, Drive, Reply, Request, Standing, Then, answer, done, note_end},
     power::booted,
 };
 use crate::{
@@ -168,7 +168,14 @@ impl Request for Restore {
                 (Standing::Up(machine, Power::Running, _), true) => Some(machine.set_clock(now).await),
                 (Standing::Up(..) | Standing::Down(_), _) => None,
             };
-            done(standing, reply, answered.map(|_| Back { memory, down, clock_set }))
+            // With its memory it is as large as it was then, whatever its folder says now.
+            let behind = hypervisor.behind(vm).await.unwrap_or(memory);
+            let back = answered.map(|_| Back { memory, down, clock_set });
+            Box::new(move |drive: &mut Drive| {
+                drive.rest_behind(standing, behind);
+                answer(reply, back);
+                Then::Continue
+            }) as Done
         });
     }
 }

@@ -85,6 +85,25 @@ async fn one_is_taken_reported_restored_and_removed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_restored_machine_that_is_not_what_it_should_be_waits_for_its_next_start() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let (vm, one) = (created(&server).await, id());
+    succeeded(&done(&server, KindName::VmSnapshot, vm, json!({"name": "one", "memory": true, "snapshot": one})).await);
+    assert!(!seen(&server, vm).await.0.restart_pending);
+    world.change(|state| state.restored_behind = true);
+    succeeded(&done(&server, KindName::VmRestore, vm, json!({"snapshot": one})).await);
+    assert!(seen(&server, vm).await.0.restart_pending);
+    succeeded(&done(&server, KindName::VmPause, vm, json!({})).await);
+    assert!(seen(&server, vm).await.0.restart_pending, "it is the same process");
+    succeeded(&done(&server, KindName::VmStop, vm, json!({})).await);
+    assert!(!seen(&server, vm).await.0.restart_pending);
+    succeeded(&done(&server, KindName::VmStart, vm, json!({})).await);
+    assert!(!seen(&server, vm).await.0.restart_pending);
+    drop(agent);
+}
+
+#[tokio::test(start_paused = true)]
 async fn how_a_snapshot_left_its_machine_is_a_line_in_the_tasks_log() {
     let (server, data, world) = (Server::new(), folder(), World::new());
     let agent = server.agent(data.path(), world.clone()).await;

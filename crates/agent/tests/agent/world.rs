@@ -34,6 +34,9 @@ pub struct State {
     /// How often each step was begun.
     pub begun: BTreeMap<Gate, usize>,
     pub remove_fails: bool,
+    /// Whether a process runs with something else than its folder says, and whether one that is restored does.
+    pub behind: bool,
+    pub restored_behind: bool,
     /// How many of the next attachments fail.
     pub attach_fails: usize,
     /// How snapshots leave their machines.
@@ -162,6 +165,7 @@ impl Hypervisor for World {
     async fn start(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
         let _ = phases.send("start");
         self.pass(Gate::Start).await;
+        self.change(|state| state.behind = false);
         Ok(Box::new(self.process(plan.id)))
     }
 
@@ -175,7 +179,7 @@ impl Hypervisor for World {
     }
 
     async fn behind(&self, _: VmId) -> Result<bool, DriverError> {
-        Ok(false)
+        Ok(self.see().behind)
     }
 
     async fn note_end(&self, id: VmId, exit: &Exit) -> Result<(), DriverError> {
@@ -240,6 +244,7 @@ impl Hypervisor for World {
         self.exit(vm, Exit::Requested);
         let since = Instant::now();
         self.pass(Gate::Snapshot).await;
+        self.change(|state| state.behind = state.restored_behind);
         Ok(Restored { machine: Box::new(self.process(vm)), memory: true, since })
     }
 

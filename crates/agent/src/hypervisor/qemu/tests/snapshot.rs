@@ -190,6 +190,7 @@ async fn what_does_not_fit_or_is_damaged_is_refused_and_the_machine_goes_on() {
         back(&node.qemu, plan.id, id).await
     };
     assert_eq!(shell(machine.as_ref(), "nproc").await, "1");
+    assert!(node.qemu.behind(plan.id).await.unwrap(), "what it has become since waits for its next start");
 
     // Bytes that QEMU does not take: the machine is stopped, with its disk.
     let bytes = fs::read(&memory).unwrap();
