@@ -148,6 +148,20 @@ impl Standing {
         }
     }
 
+    /// The same after something that may have put another process in the place of this one.
+    pub(super) async fn after(
+        hypervisor: &dyn Hypervisor,
+        id: VmId,
+        machine: Arc<dyn Machine>,
+        before: Power,
+        answered: bool,
+    ) -> Standing {
+        match Standing::of(hypervisor, id, machine, before, answered).await {
+            Standing::Down(trouble) => Standing::found(hypervisor, id, trouble).await,
+            up @ Standing::Up(..) => up,
+        }
+    }
+
     /// As the host says, of a machine of whose process we know nothing: a start that failed may have left one.
     pub(super) async fn found(hypervisor: &dyn Hypervisor, id: VmId, trouble: Option<Trouble>) -> Standing {
         match hypervisor.attach(id).await {

@@ -345,20 +345,12 @@ impl Reboot {
         let Some((machine, power)) = drive.live() else { return };
         let (hypervisor, id, answered) = (drive.vms.hypervisor.clone(), drive.id, drive.answered);
         drive.change(async move {
-            let restarted = tokio::select! {
-                restarted = restart(&*hypervisor, id, machine.clone(), patience, &phases) => restarted,
-                () = reply.closed() => {
-                    return done(Standing::of(&*hypervisor, id, machine, power, answered).await, reply, Err(given_up()));
-                }
-            };
+            let restarted = restart(&*hypervisor, id, machine.clone(), patience, &phases, &mut reply).await;
             let (machine, how, ready) = match restarted {
                 Ok(restarted) => restarted,
-                Err(error) => {
-                    return done(
-                        Standing::of(&*hypervisor, id, machine, power, answered).await,
-                        reply,
-                        Err(error.into()),
-                    );
+                Err(failure) => {
+                    let standing = Standing::after(&*hypervisor, id, machine, power, answered).await;
+                    return done(standing, reply, Err(failure));
                 }
             };
             let begun = Instant::now();
@@ -370,18 +362,22 @@ impl Reboot {
 }
 
 /// Makes the guest begin anew: how that was done, and how long it may take to answer. A guest that turns itself off
-/// where it should have restarted is started again.
+/// where it should have restarted is started again. Only the wait for the guest is given up when nobody wants to know.
 async fn restart(
     hypervisor: &dyn Hypervisor,
     id: VmId,
     machine: Arc<dyn Machine>,
     patience: Option<Duration>,
     phases: &Phases,
-) -> Result<(Arc<dyn Machine>, RebootHow, Duration), DriverError> {
+    reply: &mut Reply<Rebooted>,
+) -> Result<(Arc<dyn Machine>, RebootHow, Duration), Failure> {
     let plan = hypervisor.plan(id).await?.ok_or_else(|| no_plan(id))?;
     let _ = phases.send("restart");
     let asked = match patience {
-        Some(patience) => machine.reboot(patience).await?,
+        Some(patience) => tokio::select! {
+            asked = machine.reboot(patience) => asked?,
+            () = reply.closed() => return Err(given_up()),
+        },
         None => Restart::Ignored,
     };
     let (machine, how) = match asked {

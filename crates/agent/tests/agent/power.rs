@@ -235,6 +235,29 @@ async fn a_reboot_is_never_done_twice() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_reboot_that_is_cancelled_while_the_machine_starts_again_leaves_it_running() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let vm = created(&server).await;
+    world.change(|state| state.reboots_off = true);
+    world.hold(Gate::Start);
+    let reboot = on(&server, KindName::VmReboot, vm, json!({}));
+    server.give(&reboot);
+    world.until_begun(Gate::Start, 1).await;
+    server.with(|heard| heard.abort.push(reboot.sub));
+    assert_eq!(server.result(2).await.end, End::Cancelled { effects: Effects::Remain });
+    world.release(Gate::Start);
+    // A program waits until nothing is done to the machine any more, and needs one that runs.
+    succeeded(&done(&server, KindName::VmExec, vm, json!({"argv": ["true"]})).await);
+    assert_eq!(seen(&server, vm).await.state, VmState::Running);
+    let machine = world.see().machines[&vm].clone();
+    assert_eq!((machine.process, machine.exit), (2, None));
+    assert_eq!(succeeded(&done(&server, KindName::VmStop, vm, json!({})).await)["how"], "graceful");
+    assert_eq!(seen(&server, vm).await.state, VmState::Stopped);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_machine_is_removed_whatever_is_being_done_to_it() {
     let (server, data, world) = (Server::new(), folder(), World::new());
     let agent = server.agent(data.path(), world.clone()).await;

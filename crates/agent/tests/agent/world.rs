@@ -34,6 +34,8 @@ pub struct State {
     /// How often each step was begun.
     pub begun: BTreeMap<Gate, usize>,
     pub remove_fails: bool,
+    /// Whether guests turn themselves off where they should begin anew.
+    pub reboots_off: bool,
     /// Whether a process runs with something else than its folder says, and whether one that is restored does.
     pub behind: bool,
     pub restored_behind: bool,
@@ -164,9 +166,14 @@ impl Hypervisor for World {
 
     async fn start(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
         let _ = phases.send("start");
-        self.pass(Gate::Start).await;
-        self.change(|state| state.behind = false);
-        Ok(Box::new(self.process(plan.id)))
+        let (world, id) = (self.clone(), plan.id);
+        // What a driver has begun it finishes, whoever waits for it.
+        let started = tokio::spawn(async move {
+            world.pass(Gate::Start).await;
+            world.change(|state| state.behind = false);
+            world.process(id)
+        });
+        Ok(Box::new(started.await.unwrap()))
     }
 
     async fn edit(&self, plan: &MachinePlan) -> Result<Applied, NotApplied> {
@@ -363,6 +370,10 @@ impl Machine for Handle {
 
     async fn reboot(&self, patience: Duration) -> Result<Restart, DriverError> {
         let shut = tokio::time::timeout(patience, self.world.pass(Gate::Shutdown)).await;
+        if shut.is_ok() && self.world.see().reboots_off {
+            self.world.exit(self.id, Exit::GuestShutdown);
+            return Ok(Restart::Off);
+        }
         Ok(if shut.is_ok() { Restart::Begun } else { Restart::Ignored })
     }
 
