@@ -110,6 +110,9 @@ pub struct Node {
     pub works: Arc<Works>,
     /// What is to be reported.
     pub outbox: Outbox,
+    /// What is written down as begun is under way before the next answer of the server is judged by what is: polls of
+    /// several classes may bring the same lease.
+    pub intake: tokio::sync::Mutex<()>,
     /// Heartbeats and results never cross: whoever sends one holds this.
     pub turn: tokio::sync::Mutex<()>,
     /// What handlers work with.
@@ -266,6 +269,7 @@ impl Agent {
             journal: self.journal.clone(),
             works: self.works.clone(),
             outbox: Outbox::default(),
+            intake: tokio::sync::Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             tools: self.tools.clone(),
             facts: self.facts.clone(),

@@ -80,6 +80,7 @@ async fn poll_once(node: &Arc<Node>, free: Slots, resync: bool) -> Result<usize,
 /// Takes in an answer to a poll.
 async fn receive(node: &Arc<Node>, tokens: &[String]) -> Result<(), hostler_sqlite::Error> {
     let assignments = believe(node, tokens);
+    let _intake = node.intake.lock().await;
     let now = node.clock.now();
     let answers = node.journal.accept(assignments.clone(), node.works.in_work(), now).await?;
     for (assignment, answer) in assignments.into_iter().zip(answers) {

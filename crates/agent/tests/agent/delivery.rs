@@ -1,16 +1,18 @@
 //! Deliveries: once, twice, late, under a later fence.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use hostler_agent::metrics::Counter;
+use hostler_agent::{AgentConfig, metrics::Counter};
 use hostler_model::{
     error::Code,
     internal::Receipt,
+    kind::Class,
     task::{Effects, End, Intent},
 };
+use hostler_sqlite::Mode;
 
 use crate::{
-    server::{Server, again, folder, succeeded},
+    server::{Running, Server, again, folder, succeeded},
     world::{Gate, World},
 };
 
@@ -58,6 +60,29 @@ async fn a_repeat_of_what_is_under_way_changes_nothing() {
     world.release(Gate::Exec);
     succeeded(&server.result(1).await);
     assert_eq!(world.begun(Gate::Exec), 1);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_lease_that_two_polls_bring_at_once_is_begun_once_and_can_be_cancelled() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let vm = server.vm();
+    world.running(vm);
+    world.hold(Gate::Exec);
+    let config = AgentConfig { journal: Mode::Threads, ..server.config(data.path(), world.clone()) };
+    let agent = Running::start(config).await;
+    server.until(|heard| (heard.polls.len() == 3).then_some(())).await;
+    let task = server.exec(vm);
+    let token = server.sign(&task);
+    server.with(|heard| heard.tokens.extend(Class::ALL.map(|class| (class, token.clone()))));
+    let judged = || (agent.count(Counter::Begun), agent.count(Counter::Ignored));
+    while judged().0 + judged().1 < 3 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(judged(), (1, 2));
+    world.until_begun(Gate::Exec, 1).await;
+    server.with(|heard| heard.abort.push(task.sub));
+    assert!(matches!(server.result(1).await.end, End::Cancelled { .. }));
     agent.stop().await;
 }
 
