@@ -1,11 +1,14 @@
 //! When a machine is ready: what has to be seen of its guest, and how that is decided.
 //!
 //! ```text
+//! auto           the guest agent answers, or cloud-init's end or a login prompt is seen on the serial console: whatever its
+//!                image has. A guest of which nothing is seen in the time runs on, and is not ready.
 //! none           its process runs
 //! guest_agent    the guest agent answers
 //! tcp            the guest takes a connection on a port: through a port of the node's loopback that the agent opens for
 //!                this and closes again; needs no guest agent. The guest must have the address that QEMU's DHCP gives.
-//! cloud_init     cloud-init's first boot has ended: asked of `cloud-init status` through the guest agent
+//! cloud_init     cloud-init's first boot has ended: asked of `cloud-init status` through the guest agent, or its last message
+//!                is seen on the serial console, where there is no guest agent or one that runs no programs
 //! marker         a file is there: looked for through the guest agent
 //! ```
 
@@ -26,6 +29,9 @@ pub enum Readiness {
     /// When the guest agent answers.
     #[default]
     GuestAgent,
+    /// When anything shows that its guest has booted: the guest agent's answer, cloud-init's last message or a login prompt
+    /// on its console.
+    Auto,
     /// When the guest takes a connection.
     Tcp {
         /// On this port, 1 to 65,535.
@@ -48,6 +54,7 @@ impl Readiness {
     pub const fn default_timeout_seconds(&self) -> u32 {
         match self {
             Readiness::CloudInit | Readiness::Marker { .. } => 600,
+            Readiness::Auto => 180,
             Readiness::GuestAgent | Readiness::Tcp { .. } | Readiness::None => 120,
         }
     }
@@ -56,7 +63,7 @@ impl Readiness {
     pub const fn goes_on(&self) -> bool {
         match self {
             Readiness::CloudInit | Readiness::Marker { .. } => true,
-            Readiness::GuestAgent | Readiness::Tcp { .. } | Readiness::None => false,
+            Readiness::GuestAgent | Readiness::Auto | Readiness::Tcp { .. } | Readiness::None => false,
         }
     }
 
@@ -73,6 +80,7 @@ impl Readiness {
                 Err(Refusal::field("ready.marker.path", why).with("value", excerpt(path)))
             }
             Readiness::GuestAgent
+            | Readiness::Auto
             | Readiness::Tcp { .. }
             | Readiness::CloudInit
             | Readiness::Marker { .. }
@@ -85,11 +93,12 @@ fn is_path(path: &str) -> bool {
     path.starts_with('/') && path.len() > 1 && path.len() <= PATH_LIMIT && !path.chars().any(char::is_control)
 }
 
-/// As the command line spells it: `guest-agent`, `tcp:22`, `cloud-init`, `marker:/path`, `none`.
+/// As the command line spells it: `auto`, `guest-agent`, `tcp:22`, `cloud-init`, `marker:/path`, `none`.
 impl fmt::Display for Readiness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Readiness::GuestAgent => f.write_str("guest-agent"),
+            Readiness::Auto => f.write_str("auto"),
             Readiness::Tcp { port } => write!(f, "tcp:{port}"),
             Readiness::CloudInit => f.write_str("cloud-init"),
             Readiness::Marker { path } => write!(f, "marker:{path}"),
@@ -105,6 +114,7 @@ impl std::str::FromStr for Readiness {
         let ready = match text.split_once(':') {
             None => match text {
                 "guest-agent" => Some(Readiness::GuestAgent),
+                "auto" => Some(Readiness::Auto),
                 "cloud-init" => Some(Readiness::CloudInit),
                 "none" => Some(Readiness::None),
                 _ => None,
@@ -114,7 +124,7 @@ impl std::str::FromStr for Readiness {
             Some(_) => None,
         };
         let ready = ready.ok_or_else(|| {
-            let forms = ["guest-agent", "tcp:PORT", "cloud-init", "marker:/PATH", "none"];
+            let forms = ["auto", "guest-agent", "tcp:PORT", "cloud-init", "marker:/PATH", "none"];
             Refusal::field("ready", format!("this is none of {}", forms.join(", "))).with("forms", json!(forms))
         })?;
         ready.check().map(|()| ready)
@@ -127,7 +137,7 @@ mod tests {
 
     #[test]
     fn each_is_read_as_it_is_written() {
-        for text in ["guest-agent", "tcp:22", "cloud-init", "marker:/run/ready", "none"] {
+        for text in ["auto", "guest-agent", "tcp:22", "cloud-init", "marker:/run/ready", "none"] {
             assert_eq!(text.parse::<Readiness>().unwrap().to_string(), text);
         }
         for bad in ["", "tcp", "tcp:0", "tcp:65536", "tcp:x", "marker:", "marker:run", "marker:/a\u{7}", "soon", "a:b"]
@@ -139,6 +149,7 @@ mod tests {
     #[test]
     fn as_json_a_manifest_of_old_is_still_read() {
         assert_eq!(serde_json::from_value::<Readiness>(json!("guest_agent")).unwrap(), Readiness::GuestAgent);
+        assert_eq!(json!(Readiness::Auto), json!("auto"));
         assert_eq!(json!(Readiness::Tcp { port: 22 }), json!({"tcp": {"port": 22}}));
         assert_eq!(json!(Readiness::Marker { path: "/r".into() }), json!({"marker": {"path": "/r"}}));
     }

@@ -67,7 +67,7 @@ fn read_end(path: &Path, bytes: u64) -> io::Result<String> {
 }
 
 /// A line without terminal escapes (`ESC [ … letter`, `ESC` and a letter) and control characters.
-fn printable(line: &str) -> String {
+pub fn printable(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line.chars();
     while let Some(c) = rest.next() {

@@ -13,6 +13,7 @@
 
 mod accel;
 mod command;
+mod console;
 mod disk;
 mod edit;
 mod error;

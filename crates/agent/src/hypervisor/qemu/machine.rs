@@ -49,7 +49,7 @@ const POLITELY: Duration = Duration::from_secs(5);
 const FORCIBLY: Duration = Duration::from_secs(20);
 
 /// How long a guest may take to show that it answers now.
-const ANSWERS: Duration = Duration::from_secs(2);
+pub(super) const ANSWERS: Duration = Duration::from_secs(2);
 
 /// How much of the console an error shows.
 const CONSOLE_LINES: usize = 15;
@@ -172,13 +172,13 @@ impl Live {
             Some(qmp) => qmp.status().await.unwrap_or_else(|error| error.to_string()),
             None => "unknown".to_owned(),
         };
-        let console = match Folder::last_lines(&self.folder.console(), CONSOLE_LINES) {
+        let console = match super::console::last_lines(&self.folder, CONSOLE_LINES) {
             lines if lines.is_empty() => format!("; its console is empty{}", self.other_firmware().await),
             lines => format!("; its console's last lines:{lines}"),
         };
         let detail = format!(
             "the guest of machine {} did not answer within {} s ({error}; QEMU's status: {status}); it may need a longer \
-             ready_timeout_seconds, or its image has no qemu-guest-agent{console}",
+             ready_timeout_seconds, or its image has no qemu-guest-agent: then choose another readiness, such as auto{console}",
             self.folder.id(),
             waited.as_secs_f64()
         );
@@ -226,7 +226,7 @@ impl Live {
     }
 
     fn ended_early(&self, exit: &Exit) -> DriverError {
-        let console = Folder::last_lines(&self.folder.console(), CONSOLE_LINES);
+        let console = super::console::last_lines(&self.folder, CONSOLE_LINES);
         failed(format!(
             "machine {} ended before its guest answered: {exit}; its console's last lines:{console}",
             self.folder.id()
@@ -348,6 +348,7 @@ impl Machine for QemuMachine {
     async fn reboot(&self, patience: Duration) -> Result<Restart, DriverError> {
         let live = &*self.0;
         let qmp = live.qmp()?;
+        super::console::begin(&live.folder).await;
         let before = qmp.resets();
         let asked = async {
             live.ask_guest(Mode::Reboot).await?;
@@ -372,6 +373,7 @@ impl Machine for QemuMachine {
     async fn reset(&self) -> Result<(), DriverError> {
         let live = &*self.0;
         let qmp = live.qmp()?;
+        super::console::begin(&live.folder).await;
         let before = qmp.resets();
         // QEMU answers before it does it, and until then the old guest would answer for the new one.
         let done = async {

@@ -68,6 +68,7 @@ impl Driver {
         self.make_startable(plan, &folder).await?;
         // Which layer of the disk is written is known once it is our turn.
         let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;
+        super::console::begin(&folder).await;
         self.launch(&folder, &arguments).await
     }
 

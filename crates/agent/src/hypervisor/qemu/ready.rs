@@ -1,8 +1,10 @@
 //! When a machine is ready: what its spec asks to be seen of its guest, looked for until it is there.
 //!
 //! ```text
-//! answered   guest_agent, cloud_init, marker: the guest agent │ tcp: a connection that the guest took │ none: nothing
-//! settled    cloud_init: its first boot has ended, well or with errors │ marker: the file is there │ the rest: nothing
+//! answered   guest_agent, marker: the guest agent │ cloud_init: that, or its last message on the console │ auto: any of
+//!            them, or a login prompt │ tcp: a connection that the guest took │ none: nothing
+//! settled    cloud_init: its first boot has ended, well or with errors │ marker: the file is there │ auto: whether anything
+//!            was seen │ the rest: nothing
 //! ```
 //!
 //! A connection is tried through a port of the node's loopback that QEMU forwards for it, on an address that nothing
@@ -15,6 +17,7 @@ use hostler_model::{
     error::Code,
     kind::{VmExecOutput, VmExecParams},
     ready::Readiness,
+    vm::VmSpec,
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -24,7 +27,12 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::{blocking, error::storage, machine::Live};
+use super::{
+    blocking,
+    console::{Console, Seen},
+    error::storage,
+    machine::Live,
+};
 use crate::{
     guest::{ExecError, GuestError, exec},
     hypervisor::DriverError,
@@ -32,6 +40,9 @@ use crate::{
 
 /// Between two looks: each costs a guest whose processor is emulated some of its time.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// How long the guest agent may take to say more of a first boot whose end was seen on the console.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// How long one look may take, in seconds: python starts in it, on a guest that swaps.
 const LOOK_SECONDS: u32 = 60;
@@ -73,14 +84,73 @@ impl Live {
         match self.readiness().await? {
             Readiness::None => Ok(()),
             Readiness::Tcp { port } => self.takes_connections(port, patience).await,
-            Readiness::GuestAgent | Readiness::CloudInit | Readiness::Marker { .. } => {
-                let answered = self.guest.answered(patience).await;
-                match answered {
-                    Ok(()) => Ok(()),
-                    Err(error) => Err(self.not_ready(&error, patience).await),
+            Readiness::GuestAgent | Readiness::Marker { .. } => self.agent_answers(patience).await,
+            Readiness::CloudInit => tokio::select! {
+                answered = self.agent_answers(patience) => answered,
+                _ = self.sees(|seen| seen.ended) => Ok(()),
+            },
+            Readiness::Auto => {
+                // Where cloud-init has something to do, a prompt comes before it has done it.
+                let awaits_more = self.spec().await?.is_some_and(|spec| spec.first_boot.is_some());
+                tokio::select! {
+                    // Nothing in all the time is said when it is over.
+                    _ = self.guest.answered(patience) => {}
+                    _ = self.sees(|seen| seen.ended || (seen.login && !awaits_more)) => {}
                 }
+                Ok(())
             }
         }
+    }
+
+    async fn agent_answers(&self, patience: Duration) -> Result<(), DriverError> {
+        match self.guest.answered(patience).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.not_ready(&error, patience).await),
+        }
+    }
+
+    /// Waits until the console shows something.
+    async fn sees(&self, enough: impl Fn(&Seen) -> bool) -> Seen {
+        let mut console = Console::new(self.folder.console());
+        loop {
+            let (read, seen) = self.look_at(console).await;
+            console = read;
+            if enough(&seen) {
+                return seen;
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// What the console shows now.
+    async fn look_at(&self, mut console: Console) -> (Console, Seen) {
+        let path = self.folder.console();
+        let looked = tokio::task::spawn_blocking(move || {
+            let seen = console.look();
+            (console, seen)
+        });
+        match looked.await {
+            Ok((console, Ok(seen))) => (console, seen),
+            Ok((console, Err(error))) => {
+                tracing::warn!(vm.id = %self.folder.id(), %error, "a console cannot be read");
+                (console, Seen::default())
+            }
+            Err(_) => (Console::new(path), Seen::default()),
+        }
+    }
+
+    /// Why a guest of which anything was to be seen is not ready; nothing when it is.
+    async fn unseen(&self) -> Option<String> {
+        if self.guest.ping(super::machine::ANSWERS).await.is_ok() {
+            return None;
+        }
+        let (_, seen) = self.look_at(Console::new(self.folder.console())).await;
+        (!seen.ended && !seen.login).then(|| {
+            "its guest may have booted, and showed nothing by which that could be told: no answer of a guest agent, and \
+             neither cloud-init's last message nor a login prompt on ttyS0. Say `ready` with the machine or with its image: \
+             tcp and a port, or none"
+                .to_owned()
+        })
     }
 
     /// Waits for what follows the guest's first answer; says why it will not be ready although it runs.
@@ -92,14 +162,19 @@ impl Live {
                 self.until(&argv, patience, &format!("{path} was not there")).await.map(|_| None)
             }
             Readiness::CloudInit => self.first_boot(patience).await,
+            Readiness::Auto => Ok(self.unseen().await),
         }
     }
 
     async fn readiness(&self) -> Result<Readiness, DriverError> {
+        Ok(self.spec().await?.map(|spec| spec.ready).unwrap_or_default())
+    }
+
+    async fn spec(&self) -> Result<Option<VmSpec>, DriverError> {
         let folder = self.folder.clone();
         let plan = blocking(move || folder.spec()).await;
         let plan = plan.map_err(|error| storage("what the machine is made of cannot be read", &error))?;
-        Ok(plan.map(|plan| plan.spec.ready).unwrap_or_default())
+        Ok(plan.map(|plan| plan.spec))
     }
 
     /// Runs a program in the guest until it ends with 0 or 127, and says which.
@@ -121,16 +196,45 @@ impl Live {
         let params = VmExecParams { argv, timeout_seconds: Some(LOOK_SECONDS), ..VmExecParams::default() };
         match exec(&self.guest, &params).await {
             Ok(output) => Ok(Look::Seen(output)),
-            Err(ExecError::NotStarted(error @ GuestError::Refused { .. })) => Err(unfit(format!(
-                "the guest agent of machine {} does not let us look ({error}); choose another readiness, such as \
-                 guest_agent or tcp",
-                self.folder.id()
-            ))),
+            Err(ExecError::NotStarted(error @ GuestError::Refused { .. })) => {
+                let detail = format!(
+                    "the guest agent of machine {} does not let us look ({error}); choose another readiness, such as \
+                     guest_agent or tcp",
+                    self.folder.id()
+                );
+                Err(DriverError { code: Code::GuestFailed, detail, retryable: false })
+            }
             Err(_) => Ok(Look::Nothing),
         }
     }
 
+    /// The end of the first boot, by whoever tells it first. A guest agent that runs no programs, as those of Red Hat's
+    /// kind do not, leaves it to the console.
     async fn first_boot(&self, patience: Duration) -> Result<Option<String>, DriverError> {
+        let asked = async {
+            match self.first_boot_by_agent(patience).await {
+                Err(error) if error.code == Code::GuestFailed => {
+                    sleep(patience).await;
+                    Err(unfit(error.detail))
+                }
+                told => told,
+            }
+        };
+        let seen = async {
+            let seen = self.sees(|seen| seen.ended).await;
+            // The guest agent knows more of it, where there is one.
+            match timeout(LOOK, self.first_boot_by_agent(LOOK)).await {
+                Ok(Ok(told)) => told,
+                Ok(Err(_)) | Err(_) => seen.failures().map(|complaints| explain("error", &[], &complaints)),
+            }
+        };
+        tokio::select! {
+            asked = asked => asked,
+            seen = seen => Ok(seen),
+        }
+    }
+
+    async fn first_boot_by_agent(&self, patience: Duration) -> Result<Option<String>, DriverError> {
         if self.until(&["sh", "-c", ENDED], patience, "cloud-init had not ended").await? == 127 {
             let id = self.folder.id();
             return Err(unfit(format!(

@@ -191,6 +191,9 @@ impl Driver {
     ) -> Result<Arc<Live>, DriverError> {
         self.make_startable(plan, folder).await?;
         let arguments = self.arguments(plan, folder, memory)?;
+        if memory.is_none() {
+            super::console::begin(folder).await;
+        }
         let live = self.launch(folder, &arguments).await?;
         fail::fail_point!("agent.restore.started");
         if memory.is_some()

@@ -60,7 +60,7 @@ pub struct Flags {
     #[arg(long, help_heading = FIRST_BOOT)]
     enable_serial: bool,
 
-    /// When it is ready: guest-agent, cloud-init, tcp:PORT, marker:/PATH or none [default: as the image says]
+    /// When it is ready: auto, guest-agent, cloud-init, tcp:PORT, marker:/PATH or none [default: as the image says]
     #[arg(long, value_name = "WHAT", value_parser = read::model::<Readiness>, help_heading = READINESS)]
     ready: Option<Readiness>,
 
