@@ -193,6 +193,21 @@ fn a_vmdk_of_several_files_or_with_a_parent_is_refused() {
 }
 
 #[test]
+fn a_vmdk_whose_length_is_no_whole_number_of_sectors_is_refused_wherever_its_footer_would_be() {
+    let disks = Disks::new();
+    for subformat in ["monolithicSparse", "streamOptimized"] {
+        let good = disks.convert("good.vmdk", "vmdk", &format!("subformat={subformat}"));
+        assert_eq!(good.len() % 512, 0, "{subformat}: QEMU writes whole sectors");
+        for more in [1, 511] {
+            let longer = [&good[..], &vec![0; more]].concat();
+            assert!(judge(SourceFormat::Vmdk, &longer).unwrap_err().contains("sectors"), "{subformat} +{more}");
+            let shorter = &good[..good.len() - more];
+            assert!(judge(SourceFormat::Vmdk, shorter).unwrap_err().contains("sectors"), "{subformat} -{more}");
+        }
+    }
+}
+
+#[test]
 fn a_vhdx_with_a_parent_is_refused() {
     let disks = Disks::new();
     let good = disks.convert("good.vhdx", "vhdx", "");

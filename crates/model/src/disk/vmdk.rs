@@ -25,6 +25,12 @@ const AT_END: u64 = u64::MAX;
 const FOOTER: u64 = 2 * SECTOR;
 
 pub(super) fn virtual_size(file: &mut Bytes<'_, impl Read + Seek>) -> Result<u64> {
+    // QEMU rounds the length up before it looks for the footer, and would find another one than is looked at here. Every
+    // program writes whole sectors.
+    if !file.length().is_multiple_of(SECTOR) {
+        let why = format!("its {} bytes are no whole number of sectors; it was cut short or added to", file.length());
+        return Err(Unfit::because(why));
+    }
     let header = file.exactly(0, SECTOR as usize, "header")?;
     let capacity = sparse(&header)?;
     if le64(&header, 56) == AT_END {
