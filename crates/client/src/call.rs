@@ -201,7 +201,8 @@ impl Client {
         .await
     }
 
-    pub(crate) fn fresh_key(&self) -> String {
+    /// A key that nobody used before.
+    pub fn fresh_key(&self) -> String {
         self.ids.next::<RequestId>(self.clock.now()).to_string()
     }
 

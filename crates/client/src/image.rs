@@ -11,22 +11,63 @@ use hostler_model::{
     import::{Import, Importing, NewImport, NewShape},
 };
 use http::{HeaderValue, header};
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    Client, ClientError,
+    Client, ClientError, Submit,
     call::{Call, segment},
 };
 
 /// What is said of an upload.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Upload {
-    /// What the bytes must be.
-    pub sha256: Option<Sha256Hex>,
+    /// What the bytes are.
+    pub sha256: Sha256Hex,
     /// Their format.
     pub format: Option<SourceFormat>,
     /// What the image is like.
     pub image: NewShape,
+}
+
+/// An upload that is only asked about.
+#[derive(Clone, PartialEq, Debug)]
+pub struct DryUpload {
+    /// What the bytes would be, where that is known.
+    pub sha256: Option<Sha256Hex>,
+    /// Their format.
+    pub format: Option<SourceFormat>,
+    /// What the image would be like.
+    pub image: NewShape,
+    /// How many they would be.
+    pub length: u64,
+}
+
+/// What of a file is sent: all that follows `from`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rest {
+    /// How much of it is there already.
+    pub from: u64,
+    /// How long it is.
+    pub of: u64,
+}
+
+impl Rest {
+    fn mark(self, call: Call) -> Result<Call, ClientError> {
+        match self.from {
+            0 => Ok(call),
+            from => call.header("content-range", &format!("bytes {from}-{}/{}", self.of.saturating_sub(1), self.of)),
+        }
+    }
+}
+
+/// How much of a file a server has.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Held {
+    /// How many bytes.
+    pub size: u64,
+    /// Whether these are all.
+    pub complete: bool,
 }
 
 /// How long the server may take from the last byte to its answer, per GiB that was sent, and at least: it makes the bytes
@@ -35,6 +76,25 @@ const SETTLING: std::time::Duration = std::time::Duration::from_secs(600);
 
 fn path(image: &str) -> Result<String, ClientError> {
     Ok(format!("/api/v1/images/{}", segment(image, Code::ImageNotFound)?))
+}
+
+/// What is said of an upload beside its bytes.
+fn content(
+    name: &str,
+    sha256: Option<&Sha256Hex>,
+    format: Option<SourceFormat>,
+    image: &NewShape,
+) -> Result<Call, ClientError> {
+    let word = |value: Option<serde_json::Value>| value.and_then(|value| value.as_str().map(str::to_owned));
+    Ok(Call::put(format!("{}/content", path(name)?))
+        .query("sha256", sha256)
+        .query("format", format.map(SourceFormat::as_str))
+        .query("arch", image.arch.as_ref())
+        .query("firmware", word(image.firmware.map(|firmware| json!(firmware))))
+        .query("vcpus", image.vcpus)
+        .query("memory_mib", image.memory_mib)
+        .query("disk_gib", image.disk_gib)
+        .query("ready", image.ready.as_ref()))
 }
 
 impl Client {
@@ -71,50 +131,50 @@ impl Client {
         Ok(page.items)
     }
 
-    /// Begins an import from where it says. It is sent once: a repetition would begin another.
-    pub async fn import_image(&self, name: &str, new: &NewImport) -> Result<Import, ClientError> {
+    /// Begins an import from where it says, once however often it is sent.
+    pub async fn import_image(&self, name: &str, new: &NewImport, how: &Submit) -> Result<Import, ClientError> {
         let call = Call::post(format!("{}/import", path(name)?)).json(new)?;
-        Ok(self.once::<Importing>(call).await?.import)
+        Ok(self.submit::<Importing>(call, how).await?.import)
     }
 
-    /// Sends a whole disk, of so many bytes. It is sent once: its bytes come from a stream.
+    /// How much of a file is at the server: from there its sending goes on.
+    pub async fn held(&self, sha256: &Sha256Hex) -> Result<Held, ClientError> {
+        self.call(Call::get(format!("/api/v1/blobs/{sha256}"))).await
+    }
+
+    /// Sends a whole disk, or the rest of it. It is sent once: its bytes come from a stream. One that broke off can be gone
+    /// on with; under the same key, one whose answer was lost is answered again.
     pub async fn upload_image(
         &self,
         name: &str,
         upload: &Upload,
-        length: u64,
+        rest: Rest,
+        key: &str,
         body: Body,
     ) -> Result<Import, ClientError> {
-        let word = |value: Option<serde_json::Value>| value.and_then(|value| value.as_str().map(str::to_owned));
-        let image = &upload.image;
-        let call = Call::put(format!("{}/content", path(name)?))
-            .query("sha256", upload.sha256.as_ref())
-            .query("format", upload.format.map(SourceFormat::as_str))
-            .query("arch", image.arch.as_ref())
-            .query("firmware", word(image.firmware.map(|firmware| json!(firmware))))
-            .query("vcpus", image.vcpus)
-            .query("memory_mib", image.memory_mib)
-            .query("disk_gib", image.disk_gib);
-        Ok(self.send::<Importing>(call, length, body).await?.import)
+        let call = content(name, Some(&upload.sha256), upload.format, &upload.image)?.header("idempotency-key", key)?;
+        Ok(self.send::<Importing>(rest.mark(call)?, rest, body).await?.import)
     }
 
-    /// Sends one file of an image that is registered by a manifest, or imported in parts.
-    pub async fn upload_blob(&self, sha256: &Sha256Hex, length: u64, body: Body) -> Result<(), ClientError> {
+    /// Whether a disk of so many bytes could be uploaded; nothing is sent of it.
+    pub async fn upload_dry(&self, name: &str, upload: &DryUpload) -> Result<Import, ClientError> {
+        let call = content(name, upload.sha256.as_ref(), upload.format, &upload.image)?.query("dry_run", Some(true));
+        Ok(self.call::<Importing>(call.query("length", Some(upload.length))).await?.import)
+    }
+
+    /// Sends one file of an image that is registered by a manifest, or imported in parts; or the rest of it.
+    pub async fn upload_blob(&self, sha256: &Sha256Hex, rest: Rest, body: Body) -> Result<(), ClientError> {
         let call = Call::put(format!("/api/v1/blobs/{sha256}"));
-        self.send::<serde_json::Value>(call, length, body).await.map(drop)
+        self.send::<serde_json::Value>(rest.mark(call)?, rest, body).await.map(drop)
     }
 
-    async fn send<T: serde::de::DeserializeOwned>(
-        &self,
-        call: Call,
-        length: u64,
-        body: Body,
-    ) -> Result<T, ClientError> {
+    async fn send<T: serde::de::DeserializeOwned>(&self, call: Call, rest: Rest, body: Body) -> Result<T, ClientError> {
+        let length = rest.of.saturating_sub(rest.from);
         let mut headers = self.headers(&call)?;
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         // A slow line is no fault; what stands still is ended by the server.
-        let patience = SETTLING.saturating_mul(u32::try_from(length >> 30).unwrap_or(u32::MAX).saturating_add(6));
+        let patience = SETTLING.saturating_mul(u32::try_from(rest.of >> 30).unwrap_or(u32::MAX).saturating_add(6));
         let address = call.address();
         let sending = self.link.send_stream(call.method(), &address, body, headers);
         let answer = with_timeout(patience, sending).await;

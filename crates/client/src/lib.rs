@@ -33,7 +33,7 @@ pub use self::{
     diagnosis::Health,
     error::ClientError,
     event::{EventQuery, Events},
-    image::Upload,
+    image::{DryUpload, Held, Rest, Upload},
     node::Decision,
     page::Paging,
     snapshot::SnapshotQuery,

@@ -95,6 +95,10 @@ pub struct Args {
     #[arg(long, env = "HOSTLER_IMAGE_ROOTS", value_name = "DIR", value_delimiter = ',')]
     image_roots: Vec<String>,
 
+    /// A file with images that can be imported by name, beside the built-in ones and before them
+    #[arg(long, env = "HOSTLER_IMAGE_CATALOGUE", value_name = "FILE")]
+    image_catalogue: Option<PathBuf>,
+
     /// How long an agent may be silent before its work is taken to be lost, in seconds
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     lease_seconds: u64,
@@ -176,7 +180,7 @@ async fn work(
     let internal = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let (url, internal_port) = (format!("http://{}", address(&api)?), address(&internal)?.port());
     let lease = Duration::from_secs(args.lease_seconds);
-    let sources = service::sources(&args.image_source_allow, &args.image_roots)?;
+    let sources = service::sources(&args.image_source_allow, &args.image_roots, args.image_catalogue.as_deref())?;
     let server = service::open(Opening {
         data: &folder.data,
         issuer: ISSUER,

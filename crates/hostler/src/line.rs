@@ -78,6 +78,13 @@ impl Line {
         }
     }
 
+    /// So many bytes are there already.
+    pub fn at(&self, bytes: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(bytes);
+        }
+    }
+
     /// So many more bytes were sent.
     pub fn sent(&self, bytes: u64) {
         if let Some(bar) = &self.bar {

@@ -66,7 +66,11 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         lease: Duration::from_secs(settings.lease_seconds),
         sources: Sources {
             files: default_image.as_ref().map(DefaultImage::files).unwrap_or_default(),
-            ..service::sources(&settings.image_source_allow.0, &settings.image_roots.0)?
+            ..service::sources(
+                &settings.image_source_allow.0,
+                &settings.image_roots.0,
+                Some(settings.image_catalogue.as_path()).filter(|file| file.exists()),
+            )?
         },
         defaults: defaults(&settings, default_image.as_ref())?,
         names: settings.names.0.clone(),

@@ -8,9 +8,16 @@ use std::{
 };
 
 use hostler_control::{Limits, Pace, Server, ServerConfig, Sources};
-use hostler_model::{Clock, Ids, PrincipalId, TenantId, defaults::Defaults, event::Actor, kind::Role};
+use hostler_model::{
+    Clock, Ids, PrincipalId, TenantId,
+    api::strict,
+    catalogue::{Catalogue, KnownImage},
+    defaults::Defaults,
+    event::Actor,
+    kind::Role,
+};
 use hostler_sqlite::Mode;
-use hostler_store::{Caller, NewApiToken, Store, Timing};
+use hostler_store::{Caller, NewApiToken, ShippedImage, Store, Timing};
 use hostler_trust::{
     ApiToken, Authority, TaskSigner,
     file::{read_private, write_private},
@@ -95,18 +102,35 @@ pub fn open(opening: Opening<'_>) -> Result<Server, Failure> {
     }))
 }
 
-/// Where imports of images may come from: networks that are not the open internet, folders of this host.
-pub fn sources(allow: &[String], roots: &[String]) -> Result<Sources, Failure> {
+/// Where imports of images may come from: networks that are not the open internet, folders of this host, a file with
+/// images to be known by name.
+pub fn sources(allow: &[String], roots: &[String], catalogue: Option<&Path>) -> Result<Sources, Failure> {
     let network = |text: &String| {
         text.parse().map_err(|error| {
             Failure::usage(format!("{text:?} is no network: {error}")).help("write it as 10.0.0.0/8 or fd00::/8")
         })
     };
     let allow = allow.iter().map(network).collect::<Result<_, Failure>>()?;
-    Ok(Sources { allow, roots: roots.iter().map(PathBuf::from).collect(), files: Vec::new() })
+    let known = catalogue.map(read_catalogue).transpose()?.unwrap_or_default();
+    Ok(Sources { allow, roots: roots.iter().map(PathBuf::from).collect(), files: Vec::new(), catalogue: known })
 }
 
-/// Takes in every image of a folder; hands back their names.
+/// The built-in catalogue, with the images of a file in front.
+fn read_catalogue(path: &Path) -> Result<Catalogue, Failure> {
+    let bad = |why: &dyn std::fmt::Display| {
+        Failure::usage(format!("the catalogue {} cannot be read: {why}", path.display())).help(
+            "it is a JSON list of {\"name\", \"title\", \"url\", \"sha256\" or \"checksums\", \"aliases\"}; `hostler image \
+             catalogue -o json` prints one",
+        )
+    };
+    let text = std::fs::read(path).map_err(|error| bad(&error))?;
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|error| bad(&error))?;
+    let known: Vec<KnownImage> = strict(&value).map_err(|refusal| bad(&refusal.detail))?;
+    Catalogue::default().with(known).map_err(|refusal| bad(&refusal.detail))
+}
+
+/// Takes in every image of a folder; hands back what to ask for them by. A name that somebody gave to another image stays
+/// that one's.
 pub async fn import(folder: &Path, server: &Server) -> Result<Vec<String>, Failure> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(folder)
         .map_err(|error| Failure::new(Exit::Failed, format!("{} cannot be read: {error}", folder.display())))?
@@ -116,12 +140,24 @@ pub async fn import(folder: &Path, server: &Server) -> Result<Vec<String>, Failu
     found.sort();
     let mut names = Vec::new();
     for path in found {
-        let image = server.app().import_dir(TenantId::DEFAULT, &path, Actor::system()).await.map_err(|error| {
+        let shipped = server.app().import_dir(TenantId::DEFAULT, &path, Actor::system()).await.map_err(|error| {
             let source = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
             Failure::new(Exit::Failed, format!("the image in {} cannot be taken in: {error}{source}", path.display()))
                 .help("make it anew, or name another folder with --images")
         })?;
-        names.push(image.manifest.name);
+        let ShippedImage { image, named } = shipped;
+        let name = image.manifest.name;
+        if named {
+            names.push(name);
+            continue;
+        }
+        let digest: String = image.digest.0.chars().take(12).collect();
+        tracing::warn!(
+            name,
+            digest = image.digest.0,
+            "the name of a shipped image stands for another one, and is left to it"
+        );
+        names.push(format!("{digest} ({name} stands for another image)"));
     }
     Ok(names)
 }

@@ -160,6 +160,11 @@ section! {
         #[arg(value_name = "GIB")]
         default_disk_gib: u32 = 0;
 
+        /// A file with images that can be imported by name, beside the built-in ones and before
+        /// them; none where it is not there
+        #[arg(value_name = "FILE")]
+        image_catalogue: PathBuf = PathBuf::from("/etc/hostler/catalogue.json");
+
         /// How long an agent may be silent before its work is taken to be lost, in seconds
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
         lease_seconds: u64 = 30;

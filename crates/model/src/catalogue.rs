@@ -1,13 +1,20 @@
 //! Well-known cloud images: where their vendors keep them, and the vendors' lists of digests. A digest is not written
 //! here: the list is fetched at import, over https from the same vendor, the bytes are compared with it, and the image is
-//! pinned by what they were from then on.
+//! pinned by what they were from then on. An operator may say others, or the same from a mirror, pinned to a digest too.
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Code, Refusal, excerpt};
+use crate::{
+    disk::SourceFormat,
+    error::{Code, Refusal, excerpt},
+    image::{Firmware, Sha256Hex, check_name},
+    import::Expected,
+    ready::Readiness,
+};
 
-/// An image that a vendor publishes, as it travels.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+/// An image that is published somewhere, as it travels, and as an operator writes it.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(default)]
 pub struct KnownImage {
     /// What to ask for.
     pub name: String,
@@ -15,10 +22,92 @@ pub struct KnownImage {
     pub title: String,
     /// Where it is.
     pub url: String,
-    /// The vendor's list of digests.
-    pub checksums: String,
+    /// Its vendor's list of digests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checksums: Option<String>,
+    /// What its bytes must be, where there is no list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<Sha256Hex>,
     /// Other names that will stand for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// Its format, where the first bytes do not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<SourceFormat>,
+    /// What starts it; BIOS where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
+    /// When machines made of it are ready; `cloud_init` where nothing is said: it is in all of them, and its end is seen on
+    /// the console too, while not every vendor puts the guest agent in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Readiness>,
+}
+
+impl KnownImage {
+    /// What its bytes are compared with.
+    pub fn expected(&self) -> Expected {
+        match (&self.sha256, &self.checksums) {
+            (Some(sha256), _) => Expected::Sha256(sha256.clone()),
+            (None, Some(list)) => Expected::Listed(list.clone()),
+            (None, None) => Expected::Recorded,
+        }
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.name == name || self.aliases.iter().any(|alias| alias == name)
+    }
+
+    /// Refuses an entry that names no image, or whose bytes would be compared with nothing.
+    fn check(&self) -> Result<(), Refusal> {
+        self.aliases.iter().chain([&self.name]).try_for_each(|name| check_name(name))?;
+        self.ready.as_ref().map_or(Ok(()), Readiness::check)?;
+        if self.expected() == Expected::Recorded {
+            let detail = format!("{} needs a `sha256` or the address of a list of digests, `checksums`", self.name);
+            return Err(Refusal::field("catalogue", detail));
+        }
+        Ok(())
+    }
+}
+
+/// The well-known images of one server.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Catalogue(Vec<KnownImage>);
+
+/// Those that are built in.
+impl Default for Catalogue {
+    fn default() -> Self {
+        Catalogue(CATALOGUE.iter().map(KnownImage::from).collect())
+    }
+}
+
+impl Catalogue {
+    /// All of them.
+    pub fn images(&self) -> &[KnownImage] {
+        &self.0
+    }
+
+    /// With others in front, which take the place of those that share a name with them.
+    ///
+    /// # Errors
+    /// When one of them cannot be imported.
+    pub fn with(self, others: Vec<KnownImage>) -> Result<Catalogue, Refusal> {
+        others.iter().try_for_each(KnownImage::check)?;
+        let replaced = |known: &KnownImage| others.iter().any(|other| known.is(&other.name) || other.is(&known.name));
+        let kept: Vec<KnownImage> = self.0.into_iter().filter(|known| !replaced(known)).collect();
+        Ok(Catalogue(others.iter().cloned().chain(kept).collect()))
+    }
+
+    /// The one of this name, or of one of its other names.
+    ///
+    /// # Errors
+    /// When there is none; the refusal names those there are.
+    pub fn find(&self, name: &str) -> Result<&KnownImage, Refusal> {
+        self.0.iter().find(|known| known.is(name)).ok_or_else(|| {
+            let known: Vec<&str> = self.0.iter().map(|known| known.name.as_str()).collect();
+            let detail = format!("the catalogue has no {:?}; it has {}", excerpt(name), known.join(", "));
+            Refusal::new(Code::ImageNotFound, detail).with("known", known)
+        })
+    }
 }
 
 impl From<&Known> for KnownImage {
@@ -27,8 +116,11 @@ impl From<&Known> for KnownImage {
             name: known.name.to_owned(),
             title: known.title.to_owned(),
             url: known.url.to_owned(),
-            checksums: known.checksums.to_owned(),
+            checksums: Some(known.checksums.to_owned()),
             aliases: known.aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+            format: Some(SourceFormat::Qcow2),
+            ready: Some(Readiness::CloudInit),
+            ..KnownImage::default()
         }
     }
 }
@@ -122,25 +214,11 @@ pub const CATALOGUE: &[Known] = &[
     },
 ];
 
-/// The one of this name, or of one of its other names.
-///
-/// # Errors
-/// When there is none; the refusal names those there are.
-pub fn find(name: &str) -> Result<&'static Known, Refusal> {
-    let is = |known: &&Known| known.name == name || known.aliases.contains(&name);
-    CATALOGUE.iter().find(is).ok_or_else(|| {
-        let known: Vec<&str> = CATALOGUE.iter().map(|known| known.name).collect();
-        let detail = format!("the catalogue has no {:?}; it has {}", excerpt(name), known.join(", "));
-        Refusal::new(Code::ImageNotFound, detail).with("known", known)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::image::check_name;
 
     #[test]
     fn every_entry_has_names_of_its_own_and_comes_over_https_from_one_vendor() {
@@ -149,10 +227,33 @@ mod tests {
             for name in known.aliases.iter().chain([&known.name]) {
                 check_name(name).unwrap();
                 assert!(names.insert(*name), "{name}");
-                assert_eq!(find(name).unwrap(), known);
+                assert_eq!(Catalogue::default().find(name).unwrap(), &KnownImage::from(known));
             }
             let host = |url: &str| url.strip_prefix("https://").unwrap().split('/').next().unwrap().to_owned();
             assert_eq!(host(known.url), host(known.checksums));
+        }
+    }
+
+    #[test]
+    fn an_operators_entry_takes_the_place_of_a_built_in_one_and_must_be_pinned() {
+        let mirror = KnownImage {
+            name: "debian-12".into(),
+            url: "https://mirror.example/debian-12.qcow2.xz".into(),
+            sha256: Some(Sha256Hex::of(b"debian")),
+            aliases: vec!["debian".into()],
+            ..KnownImage::default()
+        };
+        let catalogue = Catalogue::default().with(vec![mirror.clone()]).unwrap();
+        assert_eq!(catalogue.images().len(), CATALOGUE.len());
+        assert_eq!(catalogue.find("debian").unwrap(), &mirror);
+        assert_eq!(catalogue.find("debian-12").unwrap(), &mirror);
+        assert!(catalogue.find("debian-12-genericcloud-amd64").is_err(), "it is gone with the one that it named");
+        for bad in [
+            KnownImage { sha256: None, ..mirror.clone() },
+            KnownImage { name: "a b".into(), ..mirror.clone() },
+            KnownImage { aliases: vec!["..".into()], ..mirror },
+        ] {
+            assert!(Catalogue::default().with(vec![bad.clone()]).is_err(), "{bad:?}");
         }
     }
 }

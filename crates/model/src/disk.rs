@@ -42,6 +42,10 @@ pub enum SourceFormat {
     Vhdx,
     /// Raw bytes in gzip.
     RawGz,
+    /// Raw bytes in xz.
+    RawXz,
+    /// Raw bytes in zstd.
+    RawZst,
 }
 
 impl SourceFormat {
@@ -53,10 +57,23 @@ impl SourceFormat {
             SourceFormat::Vmdk => "vmdk",
             SourceFormat::Vhdx => "vhdx",
             SourceFormat::RawGz => "raw_gz",
+            SourceFormat::RawXz => "raw_xz",
+            SourceFormat::RawZst => "raw_zst",
         }
     }
 
-    /// What the first [`HEAD`] bytes say. Raw says nothing: `None` is that, or a format that is not taken.
+    /// What it is packed in.
+    pub const fn packing(self) -> Option<Packing> {
+        match self {
+            SourceFormat::Raw | SourceFormat::Qcow2 | SourceFormat::Vmdk | SourceFormat::Vhdx => None,
+            SourceFormat::RawGz => Some(Packing::Gzip),
+            SourceFormat::RawXz => Some(Packing::Xz),
+            SourceFormat::RawZst => Some(Packing::Zstd),
+        }
+    }
+
+    /// What the first [`HEAD`] bytes say. Raw says nothing: `None` is that, or a format that is not taken. Of a packed file
+    /// they say what it is packed in.
     pub fn detect(head: &[u8]) -> Option<SourceFormat> {
         match head {
             [b'Q', b'F', b'I', 0xfb, ..] => Some(SourceFormat::Qcow2),
@@ -65,28 +82,73 @@ impl SourceFormat {
             }
             [b'v', b'h', b'd', b'x', b'f', b'i', b'l', b'e', ..] => Some(SourceFormat::Vhdx),
             [0x1f, 0x8b, 8, ..] => Some(SourceFormat::RawGz),
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Some(SourceFormat::RawXz),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(SourceFormat::RawZst),
             _ => None,
         }
     }
 
-    /// The format to read a file in: what its sender says, if the file's first bytes do not say otherwise.
+    /// The format to read a file in: what its sender says, if the file's first bytes do not say otherwise. Of a packed file
+    /// the sender may have said what is in it: see [`Packing::inside`].
     ///
     /// # Errors
     /// When nobody says it, or the two disagree.
     pub fn settle(said: Option<SourceFormat>, head: &[u8]) -> Result<SourceFormat, Refusal> {
         match (said, SourceFormat::detect(head)) {
             (Some(said), found) if found.unwrap_or(SourceFormat::Raw) == said => Ok(said),
+            (Some(said), Some(found)) if said.packing().is_none() && found.packing().is_some() => Ok(found),
             (None, Some(found)) => Ok(found),
             (None, None) => {
-                let detail =
-                    "the file's first bytes are those of no qcow2, vmdk, vhdx or gzip; say `raw` if it is a raw disk";
+                let detail = "the file's first bytes are those of no qcow2, vmdk, vhdx, gzip, xz or zstd; say `raw` if it \
+                              is a raw disk";
                 Err(Refusal::field("format", detail))
             }
-            (Some(said), found) => {
-                let found = found.map_or("no known format", SourceFormat::as_str);
-                let detail = format!("{} is said, and the file's first bytes are those of {found}", said.as_str());
-                Err(Refusal::field("format", detail).with("found", found))
-            }
+            (Some(said), found) => Err(disagree(said, found)),
+        }
+    }
+}
+
+fn disagree(said: SourceFormat, found: Option<SourceFormat>) -> Refusal {
+    let found = found.map_or("no known format", SourceFormat::as_str);
+    let detail = format!("{} is said, and the file's first bytes are those of {found}", said.as_str());
+    Refusal::field("format", detail).with("found", found)
+}
+
+/// What a file may be packed in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Packing {
+    /// By gzip.
+    Gzip,
+    /// By xz.
+    Xz,
+    /// By zstd.
+    Zstd,
+}
+
+impl Packing {
+    /// As people call it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Packing::Gzip => "gzip",
+            Packing::Xz => "xz",
+            Packing::Zstd => "zstd",
+        }
+    }
+
+    /// The format of what was packed: what was said, if its first bytes do not say otherwise; where nothing was said, what
+    /// they say, or raw.
+    ///
+    /// # Errors
+    /// When the two disagree, or it is packed once more.
+    pub fn inside(self, said: Option<SourceFormat>, head: &[u8]) -> Result<SourceFormat, Refusal> {
+        let found = SourceFormat::detect(head);
+        if found.is_some_and(|found| found.packing().is_some()) {
+            return Err(Refusal::field("format", "what was packed is packed once more; unpack it once beforehand"));
+        }
+        match said {
+            None => Ok(found.unwrap_or(SourceFormat::Raw)),
+            Some(said) if said.packing().is_some() => SourceFormat::settle(Some(SourceFormat::Raw), head),
+            Some(said) => SourceFormat::settle(Some(said), head),
         }
     }
 }
@@ -128,8 +190,8 @@ pub type Result<T, E = Unfit> = std::result::Result<T, E>;
 /// Reads what a disk's file says of itself, and gives the size that a guest would see, in bytes.
 ///
 /// # Errors
-/// When the file refers to other files, has sizes that make no sense, or has what is not understood. A
-/// [`SourceFormat::RawGz`] is refused: it is to be unpacked first.
+/// When the file refers to other files, has sizes that make no sense, or has what is not understood. What is
+/// packed is refused: it is to be unpacked first.
 pub fn inspect(format: SourceFormat, file: &mut (impl Read + Seek)) -> Result<u64> {
     let mut file = Bytes::of(file)?;
     let size = match format {
@@ -137,7 +199,9 @@ pub fn inspect(format: SourceFormat, file: &mut (impl Read + Seek)) -> Result<u6
         SourceFormat::Qcow2 => qcow2::virtual_size(&mut file)?,
         SourceFormat::Vmdk => vmdk::virtual_size(&mut file)?,
         SourceFormat::Vhdx => vhdx::virtual_size(&mut file)?,
-        SourceFormat::RawGz => return Err(Unfit::because("it is packed; unpack it first")),
+        SourceFormat::RawGz | SourceFormat::RawXz | SourceFormat::RawZst => {
+            return Err(Unfit::because("it is packed; unpack it first"));
+        }
     };
     if size == 0 || size > LARGEST {
         return Err(Unfit::because(format!("the disk would have {size} bytes; it must have 1 to {LARGEST}")));

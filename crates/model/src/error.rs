@@ -66,6 +66,8 @@ codes! {
     ImportFailed = "IMPORT_FAILED", 409, "The import failed";
     /// No import has this id.
     ImportNotFound = "IMPORT_NOT_FOUND", 404, "There is no such import";
+    /// The bytes of a file are being sent by somebody else, or do not follow those that are here.
+    UploadConflict = "UPLOAD_CONFLICT", 409, "The upload stands elsewhere";
     /// The source of an import is not one that this server reads from.
     SourceForbidden = "SOURCE_FORBIDDEN", 403, "This source is not allowed";
     /// No snapshot has this id, or name among its machine's.

@@ -7,19 +7,23 @@
 //! An import is no task: nothing of it happens on a host. The server does it on its own store of blobs, so what is
 //! written down is only how far it is; an import whose server died fails, and leaves nothing.
 
+mod state;
+mod stretch;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    state::{Import, ImportPhase, ImportProgress, ImportState, Importing},
+    stretch::Stretch,
+};
 use crate::{
-    catalogue,
-    clock::Timestamp,
+    catalogue::{Catalogue, KnownImage},
     disk::SourceFormat,
     error::{Code, Refusal, excerpt},
-    id::{ImageDigest, ImportId, PrincipalId, TenantId},
     image::{Firmware, ImageDefaults, Part, Sha256Hex, check_name},
     ready::Readiness,
-    task::TaskError,
 };
 
 /// The longest address or path that is taken.
@@ -82,7 +86,7 @@ pub struct NewShape {
     pub memory_mib: Option<i64>,
     /// Their disk in GiB; 10, or what the disk needs, where nothing is said.
     pub disk_gib: Option<i64>,
-    /// When they are ready; `guest_agent` where nothing is said.
+    /// When they are ready; `auto` where nothing is said.
     pub ready: Option<Readiness>,
 }
 
@@ -108,6 +112,22 @@ pub enum Expected {
     Sha256(Sha256Hex),
     /// What the vendor's list of digests says of the file, fetched from this address.
     Listed(String),
+}
+
+impl Expected {
+    /// Refuses bytes that are not what was said, where that is a sha256.
+    ///
+    /// # Errors
+    /// When they are not.
+    pub fn must_be(&self, found: &Sha256Hex) -> Result<(), Refusal> {
+        match self {
+            Expected::Sha256(said) if said != found => {
+                let detail = format!("the bytes have the sha256 {found}, not {said}; send them again");
+                Err(Refusal::field("sha256", detail).with("found", found.as_str()))
+            }
+            Expected::Sha256(_) | Expected::Recorded | Expected::Listed(_) => Ok(()),
+        }
+    }
 }
 
 /// One file to take in.
@@ -174,7 +194,7 @@ impl NewShape {
             memory_mib: within("memory_mib", self.memory_mib, DEFAULTS.memory_mib, MOST.memory_mib)?,
             disk_gib: within("disk_gib", self.disk_gib, DEFAULTS.disk_gib, MOST.disk_gib)?,
         };
-        let ready = self.ready.clone().unwrap_or_default();
+        let ready = self.ready.clone().unwrap_or(Readiness::Auto);
         ready.check()?;
         Ok(Shape { arch, cmdline, firmware: self.firmware, defaults, disk_said: self.disk_gib.is_some(), ready })
     }
@@ -185,7 +205,7 @@ impl NewImport {
     ///
     /// # Errors
     /// When it does not say what to import, or says it twice, or what it says cannot be.
-    pub fn plan(&self, name: &str) -> Result<Plan, Refusal> {
+    pub fn plan(&self, name: &str, catalogue: &Catalogue) -> Result<Plan, Refusal> {
         check_name(name)?;
         let ways = [self.url.is_some(), self.file.is_some(), self.catalogue.is_some(), !self.parts.is_empty()];
         if ways.iter().filter(|way| **way).count() != 1 {
@@ -193,7 +213,7 @@ impl NewImport {
             return Err(Refusal::new(Code::ValidationError, detail));
         }
         if let Some(known) = &self.catalogue {
-            return self.plan_known(name, known);
+            return self.plan_known(name, catalogue.find(known)?);
         }
         let pieces = match self.parts.is_empty() {
             true => vec![self.whole_disk()?],
@@ -203,21 +223,22 @@ impl NewImport {
         Ok(Plan { name: name.to_owned(), aliases: Vec::new(), pieces, shape: self.image.fill()?, source })
     }
 
-    fn plan_known(&self, name: &str, known: &str) -> Result<Plan, Refusal> {
-        let entry = catalogue::find(known)?;
+    fn plan_known(&self, name: &str, known: &KnownImage) -> Result<Plan, Refusal> {
         if self.sha256.is_some() || self.format.is_some() || self.image.firmware.is_some() {
             let detail = "the catalogue says digest, format and firmware; leave them out, or import by `url`";
             return Err(Refusal::field("catalogue", detail));
         }
         let piece = Piece {
             part: Part::Disk,
-            source: Source::Url(entry.url.to_owned()),
-            expected: Expected::Listed(entry.checksums.to_owned()),
-            format: Some(SourceFormat::Qcow2),
+            source: Source::Url(known.url.clone()),
+            expected: known.expected(),
+            format: known.format,
         };
-        let aliases = entry.aliases.iter().map(|alias| (*alias).to_owned()).filter(|alias| alias != name).collect();
-        let source = format!("catalogue {}: {}", entry.name, entry.url);
-        Ok(Plan { name: name.to_owned(), aliases, pieces: vec![piece], shape: self.image.fill()?, source })
+        let ready = self.image.ready.clone().or_else(|| known.ready.clone()).unwrap_or(Readiness::CloudInit);
+        let shape = NewShape { firmware: known.firmware, ready: Some(ready), ..self.image.clone() }.fill()?;
+        let aliases = known.aliases.iter().filter(|alias| *alias != name).cloned().collect();
+        let source = format!("catalogue {}: {}", known.name, shown(&known.url));
+        Ok(Plan { name: name.to_owned(), aliases, pieces: vec![piece], shape, source })
     }
 
     fn whole_disk(&self) -> Result<Piece, Refusal> {
@@ -308,118 +329,6 @@ fn place(source: &Source) -> String {
     }
 }
 
-/// How an import stands.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ImportState {
-    /// Under way.
-    Running,
-    /// The image is there.
-    Succeeded,
-    /// It is not; `error` says why.
-    Failed,
-    /// Somebody stopped it.
-    Cancelled,
-}
-
-impl ImportState {
-    /// As the store and JSON spell it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ImportState::Running => "running",
-            ImportState::Succeeded => "succeeded",
-            ImportState::Failed => "failed",
-            ImportState::Cancelled => "cancelled",
-        }
-    }
-
-    /// Whether it is over.
-    pub const fn is_terminal(self) -> bool {
-        match self {
-            ImportState::Running => false,
-            ImportState::Succeeded | ImportState::Failed | ImportState::Cancelled => true,
-        }
-    }
-}
-
-/// What an import is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ImportPhase {
-    /// For those before it.
-    Waiting,
-    /// Bytes are coming.
-    Fetching,
-    /// Headers are read, packed bytes unpacked.
-    Checking,
-    /// qemu-img makes a qcow2 of it.
-    Converting,
-    /// The image is written down.
-    Storing,
-}
-
-impl ImportPhase {
-    /// As the store and JSON spell it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ImportPhase::Waiting => "waiting",
-            ImportPhase::Fetching => "fetching",
-            ImportPhase::Checking => "checking",
-            ImportPhase::Converting => "converting",
-            ImportPhase::Storing => "storing",
-        }
-    }
-}
-
-/// How far an import is.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct ImportProgress {
-    /// What it is doing.
-    pub phase: ImportPhase,
-    /// How much of the phase is done, where that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub percent: Option<u8>,
-    /// Bytes that have come in all.
-    pub bytes: u64,
-}
-
-/// An import as people see it.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Import {
-    /// Which.
-    pub id: ImportId,
-    /// Whose image it will be.
-    pub tenant: TenantId,
-    /// The image's name.
-    pub name: String,
-    /// Where its bytes come from.
-    pub source: String,
-    /// How it stands.
-    pub state: ImportState,
-    /// How far it is, or was.
-    pub progress: ImportProgress,
-    /// The image, once it is there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub image: Option<ImageDigest>,
-    /// Why it failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<TaskError>,
-    /// Who asked.
-    pub created_by: PrincipalId,
-    /// When.
-    pub created_at: Timestamp,
-    /// When it was over.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub finished_at: Option<Timestamp>,
-}
-
-/// What a call that begins an import answers.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-pub struct Importing {
-    /// The import.
-    pub import: Import,
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -427,7 +336,7 @@ mod tests {
     use super::*;
 
     fn plan(body: serde_json::Value) -> Result<Plan, Refusal> {
-        crate::api::strict::<NewImport>(&body)?.plan("web")
+        crate::api::strict::<NewImport>(&body)?.plan("web", &Catalogue::default())
     }
 
     #[test]
@@ -452,7 +361,11 @@ mod tests {
             let refusal = plan(body.clone()).unwrap_err();
             assert!(refusal.detail.contains(word), "{body}: {refusal}");
         }
-        assert!(NewImport { url: Some("http://x/a".into()), ..NewImport::default() }.plan("a/b").is_err());
+        assert!(
+            NewImport { url: Some("http://x/a".into()), ..NewImport::default() }
+                .plan("a/b", &Catalogue::default())
+                .is_err()
+        );
     }
 
     #[test]
@@ -469,5 +382,8 @@ mod tests {
         let plan = plan(json!({"catalogue": "rocky-10"})).unwrap();
         assert!(matches!(&plan.pieces[0].expected, Expected::Listed(url) if url.starts_with("https://")));
         assert!(plan.aliases.contains(&"Rocky-10-GenericCloud-Base.latest".to_owned()));
+        assert_eq!(plan.shape.ready, Readiness::CloudInit, "whether it has the guest agent or not");
+        let own = self::plan(json!({"catalogue": "rocky-10", "image": {"ready": "guest_agent"}})).unwrap();
+        assert_eq!(own.shape.ready, Readiness::GuestAgent);
     }
 }

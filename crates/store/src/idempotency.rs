@@ -1,13 +1,17 @@
-//! Idempotency keys: the first answer under a key, kept for 24 h and until its task ends.
+//! Idempotency keys: the first answer under a key, kept for 24 h and until its task or import ends.
 
 use std::time::Duration;
 
-use hostler_model::{PrincipalId, TaskId, TenantId, Timestamp, snapshot::Snapshot, task::Task, vm::Vm};
+use hostler_model::{
+    Code, PrincipalId, Refusal, TenantId, Timestamp, event::Actor, import::Import, snapshot::Snapshot, task::Task,
+    vm::Vm,
+};
 use hostler_sqlite::{Result, Tx};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
+use uuid::Uuid;
 
-use crate::Submission;
+use crate::{Idempotency, Submission};
 
 /// How long a key is kept at least: what the API promises.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -25,10 +29,14 @@ impl Key {
     /// The key of a submission that sent one and is not a dry run.
     pub(crate) fn of(item: &Submission) -> Option<Key> {
         let sent = item.idempotency.as_ref().filter(|_| !item.dry_run)?;
-        let (tenant, principal) = (item.tenant, item.actor.principal);
+        Some(Key::new(item.tenant, &item.actor, sent))
+    }
+
+    /// The key that a caller sent.
+    pub(crate) fn new(tenant: TenantId, actor: &Actor, sent: &Idempotency) -> Key {
         // No caller's key has a line feed.
         let key = sent.part.map_or_else(|| sent.key.clone(), |part| format!("{}\n{part}", sent.key));
-        Some(Key { tenant, principal, route: sent.route.clone(), key })
+        Key { tenant, principal: actor.principal, route: sent.route.clone(), key }
     }
 
     /// What stands for the whole batch that a submission is part of: under another body the key is used up for all.
@@ -38,12 +46,56 @@ impl Key {
     }
 }
 
+/// What an answer is about. Its key is kept until that ends.
+pub(crate) trait Begun: Clone + Serialize + DeserializeOwned {
+    /// What it is called.
+    const NOUN: &'static str;
+    /// Its id; `None` where it was done with the answer.
+    fn id(&self) -> Option<Uuid>;
+}
+
+impl Begun for Stored {
+    const NOUN: &'static str = "task";
+
+    fn id(&self) -> Option<Uuid> {
+        self.task.as_ref().map(|task| task.id.0)
+    }
+}
+
+impl Begun for Import {
+    const NOUN: &'static str = "import";
+
+    fn id(&self) -> Option<Uuid> {
+        Some(self.id.0)
+    }
+}
+
 /// The first answer under a key.
 #[derive(Clone, Debug)]
-pub(crate) struct FirstAnswer {
+pub(crate) struct FirstAnswer<A = Stored> {
     pub(crate) key: Key,
     pub(crate) body: String,
-    pub(crate) answer: Stored,
+    pub(crate) answer: A,
+}
+
+impl<A: Begun> FirstAnswer<A> {
+    /// The answer once more.
+    ///
+    /// # Errors
+    /// When it is another body's.
+    pub(crate) fn again(&self, sent: &Idempotency) -> std::result::Result<A, Refusal> {
+        if sent.body == self.body { Ok(self.answer.clone()) } else { Err(used_up(&self.answer)) }
+    }
+}
+
+/// That a key was used with another body, and for what if that has an id.
+pub(crate) fn used_up<A: Begun>(answer: &A) -> Refusal {
+    let detail = "this Idempotency-Key was used with another body; send the same body, or another key";
+    let refusal = Refusal::new(Code::IdempotencyMismatch, detail);
+    match answer.id() {
+        Some(id) => refusal.with(A::NOUN, id.to_string()),
+        None => refusal,
+    }
 }
 
 /// An answer as it is stored.
@@ -61,8 +113,13 @@ SELECT i.tenant, i.principal, i.route, i.key, i.body, i.answer
   JOIN idempotency i ON i.tenant = wanted.value->>'tenant' AND i.principal = wanted.value->>'principal'
    AND i.route = wanted.value->>'route' AND i.key = wanted.value->>'key'";
 
-/// The first answers under these keys.
-pub(crate) fn by_keys(tx: &Tx<'_>, keys: &[Key]) -> Result<Vec<FirstAnswer>> {
+/// The first answer under a key.
+pub(crate) fn by_key<A: Begun>(tx: &Tx<'_>, key: &Key) -> Result<Option<FirstAnswer<A>>> {
+    Ok(by_keys(tx, std::slice::from_ref(key))?.pop())
+}
+
+/// The first answers under these keys. A route has answers of one kind only.
+pub(crate) fn by_keys<A: Begun>(tx: &Tx<'_>, keys: &[Key]) -> Result<Vec<FirstAnswer<A>>> {
     tx.query(BY_KEYS, &keys, |row| {
         let key = Key { tenant: row.parse(0)?, principal: row.parse(1)?, route: row.get(2)?, key: row.get(3)? };
         Ok(FirstAnswer { key, body: row.get(4)?, answer: row.json(5)? })
@@ -70,30 +127,30 @@ pub(crate) fn by_keys(tx: &Tx<'_>, keys: &[Key]) -> Result<Vec<FirstAnswer>> {
 }
 
 const INSERT: &str = "
-INSERT INTO idempotency (tenant, principal, route, key, body, task, answer, created_at)
-SELECT value->>'tenant', value->>'principal', value->>'route', value->>'key', value->>'body', value->>'task',
+INSERT INTO idempotency (tenant, principal, route, key, body, work, answer, created_at)
+SELECT value->>'tenant', value->>'principal', value->>'route', value->>'key', value->>'body', value->>'work',
        value->>'answer', CAST(value->>'created_at' AS BIGINT)
   FROM jsonb_each(?1)
  WHERE true";
 
 #[derive(Serialize)]
-struct Written<'a> {
+struct Written<'a, A> {
     #[serde(flatten)]
     key: &'a Key,
     body: &'a str,
-    task: Option<TaskId>,
-    answer: &'a Stored,
+    work: Option<Uuid>,
+    answer: &'a A,
     created_at: i64,
 }
 
 /// Writes first answers.
-pub(crate) fn insert(tx: &Tx<'_>, answers: &[FirstAnswer], now: Timestamp) -> Result<()> {
-    let batch: Vec<Written<'_>> = answers
+pub(crate) fn insert<A: Begun>(tx: &Tx<'_>, answers: &[FirstAnswer<A>], now: Timestamp) -> Result<()> {
+    let batch: Vec<Written<'_, A>> = answers
         .iter()
         .map(|FirstAnswer { key, body, answer }| Written {
             key,
             body,
-            task: answer.task.as_ref().map(|task| task.id),
+            work: answer.id(),
             answer,
             created_at: now.as_micros(),
         })
@@ -109,13 +166,14 @@ DELETE FROM idempotency
  WHERE (tenant, principal, route, key) IN (
        SELECT i.tenant, i.principal, i.route, i.key
          FROM idempotency i
-         LEFT JOIN tasks t ON t.id = i.task
+         LEFT JOIN tasks t ON t.id = i.work
+         LEFT JOIN imports m ON m.id = i.work AND m.state = 'running'
         WHERE i.created_at <= CAST(?1->>'before' AS BIGINT)
-          AND (t.id IS NULL OR t.state IN ('succeeded', 'failed', 'cancelled'))
+          AND (t.id IS NULL OR t.state IN ('succeeded', 'failed', 'cancelled')) AND m.id IS NULL
         ORDER BY i.created_at
         LIMIT CAST(?1->>'limit' AS BIGINT))";
 
-/// Drops keys that are old enough and whose task ended; says how many.
+/// Drops keys that are old enough and whose task or import ended; says how many.
 pub(crate) fn drop_old(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<usize> {
     let kept = i64::try_from(KEPT.as_micros()).unwrap_or(i64::MAX);
     tx.execute(DROP, &json!({"before": now.as_micros().saturating_sub(kept), "limit": limit}))

@@ -20,19 +20,39 @@ VALUES (?1->>'tenant', ?1->>'digest', ?1->>'manifest', CAST(?1->>'created_at' AS
     ON CONFLICT (tenant, digest) DO NOTHING";
 
 const NAME: &str = "
-INSERT INTO image_names (tenant, name, digest)
-VALUES (?1->>'tenant', ?1->>'name', ?1->>'digest')
+INSERT INTO image_names (tenant, name, digest, shipped)
+VALUES (?1->>'tenant', ?1->>'name', ?1->>'digest', 0)
+    ON CONFLICT (tenant, name) DO UPDATE
+   SET digest = excluded.digest, shipped = 0
+ WHERE image_names.digest <> excluded.digest OR image_names.shipped <> 0";
+
+const NAME_SHIPPED: &str = "
+INSERT INTO image_names (tenant, name, digest, shipped)
+VALUES (?1->>'tenant', ?1->>'name', ?1->>'digest', 1)
     ON CONFLICT (tenant, name) DO UPDATE
    SET digest = excluded.digest
- WHERE image_names.digest <> excluded.digest";
+ WHERE image_names.digest <> excluded.digest AND image_names.shipped <> 0";
+
+/// Whether an image came with the software or by somebody's will.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Origin {
+    /// Somebody's, whose name for it holds from now on.
+    Asked,
+    /// It takes its name only where nothing has it, or what was shipped before.
+    Shipped,
+}
 
 /// Writes an image, and lets its name stand for it from now on; says whether that changed anything.
-pub(crate) fn put(tx: &Tx<'_>, image: &Image) -> Result<bool> {
+pub(crate) fn put(tx: &Tx<'_>, image: &Image, origin: Origin) -> Result<bool> {
     let row = json!({
         "tenant": image.tenant, "digest": image.digest, "manifest": image.manifest, "name": image.manifest.name,
         "created_at": image.created_at.as_micros(),
     });
-    Ok(tx.execute(INSERT, &row)? + tx.execute(NAME, &row)? > 0)
+    let name = match origin {
+        Origin::Asked => NAME,
+        Origin::Shipped => NAME_SHIPPED,
+    };
+    Ok(tx.execute(INSERT, &row)? + tx.execute(name, &row)? > 0)
 }
 
 const BY_NAME: &str = "
@@ -66,6 +86,19 @@ SELECT digest, tenant, manifest, created_at
 /// A tenant's image of this digest.
 pub(crate) fn of_tenant_and_digest(tx: &Tx<'_>, tenant: TenantId, digest: &ImageDigest) -> Result<Option<Image>> {
     tx.query_one(OF_TENANT_AND_DIGEST, &json!({"tenant": tenant, "digest": digest}), read)
+}
+
+const KNOWN: &str = "
+SELECT i.tenant, i.digest
+  FROM jsonb_each(?1) wanted
+  JOIN images i ON i.tenant = wanted.value->>0 AND i.digest = wanted.value->>1";
+
+/// Those of these that are there.
+pub(crate) fn known(
+    tx: &Tx<'_>,
+    wanted: &BTreeSet<(TenantId, ImageDigest)>,
+) -> Result<BTreeSet<(TenantId, ImageDigest)>> {
+    Ok(tx.query(KNOWN, wanted, |row| Ok((row.parse(0)?, ImageDigest(row.get(1)?))))?.into_iter().collect())
 }
 
 const OF_TENANT: &str = "
@@ -188,4 +221,4 @@ fn read(row: &Row<'_>) -> Result<Image> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_NAME, BY_DIGEST, OF_TENANT, USERS_OF, NAMES, COUNTS];
+pub(crate) const HOT: &[&str] = &[BY_NAME, BY_DIGEST, KNOWN, OF_TENANT, USERS_OF, NAMES, COUNTS];

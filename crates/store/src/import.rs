@@ -5,13 +5,11 @@ use std::time::Duration;
 use hostler_model::{
     ImageDigest, PrincipalId, TenantId, Timestamp,
     id::ImportId,
-    import::{Import, ImportPhase, ImportProgress, ImportState},
+    import::{Import, ImportProgress, ImportState},
     task::TaskError,
 };
 use hostler_sqlite::{Result, Row, Tx};
 use serde_json::json;
-
-use crate::NewImportRow;
 
 /// An import whose server has not said for so long that it lives has lost it. It says so every ten
 /// seconds at least.
@@ -26,27 +24,13 @@ INSERT INTO imports (id, tenant, name, source, state, progress, cancel, created_
 VALUES (?1->>'id', ?1->>'tenant', ?1->>'name', ?1->>'source', 'running', ?1->>'progress', 0, ?1->>'created_by',
         CAST(?1->>'now' AS BIGINT), CAST(?1->>'now' AS BIGINT))";
 
-pub(crate) fn insert(tx: &Tx<'_>, new: &NewImportRow, by: PrincipalId, now: Timestamp) -> Result<Import> {
-    let progress = ImportProgress { phase: ImportPhase::Waiting, percent: None, bytes: new.bytes };
-    let NewImportRow { id, tenant, name, source, .. } = new.clone();
+pub(crate) fn insert(tx: &Tx<'_>, import: &Import) -> Result<()> {
+    let Import { id, tenant, name, source, progress, created_by, .. } = import;
     let row = json!({
-        "id": id, "tenant": tenant, "name": name, "source": source, "progress": progress, "created_by": by,
-        "now": now.as_micros(),
+        "id": id, "tenant": tenant, "name": name, "source": source, "progress": progress, "created_by": created_by,
+        "now": import.created_at.as_micros(),
     });
-    tx.execute(INSERT, &row)?;
-    Ok(Import {
-        id,
-        tenant,
-        name,
-        source,
-        state: ImportState::Running,
-        progress,
-        image: None,
-        error: None,
-        created_by: by,
-        created_at: now,
-        finished_at: None,
-    })
+    tx.execute(INSERT, &row).map(drop)
 }
 
 macro_rules! columns {

@@ -6,6 +6,8 @@ use hostler_model::{
     Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     event::{Actor, Class},
     id::{EnrolmentId, ImportId, SecretId},
+    image::Image,
+    import::{Import, ImportPhase, ImportProgress, ImportState},
     internal::{Heartbeat, ProgressReport, Report},
     kind::{KindName, Role},
     name::Name,
@@ -118,7 +120,7 @@ pub struct NewSnapshot {
     pub memory: bool,
 }
 
-/// An `Idempotency-Key`: unique per tenant, principal and route, kept for 24 h and until its task ends.
+/// An `Idempotency-Key`: unique per tenant, principal and route, kept for 24 h and until its task or import ends.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Idempotency {
     /// The caller's key, at most 255 bytes.
@@ -455,6 +457,45 @@ pub struct NewImportRow {
     pub source: String,
     /// Bytes that are here already.
     pub bytes: u64,
+    /// The caller's key, if it sent one.
+    pub idempotency: Option<Idempotency>,
+}
+
+impl NewImportRow {
+    /// The import as it begins.
+    pub fn import(&self, by: PrincipalId, now: Timestamp) -> Import {
+        Import {
+            id: self.id,
+            tenant: self.tenant,
+            name: self.name.clone(),
+            source: self.source.clone(),
+            state: ImportState::Running,
+            progress: ImportProgress { phase: ImportPhase::Waiting, percent: None, bytes: self.bytes },
+            image: None,
+            error: None,
+            created_by: by,
+            created_at: now,
+            finished_at: None,
+        }
+    }
+}
+
+/// An import that was begun, now or before under the same key.
+#[derive(Clone, Debug)]
+pub struct BegunImport {
+    /// The import as it was when it began.
+    pub import: Import,
+    /// Whether this is the first answer once more.
+    pub replayed: bool,
+}
+
+/// An image that was shipped with the software.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ShippedImage {
+    /// The image.
+    pub image: Image,
+    /// Whether its name stands for it: not where somebody gave that to another one.
+    pub named: bool,
 }
 
 /// By an image's digest: the names that stand for it, and how many machines are made of it.

@@ -6,6 +6,10 @@
 //!    └── its writer died: the lock is free, and the next sweep removes it
 //! ```
 
+mod partial;
+mod sink;
+mod upload;
+
 use std::{
     collections::BTreeSet,
     fs, io,
@@ -18,15 +22,22 @@ use hostler_model::{
     Code, Refusal,
     disk::{self, SourceFormat, Unfit},
     image::Sha256Hex,
+    import::Expected,
 };
-use sha2::{Digest, Sha256, Sha512};
+use sha2::{Digest, Sha256};
 use tokio::{
     fs::File,
-    io::{AsyncRead, AsyncReadExt, AsyncSeekExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncSeekExt},
     sync::RwLock,
 };
 use uuid::Uuid;
 
+use self::partial::is_abandoned;
+pub use self::{
+    partial::Partial,
+    sink::{Digests, Received, Sink},
+    upload::Sent,
+};
 use super::{
     Error, Result,
     room::{Charge, Room},
@@ -36,10 +47,6 @@ use super::{
 const PIECE: usize = 256 << 10;
 /// What an upload is called before it is whole.
 const PARTIAL: &str = ".partial-";
-/// A partial file this young may be one that its writer is about to lock.
-const NEW: Duration = Duration::from_secs(10);
-/// How long a sender may send nothing.
-const STALL: Duration = Duration::from_secs(60);
 /// How long a blob waits for an image that refers to it: it is sent before the image is registered.
 const UNCLAIMED: Duration = Duration::from_secs(24 * 3600);
 
@@ -134,31 +141,22 @@ impl Blobs {
         from: impl AsyncRead + Unpin,
     ) -> Result<u64> {
         let received = self.receive(name, charge, from).await?;
-        received.must_be(sha256)?;
+        Expected::Sha256(sha256.clone()).must_be(&received.sha256)?;
         let length = received.length;
         self.keep(received).await?;
         Ok(length)
     }
 
     /// Takes in what is read, whatever it is. It is nowhere until it is kept.
-    pub async fn receive(&self, name: Uuid, charge: Charge, mut from: impl AsyncRead + Unpin) -> Result<Received> {
+    pub async fn receive(&self, name: Uuid, charge: Charge, from: impl AsyncRead + Unpin) -> Result<Received> {
         let mut sink = self.sink(name, charge, Digests::Sha256).await?;
-        let mut piece = vec![0; PIECE];
-        loop {
-            let read = tokio::time::timeout(STALL, from.read(&mut piece)).await.map_err(|_| stalled())?;
-            match read.map_err(broken_off)? {
-                0 => return sink.finish().await,
-                read => sink.write(&piece[..read]).await?,
-            }
-        }
+        sink.fill(from).await?;
+        sink.finish().await
     }
 
     /// A file to be filled. It is removed unless it is kept.
     pub async fn sink(&self, name: Uuid, charge: Charge, digests: Digests) -> Result<Sink> {
-        let partial = self.partial(name, charge).await?;
-        let file = File::from_std(partial.file.try_clone().map_err(Error::file("write a blob"))?);
-        let sha512 = (digests == Digests::Both).then(Sha512::new);
-        Ok(Sink { partial, file, sha256: Sha256::new(), sha512, length: 0, limit: self.limit })
+        Sink::new(self.partial(name, charge).await?, digests, self.limit)
     }
 
     /// An empty file for a program to fill; see [`Blobs::measure`].
@@ -171,7 +169,7 @@ impl Blobs {
 
     /// What a program has written into a file.
     pub async fn measure(&self, partial: Partial) -> Result<Received> {
-        let mut from = File::open(&partial.path).await.map_err(Error::file("read a blob"))?;
+        let mut from = File::open(partial.path()).await.map_err(Error::file("read a blob"))?;
         let (mut hash, mut length, mut piece) = (Sha256::new(), 0, vec![0; PIECE]);
         loop {
             match from.read(&mut piece).await.map_err(Error::file("read a blob"))? {
@@ -183,7 +181,7 @@ impl Blobs {
             }
         }
         from.sync_all().await.map_err(Error::file("write a blob"))?;
-        partial.charge.grow_to(length)?;
+        partial.charge().grow_to(length)?;
         Ok(Received { partial, sha256: hex::encode(hash.finalize()).parse()?, sha512: None, length })
     }
 
@@ -194,15 +192,16 @@ impl Blobs {
             self.touch(&sha256).await;
             return Ok(false);
         }
-        tokio::fs::rename(&partial.path, self.path(&sha256)).await.map_err(Error::file("name a blob"))?;
+        tokio::fs::rename(partial.path(), self.path(&sha256)).await.map_err(Error::file("name a blob"))?;
         let dir = File::open(&self.dir).await.map_err(Error::file("open the folder of blobs"))?;
         dir.sync_all().await.map_err(Error::file("make a blob durable"))?;
-        partial.charge.keep(sha256);
+        partial.charge().keep(sha256);
         Ok(true)
     }
 
-    /// Removes what interrupted uploads left behind; best effort.
+    /// Removes what interrupted uploads left behind and nobody can go on with; best effort.
     pub fn sweep(&self) {
+        self.sweep_uploads();
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {
             if entry.file_name().to_string_lossy().starts_with(PARTIAL) && is_abandoned(&entry.path()) {
@@ -259,140 +258,6 @@ pub(super) async fn inspect(mut file: fs::File, format: SourceFormat) -> Result<
     }
 }
 
-/// Which digests to take.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Digests {
-    /// The one that names blobs.
-    Sha256,
-    /// That, and sha512, for vendors who give that one.
-    Both,
-}
-
-/// A file that is being filled, and the digest of what is in it.
-#[derive(Debug)]
-pub struct Sink {
-    partial: Partial,
-    file: File,
-    sha256: Sha256,
-    sha512: Option<Sha512>,
-    length: u64,
-    limit: u64,
-}
-
-impl Sink {
-    /// How much is in it.
-    pub fn length(&self) -> u64 {
-        self.length
-    }
-
-    /// Adds a piece.
-    pub async fn write(&mut self, piece: &[u8]) -> Result<()> {
-        self.length += piece.len() as u64;
-        if self.length > self.limit {
-            return Err(too_long(self.limit).into());
-        }
-        self.partial.charge.grow_to(self.length)?;
-        self.sha256.update(piece);
-        if let Some(sha512) = &mut self.sha512 {
-            sha512.update(piece);
-        }
-        self.file.write_all(piece).await.map_err(Error::file("write a blob"))
-    }
-
-    /// Empties it again.
-    pub async fn restart(&mut self) -> Result<()> {
-        let failed = || Error::file("write a blob");
-        self.file.flush().await.map_err(failed())?;
-        self.file.set_len(0).await.map_err(failed())?;
-        self.file.rewind().await.map_err(failed())?;
-        self.length = 0;
-        self.partial.charge.clear();
-        self.sha256 = Sha256::new();
-        self.sha512 = self.sha512.as_ref().map(|_| Sha512::new());
-        Ok(())
-    }
-
-    /// It is whole.
-    pub async fn finish(mut self) -> Result<Received> {
-        self.file.flush().await.map_err(Error::file("write a blob"))?;
-        self.file.sync_all().await.map_err(Error::file("write a blob"))?;
-        let sha512 = self.sha512.map(|hash| hex::encode(hash.finalize()));
-        let sha256 = hex::encode(self.sha256.finalize()).parse()?;
-        Ok(Received { partial: self.partial, sha256, sha512, length: self.length })
-    }
-}
-
-/// Bytes that have come, and are nobody's yet. Dropped, they are gone.
-#[derive(Debug)]
-pub struct Received {
-    partial: Partial,
-    /// Their digest.
-    pub sha256: Sha256Hex,
-    /// The other one, where it was asked for.
-    pub sha512: Option<String>,
-    /// How many they are.
-    pub length: u64,
-}
-
-impl Received {
-    /// Where they are.
-    pub fn path(&self) -> &Path {
-        &self.partial.path
-    }
-
-    /// Refuses bytes that are not what was said.
-    pub fn must_be(&self, sha256: &Sha256Hex) -> Result<(), Refusal> {
-        if self.sha256 == *sha256 {
-            return Ok(());
-        }
-        let detail = format!("the bytes have the sha256 {}, not {sha256}; send them again", self.sha256);
-        Err(Refusal::field("sha256", detail).with("found", self.sha256.as_str()))
-    }
-}
-
-/// A file on its way, locked while its writer lives. Dropped, it is removed; after the rename there is nothing left to
-/// remove.
-#[derive(Debug)]
-pub struct Partial {
-    path: PathBuf,
-    file: fs::File,
-    charge: Charge,
-}
-
-impl Partial {
-    fn make(path: PathBuf, charge: Charge) -> io::Result<Partial> {
-        let file = fs::File::options().create_new(true).write(true).open(&path)?;
-        let partial = Partial { path, file, charge };
-        partial.file.lock()?;
-        Ok(partial)
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Accounts for what a program has written into it by now.
-    ///
-    /// # Errors
-    /// When that is more than the tenant may have.
-    pub fn account(&self) -> Result<(), Refusal> {
-        let length = fs::metadata(&self.path).map_or(0, |metadata| metadata.len());
-        self.charge.grow_to(length)
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Whether a partial file's writer is gone.
-fn is_abandoned(path: &Path) -> bool {
-    is_older(path, NEW) && fs::File::open(path).is_ok_and(|file| file.try_lock().is_ok())
-}
-
 fn is_older(path: &Path, than: Duration) -> bool {
     let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
     changed.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > than))
@@ -403,104 +268,5 @@ pub(super) fn too_long(limit: u64) -> Refusal {
         .with("limit_bytes", limit)
 }
 
-fn stalled() -> Refusal {
-    let seconds = STALL.as_secs();
-    Refusal::new(Code::MalformedBody, format!("no bytes came for {seconds} s; send them again"))
-        .with("limit_seconds", seconds)
-}
-
-fn broken_off(error: io::Error) -> Error {
-    Refusal::new(Code::MalformedBody, format!("the bytes broke off: {error}")).into()
-}
-
 #[cfg(test)]
-mod tests {
-    use hostler_model::{Ids, Timestamp};
-
-    use super::*;
-
-    fn free() -> Charge {
-        Room::default().charge(hostler_model::TenantId::DEFAULT, None)
-    }
-
-    fn name(n: u64) -> Uuid {
-        Ids::seeded(n).next(Timestamp::from_micros(0))
-    }
-
-    #[tokio::test]
-    async fn a_blob_is_there_whole_or_not_at_all() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::new(dir.path().join("blobs"), 5);
-        let sha256 = Sha256Hex::of(b"hello");
-        let error = blobs.put(&sha256, name(1), free(), &b"hullo"[..]).await.unwrap_err();
-        assert!(matches!(error, Error::Refused(refusal) if refusal.code == Code::ValidationError));
-        assert_eq!(blobs.size(&sha256).await.unwrap(), None);
-        assert_eq!(blobs.put(&sha256, name(2), free(), &b"hello"[..]).await.unwrap(), 5);
-        assert_eq!(blobs.size(&sha256).await.unwrap(), Some(5));
-        let error = blobs.put(&Sha256Hex::of(b"longer"), name(3), free(), &b"longer"[..]).await.unwrap_err();
-        assert!(matches!(error, Error::Refused(refusal) if refusal.code == Code::BodyTooLarge));
-        assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 1);
-    }
-
-    #[tokio::test]
-    async fn bytes_beyond_the_tenants_room_are_not_taken_whatever_was_announced() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::new(dir.path().join("blobs"), 5);
-        let charge = || blobs.room.charge(hostler_model::TenantId::DEFAULT, Some(4));
-        let error = blobs.receive(name(1), charge(), &b"hello"[..]).await.unwrap_err();
-        assert!(matches!(error, Error::Refused(refusal) if refusal.code == Code::QuotaExceeded));
-        blobs.put(&Sha256Hex::of(b"abc"), name(2), charge(), &b"abc"[..]).await.unwrap();
-        let waits = blobs.receive(name(3), charge(), &b"de"[..]).await.unwrap_err();
-        assert!(matches!(waits, Error::Refused(refusal) if refusal.code == Code::QuotaExceeded));
-        assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 1);
-        let written = blobs.partial(name(4), charge()).await.unwrap();
-        fs::write(written.path(), "fg").unwrap();
-        assert_eq!(written.account().unwrap_err().code, Code::QuotaExceeded);
-        drop(written);
-        blobs.collect(std::future::ready(Ok(BTreeSet::new())), Among::These(&[Sha256Hex::of(b"abc")])).await.unwrap();
-        assert_eq!(blobs.receive(name(5), charge(), &b"abcd"[..]).await.unwrap().length, 4);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_sender_that_stands_still_is_not_waited_for_without_end() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::new(dir.path().join("blobs"), 5);
-        let (_silent, from) = tokio::io::duplex(8);
-        let error = blobs.receive(name(1), free(), from).await.unwrap_err();
-        assert!(matches!(error, Error::Refused(refusal) if refusal.detail.contains("no bytes came")));
-        assert_eq!(fs::read_dir(dir.path().join("blobs")).unwrap().count(), 0);
-    }
-
-    #[tokio::test]
-    async fn a_partial_file_goes_when_its_writer_is_gone_and_not_before() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::new(dir.path().to_owned(), 5);
-        let ours = blobs.partial(name(1), free()).await.unwrap();
-        let theirs = dir.path().join(format!("{PARTIAL}of-a-killed-server"));
-        let aged = |path: &Path| {
-            fs::File::options().append(true).create(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH)
-        };
-        aged(ours.path()).unwrap();
-        aged(&theirs).unwrap();
-        blobs.sweep();
-        assert!(ours.path().exists() && !theirs.exists());
-    }
-
-    #[tokio::test]
-    async fn only_blobs_without_an_image_are_collected() {
-        let dir = tempfile::tempdir().unwrap();
-        let blobs = Blobs::new(dir.path().to_owned(), 5);
-        let all: Vec<Sha256Hex> = [b"a", b"b", b"c"].map(|bytes| Sha256Hex::of(bytes)).to_vec();
-        for (n, bytes) in [b"a", b"b", b"c"].into_iter().enumerate() {
-            blobs.put(&all[n], name(n as u64), free(), &bytes[..]).await.unwrap();
-        }
-        for old in &all[..2] {
-            fs::File::open(blobs.path(old)).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        }
-        let used = || std::future::ready(Ok(BTreeSet::from([all[0].clone()])));
-        assert_eq!(blobs.collect(used(), Among::Old).await.unwrap(), 1);
-        assert_eq!(blobs.size(&all[1]).await.unwrap(), None);
-        assert_eq!(blobs.collect(used(), Among::These(&all)).await.unwrap(), 2);
-        assert_eq!(blobs.size(&all[0]).await.unwrap(), Some(1));
-    }
-}
+mod tests;

@@ -15,7 +15,7 @@ use hostler_model::{
     task::{Target, Task},
 };
 
-use hostler_store::Submission;
+use hostler_store::{ShippedImage, Submission};
 use serde_json::json;
 
 use super::{App, Error, Result, blob::Among, caller::Call, not_found, room::Charge};
@@ -67,17 +67,25 @@ impl App {
     /// Registers an image, whose blobs must be here already.
     pub async fn put_image(&self, tenant: TenantId, manifest: Manifest, actor: Actor) -> Result<Image> {
         let _claim = self.blobs.claim().await;
-        self.register(tenant, manifest, None, actor).await
+        self.fit(&manifest).await?;
+        let image = self.store.put_image(tenant, manifest, Vec::new(), actor).await??;
+        self.settle_room(image).await
     }
 
-    /// Registers an image, for an import with its other names. The caller claims its blobs until this is done.
+    /// Registers an image that an import made, with its other names. The caller claims its blobs until this is done.
     pub(super) async fn register(
         &self,
-        tenant: TenantId,
         manifest: Manifest,
-        import: Option<(ImportId, Vec<String>)>,
+        (id, aliases): (ImportId, Vec<String>),
         actor: Actor,
     ) -> Result<Image> {
+        self.fit(&manifest).await?;
+        let image = self.store.finish_import(id, manifest, aliases, actor).await??;
+        self.settle_room(image).await
+    }
+
+    /// Refuses an image whose blobs are not here, or must not be opened.
+    async fn fit(&self, manifest: &Manifest) -> Result<()> {
         manifest.check()?;
         for (part, file) in &manifest.files {
             match self.blobs.size(&file.sha256).await? {
@@ -86,13 +94,13 @@ impl App {
                 None => return Err(missing_blob(*part, file).into()),
             }
         }
-        self.examine(&manifest).await?;
-        let image = match import {
-            Some((id, aliases)) => self.store.finish_import(id, manifest, aliases, actor).await??,
-            None => self.store.put_image(tenant, manifest, Vec::new(), actor).await??,
-        };
-        let left = self.store.room_for_images(tenant).await?;
-        self.blobs.room.claimed(tenant, image.manifest.files.values().map(|file| &file.sha256), left);
+        self.examine(manifest).await
+    }
+
+    /// What was kept for an image is accounted for by the image from now on.
+    async fn settle_room(&self, image: Image) -> Result<Image> {
+        let left = self.store.room_for_images(image.tenant).await?;
+        self.blobs.room.claimed(image.tenant, image.manifest.files.values().map(|file| &file.sha256), left);
         Ok(image)
     }
 
@@ -214,20 +222,24 @@ impl App {
 
     /// Takes in an image from a folder with an `image.json` and a file for each part. The bytes are copied, and what is
     /// hashed is what is written; never linked, for a build may later write into its own files. One that was taken in
-    /// before is left as it is: its name may stand for another since.
-    pub async fn import_dir(&self, tenant: TenantId, dir: &Path, actor: Actor) -> Result<Image> {
+    /// before is left as it is, and no other loses its name to it but one that was shipped as well.
+    pub async fn import_dir(&self, tenant: TenantId, dir: &Path, actor: Actor) -> Result<ShippedImage> {
         let text = tokio::fs::read(dir.join(MANIFEST)).await.map_err(Error::file("read image.json"))?;
         let value = serde_json::from_slice(&text)
             .map_err(|error| Refusal::new(Code::MalformedBody, format!("image.json is not JSON: {error}")))?;
         let manifest: Manifest = strict(&value)?;
         manifest.check()?;
-        if let Some(known) = self.store.image_of(tenant, manifest.digest()).await? {
+        if let Some(known) = self.store.shipped_image(tenant, manifest.digest()).await? {
             return Ok(known);
         }
         for (part, file) in &manifest.files {
             self.import_file(tenant, &dir.join(part.file_name()), &file.sha256).await?;
         }
-        self.put_image(tenant, manifest, actor).await
+        let _claim = self.blobs.claim().await;
+        self.fit(&manifest).await?;
+        let shipped = self.store.ship_image(tenant, manifest, actor).await??;
+        self.settle_room(shipped.image.clone()).await?;
+        Ok(shipped)
     }
 
     async fn import_file(&self, tenant: TenantId, path: &Path, sha256: &Sha256Hex) -> Result<()> {

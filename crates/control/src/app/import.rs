@@ -6,12 +6,14 @@
 //! fetch (upload, url, file, blob) ─► digest ─► turn ─► format ─► unpack ─► header ─► qemu-img ─► blob ─► manifest
 //! ```
 
+mod begin;
 mod convert;
 mod fetch;
 mod meter;
 mod sources;
+mod unpack;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use hostler_model::{
     Code, ImageDigest, Refusal, TenantId,
@@ -20,18 +22,17 @@ use hostler_model::{
     event::Actor,
     id::ImportId,
     image::{DiskFormat, ImageFile, Manifest, Part, Sha256Hex},
-    import::{Expected, Import, ImportPhase, NewImport, Piece, Plan, Source},
+    import::{Expected, Import, ImportPhase, Piece, Plan, Source},
     task::TaskError,
 };
-use hostler_store::NewImportRow;
 use tokio::{
     fs::File,
-    io::{AsyncRead, AsyncReadExt},
+    io::AsyncReadExt,
     sync::{Notify, Semaphore, SemaphorePermit},
 };
 
 use self::meter::Meter;
-pub use self::sources::Sources;
+pub use self::{begin::Upload, sources::Sources};
 use super::{
     App, Error, Result,
     blob::{self, Among, Digests, Partial, Received, Sink},
@@ -78,65 +79,6 @@ struct Made {
 }
 
 impl App {
-    /// Begins an import from where the request says.
-    pub async fn import(self: &Arc<Self>, call: &Call, name: &str, new: &NewImport) -> Result<Import> {
-        let plan = new.plan(name)?;
-        for piece in &plan.pieces {
-            self.sources.check(call, &piece.source)?;
-        }
-        self.store.may_add_images(call.caller.tenant, 1).await??;
-        self.begin(call.caller.tenant, call.actor(), plan, None).await
-    }
-
-    /// Imports files that the configuration names ([`Sources::files`]), and waits until that is over.
-    pub async fn import_configured(self: &Arc<Self>, name: &str, new: &NewImport) -> Result<Import> {
-        let import = self.begin(TenantId::DEFAULT, Actor::system(), new.plan(name)?, None).await?;
-        self.import_ended(import, LIMIT).await
-    }
-
-    /// Takes in a body, and begins its import.
-    pub async fn upload(
-        self: &Arc<Self>,
-        call: &Call,
-        plan: Plan,
-        length: Option<u64>,
-        body: impl AsyncRead + Unpin,
-    ) -> Result<Import> {
-        let (tenant, length) = (call.caller.tenant, length.unwrap_or(1));
-        if length > self.blobs.limit() {
-            return Err(blob::too_long(self.blobs.limit()).into());
-        }
-        let _place = self.blobs.room.send(tenant)?;
-        self.store.may_import(tenant).await??;
-        self.store.may_add_images(tenant, length).await??;
-        let charge = self.charge(tenant).await?;
-        let received = self.blobs.receive(self.ids.next(self.clock.now()), charge, body).await?;
-        if let Some(Piece { expected: Expected::Sha256(sha256), .. }) = plan.pieces.first() {
-            received.must_be(sha256)?;
-        }
-        self.begin(tenant, call.actor(), plan, Some(received)).await
-    }
-
-    async fn begin(
-        self: &Arc<Self>,
-        tenant: TenantId,
-        actor: Actor,
-        plan: Plan,
-        uploaded: Option<Received>,
-    ) -> Result<Import> {
-        let row = NewImportRow {
-            id: self.ids.next(self.clock.now()),
-            tenant,
-            name: plan.name.clone(),
-            source: plan.source.clone(),
-            bytes: uploaded.as_ref().map_or(0, |received| received.length),
-        };
-        let import = self.store.begin_import(row, actor.clone()).await??;
-        let work = Work { app: self.clone(), id: import.id, tenant, actor, plan };
-        tokio::spawn(work.carry_out(uploaded));
-        Ok(import)
-    }
-
     /// An import that this caller may see.
     pub async fn one_import(&self, call: &Call, text: &str) -> Result<Import> {
         let unknown = || not_found(Code::ImportNotFound, "import", text);
@@ -269,7 +211,7 @@ impl Work {
             }
         }
         let (aliases, actor) = (self.plan.aliases.clone(), self.actor.clone());
-        Ok(self.app.register(self.tenant, manifest, Some((self.id, aliases)), actor).await?.digest)
+        Ok(self.app.register(manifest, (self.id, aliases), actor).await?.digest)
     }
 
     /// One file, from where it is to bytes that are safe to keep.
@@ -285,9 +227,7 @@ impl Work {
             }
             (source, None) => in_time(self.receive(source, &piece.expected, meter)).await?,
         };
-        if let Expected::Sha256(sha256) = &piece.expected {
-            received.must_be(sha256)?;
-        }
+        piece.expected.must_be(&received.sha256)?;
         if is_disk {
             let _turn = self.turn(meter).await?;
             return in_time(self.disk(part, piece.format, received, meter)).await;
@@ -320,10 +260,7 @@ impl Work {
     }
 
     async fn blob(&self, part: Part, sha256: &Sha256Hex, expected: &Expected) -> Result<Made> {
-        if matches!(expected, Expected::Sha256(said) if said != sha256) {
-            let detail = "the blob and the sha256 are not the same";
-            return Err(Refusal::field("sha256", detail).into());
-        }
+        expected.must_be(sha256)?;
         let (_, size) = self.app.blobs.open(sha256).await?;
         let file = ImageFile { sha256: sha256.clone(), size, format: None };
         Ok(Made { part, file, bytes: None, virtual_size: 0 })
@@ -354,7 +291,7 @@ impl Work {
         let received = sink.finish().await?;
         match listed {
             None => {}
-            Some(Checksum::Sha256(sha256)) => received.must_be(&sha256)?,
+            Some(Checksum::Sha256(sha256)) => Expected::Sha256(sha256).must_be(&received.sha256)?,
             Some(Checksum::Sha512(sha512)) if received.sha512.as_deref() == Some(&sha512) => {}
             Some(Checksum::Sha512(_)) => {
                 let detail = "the bytes do not have the sha512 of the vendor's list; try again, or ask the vendor";
@@ -368,12 +305,12 @@ impl Work {
     async fn disk(&self, part: Part, said: Option<SourceFormat>, from: Received, meter: &Meter) -> Result<Made> {
         meter.phase(ImportPhase::Checking);
         let (app, mut from) = (&self.app, from);
-        let mut format = SourceFormat::settle(said, &head(&from).await?)?;
-        if format == SourceFormat::RawGz {
-            from = self.unpack(&from).await?;
-            format = SourceFormat::Raw;
+        let mut format = SourceFormat::settle(said, &head(from.path()).await?)?;
+        if let Some(packing) = format.packing() {
+            from = self.unpack(packing, &from).await?;
+            format = packing.inside(said, &head(from.path()).await?)?;
         }
-        let virtual_size = inspect(&from, format).await?;
+        let virtual_size = inspect(from.path(), format).await?;
         if format != SourceFormat::Qcow2 {
             meter.phase(ImportPhase::Converting);
             let charge = app.charge(self.tenant).await?;
@@ -383,27 +320,9 @@ impl Work {
                 full = account(&to) => return Err(full.into()),
             }
             from = app.blobs.measure(to).await?;
-            inspect(&from, SourceFormat::Qcow2).await?;
+            inspect(from.path(), SourceFormat::Qcow2).await?;
         }
         Ok(Made { part, file: file(&from, Some(DiskFormat::Qcow2)), bytes: Some(from), virtual_size })
-    }
-
-    /// The limit of blobs holds for what comes out too: a small file can unpack to any size.
-    async fn unpack(&self, from: &Received) -> Result<Received> {
-        let packed = std::fs::File::open(from.path()).map_err(Error::file("read a blob"))?;
-        let (ours, theirs) = tokio::io::duplex(1 << 20);
-        let mut bridge = tokio_util::io::SyncIoBridge::new(ours);
-        let unpacking = tokio::task::spawn_blocking(move || {
-            std::io::copy(&mut flate2::read::MultiGzDecoder::new(packed), &mut bridge)?;
-            bridge.shutdown()
-        });
-        let charge = self.app.charge(self.tenant).await?;
-        let received = self.app.blobs.receive(self.app.ids.next(self.app.clock.now()), charge, theirs).await?;
-        match unpacking.await {
-            Ok(Ok(())) => Ok(received),
-            Ok(Err(error)) => Err(Refusal::field("format", format!("it cannot be unpacked: {error}")).into()),
-            Err(_) => Err(Error::Fault("the unpacking broke down")),
-        }
     }
 
     fn manifest(&self, made: &[Made]) -> Result<Manifest> {
@@ -452,15 +371,16 @@ fn file(received: &Received, format: Option<DiskFormat>) -> ImageFile {
     ImageFile { sha256: received.sha256.clone(), size: received.length, format }
 }
 
-async fn head(of: &Received) -> Result<Vec<u8>> {
+/// The bytes by which a format is told.
+async fn head(of: &Path) -> Result<Vec<u8>> {
     let mut head = Vec::with_capacity(HEAD);
-    let file = File::open(of.path()).await.map_err(Error::file("read a blob"))?;
+    let file = File::open(of).await.map_err(Error::file("read a blob"))?;
     file.take(HEAD as u64).read_to_end(&mut head).await.map_err(Error::file("read a blob"))?;
     Ok(head)
 }
 
-async fn inspect(of: &Received, format: SourceFormat) -> Result<u64> {
-    let file = std::fs::File::open(of.path()).map_err(Error::file("read a blob"))?;
+async fn inspect(of: &Path, format: SourceFormat) -> Result<u64> {
+    let file = std::fs::File::open(of).map_err(Error::file("read a blob"))?;
     blob::inspect(file, format).await
 }
 

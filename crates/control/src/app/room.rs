@@ -70,6 +70,11 @@ impl Room {
         }
     }
 
+    /// An upload that waits for the rest of it, found when the server began.
+    pub fn rests(&self, tenant: TenantId, sha256: Sha256Hex, bytes: u64) {
+        self.held().entry(tenant).or_default().kept.insert(sha256, bytes);
+    }
+
     /// A blob that was removed.
     pub fn gone(&self, sha256: &Sha256Hex) {
         for held in self.held().values_mut() {
@@ -105,6 +110,15 @@ impl Charge {
         Ok(())
     }
 
+    /// What rested of it is counted with what comes from now on.
+    pub fn wake(&self, sha256: &Sha256Hex) {
+        let mut all = self.room.held();
+        let held = all.entry(self.tenant).or_default();
+        let rested = held.kept.remove(sha256).unwrap_or(0);
+        held.moving += rested;
+        self.bytes.fetch_add(rested, Ordering::Relaxed);
+    }
+
     /// It takes nothing again.
     pub fn clear(&self) {
         let mut all = self.room.held();
@@ -112,7 +126,7 @@ impl Charge {
         held.moving = held.moving.saturating_sub(self.bytes.swap(0, Ordering::Relaxed));
     }
 
-    /// It is a blob now, that waits for its image.
+    /// It is a blob now, that waits for its image; or an upload that waits for the rest of it.
     pub fn keep(&self, sha256: Sha256Hex) {
         let mut all = self.room.held();
         let held = all.entry(self.tenant).or_default();

@@ -82,6 +82,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::POST, "/api/v1/imports/{import}/cancel", TENANT_ADMIN),
     row(Method::GET, "/api/v1/catalogue", VIEWER),
     row(Method::PUT, "/api/v1/blobs/{sha256}", TENANT_ADMIN),
+    row(Method::GET, "/api/v1/blobs/{sha256}", TENANT_ADMIN),
     row(Method::GET, "/api/v1/events", VIEWER),
     row(Method::GET, "/api/v1/audit", TENANT_ADMIN),
     row(Method::GET, "/api/v1/quota", VIEWER),

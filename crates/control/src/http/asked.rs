@@ -107,14 +107,7 @@ impl<S: Sync> FromRequestParts<S> for Asked {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self> {
         let InQuery(query) = InQuery::<SubmitQuery>::from_request_parts(parts, state).await?;
-        Ok(Asked {
-            key: key(&parts.headers)?,
-            wait: wait(&parts.headers),
-            dry_run: query.dry_run,
-            when: query.when(),
-            if_match: None,
-            route: format!("{} {}", parts.method, parts.uri.path()),
-        })
+        Ok(Asked { when: query.when(), ..Asked::read(parts, query.dry_run)? })
     }
 }
 
@@ -122,6 +115,28 @@ impl Asked {
     /// Only of a machine that has one of these generations.
     pub(super) fn matching(self, if_match: Option<Vec<u32>>) -> Asked {
         Asked { if_match, ..self }
+    }
+
+    /// Of a request whose query says more than whether it is a dry run.
+    pub(super) fn read(parts: &Parts, dry_run: bool) -> Result<Asked> {
+        Ok(Asked {
+            key: key(&parts.headers)?,
+            wait: wait(&parts.headers),
+            dry_run,
+            when: schedule::Asked::default(),
+            if_match: None,
+            route: format!("{} {}", parts.method, parts.uri.path()),
+        })
+    }
+
+    /// Whether nothing is to be done.
+    pub(super) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+
+    /// How long the caller waits for the end.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        self.wait
     }
 
     /// The terms of a submission with this body.
@@ -178,8 +193,14 @@ impl Asked {
             }
             None => answer(StatusCode::ACCEPTED, &Submitted { task, vm, snapshot }),
         };
+        self.mark(&mut response, &format!("/api/v1/tasks/{id}"), replayed);
+        Ok(response.into_response())
+    }
+
+    /// What every answer says beside its body.
+    pub(super) fn mark(&self, response: &mut Response, location: &str, replayed: bool) {
         let headers = response.headers_mut();
-        insert(headers, header::LOCATION, &format!("/api/v1/tasks/{id}"));
+        insert(headers, header::LOCATION, location);
         if let Some(wait) = self.wait {
             insert(headers, PREFERENCE_APPLIED, &format!("wait={}", wait.as_secs()));
         }

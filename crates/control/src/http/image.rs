@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use hostler_model::{
     api::Page,
-    catalogue::{CATALOGUE, KnownImage},
+    catalogue::KnownImage,
     image::{Image, ImageInfo, ImageTasks, Manifest, NewAlias, NewPull},
 };
 
@@ -104,6 +104,6 @@ pub(super) async fn pull_image(
 /// Lists the well-known images that can be imported by name.
 #[utoipa::path(get, path = "/api/v1/catalogue", tag = "images",
     responses((status = 200, description = "All of them, on one page", body = Page<KnownImage>), Refusals))]
-pub(super) async fn list_catalogue() -> Json<Page<KnownImage>> {
-    Json(Page { items: CATALOGUE.iter().map(KnownImage::from).collect(), next_cursor: None })
+pub(super) async fn list_catalogue(State(app): State<Arc<App>>) -> Json<Page<KnownImage>> {
+    Json(Page { items: app.sources.catalogue.images().to_vec(), next_cursor: None })
 }

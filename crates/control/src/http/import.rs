@@ -1,8 +1,9 @@
 //! Imports: begun by an upload or by an address under `/api/v1/images/{image}`, looked at under `/api/v1/imports`.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use axum::{
+    body::Body,
     extract::{Request, State},
     response::Response,
 };
@@ -14,19 +15,21 @@ use hostler_model::{
     image::{Firmware, Sha256Hex},
     import::{Import, Importing, NewImport, NewShape, plan_upload},
 };
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use hostler_store::BegunImport;
+use http::{StatusCode, request::Parts};
 use serde::Deserialize;
 use tokio_util::io::StreamReader;
 
 use super::{
-    asked::{self, SubmitHeaders},
+    asked::{Asked, SubmitHeaders, SubmitQuery},
+    blob::{RangeHeaders, length, stretch},
     body::{Json, Nothing, Strict, answer, discard},
     cursor::List,
     document::Refusals,
     path::InPath,
     query::{self, InQuery},
 };
-use crate::app::{App, Result, caller::Call};
+use crate::app::{App, Result, caller::Call, import::Upload, submit::Terms};
 
 /// What is said of an upload.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -47,14 +50,22 @@ pub(super) struct UploadQuery {
     memory_mib: Option<i64>,
     /// Their disk in GiB.
     disk_gib: Option<i64>,
+    /// When they are ready: `auto`, `guest-agent`, `cloud-init`, `tcp:PORT`, `marker:/PATH` or `none`.
+    ready: Option<String>,
+    /// Answer as if, take in no bytes, and write nothing.
+    dry_run: bool,
+    /// How many bytes would come, for a dry run.
+    length: Option<u64>,
 }
 
-/// Takes in a whole disk as the request's body, in any format that is read, and makes an image of it.
+/// Takes in a whole disk as the request's body, in any format that is read, and makes an image of it. A sender that says
+/// the `sha256` can go on where it broke off: `GET /api/v1/blobs/{sha256}` says how much is here, and `Content-Range`
+/// where the rest begins.
 #[utoipa::path(put, path = "/api/v1/images/{image}/content", tag = "images",
-    params(("image" = String, Path, description = "The image's name"), UploadQuery, SubmitHeaders),
+    params(("image" = String, Path, description = "The image's name"), UploadQuery, SubmitHeaders, RangeHeaders),
     request_body(content = Vec<u8>, content_type = "application/octet-stream"),
     responses(
-        (status = 200, description = "It was over while the caller waited", body = Importing),
+        (status = 200, description = "It was over while the caller waited, or this is a dry run", body = Importing),
         (status = 202, description = "The bytes are here, and are being made an image", body = Importing),
         Refusals))]
 pub(super) async fn upload_image(
@@ -65,52 +76,92 @@ pub(super) async fn upload_image(
     request: Request,
 ) -> Result<Response> {
     let (parts, body) = request.into_parts();
-    let planned = (|| {
-        let sha256: Option<Sha256Hex> = query.sha256.as_deref().map(str::parse).transpose()?;
-        let UploadQuery { format, arch, firmware, vcpus, memory_mib, disk_gib, .. } = query;
-        let shape = NewShape { arch, firmware, vcpus, memory_mib, disk_gib, ..NewShape::default() };
-        plan_upload(path.get("image")?, sha256, format, &shape).map_err(crate::app::Error::from)
+    let read = (|| {
+        let asked = Asked::read(&parts, query.dry_run)?;
+        let upload = query.upload(path.get("image")?, &parts)?;
+        Ok::<_, crate::app::Error>((asked, upload))
     })();
-    let plan = match planned {
-        Ok(plan) => plan,
+    let begun = match read {
+        Ok((asked, upload)) => {
+            let terms = asked.terms(&said(&parts));
+            begin(&app, &call, upload, terms, body).await.map(|begun| (asked, begun))
+        }
         Err(error) => {
             discard(body);
-            return Err(error);
+            Err(error)
         }
     };
-    let length = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let pieces = body.into_data_stream().map_err(io::Error::other);
-    let import = app.upload(&call, plan, length, StreamReader::new(pieces)).await?;
-    begun(&app, import, &parts.headers).await
+    let (asked, begun) = begun?;
+    answered(&app, begun, &asked).await
+}
+
+/// The body is read only where the answer depends on it.
+async fn begin(app: &Arc<App>, call: &Call, upload: Upload, terms: Terms, body: Body) -> Result<BegunImport> {
+    match app.may_upload(call, &upload, &terms).await {
+        Ok(None) => {
+            let pieces = body.into_data_stream().map_err(io::Error::other);
+            app.upload(call, upload, terms.idempotency, StreamReader::new(pieces)).await
+        }
+        Ok(Some(begun)) => {
+            discard(body);
+            Ok(begun)
+        }
+        Err(error) => {
+            discard(body);
+            Err(error)
+        }
+    }
+}
+
+impl UploadQuery {
+    fn upload(self, name: &str, parts: &Parts) -> Result<Upload> {
+        let sha256: Option<Sha256Hex> = self.sha256.as_deref().map(str::parse).transpose()?;
+        let UploadQuery { format, arch, firmware, vcpus, memory_mib, disk_gib, ready, dry_run, .. } = self;
+        let length = self.length.filter(|_| dry_run).or_else(|| length(&parts.headers));
+        let ready = ready.as_deref().map(str::parse).transpose()?;
+        let shape = NewShape { arch, firmware, vcpus, memory_mib, disk_gib, ready, ..NewShape::default() };
+        let plan = plan_upload(name, sha256.clone(), format, &shape)?;
+        Ok(Upload { plan, sha256, stretch: stretch(&parts.headers)?, length })
+    }
+}
+
+/// What a query says beside the digest of the bytes, which is compared by itself.
+fn said(parts: &Parts) -> String {
+    let query = parts.uri.query().unwrap_or_default();
+    let is_said = |pair: &&str| !pair.is_empty() && !pair.starts_with("sha256=") && !pair.starts_with("dry_run=");
+    let said: BTreeSet<&str> = query.split('&').filter(is_said).collect();
+    Vec::from_iter(said).join("&")
 }
 
 /// Fetches an image from an address, a file of the server, the catalogue, or parts of it from any of these.
 #[utoipa::path(post, path = "/api/v1/images/{image}/import", tag = "images",
-    params(("image" = String, Path, description = "The image's name"), SubmitHeaders),
+    params(("image" = String, Path, description = "The image's name"), SubmitQuery, SubmitHeaders),
     request_body = NewImport,
     responses(
-        (status = 200, description = "It was over while the caller waited", body = Importing),
+        (status = 200, description = "It was over while the caller waited, or this is a dry run", body = Importing),
         (status = 202, description = "It is under way", body = Importing),
         Refusals))]
 pub(super) async fn import_image(
     State(app): State<Arc<App>>,
     call: Call,
     path: InPath,
-    headers: HeaderMap,
+    asked: Asked,
     body: Strict<NewImport>,
 ) -> Result<Response> {
-    let import = app.import(&call, path.get("image")?, &body.value).await?;
-    begun(&app, import, &headers).await
+    let begun = app.import(&call, path.get("image")?, &body.value, asked.terms(&body.sha256)).await?;
+    answered(&app, begun, &asked).await
 }
 
-async fn begun(app: &App, import: Import, headers: &HeaderMap) -> Result<Response> {
-    let import = app.import_ended(import, asked::wait(headers).unwrap_or(Duration::ZERO)).await?;
-    let status = if import.state.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
-    let location = HeaderValue::from_str(&format!("/api/v1/imports/{}", import.id));
-    let mut response = answer(status, &Importing { import });
-    if let Ok(location) = location {
-        response.headers_mut().insert(header::LOCATION, location);
+async fn answered(app: &App, begun: BegunImport, asked: &Asked) -> Result<Response> {
+    let BegunImport { import, replayed } = begun;
+    if asked.is_dry_run() {
+        return Ok(answer(StatusCode::OK, &Importing { import }));
     }
+    let import = app.import_ended(import, asked.wait().unwrap_or(Duration::ZERO)).await?;
+    let status = if import.state.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    let location = format!("/api/v1/imports/{}", import.id);
+    let mut response = answer(status, &Importing { import });
+    asked.mark(&mut response, &location, replayed);
     Ok(response)
 }
 

@@ -84,7 +84,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(import::show_import))
         .routes(routes!(import::cancel_import))
         .routes(routes!(image::list_catalogue))
-        .routes(routes!(blob::put_blob))
+        .routes(routes!(blob::put_blob, blob::show_blob))
         .routes(routes!(event::follow_events))
         .routes(routes!(audit::list_audit))
         .routes(routes!(quota::show_quota))

@@ -13,6 +13,7 @@ use axum::{Router, body::Body, response::Response};
 use hostler_control::{Limits, Pace, PeerIdentity, Server, ServerConfig, Sources};
 use hostler_model::{
     Clock, Ids, PrincipalId, Resources, TenantId, Timestamp,
+    catalogue::{Catalogue, KnownImage},
     defaults::Defaults,
     event::Actor,
     image::{Image, Sha256Hex},
@@ -52,6 +53,20 @@ pub struct World {
 impl World {
     /// A server without nodes and images.
     pub async fn new() -> World {
+        World::knowing(Vec::new()).await
+    }
+
+    /// One whose catalogue has these images too.
+    pub async fn knowing(known: Vec<KnownImage>) -> World {
+        World::with(known, Limits::default()).await
+    }
+
+    /// One that takes no longer blobs than this.
+    pub async fn limited(blob_bytes: u64) -> World {
+        World::with(Vec::new(), Limits { blob_bytes }).await
+    }
+
+    async fn with(known: Vec<KnownImage>, limits: Limits) -> World {
         hostler_trust::install_crypto();
         let dir = tempfile::tempdir().unwrap();
         let time = Arc::new(AtomicI64::new(1_760_000_000_000_000));
@@ -74,11 +89,12 @@ impl World {
                 allow: vec!["127.0.0.0/8".parse().unwrap()],
                 roots: vec![dir.path().join("import")],
                 files: Vec::new(),
+                catalogue: Catalogue::default().with(known).unwrap(),
             },
             defaults: Defaults::default(),
             names: Vec::new(),
             pace: quick(),
-            limits: Limits::default(),
+            limits,
         });
         let mut world = World { server, store, ids, clock, time, dir, tokens: Vec::new(), foreign: String::new() };
         for role in [Role::Viewer, Role::Operator, Role::TenantAdmin, Role::PlatformAdmin] {
@@ -121,7 +137,7 @@ impl World {
     pub async fn import_tiny_for(&self, tenant: TenantId) -> Image {
         let dir = self.dir.path().join("tiny");
         write_tiny(&dir);
-        self.server.app().import_dir(tenant, &dir, Actor::system()).await.unwrap()
+        self.server.app().import_dir(tenant, &dir, Actor::system()).await.unwrap().image
     }
 
     pub fn folder(&self) -> &Path {

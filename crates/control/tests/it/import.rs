@@ -19,7 +19,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use hostler_model::{TenantId, event::Actor, image::Sha256Hex, kind::Role};
+use hostler_model::{TenantId, catalogue::KnownImage, event::Actor, image::Sha256Hex, kind::Role};
 use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -45,14 +45,26 @@ impl Disks {
 
     fn make(&self, format: &str) -> Vec<u8> {
         let to = self.path(format);
-        if format == "raw_gz" {
-            let packed = Command::new("gzip").arg("-c").arg(self.path("raw")).output().expect("gzip is installed");
-            return packed.stdout;
+        if let Some(packing) = format.strip_prefix("raw_") {
+            return self.pack("raw", packing);
         }
         if format != "raw" {
             qemu_img(&["convert", "-q", "-f", "raw", "-O", format], &[&self.path("raw"), &to]);
         }
         std::fs::read(to).unwrap()
+    }
+}
+
+impl Disks {
+    /// One of the disks, by gzip (`gz`), xz or zstd (`zst`).
+    fn pack(&self, name: &str, packing: &str) -> Vec<u8> {
+        let bytes = std::fs::read(self.path(name)).unwrap();
+        if packing == "zst" {
+            return zstd::stream::encode_all(&bytes[..], 3).unwrap();
+        }
+        let program = if packing == "gz" { "gzip" } else { packing };
+        let packed = Command::new(program).arg("-c").arg(self.path(name)).output();
+        packed.unwrap_or_else(|error| panic!("{program} is not installed: {error}")).stdout
     }
 }
 
@@ -86,7 +98,7 @@ fn partials(world: &World) -> usize {
 #[tokio::test]
 async fn a_disk_in_any_format_becomes_an_image() {
     let (world, disks) = (World::new().await, Disks::new());
-    for format in ["qcow2", "raw", "vmdk", "vhdx", "raw_gz"] {
+    for format in ["qcow2", "raw", "vmdk", "vhdx", "raw_gz", "raw_xz", "raw_zst"] {
         let bytes = disks.make(format);
         let (sha256, sent) = (Sha256Hex::of(&bytes), bytes.len());
         let query = if format == "raw" { "?format=raw".to_owned() } else { format!("?sha256={sha256}") };
@@ -105,7 +117,49 @@ async fn a_disk_in_any_format_becomes_an_image() {
     }
     assert_eq!(partials(&world), 0);
     let listed = world.get("/api/v1/imports").send().await.json();
-    assert_eq!(listed["items"].as_array().unwrap().len(), 5);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 7);
+}
+
+#[tokio::test]
+async fn a_packed_disk_is_what_is_in_it() {
+    let (world, disks) = (World::new().await, Disks::new());
+    disks.make("qcow2");
+    for packing in ["gz", "xz", "zst"] {
+        let bytes = disks.pack("qcow2", packing);
+        for (name, query) in [("told", ""), ("said", "?format=qcow2")] {
+            let import = import(&upload(&world, &format!("{name}-{packing}"), query, bytes.clone()).await);
+            assert_eq!(import["state"], "succeeded", "{packing} {query}: {import}");
+        }
+        let (whole, broken) = (bytes.clone(), bytes[..bytes.len() / 2].to_vec());
+        let flipped: Vec<u8> =
+            whole.iter().enumerate().map(|(at, b)| if at == whole.len() / 2 { !b } else { *b }).collect();
+        for (bytes, query, word) in [
+            (broken, "", "unpacked"),
+            (flipped, "", "unpacked"),
+            (whole.clone(), "?format=vmdk", "vmdk"),
+            (whole, &*format!("?format=raw_{packing}"), "raw"),
+        ] {
+            let import = import(&upload(&world, "bad", query, bytes).await);
+            assert_eq!(import["error"]["code"], "VALIDATION_ERROR", "{packing} {query}: {import}");
+            assert!(import["error"]["detail"].as_str().unwrap().contains(word), "{packing} {query}: {import}");
+        }
+    }
+    let twice = zstd::stream::encode_all(&disks.pack("qcow2", "gz")[..], 3).unwrap();
+    let import = import(&upload(&world, "bad", "", twice).await);
+    assert!(import["error"]["detail"].as_str().unwrap().contains("once more"), "{import}");
+    assert_eq!(partials(&world), 0);
+}
+
+#[tokio::test]
+async fn what_unpacks_to_more_than_an_image_may_have_is_refused() {
+    let (world, disks) = (World::limited(1 << 20).await, Disks::new());
+    for packing in ["gz", "xz", "zst"] {
+        let bytes = disks.pack("raw", packing);
+        assert!(bytes.len() < 64 << 10, "a small file of {}", bytes.len());
+        let import = import(&upload(&world, "bomb", "", bytes).await);
+        assert_eq!(import["error"]["code"], "BODY_TOO_LARGE", "{packing}: {import}");
+    }
+    assert_eq!(std::fs::read_dir(world.folder().join("blobs")).unwrap().count(), 0);
 }
 
 #[tokio::test]
@@ -155,6 +209,21 @@ struct Vendor {
 async fn serve(State(vendor): State<Vendor>, InPath(file): InPath<String>, headers: HeaderMap) -> Response {
     match file.as_str() {
         "away" => return Redirect::temporary("/disk.qcow2").into_response(),
+        "SHA256SUMS" | "CHECKSUM" | "SHA512SUMS" | "NONE" => {
+            use sha2::Digest as _;
+            let (sha256, sha512) = (Sha256Hex::of(&vendor.bytes), hex::encode(sha2::Sha512::digest(&vendor.bytes)));
+            let other = "b".repeat(64);
+            return match file.as_str() {
+                "SHA256SUMS" => format!("{other} *ubuntu-24.04.tar.gz\n{sha256} *disk.qcow2\n"),
+                "CHECKSUM" => format!(
+                    "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n# disk.qcow2: 12 bytes\nSHA256 (disk.qcow2) = {sha256}\n\
+                     # other.qcow2: 12 bytes\nSHA256 (other.qcow2) = {other}\n-----BEGIN PGP SIGNATURE-----\n\nabc=\n"
+                ),
+                "SHA512SUMS" => format!("{sha512}  disk.qcow2\n{}  disk.tar.xz\n", "c".repeat(128)),
+                _ => format!("{other}  other.qcow2\n{other}  another.qcow2\n"),
+            }
+            .into_response();
+        }
         "inside" => return Redirect::temporary("http://10.0.0.1/disk.qcow2").into_response(),
         "slow" => {
             let pieces = stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[7; 1024])));
@@ -224,6 +293,126 @@ async fn an_address_is_fetched_and_goes_on_where_it_broke() {
     let failed = crate::import::import(&import_url(&world, "other", other).await);
     assert_eq!((&failed["state"], &failed["error"]["code"]), (&json!("failed"), &json!("VALIDATION_ERROR")));
     assert_eq!(partials(&world), 0);
+}
+
+#[tokio::test]
+async fn a_known_image_is_compared_with_its_vendors_list_or_its_pin() {
+    let disks = Disks::new();
+    let bytes = disks.make("qcow2");
+    let (url, _) = vendor(bytes.clone(), 0).await;
+    let known = |name: &str, list: &str| KnownImage {
+        name: name.into(),
+        url: format!("{url}/disk.qcow2"),
+        checksums: Some(format!("{url}/{list}")),
+        aliases: vec![format!("{name}.latest")],
+        ..KnownImage::default()
+    };
+    let pinned = |name: &str, bytes: &[u8]| KnownImage {
+        checksums: None,
+        sha256: Some(Sha256Hex::of(bytes)),
+        ..known(name, "")
+    };
+    let world = World::knowing(vec![
+        known("ubuntu", "SHA256SUMS"),
+        known("rocky", "CHECKSUM"),
+        known("debian", "SHA512SUMS"),
+        known("nobody", "NONE"),
+        known("gone", "away"),
+        pinned("own", &bytes),
+        pinned("other", b"other"),
+    ])
+    .await;
+    for name in ["ubuntu", "rocky", "debian", "own"] {
+        let import = import(&import_url(&world, name, json!({"catalogue": format!("{name}.latest")})).await);
+        assert_eq!(import["state"], "succeeded", "{name}: {import}");
+        let image = world.get(&format!("/api/v1/images/{name}.latest")).send().await.json();
+        assert_eq!(image["manifest"]["ready"], "cloud_init");
+        assert_eq!(image["manifest"]["files"]["disk"]["sha256"], Sha256Hex::of(&bytes).as_str());
+    }
+    for (name, code) in [("nobody", "IMPORT_FAILED"), ("gone", "IMPORT_FAILED"), ("other", "VALIDATION_ERROR")] {
+        let import = import(&import_url(&world, name, json!({"catalogue": name})).await);
+        assert_eq!(import["error"]["code"], code, "{name}: {import}");
+        assert_eq!(world.get(&format!("/api/v1/images/{name}")).send().await.code(), "IMAGE_NOT_FOUND");
+    }
+    assert_eq!(import_url(&world, "x", json!({"catalogue": "no-such"})).await.code(), "IMAGE_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn an_import_asked_for_again_under_its_key_is_the_first_one() {
+    let (world, disks) = (World::new().await, Disks::new());
+    let bytes = disks.make("qcow2");
+    let (url, _) = vendor(bytes.clone(), 0).await;
+    let ask = |name: &str, body: Value| {
+        world.post(&format!("/api/v1/images/{name}/import"), body).header("idempotency-key", "k-1").send()
+    };
+    let body = json!({"url": format!("{url}/disk.qcow2")});
+    let first = ask("web", body.clone()).await;
+    assert_eq!((first.status, first.header("idempotency-replayed")), (StatusCode::ACCEPTED, ""), "{}", first.text());
+    let again = ask("web", body.clone()).await;
+    assert_eq!((again.status, again.header("idempotency-replayed")), (StatusCode::ACCEPTED, "true"));
+    assert_eq!((&again.bytes, again.header("location")), (&first.bytes, first.header("location")));
+    assert_eq!(ask("web", json!({"url": format!("{url}/away")})).await.code(), "IDEMPOTENCY_MISMATCH");
+    let other = ask("other", body.clone()).await;
+    assert_eq!(other.header("idempotency-replayed"), "", "a key belongs to its route");
+    let waited = world.post("/api/v1/images/web/import", body).header("idempotency-key", "k-1");
+    let ended = import(&waited.header("prefer", "wait=60").send().await);
+    assert_eq!((&ended["id"], &ended["state"]), (&first.json()["import"]["id"], &json!("succeeded")));
+    let send = |query: &str, key: &str, bytes: Vec<u8>| {
+        let call = world.call(Method::PUT, &format!("/api/v1/images/sent/content{query}"));
+        call.header("idempotency-key", key).header("prefer", "wait=60").body("application/octet-stream", bytes).send()
+    };
+    let said = format!("?vcpus=2&sha256={}", Sha256Hex::of(&bytes));
+    for (key, query) in [("k-2", "?vcpus=2"), ("k-3", &*said)] {
+        let first = import(&send(query, key, bytes.clone()).await);
+        assert_eq!(first["state"], "succeeded", "{first}");
+        assert_eq!(import(&send(query, key, bytes.clone()).await)["id"], first["id"]);
+        assert_eq!(
+            send(&query.replace("vcpus=2", "vcpus=3"), key, bytes.clone()).await.code(),
+            "IDEMPOTENCY_MISMATCH",
+            "{query}"
+        );
+    }
+    // What the bytes will be was said: they need not come.
+    assert_eq!(send(&said, "k-3", Vec::new()).await.header("idempotency-replayed"), "true");
+    assert_eq!(send("?vcpus=2", "k-2", disks.make("vmdk")).await.code(), "IDEMPOTENCY_MISMATCH");
+    assert_eq!(world.get("/api/v1/imports").send().await.json()["items"].as_array().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_dry_import_is_judged_and_leaves_nothing() {
+    let (world, disks) = (World::new().await, Disks::new());
+    let root = world.folder().join("import");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("good"), disks.make("qcow2")).unwrap();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "/etc/passwd"], &[&root.join("backed")]);
+    let before = world.store.log_head().await.unwrap();
+    let dry = |name: &str, body: Value| world.post(&format!("/api/v1/images/{name}/import?dry_run=true"), body).send();
+    let file = |name: &str| json!({"file": root.join(name)});
+    let answer = dry("web", file("good")).await;
+    assert_eq!((answer.status, &answer.json()["import"]["name"]), (StatusCode::OK, &json!("web")), "{}", answer.text());
+    assert_eq!(dry("web", json!({"url": "http://127.0.0.1:9/disk.qcow2"})).await.status, StatusCode::OK);
+    let absent = json!({"parts": {"disk": {"blob": Sha256Hex::of(b"absent")}}});
+    let wrong = json!({"file": root.join("good"), "format": "vmdk"});
+    for (body, code) in [
+        (file("backed"), "IMAGE_UNSAFE"),
+        (file("none"), "SOURCE_FORBIDDEN"),
+        (wrong, "VALIDATION_ERROR"),
+        (json!({"url": "http://10.0.0.1/x"}), "SOURCE_FORBIDDEN"),
+        (absent, "NOT_FOUND"),
+        (json!({}), "VALIDATION_ERROR"),
+    ] {
+        assert_eq!(dry("web", body.clone()).await.code(), code, "{body}");
+    }
+    let put = |query: &str, bytes: Vec<u8>| {
+        let call = world.call(Method::PUT, &format!("/api/v1/images/web/content?dry_run=true{query}"));
+        call.header("content-length", &bytes.len().to_string()).body("application/octet-stream", bytes).send()
+    };
+    assert_eq!(put("", disks.make("qcow2")).await.status, StatusCode::OK);
+    assert_eq!(put("&vcpus=0", Vec::new()).await.code(), "VALIDATION_ERROR");
+    assert_eq!(world.get("/api/v1/imports").send().await.json()["items"], json!([]));
+    assert_eq!(world.get("/api/v1/images").send().await.json()["items"], json!([]));
+    assert!(!world.folder().join("blobs").exists());
+    assert_eq!(world.store.log_head().await.unwrap(), before);
 }
 
 #[tokio::test]

@@ -19,3 +19,4 @@ mod secret;
 mod snapshot;
 mod stats;
 mod task_log;
+mod upload;

@@ -104,6 +104,9 @@ impl Code {
                 "The detail says at which step: fetching, verifying or converting. Nothing of it was kept; mend the cause and import again."
             }
             Code::ImportNotFound => "`hostler image list` shows what came of earlier imports; begin the import again.",
+            Code::UploadConflict => {
+                "`GET /api/v1/blobs/{sha256}` says how many bytes are here: go on from there with `Content-Range`. While somebody else sends the same bytes, wait."
+            }
             Code::SourceForbidden => {
                 "The server reads from public addresses and from folders that its operator named. Upload the file instead, or let the operator allow the source."
             }

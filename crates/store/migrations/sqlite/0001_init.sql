@@ -274,10 +274,12 @@ CREATE TABLE images (
 
 CREATE INDEX images_by_digest ON images (digest);
 
+-- `shipped`: the name came with an image that was shipped, and nobody has decided otherwise since.
 CREATE TABLE image_names (
-    tenant TEXT NOT NULL,
-    name   TEXT NOT NULL,
-    digest TEXT NOT NULL,
+    tenant  TEXT    NOT NULL,
+    name    TEXT    NOT NULL,
+    digest  TEXT    NOT NULL,
+    shipped INTEGER NOT NULL,
     PRIMARY KEY (tenant, name)
 ) STRICT, WITHOUT ROWID;
 
@@ -303,14 +305,14 @@ CREATE TABLE imports (
 CREATE INDEX imports_by_tenant ON imports (tenant, id);
 CREATE INDEX imports_running ON imports (beat_at) WHERE state = 'running';
 
--- First answers, kept for 24 h and until their task ends, if there is one.
+-- First answers, kept for 24 h and until their work, a task or an import, ends, if there is any.
 CREATE TABLE idempotency (
     tenant     TEXT    NOT NULL,
     principal  TEXT    NOT NULL,
     route      TEXT    NOT NULL,
     key        TEXT    NOT NULL,
     body       TEXT    NOT NULL,
-    task       TEXT,
+    work       TEXT,
     answer     TEXT    NOT NULL,
     created_at INTEGER NOT NULL,
     PRIMARY KEY (tenant, principal, route, key)

@@ -33,16 +33,13 @@ use crate::{
 /// A patch: the machine as it is then, and the task where its host must do something.
 pub(crate) fn edit(work: &mut Work<'_>, submission: &Submission) -> Result<Answer<Edited>> {
     let key = Key::of(submission);
-    let keys = Vec::from_iter(key.clone());
-    let first = if keys.is_empty() { None } else { idempotency::by_keys(work.tx, &keys)?.pop() };
-    match first {
-        Some(FirstAnswer { body, answer: Stored { task: None, vm: Some(vm), .. }, .. }) => {
-            let same = submission.idempotency.as_ref().is_some_and(|sent| sent.body == body);
-            let answer = Edited::Record { vm: Box::new(vm), replayed: true };
-            return Ok(if same { Ok(answer) } else { Err(submit::mismatch(None)) });
-        }
-        Some(_) => return file(work, submission),
-        None => {}
+    let first = key.as_ref().map(|key| idempotency::by_key::<Stored>(work.tx, key)).transpose()?.flatten();
+    if let (Some(first), Some(sent)) = (first, &submission.idempotency) {
+        return match first.again(sent) {
+            Ok(Stored { task: None, vm: Some(vm), .. }) => Ok(Ok(Edited::Record { vm: Box::new(vm), replayed: true })),
+            Ok(_) => file(work, submission),
+            Err(refusal) => Ok(Err(refusal)),
+        };
     }
     let (vm, after) = match decide(work, submission)? {
         Ok(decided) => decided,

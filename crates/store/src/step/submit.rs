@@ -2,6 +2,7 @@
 
 mod again;
 mod change;
+mod image;
 pub(super) mod later;
 mod snapshot;
 
@@ -58,6 +59,7 @@ pub(super) fn run(work: &mut Work<'_>, items: &[Submission]) -> Result<Vec<Answe
 struct Batch {
     answers: BTreeMap<Key, FirstAnswer>,
     names: BTreeMap<(TenantId, Name), VmId>,
+    images: image::There,
     store_epoch: u32,
     /// Nodes whose queues are paused.
     paused: BTreeSet<NodeId>,
@@ -91,6 +93,7 @@ impl Batch {
         Ok(Batch {
             answers: answers.into_iter().map(|first| (first.key.clone(), first)).collect(),
             names: taken.into_iter().map(|row| ((row.vm.tenant, row.vm.name), row.vm.id)).collect(),
+            images: image::There::read(work.tx, items)?,
             store_epoch: log::store_epoch(work.tx)?,
             paused: node::paused(work.tx)?,
         })
@@ -99,12 +102,12 @@ impl Batch {
     fn answer(&mut self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Accepted>> {
         let (key, batch) = (Key::of(item), Key::of_batch(item));
         if let Some(first) = batch.as_ref().and_then(|key| self.answers.get(key))
-            && !same_body(first, item)
+            && let Some(Err(refusal)) = item.idempotency.as_ref().map(|sent| first.again(sent))
         {
-            return Ok(replay(first, item));
+            return Ok(Err(refusal));
         }
-        if let Some(first) = key.as_ref().and_then(|key| self.answers.get(key)) {
-            return Ok(replay(first, item));
+        if let Some(again) = key.as_ref().and_then(|key| replay(self.answers.get(key)?, item)) {
+            return Ok(again);
         }
         if let Err(refusal) = again::check(work, item)? {
             return Ok(Err(refusal));
@@ -162,7 +165,7 @@ impl Batch {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let free = edit::free(work, machine.id, item.tenant, &machine.spec.port_forwards, node)?;
-        Ok(free.map(|()| {
+        Ok(free.and(self.images.has(item)).map(|()| {
             let target = Target { vm: Some(machine.id), node: item.target.node };
             let row = self.row(work, item, target, node);
             let owner = Owner::Vm(machine.id);
@@ -175,7 +178,7 @@ impl Batch {
     fn decide_any_node(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
         let amount = (item.kind.spec().delta)(&item.params);
         let placed = place(work, item, amount, None)?;
-        Ok(placed.map(|node| {
+        Ok(placed.and_then(|node| self.images.has(item).map(|()| node)).map(|node| {
             let target = Target { vm: None, node: item.target.node };
             let row = self.row(work, item, target, node);
             let owner = Owner::Task(item.task);
@@ -362,27 +365,13 @@ impl Batch {
     }
 }
 
-fn same_body(first: &FirstAnswer, item: &Submission) -> bool {
-    item.idempotency.as_ref().is_some_and(|sent| sent.body == first.body)
-}
-
-fn replay(first: &FirstAnswer, item: &Submission) -> Answer<Accepted> {
-    match first.answer.clone() {
-        Stored { task: Some(task), vm, snapshot } if same_body(first, item) => {
-            Ok(Accepted { task, vm, snapshot, replayed: true })
-        }
-        Stored { task, .. } => Err(mismatch(task.map(|task| task.id))),
-    }
-}
-
-/// That a key is used up, by this task if it was one.
-pub(super) fn mismatch(task: Option<TaskId>) -> Refusal {
-    let detail = "this Idempotency-Key was used with another body; send the same body, or another key";
-    let refusal = Refusal::new(Code::IdempotencyMismatch, detail);
-    match task {
-        Some(task) => refusal.with("task", task.to_string()),
-        None => refusal,
-    }
+fn replay(first: &FirstAnswer, item: &Submission) -> Option<Answer<Accepted>> {
+    Some(match first.again(item.idempotency.as_ref()?) {
+        Ok(Stored { task: Some(task), vm, snapshot }) => Ok(Accepted { task, vm, snapshot, replayed: true }),
+        // A record was changed under this key, which is another request than this one.
+        Ok(answer @ Stored { task: None, .. }) => Err(idempotency::used_up(&answer)),
+        Err(refusal) => Err(refusal),
+    })
 }
 
 /// Quota, then room.

@@ -14,7 +14,13 @@ use hostler_sqlite::Tx;
 use serde_json::json;
 
 use super::Store;
-use crate::{Answer, NewImportRow, Result, Swept, Uses, image, import, work::Work};
+use crate::{
+    Answer, BegunImport, Idempotency, NewImportRow, Result, ShippedImage, Swept, Uses,
+    idempotency::{self, FirstAnswer, Key},
+    image::{self, Origin},
+    import,
+    work::Work,
+};
 
 const GIB: i64 = 1 << 30;
 /// How many imports a tenant may have under way.
@@ -31,7 +37,29 @@ impl Store {
         aliases: Vec<String>,
         actor: Actor,
     ) -> Result<Answer<Image>> {
-        self.step("store.image", move |work| put(work, tenant, manifest, &aliases, &actor)).await
+        self.step("store.image", move |work| put(work, tenant, manifest, (Origin::Asked, &aliases), &actor)).await
+    }
+
+    /// Writes an image down that was shipped with the software. Its name stands for it where nothing else has it, or an
+    /// image that was shipped before; what somebody gave the name to keeps it.
+    pub async fn ship_image(&self, tenant: TenantId, manifest: Manifest, actor: Actor) -> Result<Answer<ShippedImage>> {
+        self.step("store.image", move |work| {
+            let image = match put(work, tenant, manifest, (Origin::Shipped, &[]), &actor)? {
+                Ok(image) => image,
+                Err(refusal) => return Ok(Err(refusal)),
+            };
+            Ok(Ok(shipped(work.tx, image)?))
+        })
+        .await
+    }
+
+    /// An image that was shipped before, if it is still there.
+    pub async fn shipped_image(&self, tenant: TenantId, digest: ImageDigest) -> Result<Option<ShippedImage>> {
+        self.read(move |tx| {
+            let image = image::of_tenant_and_digest(tx, tenant, &digest)?;
+            image.map(|image| shipped(tx, image)).transpose()
+        })
+        .await
     }
 
     /// Lets a name stand for an image from now on.
@@ -164,20 +192,24 @@ impl Store {
         self.read(move |tx| few(tx, tenant)).await
     }
 
-    /// Writes an import down that begins, unless the tenant has enough under way. Old ones that are over go.
-    pub async fn begin_import(&self, new: NewImportRow, actor: Actor) -> Result<Answer<Import>> {
-        self.step("store.import", move |work| {
-            if let Err(refusal) = few(work.tx, new.tenant)? {
-                return Ok(Err(refusal));
-            }
-            import::prune(work.tx, new.tenant)?;
-            let import = import::insert(work.tx, &new, actor.principal, work.now)?;
-            let data = json!({"name": import.name, "source": import.source});
-            work.event(Some(import.tenant), "import", "import.started", import.id.0, data.clone());
-            work.audit(&actor, Some(import.tenant), "import", "import.start", import.id.0, data);
-            Ok(Ok(import))
+    /// The import that was begun under this key; refused when that was with another body.
+    pub async fn first_import(
+        &self,
+        tenant: TenantId,
+        actor: Actor,
+        sent: Idempotency,
+    ) -> Result<Option<Answer<Import>>> {
+        self.read(move |tx| {
+            let first = idempotency::by_key::<Import>(tx, &Key::new(tenant, &actor, &sent))?;
+            Ok(first.map(|first| first.again(&sent)))
         })
         .await
+    }
+
+    /// Writes an import down that begins, unless it began before under the same key, or the tenant has enough under way.
+    /// Old ones that are over go.
+    pub async fn begin_import(&self, new: NewImportRow, actor: Actor) -> Result<Answer<BegunImport>> {
+        self.step("store.import", move |work| begin(work, &new, &actor)).await
     }
 
     /// Notes how far an import is, and that its server lives; says whether it is to go on.
@@ -211,7 +243,7 @@ impl Store {
             let Some(tenant) = import::going_on(work.tx, id)? else {
                 return Ok(Err(Refusal::new(Code::Cancelled, "it was cancelled")));
             };
-            let put = put(work, tenant, manifest, &aliases, &actor)?;
+            let put = put(work, tenant, manifest, (Origin::Asked, &aliases), &actor)?;
             if let Ok(image) = &put {
                 end_one(work, id, &Ok(image.digest.clone()))?;
             }
@@ -257,6 +289,29 @@ impl Store {
     }
 }
 
+fn begin(work: &mut Work<'_>, new: &NewImportRow, actor: &Actor) -> hostler_sqlite::Result<Answer<BegunImport>> {
+    let sent = new.idempotency.as_ref().map(|sent| (Key::new(new.tenant, actor, sent), sent));
+    if let Some((key, sent)) = &sent
+        && let Some(first) = idempotency::by_key::<Import>(work.tx, key)?
+    {
+        return Ok(first.again(sent).map(|import| BegunImport { import, replayed: true }));
+    }
+    if let Err(refusal) = few(work.tx, new.tenant)? {
+        return Ok(Err(refusal));
+    }
+    import::prune(work.tx, new.tenant)?;
+    let import = new.import(actor.principal, work.now);
+    import::insert(work.tx, &import)?;
+    if let Some((key, sent)) = sent {
+        let first = FirstAnswer { key, body: sent.body.clone(), answer: import.clone() };
+        idempotency::insert(work.tx, &[first], work.now)?;
+    }
+    let data = json!({"name": import.name, "source": import.source});
+    work.event(Some(import.tenant), "import", "import.started", import.id.0, data.clone());
+    work.audit(actor, Some(import.tenant), "import", "import.start", import.id.0, data);
+    Ok(Ok(BegunImport { import, replayed: false }))
+}
+
 /// Whether a tenant may begin another import.
 fn few(tx: &Tx<'_>, tenant: TenantId) -> hostler_sqlite::Result<Answer<()>> {
     if import::running(tx, tenant)? < IMPORTS {
@@ -289,14 +344,14 @@ fn put(
     work: &mut Work<'_>,
     tenant: TenantId,
     manifest: Manifest,
-    aliases: &[String],
+    (origin, aliases): (Origin, &[String]),
     actor: &Actor,
 ) -> hostler_sqlite::Result<Answer<Image>> {
     let image = Image { digest: manifest.digest(), tenant, manifest, created_at: work.now };
     if let Err(refusal) = fits(work.tx, tenant, &image.manifest)? {
         return Ok(Err(refusal));
     }
-    let mut changed = image::put(work.tx, &image)?;
+    let mut changed = image::put(work.tx, &image, origin)?;
     for name in aliases {
         changed |= image::name(work.tx, tenant, name, &image.digest)?;
     }
@@ -304,6 +359,11 @@ fn put(
         tell(work, actor, tenant, "image.put", json!({"name": image.manifest.name, "digest": image.digest}));
     }
     Ok(Ok(image::of_tenant_and_digest(work.tx, tenant, &image.digest)?.unwrap_or(image)))
+}
+
+fn shipped(tx: &Tx<'_>, image: Image) -> hostler_sqlite::Result<ShippedImage> {
+    let stands = image::by_name(tx, image.tenant, &image.manifest.name)?;
+    Ok(ShippedImage { named: stands.is_some_and(|stands| stands.digest == image.digest), image })
 }
 
 fn tell(work: &mut Work<'_>, actor: &Actor, tenant: TenantId, kind: &str, data: serde_json::Value) {

@@ -314,7 +314,12 @@ macro_rules! every_claim {
             image:
                 an_image_is_known_by_its_name_and_its_digest
                 a_name_stands_for_one_image_of_its_tenant
+                a_shipped_image_takes_its_name_only_from_one_that_was_shipped
                 an_image_of_machines_is_not_deleted
+                of_a_deletion_and_a_create_whichever_comes_second_is_refused
+                a_create_that_waits_keeps_the_image_that_its_name_stood_for
+                an_import_asked_for_twice_under_a_key_is_begun_once
+                an_imports_key_is_kept_for_a_day_and_until_it_ends
                 what_images_share_counts_once
                 an_import_goes_on_until_it_ends_once
                 an_import_is_told_to_stop

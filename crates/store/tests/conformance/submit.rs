@@ -84,6 +84,7 @@ pub async fn two_tenants_may_use_one_name(world: &mut World) {
     let other: TenantId = world.id();
     world.store.put_tenant(other, "other".parse().unwrap(), UNLIMITED, Actor::system()).await.unwrap().unwrap();
     world.ok(world.create("web")).await;
+    world.image_for(other);
     world.ok(Submission { tenant: other, ..world.create("web") }).await;
     assert_eq!(world.store.vm_by_name(other, "web".parse().unwrap()).await.unwrap().unwrap().tenant, other);
 }

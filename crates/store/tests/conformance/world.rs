@@ -98,9 +98,16 @@ impl World {
         let ids = Ids::seeded(1);
         let store = engine.open(reading(&clock), ids.clone());
         let world = World { engine: Box::new(engine), store, clock, ids, tampered: Cell::new(false) };
+        world.image_for(TENANT);
         // Leases are judged after a full lease of service.
         world.advance(60);
         world
+    }
+
+    /// A tenant has the image that the machines of these tests are made of: since before the log begins.
+    pub fn image_for(&self, tenant: TenantId) {
+        let manifest = json!({"name": "tiny", "arch": "x86_64", "files": {}});
+        self.engine.tamper(&format!("INSERT INTO images VALUES ('{tenant}', 'd', '{manifest}', 0)"));
     }
 
     /// The store is closed and opened again, as after a restart.

@@ -41,7 +41,9 @@ pub(super) async fn to_qcow2(from: &Path, format: SourceFormat, to: &Path, limit
 fn name(format: SourceFormat) -> Result<&'static str> {
     match format {
         SourceFormat::Raw | SourceFormat::Qcow2 | SourceFormat::Vmdk | SourceFormat::Vhdx => Ok(format.as_str()),
-        SourceFormat::RawGz => Err(Error::Fault("a packed disk was to be converted")),
+        SourceFormat::RawGz | SourceFormat::RawXz | SourceFormat::RawZst => {
+            Err(Error::Fault("a packed disk was to be converted"))
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hostler_model::{Code, Refusal, error::excerpt, import::Source, kind::Role};
+use hostler_model::{Code, Refusal, catalogue::Catalogue, error::excerpt, import::Source, kind::Role};
 use ipnet::IpNet;
 use reqwest::Url;
 use tokio::fs::File;
@@ -27,6 +27,8 @@ pub struct Sources {
     pub roots: Vec<PathBuf>,
     /// Single files that the configuration names: whoever wrote it let them in.
     pub files: Vec<PathBuf>,
+    /// What can be imported by name.
+    pub catalogue: Catalogue,
 }
 
 impl Sources {

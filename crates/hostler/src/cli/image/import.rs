@@ -1,22 +1,22 @@
 //! `hostler image import`: sends a file, or tells the server where to get one, and waits until it is an image.
 
+mod send;
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use futures_util::stream;
-use hostler_client::Upload;
-use hostler_link::Body;
+use hostler_client::{DryUpload, Submit, Upload};
 use hostler_model::{
     disk::SourceFormat,
     image::{Firmware, Part, Sha256Hex},
     import::{Import, ImportPhase, ImportProgress, ImportState, NewImport, NewShape, PartSource},
+    ready::Readiness,
 };
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
-use tokio::{fs::File, io::AsyncReadExt};
 
+use self::send::Local;
 use crate::{
     cli::{Answer, Session, WaitArgs, ask, read},
     exit::{Exit, Failure},
@@ -29,14 +29,13 @@ use crate::{
 pub const EXAMPLES: &str = "\
 Examples:
   hostler image import debian-12                                from the catalogue, checked against the vendor's digests
-  hostler image import web ./disk.qcow2                         a file of yours: qcow2, vmdk, vhdx, raw, gzip of raw
-  hostler image import web ./disk.img --format raw
+  hostler image import web ./disk.qcow2                         a file of yours: qcow2, vmdk, vhdx, raw; also in gzip, xz, zstd
+  hostler image import web ./disk.qcow2                         again, after it broke off: it goes on where it was
+  hostler image import web ./disk.img --format raw --ready tcp:22
   hostler image import web https://example.org/disk.qcow2 --sha256 9f86d0…
   hostler image import web server:/srv/images/disk.vmdk         a file on the server, under its --image-root
   hostler image import set ./rootfs.img --kernel ./vmlinuz --initrd ./initrd --cmdline 'root=/dev/vda' --format raw";
 
-/// A piece of a file that is sent at once.
-const PIECE: usize = 256 << 10;
 /// How often the server is asked how far it is.
 const PULSE: Duration = Duration::from_millis(500);
 
@@ -54,7 +53,7 @@ pub struct Args {
     #[arg(long, value_name = "HEX", value_parser = read::model::<Sha256Hex>)]
     sha256: Option<Sha256Hex>,
 
-    /// The format: qcow2, raw, vmdk, vhdx or raw_gz; told from the first bytes, but for raw
+    /// The format: qcow2, raw, vmdk or vhdx, of a packed file (gzip, xz, zstd) what is in it; told from the first bytes, but for raw
     #[arg(long, value_name = "FORMAT", value_parser = word::<SourceFormat>)]
     format: Option<SourceFormat>,
 
@@ -90,6 +89,15 @@ pub struct Args {
     #[arg(long, value_name = "SIZE", value_parser = read::disk)]
     disk: Option<i64>,
 
+    /// When machines are ready that do not say: auto, guest-agent, cloud-init, tcp:PORT, marker:/PATH or none [default:
+    /// auto; from the catalogue, what it says]
+    #[arg(long, value_name = "WHAT", value_parser = read::model::<Readiness>)]
+    ready: Option<Readiness>,
+
+    /// Say whether it would be taken, and take nothing in
+    #[arg(long)]
+    dry_run: bool,
+
     #[command(flatten)]
     wait: WaitArgs,
 }
@@ -121,6 +129,10 @@ impl Place {
 /// Runs it.
 pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let import = begin(&args, session).await?;
+    if args.dry_run {
+        session.print(&import, || format!("{} could be imported (dry run): {}", import.name, import.source))?;
+        return Ok(Exit::Done);
+    }
     let import = if args.wait.no_wait() { import } else { ended(import, args.wait.timeout, session).await? };
     session.print(&import, || match import.state {
         ImportState::Succeeded => format!("{} is {}", import.name, output::or_dash(import.image.clone())),
@@ -146,6 +158,7 @@ async fn begin(args: &Args, session: &Session) -> Result<Import, Failure> {
         vcpus: args.vcpus,
         memory_mib: args.memory,
         disk_gib: args.disk,
+        ready: args.ready.clone(),
         ..NewShape::default()
     };
     let new = NewImport { image: image.clone(), ..NewImport::default() };
@@ -154,11 +167,18 @@ async fn begin(args: &Args, session: &Session) -> Result<Import, Failure> {
             let known = args.catalogue.clone().unwrap_or_else(|| args.name.clone());
             NewImport { catalogue: Some(known), sha256: args.sha256.clone(), format: args.format, ..new }
         }
+        (Some(_), Some(_)) if args.dry_run => {
+            return Err(Failure::usage("kernel and root disk are sent before the server says anything of them")
+                .help("leave --dry-run out"));
+        }
         (Some(source), Some(_)) => NewImport { parts: parts(args, source, session).await?, ..new },
         (Some(source), None) => match Place::of(source) {
+            Place::Here(path) if args.dry_run => return planned(args, &path, image, session).await,
             Place::Here(path) => {
-                let upload = Upload { sha256: args.sha256.clone(), format: args.format, image };
-                return send(&args.name, &path, &upload, session).await;
+                let file = Local::read(&path, session).await?;
+                file.must_be(args.sha256.as_ref())?;
+                let upload = Upload { sha256: file.sha256.clone(), format: args.format, image };
+                return file.send_image(&args.name, &upload, session).await;
             }
             Place::Address(url) => {
                 NewImport { url: Some(url), sha256: args.sha256.clone(), format: args.format, ..new }
@@ -168,13 +188,15 @@ async fn begin(args: &Args, session: &Session) -> Result<Import, Failure> {
             }
         },
     };
-    Ok(session.client.import_image(&args.name, &new).await?)
+    let how = if args.dry_run { Submit::dry() } else { Submit::default() };
+    Ok(session.client.import_image(&args.name, &new, &how).await?)
 }
 
-async fn send(name: &str, path: &Path, upload: &Upload, session: &Session) -> Result<Import, Failure> {
-    let (file, length) = open(path).await?;
-    let body = body(file, sending(length, session));
-    Ok(session.client.upload_image(name, upload, length, body).await?)
+/// What would come of sending a file: the server is told its length, not its bytes.
+async fn planned(args: &Args, path: &Path, image: NewShape, session: &Session) -> Result<Import, Failure> {
+    let (_, length) = send::open(path).await?;
+    let upload = DryUpload { sha256: args.sha256.clone(), format: args.format, image, length };
+    Ok(session.client.upload_dry(&args.name, &upload).await?)
 }
 
 /// Kernel, initrd and root disk; what is here is sent beforehand, as blobs.
@@ -190,7 +212,11 @@ async fn parts(
         let mut source = match Place::of(text) {
             Place::Address(url) => PartSource { url: Some(url), ..PartSource::default() },
             Place::Server(file) => PartSource { file: Some(file), ..PartSource::default() },
-            Place::Here(path) => PartSource { blob: Some(blob(&path, session).await?), ..PartSource::default() },
+            Place::Here(path) => {
+                let file = Local::read(&path, session).await?;
+                file.send_blob(session).await?;
+                PartSource { blob: Some(file.sha256), ..PartSource::default() }
+            }
         };
         if part == Part::Rootfs {
             (source.format, source.sha256) = (args.format, args.sha256.clone());
@@ -198,53 +224,6 @@ async fn parts(
         parts.insert(part, source);
     }
     Ok(parts)
-}
-
-/// Sends a file as a blob, under its digest.
-async fn blob(path: &Path, session: &Session) -> Result<Sha256Hex, Failure> {
-    let (mut file, length) = open(path).await?;
-    let (mut hash, mut piece) = (Sha256::new(), vec![0; PIECE]);
-    loop {
-        match file.read(&mut piece).await? {
-            0 => break,
-            read => hash.update(&piece[..read]),
-        }
-    }
-    let sha256: Sha256Hex = hex::encode(hash.finalize()).parse()?;
-    let (file, _) = open(path).await?;
-    session.client.upload_blob(&sha256, length, body(file, sending(length, session))).await?;
-    Ok(sha256)
-}
-
-async fn open(path: &Path) -> Result<(File, u64), Failure> {
-    let unreadable = |error: std::io::Error| {
-        Failure::usage(format!("{} cannot be read: {error}", path.display()))
-            .help("name a file here, an address (https://…) or a file on the server (server:/path)")
-    };
-    let file = File::open(path).await.map_err(unreadable)?;
-    let metadata = file.metadata().await.map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(Failure::usage(format!("{} is no regular file", path.display())));
-    }
-    Ok((file, metadata.len()))
-}
-
-fn sending(length: u64, session: &Session) -> Line {
-    Line::of_bytes(!session.is_data(), "sending", length)
-}
-
-fn body(file: File, line: Line) -> Body {
-    let pieces = stream::try_unfold((file, line), |(mut file, line)| async move {
-        let mut piece = Vec::with_capacity(PIECE);
-        let read = (&mut file).take(PIECE as u64).read_to_end(&mut piece).await?;
-        if read == 0 {
-            line.clear();
-            return Ok::<_, std::io::Error>(None);
-        }
-        line.sent(read as u64);
-        Ok(Some((piece, (file, line))))
-    });
-    Body::wrap_stream(pieces)
 }
 
 /// The import once it is over. The end of our time leaves it; Ctrl-C asks what is to become of it.
