@@ -117,7 +117,7 @@ impl Asked {
         Asked { if_match, ..self }
     }
 
-    /// Of a request whose query says more than whether it is a dry run.
+    /// Of a request that is for no task: whether it is a dry run is for its own query to say.
     pub(super) fn read(parts: &Parts, dry_run: bool) -> Result<Asked> {
         Ok(Asked {
             key: key(&parts.headers)?,
@@ -194,7 +194,7 @@ impl Asked {
             None => answer(StatusCode::ACCEPTED, &Submitted { task, vm, snapshot }),
         };
         self.mark(&mut response, &format!("/api/v1/tasks/{id}"), replayed);
-        Ok(response.into_response())
+        Ok(response)
     }
 
     /// What every answer says beside its body.
@@ -204,16 +204,15 @@ impl Asked {
         if let Some(wait) = self.wait {
             insert(headers, PREFERENCE_APPLIED, &format!("wait={}", wait.as_secs()));
         }
-        Ok(replay(response, replayed))
+        mark_replay(response, replayed);
     }
 }
 
-/// An answer, which may be the first one under its key once more.
-pub(super) fn replay(mut response: Response, replayed: bool) -> Response {
+/// Says of an answer whether it is the first one under its key once more.
+pub(super) fn mark_replay(response: &mut Response, replayed: bool) {
     if replayed {
         response.headers_mut().insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     }
-    response
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use tokio_util::io::StreamReader;
 
 use super::{
-    asked::{Asked, SubmitHeaders, SubmitQuery},
+    asked::{Asked, SubmitHeaders},
     blob::{RangeHeaders, length, stretch},
     body::{Json, Nothing, Strict, answer, discard},
     cursor::List,
@@ -133,9 +133,18 @@ fn said(parts: &Parts) -> String {
     Vec::from_iter(said).join("&")
 }
 
+/// How an import is asked for. It is no task, and has no schedule.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct BeginQuery {
+    /// Answer as if, fetch nothing, and write nothing.
+    dry_run: bool,
+}
+
 /// Fetches an image from an address, a file of the server, the catalogue, or parts of it from any of these.
 #[utoipa::path(post, path = "/api/v1/images/{image}/import", tag = "images",
-    params(("image" = String, Path, description = "The image's name"), SubmitQuery, SubmitHeaders),
+    params(("image" = String, Path, description = "The image's name"), BeginQuery, SubmitHeaders),
     request_body = NewImport,
     responses(
         (status = 200, description = "It was over while the caller waited, or this is a dry run", body = Importing),
@@ -145,9 +154,11 @@ pub(super) async fn import_image(
     State(app): State<Arc<App>>,
     call: Call,
     path: InPath,
-    asked: Asked,
+    InQuery(query): InQuery<BeginQuery>,
+    parts: Parts,
     body: Strict<NewImport>,
 ) -> Result<Response> {
+    let asked = Asked::read(&parts, query.dry_run)?;
     let begun = app.import(&call, path.get("image")?, &body.value, asked.terms(&body.sha256)).await?;
     answered(&app, begun, &asked).await
 }

@@ -172,6 +172,8 @@ fn shape(settings: &settings::Server) -> Result<NewShape, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use hostler_model::catalogue::Catalogue;
+
     use super::*;
 
     fn settings(dir: &Path, files: &[&str]) -> settings::Server {
@@ -197,7 +199,7 @@ mod tests {
         let image = DefaultImage::of(&both).unwrap().unwrap();
         assert_eq!(image.import.parts[&Part::Rootfs].format, Some(SourceFormat::Raw));
         assert_eq!((image.files().len(), image.import.parts.len()), (2, 2));
-        assert!(image.import.plan(NAME).is_ok());
+        assert!(image.import.plan(NAME, &Catalogue::default()).is_ok());
         let alone = settings::Server { default_rootfs: PathBuf::new(), ..both.clone() };
         assert!(DefaultImage::of(&alone).unwrap_err().lines()[0].1.contains("default_rootfs"));
         let initrd = settings::Server { default_initramfs: dir.path().join("none"), ..both };

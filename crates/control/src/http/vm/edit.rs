@@ -12,7 +12,7 @@ use hostler_model::{
 use hostler_store::Edited;
 
 use super::super::{
-    asked::{Asked, SubmitHeaders, SubmitQuery, replay},
+    asked::{Asked, SubmitHeaders, SubmitQuery, mark_replay},
     body::Strict,
     document::{Filed, Refusals},
     etag::{IfMatch, tagged},
@@ -44,7 +44,11 @@ pub(in super::super) async fn patch_vm(
     let asked = asked.matching(if_match);
     let terms = asked.terms(&body.sha256);
     match app.edit_vm(&call, path.get("vm")?, body.value, terms).await? {
-        Edited::Record { vm, replayed } => Ok(replay(tagged(&vm), replayed)),
+        Edited::Record { vm, replayed } => {
+            let mut response = tagged(&vm);
+            mark_replay(&mut response, replayed);
+            Ok(response)
+        }
         Edited::Task(accepted) => asked.answer(&app, *accepted).await,
     }
 }
