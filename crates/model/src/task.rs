@@ -179,6 +179,3 @@ pub struct Task {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
 }
-
-#[cfg(test)]
-mod tests;

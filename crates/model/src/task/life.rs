@@ -321,3 +321,6 @@ fn finish(life: &mut Life, state: TaskState, error: TaskError, effects: Effects,
     life.lease = None;
     Outcome::Ended(Verdict::Unsuccessful { error, effects })
 }
+
+#[cfg(test)]
+mod tests;
