@@ -166,7 +166,7 @@ fn plain(text: &str) -> String {
             // A phase that takes long is named while it lasts.
             (r"(?m)^ +[a-z ]+ …\n", ""),
             (r"(?m)^(ok|warn) +kvm .*(\n +→.*)?", "KVM"),
-            (r"\((tcg|kvm)\)|, (tcg|kvm)$", "ACCELERATION"),
+            (r"\((tcg|kvm)(, process \d+)?\)|, (tcg|kvm)$", "ACCELERATION"),
             (r"\b\d+ free\b", "N free"),
             (r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "ID"),
             (r"\b[0-9a-f]{64}\b", "DIGEST"),
@@ -177,7 +177,6 @@ fn plain(text: &str) -> String {
             (r"\b\d+(\.\d+)? (B|KiB|MiB|GiB|kB|MB)/s\b", "RATE"),
             (r"\b\d+/\d+( MiB| GiB)?", "SHARE"),
             (r"\b\d+(\.\d+)? (B|KiB|MiB|GiB|kB|MB)\b", "SIZE"),
-            (r"\bprocess \d+", "process N"),
             (r"\bqemu \d+\.\d+\.\d+", "qemu VERSION"),
             (r"version \d+\.\d+\.\d+[^\n]*", "version VERSION"),
             (r"\d+\.\d+\.\d+-\d+-cloud-amd64 .*", "KERNEL"),
