@@ -172,7 +172,8 @@ fn bootable(plan: &MachinePlan, uefi: Option<&Uefi>) -> Result<(), String> {
     }
     match (manifest.firmware.unwrap_or_default(), uefi) {
         (Firmware::Uefi, None) => {
-            Err("it asks for UEFI, and this node has no OVMF; install the package ovmf there".to_owned())
+            Err("it asks for UEFI, and this node has no OVMF; install the package ovmf there, and restart its agent"
+                .to_owned())
         }
         (Firmware::Uefi, Some(_)) | (Firmware::Bios, _) => Ok(()),
     }

@@ -145,6 +145,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::cli::fixture;
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJvjSVYdnNVmWMZCSvmqPsGqFsSAzJmSzdTZO8hSKFqY me@here";
 
@@ -190,5 +191,22 @@ mod tests {
         assert!(vm(&["--user-data", packed.to_str().unwrap()]).is_err());
         assert!(vm(&["--user-data", text.to_str().unwrap(), "--user", "ada"]).is_err(), "the one or the other");
         assert!(vm(&["--user-data", "/no/such/file"]).is_err());
+    }
+
+    #[test]
+    fn a_machine_that_is_not_ready_is_a_failure_that_says_why_and_how_to_look() {
+        let (vm, mut task) = (fixture::vm("web", "running"), fixture::task("succeeded"));
+        let output = |not_ready: Option<&str>| {
+            let charge = serde_json::json!({"vcpus": 1, "memory_mib": 1, "disk_gib": 1, "vms": 1});
+            Some(serde_json::json!({"charge": charge, "boot_ms": 1.0, "acceleration": "tcg", "not_ready": not_ready}))
+        };
+        task.output = output(None);
+        assert_eq!(is_ready(Some(&vm), &task), Ok(()));
+        task.output = output(Some("cloud-init ended with errors"));
+        let failure = is_ready(Some(&vm), &task).unwrap_err();
+        assert_eq!(failure.exit.code(), 1);
+        let lines = failure.lines();
+        assert!(lines[0].1.contains("web runs, and is not ready: cloud-init ended with errors [GUEST_NOT_READY]"));
+        assert!(lines[1].1.contains("hostler vm exec web -- tail"), "{lines:?}");
     }
 }
