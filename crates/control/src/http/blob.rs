@@ -90,8 +90,12 @@ pub(super) async fn put_blob(
             return Err(error);
         }
     };
-    let pieces = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
-    match app.take_upload(&call, &sha256, stretch, pieces).await? {
+    let mut pieces = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+    let taken = app.take_upload(&call, &sha256, stretch, &mut pieces).await;
+    if taken.is_err() {
+        body::discard_rest(pieces);
+    }
+    match taken? {
         Sent::Part(size) => Ok(answer(StatusCode::ACCEPTED, &Blob { sha256, size, complete: false })),
         Sent::Whole(received) => {
             let size = received.length;

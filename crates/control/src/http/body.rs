@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
+use tokio::io::AsyncRead;
 
 use crate::app::{App, Error, Result, caller::Call};
 
@@ -134,6 +135,14 @@ pub(super) fn discard(body: Body) {
     if !body.is_end_stream() {
         tokio::spawn(tokio::time::timeout(DISCARD, drain(body)));
     }
+}
+
+/// The same for a body of which some was read.
+pub(super) fn discard_rest(mut body: impl AsyncRead + Send + Unpin + 'static) {
+    tokio::spawn(tokio::time::timeout(
+        DISCARD,
+        async move { tokio::io::copy(&mut body, &mut tokio::io::sink()).await },
+    ));
 }
 
 /// Takes the rest of a body and throws it away.

@@ -23,7 +23,7 @@ use tokio_util::io::StreamReader;
 use super::{
     asked::{Asked, SubmitHeaders},
     blob::{RangeHeaders, length, stretch},
-    body::{Json, Nothing, Strict, answer, discard},
+    body::{Json, Nothing, Strict, answer, discard, discard_rest},
     cursor::List,
     document::Refusals,
     path::InPath,
@@ -99,8 +99,12 @@ pub(super) async fn upload_image(
 async fn begin(app: &Arc<App>, call: &Call, upload: Upload, terms: Terms, body: Body) -> Result<BegunImport> {
     match app.may_upload(call, &upload, &terms).await {
         Ok(None) => {
-            let pieces = body.into_data_stream().map_err(io::Error::other);
-            app.upload(call, upload, terms.idempotency, StreamReader::new(pieces)).await
+            let mut pieces = StreamReader::new(body.into_data_stream().map_err(io::Error::other));
+            let begun = app.upload(call, upload, terms.idempotency, &mut pieces).await;
+            if begun.is_err() {
+                discard_rest(pieces);
+            }
+            begun
         }
         Ok(Some(begun)) => {
             discard(body);

@@ -75,6 +75,11 @@ impl Partial {
         &self.charge
     }
 
+    /// From now on it is removed when it is dropped.
+    pub(super) fn give_up(&mut self) {
+        self.rests = None;
+    }
+
     /// From now on it is called this, and is removed when it is dropped.
     pub(super) fn become_one(&mut self, path: PathBuf) -> io::Result<()> {
         fs::rename(&self.path, &path)?;

@@ -107,6 +107,11 @@ impl Sink {
         Ok(())
     }
 
+    /// It is removed when it is dropped, although it could be gone on with.
+    pub(super) fn give_up(&mut self) {
+        self.partial.give_up();
+    }
+
     /// What is in it is on its way to the disk.
     pub(super) async fn flush(&mut self) -> Result<()> {
         self.file.flush().await.map_err(Error::file("write a blob"))

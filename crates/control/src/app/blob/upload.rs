@@ -72,8 +72,13 @@ impl Blobs {
         sink.skip(stretch.from).await?;
         let filled = sink.fill(from).await;
         // What has come stays also where the rest did not.
-        sink.flush().await?;
-        filled?;
+        let kept = sink.flush().await;
+        if let Some(full) = [&filled, &kept].into_iter().find_map(|done| done.as_ref().err().filter(|e| is_full(e))) {
+            // Others need the room, and it would be full again.
+            tracing::warn!(error = full as &dyn std::error::Error, "an upload is thrown away, for it fills the disk");
+            sink.give_up();
+        }
+        filled.and(kept)?;
         if stretch.until.is_some_and(|until| until != sink.length()) {
             let detail = format!("{} bytes are here, and not those that the range promised", sink.length());
             return Err(broken_off(detail));
@@ -110,6 +115,11 @@ impl Blobs {
 fn read(name: &str) -> Option<(TenantId, Sha256Hex)> {
     let (tenant, sha256) = name.strip_prefix(UPLOAD)?.rsplit_once('-')?;
     Some((tenant.parse().ok()?, sha256.parse().ok()?))
+}
+
+fn is_full(error: &Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(error, Error::File { source, .. } if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
 fn busy(sha256: &Sha256Hex) -> Refusal {
