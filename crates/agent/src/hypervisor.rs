@@ -71,6 +71,8 @@ pub enum Exit {
     GuestShutdown,
     /// We told it to.
     Requested,
+    /// We told it to, because its host was going down.
+    HostGoesDown,
     /// By itself: a signal, an error; with what is known.
     Crashed(String),
     /// The host it ran on was turned off or restarted.
@@ -82,6 +84,7 @@ impl fmt::Display for Exit {
         match self {
             Exit::GuestShutdown => f.write_str("the guest turned itself off"),
             Exit::Requested => f.write_str("it was told to end"),
+            Exit::HostGoesDown => f.write_str("it was told to end, because its host was going down"),
             Exit::Crashed(detail) => f.write_str(detail),
             Exit::HostWentDown => f.write_str("its host went down"),
         }
@@ -130,8 +133,17 @@ pub struct SnapshotMade {
 pub struct SnapshotRemoved {
     /// Whether there was anything.
     pub existed: bool,
-    /// Whether its layer of the disk stays, because something stands on it.
+    /// Whether its layer of the disk is still there, because something stands on it.
+    pub layer_left: bool,
+}
+
+/// What a machine's disk is once it is as flat as it can be.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Flat {
+    /// Whether the layer of the snapshot that was removed stays, because several others stand on it.
     pub layer_kept: bool,
+    /// How much of the disk each of the machine's snapshots answers for now, in bytes.
+    pub shares: Vec<(SnapshotId, u64)>,
 }
 
 /// A machine that runs from a snapshot.
@@ -219,6 +231,9 @@ pub struct Finds {
 /// A phase of a driver's work, for progress and timing: sent when it begins.
 pub type Phases = mpsc::UnboundedSender<&'static str>;
 
+/// How much of a driver's long work is done, in percent.
+pub type Percents = mpsc::UnboundedSender<u8>;
+
 /// A hypervisor on this host.
 #[async_trait]
 pub trait Hypervisor: Send + Sync + 'static {
@@ -277,10 +292,16 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// the machine alone; when the restored machine does not start, it is stopped and its disk is as it was.
     async fn restore(&self, vm: VmId, id: SnapshotId, phases: &Phases) -> Result<Restored, DriverError>;
 
-    /// Removes a snapshot, or what is left of one.
+    /// Removes a snapshot, or what is left of one: it cannot be restored from then on. A layer of the disk on which
+    /// something stands is left for [`Hypervisor::flatten`], and the snapshot counts as there until then.
     async fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> Result<SnapshotRemoved, DriverError>;
 
-    /// Every snapshot on this host that is whole.
+    /// Makes the layers of a machine's disk that no snapshot needs any more part of those that stand on them, and forgets
+    /// a snapshot that was removed. It may take long; nothing else that is done to the machine waits for it. Dropping the
+    /// future gives it up where it is, and the same again goes on from there.
+    async fn flatten(&self, vm: VmId, removed: SnapshotId, percents: &Percents) -> Result<Flat, DriverError>;
+
+    /// Every snapshot of which there is something on this host that takes room.
     async fn snapshots(&self) -> Result<Vec<SnapshotId>, DriverError>;
 
     /// Every machine of which there is anything on this host.

@@ -11,6 +11,7 @@ mod exec;
 mod power;
 mod remove;
 mod snapshot;
+mod verb;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -64,6 +64,44 @@ async fn a_machine_is_paused_resumed_stopped_started_and_restarted_across_restar
 }
 
 #[tokio::test]
+async fn what_dev_stopped_on_its_way_out_comes_back_with_autostart_and_what_somebody_stopped_does_not() -> Result<()> {
+    let mut dev = Dev::started(&[]).await?;
+    for (name, autostart) in [("m", true), ("other", false), ("stopped", true)] {
+        let (_, answer) = dev.post("/api/v1/vms", json!({"name": name, "autostart": autostart})).await?;
+        let made = dev.ended_task(answer["task"]["id"].as_str().context("id")?).await?;
+        assert_eq!(made["state"], "succeeded", "{made}");
+    }
+    done(&mut dev, "stopped/stop", json!({})).await?;
+    dev.stop().await?;
+    assert!(dev.qemus().is_empty());
+    dev.start().await?;
+    runs_again(&mut dev, "m").await?;
+    for name in ["other", "stopped"] {
+        let (_, machine) = dev.get(&format!("/api/v1/vms/{name}")).await?;
+        assert_eq!((&machine["state"], &machine["restart_at"]), (&json!("stopped"), &Value::Null), "{machine}");
+    }
+    // Now somebody stops it, and starts another. What is asked of a stopped one as its host goes down changes nothing.
+    done(&mut dev, "m/stop", json!({})).await?;
+    assert_eq!(done(&mut dev, "m/stop", json!({"host_goes_down": true})).await?["how"], "already");
+    done(&mut dev, "stopped/start", json!({})).await?;
+    dev.stop().await?;
+    dev.start().await?;
+    runs_again(&mut dev, "stopped").await?;
+    let (_, machine) = dev.get("/api/v1/vms/m").await?;
+    assert_eq!((&machine["state"], &machine["restart_at"]), (&json!("stopped"), &Value::Null), "{machine}");
+    assert_eq!(dev.qemus().len(), 1);
+    dev.assert_well().await
+}
+
+async fn runs_again(dev: &mut Dev, name: &str) -> Result<()> {
+    dev.until("it runs again", async |dev| {
+        let (_, machine) = dev.get(&format!("/api/v1/vms/{name}")).await?;
+        Ok((machine["state"] == "running" && machine["ready"] == true).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_machine_with_a_policy_comes_back_when_its_qemu_is_killed_also_while_nobody_watched() -> Result<()> {
     let mut dev = Dev::started(&[]).await?;
     let (_, answer) = dev.post("/api/v1/vms", json!({"name": "m", "restart": "on_failure", "autostart": true})).await?;

@@ -31,7 +31,7 @@ pub use self::{
     image_delete::{ImageDelete, ImageDeleteOutput, ImageDeleteParams},
     image_pull::{ImagePull, ImagePullOutput, ImagePullParams},
     inventory_refresh::{InventoryRefresh, InventoryRefreshOutput, InventoryRefreshParams},
-    snapshot_delete::{SnapshotDelete, SnapshotDeleteOutput, SnapshotDeleteParams},
+    snapshot_delete::{SnapshotDelete, SnapshotDeleteOutput, SnapshotDeleteParams, SnapshotShare},
     vm_create::{VmCreate, VmCreateOutput, VmCreateParams, is_plausible},
     vm_delete::{VmDelete, VmDeleteOutput, VmDeleteParams},
     vm_edit::{Effect, Filed, VmEdit, VmEditOutput},

@@ -8,6 +8,7 @@
 //! ```
 //!
 //! Never here: a machine that somebody stopped. Whoever does that takes the reason away by which it would be started.
+//! One that was stopped because its host was going down has that for its reason, once its host is back and says so.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -95,6 +96,7 @@ pub fn cause(vm: &Vm) -> Option<VmReason> {
         (VmReason::Crashed, VmState::Error) => ran && vm.spec.restart != RestartPolicy::Never,
         (VmReason::GuestShutdown, VmState::Stopped) => vm.spec.restart == RestartPolicy::Always,
         (VmReason::HostWentDown, VmState::Error) => ran && vm.spec.autostart,
+        (VmReason::HostWentDown, VmState::Stopped) => vm.spec.autostart,
         (
             VmReason::Crashed
             | VmReason::GuestShutdown
@@ -168,6 +170,7 @@ mod tests {
         let crashed = || vm(VmState::Error, Some(VmReason::Crashed), Some(VmState::Running));
         let off = || vm(VmState::Stopped, Some(VmReason::GuestShutdown), None);
         let host = || vm(VmState::Error, Some(VmReason::HostWentDown), Some(VmState::Paused));
+        let orderly = || vm(VmState::Stopped, Some(VmReason::HostWentDown), None);
         for (policy, autostart, starts) in [
             (Never, false, [false, false, false]),
             (OnFailure, false, [true, false, false]),
@@ -177,6 +180,7 @@ mod tests {
         ] {
             let now = [crashed(), off(), host()].map(|vm| cause(&with(vm, policy, autostart)).is_some());
             assert_eq!(now, starts, "{policy:?} {autostart}");
+            assert_eq!(cause(&with(orderly(), policy, autostart)).is_some(), autostart, "{policy:?}");
         }
     }
 

@@ -208,19 +208,30 @@ pub struct SnapshotChange {
     pub state: SnapshotState,
     /// Why it cannot be used.
     pub detail: Option<String>,
-    /// What is known of it from now on; `None` leaves that as it is.
-    pub made: Option<Made>,
+    /// What is known of it from now on.
+    pub known: Known,
+}
+
+/// What a change makes of what is known of a snapshot.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Known {
+    /// It stays as it is.
+    AsBefore,
+    /// This.
+    Now(Made),
+    /// It is not whole any more.
+    NoMore,
 }
 
 impl SnapshotChange {
     /// A state that needs no reason.
     pub fn to(state: SnapshotState) -> SnapshotChange {
-        SnapshotChange { state, detail: None, made: None }
+        SnapshotChange { state, detail: None, known: Known::AsBefore }
     }
 
     /// It cannot be used.
     pub fn error(detail: impl Into<String>) -> SnapshotChange {
-        SnapshotChange { state: SnapshotState::Error, detail: Some(detail.into()), made: None }
+        SnapshotChange { state: SnapshotState::Error, detail: Some(detail.into()), known: Known::AsBefore }
     }
 }
 
@@ -249,7 +260,8 @@ fn made(verdict: &Verdict) -> (Option<SnapshotChange>, Settlement) {
         Verdict::Succeeded { output } => {
             let made = Made::deserialize(output).ok().filter(|made| made.written.is_plausible());
             let settlement = made.map_or(Settlement::UseHeld, |made| Settlement::Use(made.written.charge()));
-            (Some(SnapshotChange { made, ..SnapshotChange::to(SnapshotState::Ready) }), settlement)
+            let known = made.map_or(Known::AsBefore, Known::Now);
+            (Some(SnapshotChange { known, ..SnapshotChange::to(SnapshotState::Ready) }), settlement)
         }
         Verdict::Unsuccessful { effects: Effects::Undone, .. } => {
             (Some(SnapshotChange::to(SnapshotState::Deleted)), Settlement::Release)
@@ -274,10 +286,20 @@ fn removed(before: &Snapshot, verdict: &Verdict) -> (Option<SnapshotChange>, Set
             };
             (back, Settlement::Keep)
         }
+        // It is no more, but for what its node still has of it; that it is there does not make it usable again.
         Verdict::Unsuccessful { effects: Effects::Remain, error } => {
-            (Some(SnapshotChange::error(error.detail.clone())), Settlement::Keep)
+            let left = SnapshotChange { known: Known::NoMore, ..SnapshotChange::error(error.detail.clone()) };
+            (Some(left), Settlement::Keep)
         }
     }
+}
+
+/// How much a snapshot has once another was removed, of whose layer of the disk it may have become the owner; `None` where
+/// that is not more than before. It never becomes less: a result may be older than the one before it.
+pub fn grown(snapshot: &Snapshot, disk_bytes: i64) -> Option<Written> {
+    let before = snapshot.written?;
+    let now = Written { disk_bytes, ..before };
+    (disk_bytes > before.disk_bytes && now.is_plausible()).then_some(now)
 }
 
 /// What an inventory says of a snapshot that no task is changing: whether its node has it. `None` when that is no news.
@@ -389,6 +411,27 @@ mod tests {
         ] {
             assert_eq!(settled(bad), Settlement::UseHeld);
         }
+    }
+
+    #[test]
+    fn what_another_left_is_added_and_nothing_is_taken_away() {
+        let one = snapshot(SnapshotState::Ready, true);
+        assert_eq!(grown(&one, 7), Some(Written { disk_bytes: 7, memory_bytes: 0 }));
+        for nonsense in [1, 0, -1, i64::MAX] {
+            assert_eq!(grown(&one, nonsense), None, "{nonsense}");
+        }
+        assert_eq!(grown(&Snapshot { written: None, ..one }, 7), None);
+    }
+
+    #[test]
+    fn a_deletion_that_left_something_stays_charged_and_is_not_taken_for_whole_again() {
+        let deleting = snapshot(SnapshotState::Deleting, false);
+        let (change, settlement) = settle(Use::Remove, &deleting, &verdict(Effects::Remain));
+        let change = change.unwrap();
+        assert_eq!((change.state, change.known, settlement), (SnapshotState::Error, Known::NoMore, Settlement::Keep));
+        let left = Snapshot { state: SnapshotState::Error, written: None, ..deleting };
+        assert_eq!(observe(&left, true), None);
+        assert_eq!(admit(Use::Remove, left.state), Admission::Go);
     }
 
     #[test]

@@ -95,49 +95,17 @@ macro_rules! filters {
     };
 }
 
-const ALL: &str = concat!(
-    "
-SELECT ",
-    columns!(),
-    "
-  FROM snapshots s
- WHERE s.state <> 'deleted'
-",
-    filters!()
-);
+/// A list of those of which this is so.
+macro_rules! list {
+    ($so:literal) => {
+        concat!("\nSELECT ", columns!(), "\n  FROM snapshots s\n WHERE ", $so, "\n", filters!())
+    };
+}
 
-const OF_TENANT: &str = concat!(
-    "
-SELECT ",
-    columns!(),
-    "
-  FROM snapshots s
- WHERE s.state <> 'deleted' AND s.tenant = ?1->>'tenant'
-",
-    filters!()
-);
-
-const OF_VM: &str = concat!(
-    "
-SELECT ",
-    columns!(),
-    "
-  FROM snapshots s
- WHERE s.state <> 'deleted' AND s.vm = ?1->>'vm'
-",
-    filters!()
-);
-
-const DELETED: &str = concat!(
-    "
-SELECT ",
-    columns!(),
-    "
-  FROM snapshots s
- WHERE s.state = 'deleted'
-",
-    filters!()
-);
+const ALL: &str = list!("s.state <> 'deleted'");
+const OF_TENANT: &str = list!("s.state <> 'deleted' AND s.tenant = ?1->>'tenant'");
+const OF_VM: &str = list!("s.state <> 'deleted' AND s.vm = ?1->>'vm'");
+const DELETED: &str = list!("s.state = 'deleted'");
 
 /// A page of snapshots, newest first.
 pub(crate) fn list(

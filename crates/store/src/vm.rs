@@ -145,60 +145,18 @@ macro_rules! filters {
     };
 }
 
-const ALL: &str = concat!(
-    "
-SELECT ",
-    columns!(),
-    "
-  FROM vms v
- WHERE v.state <> 'deleted'
-",
-    filters!()
-);
+/// A list of those of which this is so.
+macro_rules! list {
+    ($so:literal) => {
+        concat!("\nSELECT ", columns!(), "\n  FROM vms v\n WHERE ", $so, "\n", filters!())
+    };
+}
 
-const OF_TENANT: &str = concat!(
-    "
-SELECT ",
-    columns!(),
-    "
-  FROM vms v
- WHERE v.state <> 'deleted' AND v.tenant = ?1->>'tenant'
-",
-    filters!()
-);
-
-const OF_NODE: &str = concat!(
-    "
-SELECT ",
-    columns!(),
-    "
-  FROM vms v
- WHERE v.state <> 'deleted' AND v.node = ?1->>'node'
-",
-    filters!()
-);
-
-const DELETED: &str = concat!(
-    "
-SELECT ",
-    columns!(),
-    "
-  FROM vms v
- WHERE v.state = 'deleted'
-",
-    filters!()
-);
-
-const DELETED_OF_TENANT: &str = concat!(
-    "
-SELECT ",
-    columns!(),
-    "
-  FROM vms v
- WHERE v.state = 'deleted' AND v.tenant = ?1->>'tenant'
-",
-    filters!()
-);
+const ALL: &str = list!("v.state <> 'deleted'");
+const OF_TENANT: &str = list!("v.state <> 'deleted' AND v.tenant = ?1->>'tenant'");
+const OF_NODE: &str = list!("v.state <> 'deleted' AND v.node = ?1->>'node'");
+const DELETED: &str = list!("v.state = 'deleted'");
+const DELETED_OF_TENANT: &str = list!("v.state = 'deleted' AND v.tenant = ?1->>'tenant'");
 
 /// A page of VMs, newest first.
 pub(crate) fn list(tx: &Tx<'_>, filter: &VmFilter, before: Option<VmId>, limit: usize) -> Result<Vec<Vm>> {

@@ -1,12 +1,18 @@
 //! `vm.snapshot`: phases `memory` or `freeze`, then `disk`. One that failed or was stopped is removed.
 
+use std::time::Duration;
+
 use hostler_model::{
     SnapshotId,
     error::Code,
     kind::{VmSnapshot, VmSnapshotOutput},
 };
 
-use super::{Begun, Failure, Handler, Job, Undo};
+use super::{Begun, Failure, Handler, Job, Undo, snapshot_delete};
+
+/// How long the machine's other tasks wait while one that was whole already is removed, and its layer made part of the
+/// machine's own.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Handler for VmSnapshot {
     async fn run(job: &Job<VmSnapshot>) -> Result<VmSnapshotOutput, Failure> {
@@ -28,9 +34,9 @@ impl Handler for VmSnapshot {
 
     async fn undo(job: &Job<VmSnapshot>, _: Begun) -> Undo<VmSnapshotOutput> {
         let (Ok((vm, _)), Ok(id)) = (job.vm(), id(job)) else { return Undo::Undone };
-        match job.tools.vms.remove_snapshot(vm, id).await {
-            Ok(_) => Undo::Undone,
-            Err(failure) => Undo::Remains(Some(failure.detail)),
+        match snapshot_delete::take_back(&job.tools.vms, vm, id, PATIENCE).await {
+            Ok(()) => Undo::Undone,
+            Err(why) => Undo::Remains(Some(why)),
         }
     }
 }

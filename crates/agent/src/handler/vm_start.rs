@@ -6,7 +6,7 @@ use std::time::Duration;
 use hostler_model::kind::{StartHow, VmStart, VmStartOutput};
 
 use super::{Begun, Failure, Handler, Job, Undo};
-use crate::vm::admit::Stage;
+use crate::{hypervisor::Exit, vm::admit::Stage};
 
 impl Handler for VmStart {
     async fn run(job: &Job<VmStart>) -> Result<VmStartOutput, Failure> {
@@ -25,7 +25,7 @@ impl Handler for VmStart {
         }
         let Ok((vm, epoch)) = job.vm() else { return Undo::Undone };
         if job.is_stopped() {
-            return match job.tools.vms.stop(vm, epoch, Duration::ZERO).await {
+            return match job.tools.vms.stop(vm, epoch, Duration::ZERO, Exit::Requested).await {
                 Ok(_) => Undo::Undone,
                 Err(failure) => Undo::Remains(Some(failure.detail)),
             };

@@ -8,12 +8,14 @@ use std::time::Duration;
 use hostler_model::kind::{STOP_TIMEOUT_SECONDS, VmStop, VmStopOutput};
 
 use super::{Begun, Failure, Handler, Job, Undo};
+use crate::hypervisor::Exit;
 
 impl Handler for VmStop {
     async fn run(job: &Job<VmStop>) -> Result<VmStopOutput, Failure> {
         let (vm, epoch) = job.vm()?;
         let seconds = job.params.timeout_seconds.unwrap_or(STOP_TIMEOUT_SECONDS);
-        let how = job.tools.vms.stop(vm, epoch, Duration::from_secs(u64::from(seconds))).await?;
+        let why = if job.params.host_goes_down { Exit::HostGoesDown } else { Exit::Requested };
+        let how = job.tools.vms.stop(vm, epoch, Duration::from_secs(u64::from(seconds)), why).await?;
         Ok(VmStopOutput { how })
     }
 

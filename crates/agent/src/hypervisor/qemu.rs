@@ -12,12 +12,14 @@
 //! for its turn. Nothing here knows tasks, leases or the server.
 
 mod accel;
+mod clusters;
 mod command;
 mod console;
 mod disk;
 mod edit;
 mod error;
 mod firmware;
+mod flatten;
 mod folder;
 mod frozen;
 mod launch;
@@ -28,10 +30,12 @@ mod power;
 mod qcow2;
 mod qmp;
 mod ready;
+mod removal;
 mod restore;
 mod seek;
 mod shelf;
 mod snapshot;
+mod surrogate;
 
 use std::{
     collections::HashMap,
@@ -44,6 +48,7 @@ use std::{
 
 use async_trait::async_trait;
 use hostler_model::{SnapshotId, VmId, error::Code};
+use tokio_util::sync::CancellationToken;
 
 pub use self::accel::Accel;
 use self::{
@@ -57,8 +62,8 @@ use self::{
     seek::{Census, seek, seek_in},
 };
 use super::{
-    Applied, DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, NotApplied, Phases, Restored,
-    SnapshotMade, SnapshotRemoved, turns::Turns,
+    Applied, DriverError, Exit, Finds, Flat, Found, Hypervisor, Machine, MachinePlan, NotApplied, Percents, Phases,
+    Restored, SnapshotMade, SnapshotRemoved, turns::Turns,
 };
 use crate::{
     guest::Guest,
@@ -113,6 +118,8 @@ struct Driver {
     /// Looked for once: an agent that is to find it later is started again.
     uefi: Option<Uefi>,
     turns: Turns,
+    /// Held while a disk is flattened.
+    flattening: tokio::sync::Mutex<()>,
     live: Mutex<HashMap<VmId, Weak<Live>>>,
 }
 
@@ -133,6 +140,7 @@ impl Qemu {
             uefi: Uefi::find(),
             binary,
             turns: Turns::default(),
+            flattening: tokio::sync::Mutex::default(),
             live: Mutex::default(),
         })))
     }
@@ -262,6 +270,13 @@ impl Hypervisor for Qemu {
     async fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> Result<SnapshotRemoved, DriverError> {
         let driver = Arc::clone(&self.0);
         whole(async move { driver.remove_snapshot(vm, id).await }).await
+    }
+
+    async fn flatten(&self, vm: VmId, id: SnapshotId, percents: &Percents) -> Result<Flat, DriverError> {
+        let driver = Arc::clone(&self.0);
+        let watch = flatten::Watch { percents: percents.clone(), given_up: CancellationToken::new() };
+        let _gives_up = watch.given_up.clone().drop_guard();
+        whole(async move { driver.flatten(vm, id, &watch).await }).await
     }
 
     async fn snapshots(&self) -> Result<Vec<SnapshotId>, DriverError> {

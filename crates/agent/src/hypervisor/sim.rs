@@ -31,8 +31,8 @@ use self::{
     machine::SimMachine,
 };
 use super::{
-    Applied, DriverError, Exit, Finds, Hypervisor, Machine, MachinePlan, NotApplied, Phases, Restored, SnapshotMade,
-    SnapshotRemoved, turns::Turns,
+    Applied, DriverError, Exit, Finds, Flat, Hypervisor, Machine, MachinePlan, NotApplied, Percents, Phases, Restored,
+    SnapshotMade, SnapshotRemoved, turns::Turns,
 };
 
 /// How a simulated hypervisor behaves. Rates are between 0 and 1; latencies are evenly spread over their range.
@@ -219,7 +219,11 @@ impl Hypervisor for Sim {
 
     async fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> Result<SnapshotRemoved, DriverError> {
         let _turn = self.0.turns.wait(vm).await;
-        Ok(SnapshotRemoved { existed: self.0.host.remove_snapshot(vm, id), layer_kept: false })
+        Ok(SnapshotRemoved { existed: self.0.host.remove_snapshot(vm, id), layer_left: false })
+    }
+
+    async fn flatten(&self, _: VmId, _: SnapshotId, _: &Percents) -> Result<Flat, DriverError> {
+        Ok(Flat::default())
     }
 
     async fn snapshots(&self) -> Result<Vec<SnapshotId>, DriverError> {

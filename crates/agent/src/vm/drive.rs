@@ -109,6 +109,12 @@ impl Trouble {
     pub(super) fn of(exit: &Exit) -> Option<Trouble> {
         match exit {
             Exit::Requested => None,
+            // Seen by the next agent: the host is back.
+            Exit::HostGoesDown => Some(Trouble {
+                state: VmState::Stopped,
+                reason: Some(VmReason::HostWentDown),
+                detail: "it was stopped because its host was going down".to_owned(),
+            }),
             Exit::GuestShutdown => Some(Trouble {
                 state: VmState::Stopped,
                 reason: Some(VmReason::GuestShutdown),

@@ -18,9 +18,10 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     Vms,
-    admit::{Admission, Ask},
+    admit::Ask,
     create::{answered, died_in_boot},
-    drive::{Done, Drive, Reply, Request, Standing, Trouble, answer, done, note_end},
+    drive::{Done, Drive, Reply, Standing, Trouble, answer, done, note_end},
+    verb::{Before, Verb},
 };
 use crate::{
     handler::Failure,
@@ -57,16 +58,13 @@ impl Vms {
         ready: Option<Duration>,
         phases: &Phases,
     ) -> Result<Started, Failure> {
-        self.is_here(vm)?;
-        let request = |reply| Start { epoch, ready, phases: phases.clone(), reply };
-        self.ask(vm, Code::HypervisorFailed, request).await
+        self.change(vm, epoch, Start { ready, phases: phases.clone() }).await
     }
 
     /// Stops a machine: its guest has `patience` to turn itself off, then its process is ended. Dropping the future
-    /// gives it up where it is.
-    pub async fn stop(&self, vm: VmId, epoch: u32, patience: Duration) -> Result<StopHow, Failure> {
-        self.is_here(vm)?;
-        self.ask(vm, Code::HypervisorFailed, |reply| Stop { epoch, patience, reply }).await
+    /// gives it up where it is. `why` is remembered of one that has a process.
+    pub async fn stop(&self, vm: VmId, epoch: u32, patience: Duration, why: Exit) -> Result<StopHow, Failure> {
+        self.change(vm, epoch, Stop { patience, why }).await
     }
 
     /// Restarts a machine: its guest has `patience` to do so, then the reset button is pressed; without any, at once.
@@ -77,53 +75,33 @@ impl Vms {
         patience: Option<Duration>,
         phases: &Phases,
     ) -> Result<Rebooted, Failure> {
-        self.is_here(vm)?;
-        let request = |reply| Reboot { epoch, patience, phases: phases.clone(), reply };
-        self.ask(vm, Code::OutcomeUnknown, request).await
+        self.change(vm, epoch, Reboot { patience, phases: phases.clone() }).await
     }
 
     /// Holds a machine's processors; says whether they were held before.
     pub async fn pause(&self, vm: VmId, epoch: u32) -> Result<bool, Failure> {
-        self.is_here(vm)?;
-        self.ask(vm, Code::HypervisorFailed, |reply| Pause { epoch, reply }).await
+        self.change(vm, epoch, Pause).await
     }
 
     /// Lets a machine's processors run; says whether they ran before, and whether its guest had answered.
     pub async fn resume(&self, vm: VmId, epoch: u32) -> Result<(bool, bool), Failure> {
-        self.is_here(vm)?;
-        self.ask(vm, Code::HypervisorFailed, |reply| Resume { epoch, reply }).await
+        self.change(vm, epoch, Resume).await
     }
 }
 
+#[derive(Clone)]
 struct Start {
-    epoch: u32,
     ready: Option<Duration>,
     phases: Phases,
-    reply: Reply<Started>,
 }
 
-impl Request for Start {
-    fn ask(&self) -> Ask {
-        Ask::Start
-    }
+impl Verb for Start {
+    type Answer = Started;
+    const ASK: Ask = Ask::Start;
 
-    fn epoch(&self) -> u32 {
-        self.epoch
-    }
-
-    fn take(self: Box<Self>, drive: &mut Drive, admission: Admission) {
-        match admission {
-            Admission::Accept => self.begin(drive),
-            Admission::Ignore => self.share(drive),
-            Admission::Refuse(denial) => answer(self.reply, Err(denial.into())),
-        }
-    }
-}
-
-impl Start {
-    fn begin(self, drive: &mut Drive) {
-        let Start { ready, phases, mut reply, .. } = self;
-        let (hypervisor, id, trouble) = (drive.vms.hypervisor.clone(), drive.id, drive.trouble.clone());
+    fn begin(self, drive: &mut Drive, mut reply: Reply<Started>) {
+        let Start { ready, phases } = self;
+        let Before { hypervisor, id, trouble, .. } = Before::of(drive);
         drive.change(async move {
             let (plan, machine) = match bring_up(&*hypervisor, id, &phases).await {
                 Ok(up) => up,
@@ -139,14 +117,13 @@ impl Start {
     }
 
     /// It runs: its guest only has to answer, in a time that its folder says.
-    fn share(self, drive: &mut Drive) {
-        let Start { ready, mut reply, .. } = self;
+    fn already(self, drive: &mut Drive, mut reply: Reply<Started>) {
         let (hypervisor, id) = (drive.vms.hypervisor.clone(), drive.id);
         let Some(machine) = drive.machine.clone() else { return };
         drive.programs.spawn(async move {
             let greeted = async {
                 let plan = hypervisor.plan(id).await?.ok_or_else(|| no_plan(id))?;
-                answered(&*machine, ready.unwrap_or_else(|| plan.ready_timeout())).await?;
+                answered(&*machine, self.ready.unwrap_or_else(|| plan.ready_timeout())).await?;
                 Ok(Started { anew: false, boot_ms: machine.boot_ms() })
             };
             tokio::select! {
@@ -168,7 +145,7 @@ async fn bring_up(
     Ok((plan, machine))
 }
 
-fn no_plan(id: VmId) -> DriverError {
+pub(super) fn no_plan(id: VmId) -> DriverError {
     let detail = format!("what machine {id} is made of is not written in its folder; delete it and create another");
     DriverError { code: Code::HypervisorFailed, detail, retryable: false }
 }
@@ -205,78 +182,60 @@ fn given_up() -> Failure {
     Failure { code: Code::Cancelled, detail: "it was given up".to_owned(), retryable: false }
 }
 
+#[derive(Clone)]
 struct Stop {
-    epoch: u32,
     patience: Duration,
-    reply: Reply<StopHow>,
+    why: Exit,
 }
 
-impl Request for Stop {
-    fn ask(&self) -> Ask {
-        Ask::Stop
-    }
+impl Verb for Stop {
+    type Answer = StopHow;
+    const ASK: Ask = Ask::Stop;
 
-    fn epoch(&self) -> u32 {
-        self.epoch
-    }
-
-    fn take(self: Box<Self>, drive: &mut Drive, admission: Admission) {
-        match admission {
-            Admission::Accept => self.begin(drive),
-            Admission::Ignore => self.settle(drive),
-            Admission::Refuse(denial) => answer(self.reply, Err(denial.into())),
-        }
-    }
-}
-
-impl Stop {
-    fn begin(self, drive: &mut Drive) {
-        let Some((machine, power)) = drive.live() else { return };
-        let (hypervisor, id, answered) = (drive.vms.hypervisor.clone(), drive.id, drive.answered);
-        drive.change(async move { self.carry_out(&*hypervisor, id, machine, power, answered).await });
+    fn begin(self, drive: &mut Drive, reply: Reply<StopHow>) {
+        let before = Before::of(drive);
+        drive.change(self.carry_out(before, reply));
     }
 
     /// It has stopped by itself: from now on it is stopped because somebody wants it to be. A process that lives all the
     /// same is ended.
-    fn settle(self, drive: &mut Drive) {
-        let (hypervisor, id, trouble) = (drive.vms.hypervisor.clone(), drive.id, drive.trouble.clone());
+    fn already(self, drive: &mut Drive, reply: Reply<StopHow>) {
+        let before = Before::of(drive);
         drive.change(async move {
-            match hypervisor.attach(id).await {
+            let Before { hypervisor, id, .. } = &before;
+            match hypervisor.attach(*id).await {
                 Ok(Some(machine)) => {
                     let machine: Arc<dyn Machine> = machine.into();
                     let power = machine.power().await.unwrap_or(Power::Running);
-                    self.carry_out(&*hypervisor, id, machine, power, false).await
+                    self.carry_out(Before { live: Some((machine, power)), answered: false, ..before }, reply).await
                 }
+                // That its host goes down is no reason for one that stood still before.
+                Ok(None) if self.why == Exit::HostGoesDown => done(before.now().await, reply, Ok(StopHow::Already)),
                 Ok(None) => {
-                    note_end(&*hypervisor, id, &Exit::Requested).await;
-                    done(Standing::Down(None), self.reply, Ok(StopHow::Already))
+                    note_end(&**hypervisor, *id, &self.why).await;
+                    done(Standing::Down(None), reply, Ok(StopHow::Already))
                 }
-                Err(error) => done(Standing::Down(trouble), self.reply, Err(error.into())),
+                Err(error) => done(before.now().await, reply, Err(error.into())),
             }
         });
     }
+}
 
-    async fn carry_out(
-        self,
-        hypervisor: &dyn Hypervisor,
-        id: VmId,
-        machine: Arc<dyn Machine>,
-        power: Power,
-        answered: bool,
-    ) -> Done {
-        let Stop { patience, mut reply, .. } = self;
+impl Stop {
+    async fn carry_out(self, before: Before, mut reply: Reply<StopHow>) -> Done {
+        let Stop { patience, why } = self;
+        let Some((machine, power)) = before.live.clone() else {
+            return done(before.now().await, reply, Ok(StopHow::Already));
+        };
         let stopped = tokio::select! {
             stopped = halt(&*machine, power, patience) => stopped.map_err(Failure::from),
             () = reply.closed() => Err(given_up()),
         };
-        let standing = match stopped {
-            Ok(_) => {
-                note_end(hypervisor, id, &Exit::Requested).await;
-                Standing::Down(None)
-            }
-            Err(_) => Standing::of(hypervisor, id, machine, power, answered).await,
-        };
-        done(standing, reply, stopped)
+        if stopped.is_err() {
+            return done(before.now().await, reply, stopped);
+        }
+        note_end(&*before.hypervisor, before.id, &why).await;
+        done(Standing::Down(None), reply, stopped)
     }
 }
 
@@ -315,43 +274,27 @@ async fn obeyed(machine: &dyn Machine, power: Power, patience: Duration) -> bool
     }
 }
 
+#[derive(Clone)]
 struct Reboot {
-    epoch: u32,
     patience: Option<Duration>,
     phases: Phases,
-    reply: Reply<Rebooted>,
 }
 
-impl Request for Reboot {
-    fn ask(&self) -> Ask {
-        Ask::Reboot
-    }
+impl Verb for Reboot {
+    type Answer = Rebooted;
+    const ASK: Ask = Ask::Reboot;
+    const LOST: Code = Code::OutcomeUnknown;
 
-    fn epoch(&self) -> u32 {
-        self.epoch
-    }
-
-    fn take(self: Box<Self>, drive: &mut Drive, admission: Admission) {
-        match admission {
-            Admission::Accept | Admission::Ignore => self.begin(drive),
-            Admission::Refuse(denial) => answer(self.reply, Err(denial.into())),
-        }
-    }
-}
-
-impl Reboot {
-    fn begin(self, drive: &mut Drive) {
-        let Reboot { patience, phases, mut reply, .. } = self;
-        let Some((machine, power)) = drive.live() else { return };
-        let (hypervisor, id, answered) = (drive.vms.hypervisor.clone(), drive.id, drive.answered);
+    fn begin(self, drive: &mut Drive, mut reply: Reply<Rebooted>) {
+        let Reboot { patience, phases } = self;
+        let before = Before::of(drive);
+        let Some((machine, _)) = before.live.clone() else { return };
         drive.change(async move {
-            let restarted = restart(&*hypervisor, id, machine.clone(), patience, &phases, &mut reply).await;
+            let (hypervisor, id) = (before.hypervisor.clone(), before.id);
+            let restarted = restart(&*hypervisor, id, machine, patience, &phases, &mut reply).await;
             let (machine, how, ready) = match restarted {
                 Ok(restarted) => restarted,
-                Err(failure) => {
-                    let standing = Standing::after(&*hypervisor, id, machine, power, answered).await;
-                    return done(standing, reply, Err(failure));
-                }
+                Err(failure) => return done(before.found().await, reply, Err(failure)),
             };
             let begun = Instant::now();
             let (standing, answered) = booted(&*hypervisor, id, machine, ready, &phases, &mut reply).await;
@@ -391,62 +334,44 @@ async fn restart(
     Ok((machine, how, plan.ready_timeout()))
 }
 
-struct Pause {
-    epoch: u32,
-    reply: Reply<bool>,
-}
+#[derive(Clone)]
+struct Pause;
 
-impl Request for Pause {
-    fn ask(&self) -> Ask {
-        Ask::Pause
+impl Verb for Pause {
+    type Answer = bool;
+    const ASK: Ask = Ask::Pause;
+
+    fn begin(self, drive: &mut Drive, reply: Reply<bool>) {
+        let before = Before::of(drive);
+        let Some((machine, _)) = before.live.clone() else { return };
+        drive.change(async move {
+            let paused = machine.pause().await.map(|()| false).map_err(Failure::from);
+            done(before.now().await, reply, paused)
+        });
     }
 
-    fn epoch(&self) -> u32 {
-        self.epoch
-    }
-
-    fn take(self: Box<Self>, drive: &mut Drive, admission: Admission) {
-        let (hypervisor, id, answered) = (drive.vms.hypervisor.clone(), drive.id, drive.answered);
-        match (admission, drive.live()) {
-            (Admission::Accept, Some((machine, power))) => drive.change(async move {
-                let paused = machine.pause().await.map(|()| false).map_err(Failure::from);
-                done(Standing::of(&*hypervisor, id, machine, power, answered).await, self.reply, paused)
-            }),
-            (admission, _) => answer(self.reply, admitted(admission, true)),
-        }
+    fn already(self, _: &mut Drive, reply: Reply<bool>) {
+        answer(reply, Ok(true));
     }
 }
 
-struct Resume {
-    epoch: u32,
-    reply: Reply<(bool, bool)>,
-}
+#[derive(Clone)]
+struct Resume;
 
-impl Request for Resume {
-    fn ask(&self) -> Ask {
-        Ask::Resume
+impl Verb for Resume {
+    type Answer = (bool, bool);
+    const ASK: Ask = Ask::Resume;
+
+    fn begin(self, drive: &mut Drive, reply: Reply<(bool, bool)>) {
+        let before = Before::of(drive);
+        let Some((machine, _)) = before.live.clone() else { return };
+        drive.change(async move {
+            let resumed = machine.resume().await.map(|()| (false, before.answered)).map_err(Failure::from);
+            done(before.now().await, reply, resumed)
+        });
     }
 
-    fn epoch(&self) -> u32 {
-        self.epoch
-    }
-
-    fn take(self: Box<Self>, drive: &mut Drive, admission: Admission) {
-        let (hypervisor, id, answered) = (drive.vms.hypervisor.clone(), drive.id, drive.answered);
-        match (admission, drive.live()) {
-            (Admission::Accept, Some((machine, power))) => drive.change(async move {
-                let resumed = machine.resume().await.map(|()| (false, answered)).map_err(Failure::from);
-                done(Standing::of(&*hypervisor, id, machine, power, answered).await, self.reply, resumed)
-            }),
-            (admission, _) => answer(self.reply, admitted(admission, (true, answered))),
-        }
-    }
-}
-
-/// What is so already, or why not.
-fn admitted<T>(admission: Admission, already: T) -> Result<T, Failure> {
-    match admission {
-        Admission::Accept | Admission::Ignore => Ok(already),
-        Admission::Refuse(denial) => Err(denial.into()),
+    fn already(self, drive: &mut Drive, reply: Reply<(bool, bool)>) {
+        answer(reply, Ok((true, drive.answered)));
     }
 }

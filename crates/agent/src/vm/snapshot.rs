@@ -5,18 +5,19 @@
 
 use std::time::Duration;
 
-use hostler_model::{SnapshotId, VmId, error::Code};
+use hostler_model::{SnapshotId, VmId};
 use tokio::time::Instant;
 
 use super::{
     Vms,
-    admit::{Admission, Ask},
-    drive::{Done, Drive, Reply, Request, Standing, Then, answer, done, note_end},
+    admit::Ask,
+    drive::{Done, Drive, Reply, Standing, Then, answer, done, note_end},
     power::booted,
+    verb::{Before, Verb},
 };
 use crate::{
     handler::Failure,
-    hypervisor::{Exit, Phases, Power, SnapshotMade, SnapshotRemoved},
+    hypervisor::{Exit, Flat, Percents, Phases, Power, SnapshotMade, SnapshotRemoved},
 };
 
 /// A machine that runs from a snapshot, and whose guest has answered.
@@ -40,9 +41,7 @@ impl Vms {
         memory: bool,
         phases: &Phases,
     ) -> Result<SnapshotMade, Failure> {
-        self.is_here(vm)?;
-        let request = |reply| Take { epoch, id, memory, phases: phases.clone(), reply };
-        self.ask(vm, Code::HypervisorFailed, request).await
+        self.change(vm, epoch, Take { id, memory, phases: phases.clone() }).await
     }
 
     /// Puts a machine back to a snapshot, and waits until its guest answers. Dropping the future gives the wait up.
@@ -54,18 +53,25 @@ impl Vms {
         now: i64,
         phases: &Phases,
     ) -> Result<Back, Failure> {
-        self.is_here(vm)?;
-        let request = |reply| Restore { epoch, id, now, phases: phases.clone(), reply };
-        self.ask(vm, Code::HypervisorFailed, request).await
+        self.change(vm, epoch, Restore { id, now, phases: phases.clone() }).await
     }
 
     /// Removes a snapshot, or what is left of one, once nothing else is done to its machine's disk.
     pub async fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> Result<SnapshotRemoved, Failure> {
         // No machine, no snapshots: they go with it.
         if self.is_here(vm).is_err() {
-            return Ok(SnapshotRemoved { existed: false, layer_kept: false });
+            return Ok(SnapshotRemoved { existed: false, layer_left: false });
         }
         Ok(self.0.hypervisor.remove_snapshot(vm, id).await?)
+    }
+
+    /// Makes a machine's disk as flat as it can be, after a snapshot was removed. It needs no turn of its own: what else
+    /// is done to the machine goes before it. Dropping the future gives it up.
+    pub async fn flatten(&self, vm: VmId, removed: SnapshotId, percents: &Percents) -> Result<Flat, Failure> {
+        if self.is_here(vm).is_err() {
+            return Ok(Flat::default());
+        }
+        Ok(self.0.hypervisor.flatten(vm, removed, percents).await?)
     }
 
     /// The snapshots that are whole on this host; nothing when that cannot be said.
@@ -80,76 +86,50 @@ impl Vms {
     }
 }
 
+#[derive(Clone)]
 struct Take {
-    epoch: u32,
     id: SnapshotId,
     memory: bool,
     phases: Phases,
-    reply: Reply<SnapshotMade>,
 }
 
-impl Request for Take {
-    fn ask(&self) -> Ask {
-        Ask::Snapshot
-    }
+impl Verb for Take {
+    type Answer = SnapshotMade;
+    const ASK: Ask = Ask::Snapshot;
 
-    fn epoch(&self) -> u32 {
-        self.epoch
-    }
-
-    fn take(self: Box<Self>, drive: &mut Drive, admission: Admission) {
-        if let Admission::Refuse(denial) = admission {
-            return answer(self.reply, Err(denial.into()));
-        }
-        let Take { id, memory, phases, reply, .. } = *self;
-        let (hypervisor, vm, live) = (drive.vms.hypervisor.clone(), drive.id, drive.live());
-        let (answered, trouble) = (drive.answered, drive.trouble.clone());
+    fn begin(self, drive: &mut Drive, reply: Reply<SnapshotMade>) {
+        let Take { id, memory, phases } = self;
+        let before = Before::of(drive);
         drive.change(async move {
-            let taken = hypervisor.take_snapshot(vm, id, memory, &phases).await;
-            let standing = match live {
-                Some((machine, power)) => Standing::of(&*hypervisor, vm, machine, power, answered).await,
-                None => Standing::Down(trouble),
-            };
-            done(standing, reply, taken.map_err(Failure::from))
+            let taken = before.hypervisor.take_snapshot(before.id, id, memory, &phases).await;
+            done(before.now().await, reply, taken.map_err(Failure::from))
         });
     }
 }
 
+#[derive(Clone)]
 struct Restore {
-    epoch: u32,
     id: SnapshotId,
     /// The time, in nanoseconds since the Unix epoch.
     now: i64,
     phases: Phases,
-    reply: Reply<Back>,
 }
 
-impl Request for Restore {
-    fn ask(&self) -> Ask {
-        Ask::Restore
-    }
+impl Verb for Restore {
+    type Answer = Back;
+    const ASK: Ask = Ask::Restore;
 
-    fn epoch(&self) -> u32 {
-        self.epoch
-    }
-
-    fn take(self: Box<Self>, drive: &mut Drive, admission: Admission) {
-        if let Admission::Refuse(denial) = admission {
-            return answer(self.reply, Err(denial.into()));
-        }
-        let Restore { id, now, phases, mut reply, .. } = *self;
-        let (hypervisor, vm, before) = (drive.vms.hypervisor.clone(), drive.id, drive.live());
-        let (answered, trouble) = (drive.answered, drive.trouble.clone());
+    fn begin(self, drive: &mut Drive, mut reply: Reply<Back>) {
+        let Restore { id, now, phases } = self;
+        let before = Before::of(drive);
         let asked = Instant::now();
         drive.change(async move {
+            let (hypervisor, vm) = (before.hypervisor.clone(), before.id);
             let restored = match hypervisor.restore(vm, id, &phases).await {
                 Ok(restored) => restored,
                 Err(error) => {
                     // Nothing was touched, or the process was ended.
-                    let standing = match before {
-                        Some((machine, power)) => Standing::of(&*hypervisor, vm, machine, power, answered).await,
-                        None => Standing::Down(trouble),
-                    };
+                    let standing = before.now().await;
                     if matches!(standing, Standing::Down(None)) {
                         note_end(&*hypervisor, vm, &Exit::Requested).await;
                     }

@@ -56,11 +56,17 @@ async fn created(server: &Server) -> VmId {
     vm
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_machine_goes_through_all_its_states() {
+/// A server, an agent that has joined it, and a machine that runs.
+async fn running() -> (Server, tempfile::TempDir, World, Running, VmId) {
     let (server, data, world) = (Server::new(), folder(), World::new());
     let agent = server.agent(data.path(), world.clone()).await;
     let vm = created(&server).await;
+    (server, data, world, agent, vm)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_goes_through_all_its_states() {
+    let (server, _data, world, agent, vm) = running().await;
 
     assert_eq!(succeeded(&done(&server, KindName::VmPause, vm, json!({})).await)["already"], false);
     assert_eq!((seen(&server, vm).await.state, seen(&server, vm).await.ready), (VmState::Paused, false));
@@ -111,9 +117,7 @@ async fn a_guest_that_does_not_turn_itself_off_is_stopped_hard() {
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_machine_is_woken_to_turn_itself_off() {
-    let (server, data, world) = (Server::new(), folder(), World::new());
-    let agent = server.agent(data.path(), world.clone()).await;
-    let vm = created(&server).await;
+    let (server, _data, world, agent, vm) = running().await;
     succeeded(&done(&server, KindName::VmPause, vm, json!({})).await);
     assert_eq!(succeeded(&done(&server, KindName::VmStop, vm, json!({})).await)["how"], "graceful");
     assert!(!world.see().machines[&vm].paused);
@@ -151,10 +155,27 @@ async fn the_next_agent_knows_how_machines_stand() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_stopped_for_its_host_says_so_once_another_agent_is_there_and_what_stood_still_before_does_not() {
+    for (first, reason) in [(None, Some(VmReason::HostWentDown)), (Some(json!({})), None)] {
+        let (server, data, world, agent, vm) = running().await;
+        if let Some(stop) = &first {
+            succeeded(&done(&server, KindName::VmStop, vm, stop.clone()).await);
+        }
+        let stopped = done(&server, KindName::VmStop, vm, json!({"host_goes_down": true})).await;
+        assert_eq!(succeeded(&stopped)["how"] == "already", first.is_some());
+        let now = seen(&server, vm).await;
+        assert_eq!((now.state, now.reason), (VmState::Stopped, None), "its host is still there");
+        agent.stop().await;
+        let agent = server.agent(data.path(), world.clone()).await;
+        let now = seen(&server, vm).await;
+        assert_eq!((now.state, now.reason), (VmState::Stopped, reason), "{first:?}");
+        agent.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_guest_that_never_answers_after_a_start_runs_and_is_not_ready() {
-    let (server, data, world) = (Server::new(), folder(), World::new());
-    let agent = server.agent(data.path(), world.clone()).await;
-    let vm = created(&server).await;
+    let (server, _data, world, agent, vm) = running().await;
     succeeded(&done(&server, KindName::VmStop, vm, json!({})).await);
     world.hold(Gate::Ready);
     let report = done(&server, KindName::VmStart, vm, json!({"ready_timeout_seconds": 7})).await;
@@ -173,9 +194,7 @@ async fn a_guest_that_never_answers_after_a_start_runs_and_is_not_ready() {
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_start_is_undone() {
     for gate in [Gate::Start, Gate::Ready] {
-        let (server, data, world) = (Server::new(), folder(), World::new());
-        let agent = server.agent(data.path(), world.clone()).await;
-        let vm = created(&server).await;
+        let (server, _data, world, agent, vm) = running().await;
         succeeded(&done(&server, KindName::VmStop, vm, json!({})).await);
         world.hold(gate);
         let start = on(&server, KindName::VmStart, vm, json!({}));
@@ -199,9 +218,7 @@ async fn a_cancelled_start_is_undone() {
 #[tokio::test(start_paused = true)]
 async fn a_start_that_an_agent_left_unfinished_is_completed_by_the_next() {
     for gate in [Gate::Start, Gate::Ready] {
-        let (server, data, world) = (Server::new(), folder(), World::new());
-        let agent = server.agent(data.path(), world.clone()).await;
-        let vm = created(&server).await;
+        let (server, data, world, agent, vm) = running().await;
         succeeded(&done(&server, KindName::VmStop, vm, json!({})).await);
         world.hold(gate);
         let begun = world.begun(gate);
@@ -219,9 +236,7 @@ async fn a_start_that_an_agent_left_unfinished_is_completed_by_the_next() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reboot_is_never_done_twice() {
-    let (server, data, world) = (Server::new(), folder(), World::new());
-    let agent = server.agent(data.path(), world.clone()).await;
-    let vm = created(&server).await;
+    let (server, data, world, agent, vm) = running().await;
     world.hold(Gate::Shutdown);
     server.give(&on(&server, KindName::VmReboot, vm, json!({"timeout_seconds": 600})));
     world.until_begun(Gate::Shutdown, 1).await;
@@ -259,9 +274,7 @@ async fn a_reboot_that_is_cancelled_while_the_machine_starts_again_leaves_it_run
 
 #[tokio::test(start_paused = true)]
 async fn a_machine_is_removed_whatever_is_being_done_to_it() {
-    let (server, data, world) = (Server::new(), folder(), World::new());
-    let agent = server.agent(data.path(), world.clone()).await;
-    let vm = created(&server).await;
+    let (server, _data, world, agent, vm) = running().await;
     world.hold(Gate::Shutdown);
     let stop = on(&server, KindName::VmStop, vm, json!({"timeout_seconds": 3600}));
     server.give(&stop);
@@ -332,9 +345,7 @@ async fn a_start_that_fails_and_leaves_a_process_is_not_called_stopped() {
 
 #[tokio::test(start_paused = true)]
 async fn who_stops_a_machine_is_told_already_only_when_no_process_is_there() {
-    let (server, data, world) = (Server::new(), folder(), World::new());
-    let agent = server.agent(data.path(), world.clone()).await;
-    let vm = created(&server).await;
+    let (server, _data, world, agent, vm) = running().await;
     succeeded(&done(&server, KindName::VmStop, vm, json!({})).await);
     world.change(|state| {
         state.machines.get_mut(&vm).unwrap().exit = None;
@@ -349,9 +360,7 @@ async fn who_stops_a_machine_is_told_already_only_when_no_process_is_there() {
 
 #[tokio::test(start_paused = true)]
 async fn an_end_that_comes_while_the_machine_is_being_changed_is_remembered() {
-    let (server, data, world) = (Server::new(), folder(), World::new());
-    let agent = server.agent(data.path(), world.clone()).await;
-    let vm = created(&server).await;
+    let (server, data, world, agent, vm) = running().await;
     world.hold(Gate::Snapshot);
     let snapshot = "0190f1f0-0000-7000-8000-0000000000c1";
     server.give(&on(&server, KindName::VmSnapshot, vm, json!({"name": "one", "snapshot": snapshot})));

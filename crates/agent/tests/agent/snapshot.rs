@@ -136,6 +136,32 @@ async fn one_that_is_stopped_halfway_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deletion_says_what_the_others_have_and_one_that_is_stopped_leaves_what_it_left() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let (vm, one, two) = (created(&server).await, id(), id());
+    for snapshot in [one, two] {
+        succeeded(&done(&server, KindName::VmSnapshot, vm, json!({"name": "s", "snapshot": snapshot})).await);
+    }
+    world.change(|state| state.held.push(Gate::Flatten));
+    let task = server.task(KindName::SnapshotDelete, Some(vm), json!({"snapshot": one}));
+    let n = server.results().len();
+    server.give(&task);
+    world.until(|state| state.begun.contains_key(&Gate::Flatten)).await;
+    // The machine is free meanwhile.
+    succeeded(&done(&server, KindName::VmPause, vm, json!({})).await);
+    server.with(|heard| heard.abort.push(task.sub));
+    let report = server.result(n + 2).await;
+    assert_eq!((report.task, failed(&report)), (task.sub, (Code::Cancelled, Effects::Remain)));
+    world.change(|state| state.held.clear());
+    let again = done(&server, KindName::SnapshotDelete, vm, json!({"snapshot": one})).await;
+    assert_eq!(succeeded(&again)["shares"], json!([{"snapshot": two, "disk_bytes": 9}]));
+    let phases: Vec<&str> = again.phases.iter().map(|timing| timing.phase.as_str()).collect();
+    assert_eq!(phases, ["remove", "flatten"]);
+    drop(agent);
+}
+
+#[tokio::test(start_paused = true)]
 async fn parameters_without_a_snapshot_are_refused_and_change_nothing() {
     let (server, data, world) = (Server::new(), folder(), World::new());
     let agent = server.agent(data.path(), world.clone()).await;

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use hostler_agent::hypervisor::{
-    Applied, DriverError, Exit, Finds, Found, Hypervisor, Machine, MachinePlan, NotApplied, Phases, Power, Restart,
-    Restored, SnapshotMade, SnapshotRemoved,
+    Applied, DriverError, Exit, Finds, Flat, Found, Hypervisor, Machine, MachinePlan, NotApplied, Percents, Phases,
+    Power, Restart, Restored, SnapshotMade, SnapshotRemoved,
 };
 use hostler_model::{
     SnapshotId, VmId,
@@ -24,6 +24,7 @@ pub enum Gate {
     Start,
     Shutdown,
     Snapshot,
+    Flatten,
 }
 
 #[derive(Clone, Default, Debug)]
@@ -258,7 +259,15 @@ impl Hypervisor for World {
     async fn remove_snapshot(&self, _: VmId, id: SnapshotId) -> Result<SnapshotRemoved, DriverError> {
         let mut existed = false;
         self.change(|state| existed = state.snapshots.remove(&id).is_some());
-        Ok(SnapshotRemoved { existed, layer_kept: false })
+        Ok(SnapshotRemoved { existed, layer_left: existed })
+    }
+
+    async fn flatten(&self, vm: VmId, _: SnapshotId, percents: &Percents) -> Result<Flat, DriverError> {
+        let _ = percents.send(50);
+        self.pass(Gate::Flatten).await;
+        let mut shares: Vec<_> = self.see().snapshots.into_iter().filter(|(_, of)| *of == vm).collect();
+        shares.sort_unstable();
+        Ok(Flat { layer_kept: false, shares: shares.into_iter().map(|(id, _)| (id, 9)).collect() })
     }
 
     async fn snapshots(&self) -> Result<Vec<SnapshotId>, DriverError> {

@@ -16,7 +16,14 @@ pub const MEMORY: &[&str] =
 pub const DISK: &[&str] = &["agent.snapshot.begun", "agent.snapshot.frozen", "agent.snapshot.layer"];
 pub const RESTORE: &[&str] =
     &["agent.restore.stopped", "agent.restore.layer", "agent.restore.started", "agent.restore.running"];
-pub const DELETE: &[&str] = &["agent.snapshot.removed", "agent.finish.before_commit"];
+pub const DELETE: &[&str] = &[
+    "agent.snapshot.removed",
+    "agent.flatten.begun",
+    "agent.flatten.copied",
+    "agent.flatten.pulled",
+    "agent.flatten.flat",
+    "agent.finish.before_commit",
+];
 
 /// What a shell in the guest says.
 async fn shell(dev: &mut Dev, line: &str) -> Result<String> {
@@ -114,13 +121,30 @@ async fn restore_survives(point: &str) -> Result<()> {
 }
 
 async fn deletion_survives(point: &str) -> Result<()> {
+    deleting_survives(point, true).await
+}
+
+async fn deletion_of_a_stopped_machines_survives(point: &str) -> Result<()> {
+    deleting_survives(point, false).await
+}
+
+async fn deleting_survives(point: &str, running: bool) -> Result<()> {
     let (mut dev, id) = with_snapshot().await?;
+    if !running {
+        done(&mut dev, "POST", "/api/v1/vms/m/stop", Some(json!({}))).await?;
+    }
     let task = crash_at(&mut dev, point, "DELETE", &format!("/api/v1/snapshots/{id}"), None).await?;
     let task = task.context("it was written down")?;
     assert_eq!(task["state"], "succeeded", "{point}: {task}");
     assert!(snapshots(&dev).await?.is_empty(), "{point}");
-    // The machine stands on the snapshot's layer.
-    assert_eq!(on_disk(&dev)?, (2, 0), "{point}: layers and snapshots");
+    // The snapshot's layer is part of the one that the machine writes, and nobody's charge is left.
+    assert_eq!(on_disk(&dev)?, (1, 0), "{point}: layers and snapshots");
+    let (_, quota) = dev.get("/api/v1/quota").await?;
+    assert_eq!(quota["book"]["used"]["disk_gib"], 1, "{point}");
+    assert_eq!(dev.qemus().len(), usize::from(running), "{point}: one that worked on the disk is gone");
+    if !running {
+        done(&mut dev, "POST", "/api/v1/vms/m/start", Some(json!({}))).await?;
+    }
     assert_eq!(shell(&mut dev, "cat /root/file").await?, "two", "{point}");
     remove(&mut dev).await
 }
@@ -147,4 +171,10 @@ async fn a_restore_ends_with_the_restored_machine_whenever_the_process_is_killed
 async fn a_deleted_snapshot_leaves_nothing_whenever_the_process_is_killed() {
     each(DELETE, 0, deletion_survives).await;
     each(DELETE, 1, deletion_survives).await;
+}
+
+#[tokio::test]
+async fn a_deleted_snapshot_of_a_stopped_machine_leaves_nothing_whenever_the_process_is_killed() {
+    each(DELETE, 0, deletion_of_a_stopped_machines_survives).await;
+    each(DELETE, 1, deletion_of_a_stopped_machines_survives).await;
 }

@@ -5,6 +5,9 @@
 //! look ─► cancel creates, starts and restores ─► stop all that run, side by side ─► look again: nothing more? ─► over
 //! ```
 //!
+//! Whoever ends `dev` stops no machine for good: one with `autostart` is told that its host goes down, and is started again
+//! by the next `hostler dev`. The others stay stopped.
+//!
 //! A second Ctrl-C leaves what still runs; so do `--keep`, a crash and kill -9. The next `hostler dev` takes it up.
 
 use std::{
@@ -124,7 +127,7 @@ async fn cancel(client: &Client, task: &Task) -> Result<Task, ClientError> {
 /// How a machine was stopped; or why it was not.
 async fn stop(client: &Client, vm: &Vm) -> Result<String, String> {
     let told = |error: ClientError| format!("could not be stopped: {error}");
-    let wanted = NewStop { timeout_seconds: Some(GRACE) };
+    let wanted = NewStop { timeout_seconds: Some(GRACE), host_goes_down: vm.spec.autostart };
     let task = client.stop_vm(&vm.id.to_string(), &wanted, &Submit::default()).await.map_err(told)?.task;
     let (paused, id) = (task.waiting_for == Some(WaitingFor::Paused), task.id);
     let task = if paused { task } else { end(client, task, LIMIT).await.map_err(told)? };

@@ -43,7 +43,7 @@ impl Code {
                 "`hostler snapshot show` says its state and why. One that is being made or deleted is waited for; one in error can only be deleted."
             }
             Code::SnapshotLimit => {
-                "Delete snapshots of the machine that are not needed. Where the detail speaks of layers, restore one of its first snapshots, or make a new machine."
+                "Delete snapshots of the machine that are not needed. Where the detail speaks of layers, one deletion is enough: it merges all that no snapshot needs."
             }
             Code::SnapshotUnusable => {
                 "The detail says what does not fit. A snapshot with memory needs the processors and the memory that it was taken with, and the same hypervisor on its node; a damaged one can only be deleted."

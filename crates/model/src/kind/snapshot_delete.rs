@@ -1,4 +1,5 @@
-//! `snapshot.delete`: removes a snapshot. Its layer of the disk goes when nothing stands on it any more.
+//! `snapshot.delete`: removes a snapshot, and ends when the machine's disk is flat: the snapshot's layer is part of the one
+//! that stands on it. That may take minutes, so it leaves its turn to whatever else is asked of the machine.
 
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
 use crate::{
     error::{Code, Refusal},
+    id::SnapshotId,
     retry::RetryPolicy,
     snapshot::Use,
     vm::VmState,
@@ -28,21 +30,33 @@ pub struct SnapshotDeleteParams {
 pub struct SnapshotDeleteOutput {
     /// Whether the node had anything of it.
     pub existed: bool,
-    /// Whether its layer stays on the node's disk for now, because the machine or another snapshot stands on it.
+    /// Whether its layer stays on the node's disk, because several snapshots, or one and the machine, stand on it.
     #[serde(default)]
     pub layer_kept: bool,
+    /// How much of the disk each of the machine's snapshots answers for now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<SnapshotShare>,
+}
+
+/// What a snapshot has of the disk of its machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct SnapshotShare {
+    /// Which snapshot.
+    pub snapshot: SnapshotId,
+    /// Its layer, and what below that is no other's, in bytes.
+    pub disk_bytes: i64,
 }
 
 impl Kind for SnapshotDelete {
     const NAME: &'static str = "snapshot.delete";
-    const CLASS: Class = Class::Quick;
+    const CLASS: Class = Class::Disk;
     const ROLE: Role = Role::Operator;
     const AIM: Aim = Aim::Vm;
-    const TURN: Turn = Turn::Exclusive;
+    const TURN: Turn = Turn::Shared;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
     const RETRY: RetryPolicy = RetryPolicy::exponential(5, 5, 120);
     const RETRY_WHY: &'static str = "Nobody waits for it, and until it is done its room stays charged.";
-    const TIMEOUT: Duration = Duration::from_secs(120);
+    const TIMEOUT: Duration = Duration::from_secs(6 * 3600);
     const SNAPSHOT: Use = Use::Remove;
 
     type Params = SnapshotDeleteParams;

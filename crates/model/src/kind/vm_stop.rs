@@ -27,6 +27,9 @@ pub struct VmStopParams {
     /// How long the guest may take to turn itself off, in seconds, at most 3,600; 60 where nothing is said. After that
     /// its process is ended; with 0, at once.
     pub timeout_seconds: Option<u32>,
+    /// Whether it is stopped only because its host goes down: one with `autostart` is started again when that is back.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub host_goes_down: bool,
 }
 
 /// What came of it.

@@ -4,10 +4,12 @@
 use hostler_model::{
     NodeId, SnapshotId, VmId,
     alloc::{Allocation, Hold, Owner, Settlement},
-    snapshot::{self, Snapshot, SnapshotChange, SnapshotState, Use},
+    kind::{KindName, SnapshotDeleteOutput},
+    snapshot::{self, Known, Snapshot, SnapshotChange, SnapshotState, Use},
     task::Verdict,
 };
 use hostler_sqlite::Result;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{snapshot as snapshots, task::TaskRow, work::Work};
@@ -73,7 +75,27 @@ impl Work<'_> {
         if let Some(change) = change {
             self.change_snapshot(before.id, change, json!({"task": row.task.id}));
         }
-        self.settle_allocation(Owner::Snapshot(before.id), settlement)
+        self.settle_allocation(Owner::Snapshot(before.id), settlement)?;
+        match (row.task.kind, verdict) {
+            (KindName::SnapshotDelete, Verdict::Succeeded { output }) => self.share_out(before.vm, output),
+            _ => Ok(()),
+        }
+    }
+
+    /// A snapshot's layer became part of another's, or is one's that stands on it: that one is charged for it.
+    fn share_out(&mut self, vm: VmId, output: &Value) -> Result<()> {
+        // An agent that says nothing of it has flattened nothing.
+        let Ok(SnapshotDeleteOutput { shares, .. }) = SnapshotDeleteOutput::deserialize(output) else { return Ok(()) };
+        for share in shares {
+            let Some(snapshot) = self.snapshot(share.snapshot)?.filter(|snapshot| snapshot.vm == vm) else { continue };
+            let Some(written) = snapshot::grown(&snapshot, share.disk_bytes) else { continue };
+            let now = self.now;
+            if let Some(row) = self.snapshots.change(&snapshot.id) {
+                (row.snapshot.written, row.snapshot.updated_at) = (Some(written), now);
+            }
+            self.settle_allocation(Owner::Snapshot(snapshot.id), Settlement::Use(written.charge()))?;
+        }
+        Ok(())
     }
 
     /// A machine is no more, and with it all its snapshots.
@@ -137,8 +159,10 @@ impl Work<'_> {
         snapshot.state = change.state;
         // A text column ends at a NUL; an agent's words may have one.
         snapshot.detail = change.detail.map(|detail| detail.replace('\0', "\u{fffd}"));
-        if let Some(made) = change.made {
-            (snapshot.written, snapshot.quiesced) = (Some(made.written), made.quiesced);
+        match change.known {
+            Known::AsBefore => {}
+            Known::Now(made) => (snapshot.written, snapshot.quiesced) = (Some(made.written), made.quiesced),
+            Known::NoMore => snapshot.written = None,
         }
         if change.state == SnapshotState::Deleted {
             snapshot.task = None;

@@ -196,6 +196,10 @@ fn verdict(work: &mut Work<'_>, id: TaskId) -> Result<Verdict> {
         return Ok(Verdict::Go);
     }
     let spec = row.task.kind.spec();
+    // Another task is at it: what that comes to says whether anything is left to be done.
+    if spec.snapshot == Use::Remove && snapshot.as_ref().is_some_and(|one| one.task.is_some_and(|task| task != id)) {
+        return Ok(Verdict::Wait);
+    }
     let admission = match ((spec.admit)(vm.vm.state), &snapshot) {
         (Admission::Go, Some(snapshot)) => match snapshot::admit(spec.snapshot, snapshot.state) {
             Admission::Go if spec.snapshot == Use::Read => snapshot::fits(snapshot, &vm.vm.spec)

@@ -176,6 +176,9 @@ macro_rules! every_claim {
                 a_restore_waits_for_the_snapshot_before_it_and_is_refused_when_that_failed
                 a_deletion_gives_back_what_was_charged_and_is_not_needed_twice
                 a_deletion_that_did_nothing_leaves_it_as_it_was
+                what_a_deletion_leaves_to_another_is_charged_to_that_one
+                a_deletion_that_left_its_layer_stays_charged_until_it_is_deleted_again
+                a_deletion_leaves_its_turn_to_whatever_else_is_asked_of_the_machine
                 they_go_with_their_machine
                 one_that_its_node_lacks_is_in_error_and_no_longer_charged
                 one_that_is_not_ours_is_named_as_an_orphan;

@@ -203,6 +203,64 @@ pub async fn a_deletion_that_did_nothing_leaves_it_as_it_was(world: &mut World) 
     assert_eq!(world.book().await.used, one_vm() + gib(1));
 }
 
+pub async fn what_a_deletion_leaves_to_another_is_charged_to_that_one(world: &mut World) {
+    let (agent, vm, one) = ready(world).await;
+    let other = world.running(agent, "db").await;
+    let mut more = Vec::new();
+    for (vm, name) in [(vm, "two"), (vm, "three"), (other, "foreign")] {
+        more.push(world.submit(take(world, vm, name, true)).await.unwrap().snapshot.unwrap().id);
+        let leased = world.lease_one(agent).await;
+        finish(world, agent, &leased).await;
+    }
+    let before = world.book().await.used;
+    world.ok(on(world, KindName::SnapshotDelete, vm, one)).await;
+    let leased = world.lease_one(agent).await;
+    let share = |id: SnapshotId, disk_bytes: i64| json!({"snapshot": id, "disk_bytes": disk_bytes});
+    let shares = [share(more[0], 3 << 30), share(more[1], 5), share(more[2], 9 << 30), share(world.id(), 9 << 30)];
+    let output = json!({"existed": true, "layer_kept": false, "shares": shares});
+    world.end_with(agent, &leased, End::Succeeded { output }).await;
+    let grown = of(world, more[0]).await;
+    assert_eq!(grown.written, Some(Written { disk_bytes: 3 << 30, ..WRITTEN }));
+    for id in &more[1..] {
+        assert_eq!(of(world, *id).await.written, Some(WRITTEN), "never less, and never another machine's");
+    }
+    // Three GiB of disk and half a GiB of memory, in place of one GiB; and what was deleted is given back.
+    assert_eq!(world.book().await.used, before + gib(4 - 1) - gib(1));
+    world.ok(on(world, KindName::SnapshotDelete, vm, more[0])).await;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, End::Succeeded { output: json!({"existed": true}) }).await;
+    assert_eq!(world.book().await.used, before - gib(2));
+}
+
+pub async fn a_deletion_that_left_its_layer_stays_charged_until_it_is_deleted_again(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, failed(false, Effects::Remain)).await;
+    beat(world, agent, true, vm, &[id]).await;
+    beat(world, agent, true, vm, &[id]).await;
+    let left = of(world, id).await;
+    assert_eq!((left.state, left.written, left.task), (SnapshotState::Error, None, None), "its layer is not it");
+    assert_eq!(world.book().await.used, one_vm() + gib(1));
+    world.refused(on(world, KindName::VmRestore, vm, id), Code::SnapshotStateConflict).await;
+    world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, End::Succeeded { output: json!({"existed": true}) }).await;
+    assert_eq!((of(world, id).await.state, world.book().await.used), (SnapshotState::Deleted, one_vm()));
+}
+
+pub async fn a_deletion_leaves_its_turn_to_whatever_else_is_asked_of_the_machine(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    let deletion = world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
+    let leased = world.lease_one(agent).await;
+    let stop = world.ok(world.on_vm(KindName::VmStop, vm)).await;
+    assert_eq!(world.lease_one(agent).await.task, stop.id);
+    assert_eq!(world.vm(vm).await.task, Some(stop.id));
+    world.end_with(agent, &leased, End::Succeeded { output: json!({"existed": true}) }).await;
+    assert_eq!(world.task(deletion.id).await.state, TaskState::Succeeded);
+    assert_eq!(world.vm(vm).await.task, Some(stop.id));
+}
+
 pub async fn they_go_with_their_machine(world: &mut World) {
     let (agent, vm, id) = ready(world).await;
     world.ok(world.on_vm(KindName::VmDelete, vm)).await;

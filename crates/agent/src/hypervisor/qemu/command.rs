@@ -37,7 +37,7 @@ const DEVICES: [&str; 10] = [
 const ARCH: &str = "x86_64";
 
 /// What QEMU may not do once it runs, whatever a guest makes of it.
-const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+pub(super) const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
 
 /// Linux cuts a process's name at 15 bytes.
 const PROCESS_NAME_LIMIT: usize = 15;

@@ -9,10 +9,12 @@
 //!
 //! A layer keeps its name for life: QEMU opens a file again by its name when it stops writing it. An empty layer above
 //! the one that a dead QEMU wrote says the same as that one, so whenever an agent dies the newest layer is the right one
-//! to start from. Whether a layer is needed is read from the files each time, and never remembered.
+//! to start from. Whether a layer is needed is read from the files each time, and never remembered. One that no snapshot
+//! names, and that one other layer stands on, becomes part of that one ([`super::flatten`]): so a disk has hardly more
+//! layers than its machine has snapshots.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -87,21 +89,42 @@ impl Folder {
         Ok(chain)
     }
 
-    /// Removes the layers on which none of these stands; says which.
+    /// A layer that is none of these and not the newest, and on which exactly one other stands: that one, and it. The
+    /// highest of them comes first, so that what is copied is copied once.
+    pub(super) fn next_to_flatten(&self, named: &[PathBuf]) -> io::Result<Option<(PathBuf, PathBuf)>> {
+        let layers: Vec<PathBuf> = self.layers()?.into_iter().map(|number| self.layer(&name(number))).collect();
+        let mut above: BTreeMap<PathBuf, Vec<&PathBuf>> = BTreeMap::new();
+        for layer in &layers {
+            if let Some(below) = qcow2::read_header(layer)?.backing {
+                above.entry(below).or_default().push(layer);
+            }
+        }
+        let mut idle = layers.iter().rev().filter(|layer| !named.contains(layer));
+        Ok(idle.find_map(|lower| match above.get(lower).map(Vec::as_slice) {
+            Some([upper]) => Some(((*upper).clone(), lower.clone())),
+            _ => None,
+        }))
+    }
+
+    /// Removes the layers on which none of these stands; says which. First those that stay are made lasting: what one
+    /// stands on may have changed a moment ago.
     pub(super) fn sweep_layers(&self, needed: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
         let mut kept = BTreeSet::new();
         for top in needed {
             kept.extend(self.chain(top)?);
         }
-        let mut removed = Vec::new();
-        for layer in self.layers()?.into_iter().map(|number| self.layer(&name(number))) {
-            if !kept.contains(&layer) && present(fs::remove_file(&layer))?.is_some() {
-                removed.push(layer);
-            }
+        let mut removed: Vec<PathBuf> = self.layers()?.into_iter().map(|number| self.layer(&name(number))).collect();
+        removed.retain(|layer| !kept.contains(layer));
+        if removed.is_empty() {
+            return Ok(removed);
         }
-        if !removed.is_empty() {
-            sync_folder(self.base())?;
+        for layer in kept {
+            fs::File::open(layer)?.sync_all()?;
         }
+        for layer in &removed {
+            present(fs::remove_file(layer))?;
+        }
+        sync_folder(self.base())?;
         Ok(removed)
     }
 }
@@ -155,6 +178,17 @@ mod tests {
         assert_eq!(made.sweep_layers(&[layer(4), layer(1)]).unwrap(), [layer(2)]);
         assert_eq!(made.sweep_layers(&[layer(4)]).unwrap(), [layer(1)]);
         assert!(layer(0).exists() && layer(3).exists() && layer(4).exists());
+    }
+
+    #[test]
+    fn only_what_no_snapshot_names_and_one_layer_stands_on_is_flattened() {
+        let dir = tempfile::tempdir().unwrap();
+        let made = folder(dir.path(), &[(0, None), (1, Some(0)), (2, Some(1)), (3, Some(1)), (4, Some(3))]);
+        let layer = |n| made.layer(&name(n));
+        let next = |named: &[u64]| made.next_to_flatten(&named.iter().map(|n| layer(*n)).collect::<Vec<_>>()).unwrap();
+        assert_eq!(next(&[2]), Some((layer(4), layer(3))), "the highest first");
+        assert_eq!(next(&[2, 3]), Some((layer(1), layer(0))), "and not the second, on which two stand");
+        assert_eq!(next(&[2, 0, 3]), None);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What we do with qcow2 ourselves: begin an empty overlay, and read back what an overlay of ours stands on. (Reading an
-//! image that comes from outside is the model's, `disk.rs`.)
+//! What we do with qcow2 ourselves: begin an empty overlay, and read back what an overlay of ours stands on. (What it has
+//! of a disk: [`super::clusters`]. Reading an image that comes from outside is the model's, `disk.rs`.)
 //!
 //! `qemu-img create` does it too, in a process of its own that costs more than all else before QEMU's start; an
 //! empty overlay is but a header and two empty tables. Source: docs/interop/qcow2.txt of QEMU.
@@ -22,7 +22,7 @@ const HEADER_BYTES: usize = 104;
 
 /// 64 KiB clusters, QEMU's default.
 const CLUSTER_BITS: u32 = 16;
-const CLUSTER: u64 = 1 << CLUSTER_BITS;
+pub(super) const CLUSTER: u64 = 1 << CLUSTER_BITS;
 
 /// An L2 table is one cluster of 8-byte entries: what one L1 entry covers, 512 MiB.
 const BYTES_PER_L1_ENTRY: u64 = CLUSTER / 8 * CLUSTER;
@@ -40,6 +40,14 @@ pub(super) struct Header {
     pub(super) backing: Option<PathBuf>,
     /// The disk's size, in bytes.
     pub(super) size: u64,
+    /// Where its table of tables lies, and how many entries that has.
+    pub(super) l1: (u64, u64),
+}
+
+/// That a file is not what a layer of ours looks like.
+pub(super) fn damaged(path: &Path, why: &str) -> io::Error {
+    let detail = format!("{} is not a layer of a disk, or is damaged: {why}", path.display());
+    io::Error::new(io::ErrorKind::InvalidData, detail)
 }
 
 /// Reads what an overlay of ours, which QEMU may have written since, says of itself.
@@ -49,10 +57,7 @@ pub(super) struct Header {
 pub(super) fn read_header(path: &Path) -> io::Result<Header> {
     let mut bytes = Vec::new();
     File::open(path)?.take(CLUSTER).read_to_end(&mut bytes)?;
-    let damaged = || {
-        let detail = format!("{} is not a layer of a disk, or is damaged", path.display());
-        io::Error::new(io::ErrorKind::InvalidData, detail)
-    };
+    let damaged = || damaged(path, "its header is not one of ours");
     let word = |at: usize, length: usize| -> Option<u64> {
         Some(bytes.get(at..at + length)?.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)))
     };
@@ -63,7 +68,10 @@ pub(super) fn read_header(path: &Path) -> io::Result<Header> {
     let (offset, length) = (number(8, 8)? as usize, number(16, 4)? as usize);
     let name = bytes.get(offset..offset.saturating_add(length.min(NAME_LIMIT))).ok_or_else(damaged)?;
     let backing = (offset > 0).then(|| PathBuf::from(std::ffi::OsString::from_vec(name.to_vec())));
-    Ok(Header { backing, size: number(24, 8)? })
+    if number(20, 4)? != u64::from(CLUSTER_BITS) {
+        return Err(damaged());
+    }
+    Ok(Header { backing, size: number(24, 8)?, l1: (number(40, 8)?, number(36, 4)?) })
 }
 
 /// Writes an empty overlay of `size` bytes above `base`. The file is there whole or not at all.

@@ -8,6 +8,7 @@
 //! One task owns the connection; it ends when the client is dropped. QEMU serves one client at a time.
 
 pub(super) mod edit;
+mod job;
 mod state;
 
 use std::{
@@ -29,7 +30,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-pub(super) use self::state::Top;
+pub(super) use self::{job::Job, state::Top};
 use crate::host::line::Lines;
 
 /// How long a command may take. QEMU answers within a millisecond, but its main loop stands still while the host's disk
@@ -181,6 +182,8 @@ struct Notes {
     shutdown: Option<Shutdown>,
     /// How often the machine was reset.
     resets: u64,
+    /// How often one of its jobs has changed.
+    jobs: u64,
 }
 
 impl Qmp {
@@ -198,7 +201,8 @@ impl Qmp {
         timeout(left, Qmp::negotiate(stream)).await.unwrap_or(Err(QmpError::Silent(patience)))
     }
 
-    async fn negotiate(stream: UnixStream) -> Result<Qmp, QmpError> {
+    /// Negotiates over a connection that is there.
+    pub(super) async fn negotiate(stream: UnixStream) -> Result<Qmp, QmpError> {
         let mut lines = Lines::new(stream, LINE_LIMIT);
         let greeting =
             lines.next().await.map_err(|error| QmpError::Malformed(error.to_string()))?.ok_or(QmpError::Closed)?;
@@ -267,6 +271,17 @@ impl Qmp {
     pub(super) async fn reset_after(&self, before: u64) -> Result<(), QmpError> {
         let mut notes = self.notes.clone();
         notes.wait_for(|notes| notes.resets > before).await.map(drop).map_err(|_| QmpError::Closed)
+    }
+
+    /// How much news of jobs there was since this connection began.
+    pub(super) fn job_news(&self) -> u64 {
+        self.notes.borrow().jobs
+    }
+
+    /// Waits until there is more than that; an error when the connection ended before.
+    pub(super) async fn job_news_after(&self, before: u64) -> Result<(), QmpError> {
+        let mut notes = self.notes.clone();
+        notes.wait_for(|notes| notes.jobs > before).await.map(drop).map_err(|_| QmpError::Closed)
     }
 
     /// What QEMU's own monitor says to a line.
@@ -359,6 +374,9 @@ impl Connection {
             }
             Ok(Message::Event { event, .. }) if event == "RESET" => {
                 self.note.send_modify(|notes| notes.resets += 1);
+            }
+            Ok(Message::Event { event, .. }) if event == "JOB_STATUS_CHANGE" => {
+                self.note.send_modify(|notes| notes.jobs += 1);
             }
             Ok(Message::Event { event, .. }) if event == "STOP" => drop(self.note_run.send_replace(Some(false))),
             Ok(Message::Event { event, .. }) if event == "RESUME" => drop(self.note_run.send_replace(Some(true))),

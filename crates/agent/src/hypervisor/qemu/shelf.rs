@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! <data>/vms/<vm id>/snapshots/<id>/   begun.json (first of all) · memory · efi-vars.fd · snapshot.json (last: it is whole)
+//!                                      leaving.json (what snapshot.json becomes: removed, but for its layer of the disk)
 //! ```
 //!
 //! The disk of a snapshot is a layer beside the machine's own (see [`super::layer`]). All IO here blocks.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, DirBuilder, File},
-    io,
+    io::{self, Read},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
@@ -16,7 +18,7 @@ use std::{
 use hostler_model::{SnapshotId, vm::VmSpec};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::folder::Folder;
+use super::{folder::Folder, layer};
 use crate::{
     host::file::{present, sync_folder, write_durably},
     hypervisor::SnapshotMade,
@@ -24,6 +26,7 @@ use crate::{
 
 const WHOLE: &str = "snapshot.json";
 const BEGUN: &str = "begun.json";
+const LEAVING: &str = "leaving.json";
 
 /// That a snapshot was begun: whether the machine's processors ran then, and are to run again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -36,6 +39,9 @@ pub(super) struct Begun {
 pub(super) struct SnapshotFile {
     /// The layer of the disk, by its name in the machine's folder.
     pub(super) layer: String,
+    /// The length of the layer's file: a shorter one was cut.
+    #[serde(default)]
+    pub(super) layer_length: u64,
     /// What the machine was made of.
     pub(super) spec: VmSpec,
     /// Of a snapshot with memory: what may load it.
@@ -49,6 +55,9 @@ pub(super) struct SnapshotFile {
 pub(super) struct MemoryFile {
     /// The file's length: a shorter one was cut.
     pub(super) bytes: u64,
+    /// The CRC-32 of its bytes; nothing in a snapshot of an older agent.
+    #[serde(default)]
+    pub(super) crc: Option<u32>,
     /// The hypervisor that wrote it, such as `qemu 7.2.22`.
     pub(super) hypervisor: String,
     /// The machine as the command line describes it: the same is needed to load it.
@@ -117,6 +126,29 @@ impl Shelf {
         self.path.join(WHOLE).try_exists()
     }
 
+    /// Removes all of it but the record of its layer, which is to be made part of what stands on it. From here on it
+    /// cannot be restored. Says whether it was whole.
+    pub(super) fn leave(&self) -> io::Result<bool> {
+        let was = present(fs::rename(self.path.join(WHOLE), self.path.join(LEAVING)))?.is_some();
+        if was {
+            sync_folder(&self.path)?;
+        }
+        for part in [self.memory(), self.firmware_vars()] {
+            present(fs::remove_file(part))?;
+        }
+        Ok(was)
+    }
+
+    /// What it was, while only its layer is left of it.
+    pub(super) fn leaving(&self) -> io::Result<Option<SnapshotFile>> {
+        self.read(LEAVING)
+    }
+
+    /// Whether there is something of it that takes room: it is whole, or its layer is left.
+    pub(super) fn is_there(&self) -> io::Result<bool> {
+        Ok(self.is_whole()? || self.path.join(LEAVING).try_exists()?)
+    }
+
     /// Removes it; says whether there was anything. First it ceases to be whole.
     pub(super) fn remove(&self) -> io::Result<bool> {
         if present(fs::remove_file(self.path.join(WHOLE)))?.is_some() {
@@ -150,6 +182,45 @@ pub(super) fn layers(folder: &Folder) -> io::Result<Vec<PathBuf>> {
         layers.extend(shelf.whole()?.map(|file| folder.layer(&file.layer)));
     }
     Ok(layers)
+}
+
+/// How much of the disk each snapshot that is whole answers for, in bytes: its own layer, and below that what no snapshot
+/// names any more and was not answered for by an older one. What only the machine stands on is the machine's. A snapshot
+/// that is being removed answers for its layer as long as that is there; `gone` no longer does.
+pub(super) fn shares(folder: &Folder, gone: SnapshotId) -> io::Result<Vec<(SnapshotId, u64)>> {
+    let (mut whole, mut named) = (Vec::new(), BTreeSet::new());
+    for (id, shelf) in Shelf::list(folder)? {
+        if let Some(file) = shelf.whole()? {
+            named.insert(folder.layer(&file.layer));
+            whole.push((id, folder.layer(&file.layer)));
+        } else if id != gone {
+            named.extend(shelf.leaving()?.map(|file| folder.layer(&file.layer)));
+        }
+    }
+    whole.sort_unstable();
+    let (mut shares, mut taken) = (Vec::new(), BTreeSet::new());
+    for (id, top) in whole {
+        let mut bytes = 0;
+        for layer in folder.chain(&top)? {
+            if layer != top && (named.contains(&layer) || !taken.insert(layer.clone())) {
+                break;
+            }
+            bytes += layer::bytes(&layer)?;
+        }
+        shares.push((id, bytes));
+    }
+    Ok(shares)
+}
+
+/// The CRC-32 of a file's bytes: it tells damage, not intent. At some GiB/s it costs less than to read the file.
+pub(super) fn crc(path: &Path) -> io::Result<u32> {
+    let (mut file, mut piece, mut crc) = (File::open(path)?, vec![0; 1 << 20], crc32fast::Hasher::new());
+    loop {
+        match file.read(&mut piece)? {
+            0 => return Ok(crc.finalize()),
+            read => crc.update(&piece[..read]),
+        }
+    }
 }
 
 /// Copies a small file durably enough to be renamed into place.

@@ -1,4 +1,4 @@
-//! Snapshots of a machine: taken, removed, listed. (Restored: see [`super::restore`].)
+//! Snapshots of a machine: taken. (Restored: [`super::restore`]. Removed: [`super::removal`].)
 //!
 //! ```text
 //! begun ──memory saved, the machine going on──► its processors stand still ──the new layer is put on top──► they go on
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     host::file::{present, sync_folder},
-    hypervisor::{DriverError, MachinePlan, Phases, SnapshotMade, SnapshotRemoved},
+    hypervisor::{DriverError, MachinePlan, Phases, SnapshotMade},
 };
 
 /// How long a machine goes on while its memory is saved. One that changes its memory faster than that is written would
@@ -225,45 +225,7 @@ impl Driver {
             seen.map_err(|error| storage("what the saved memory needs cannot be found out", &error))?;
         let arguments: Vec<String> =
             arguments.iter().map(|argument| String::from_utf8_lossy(argument).into_owned()).collect();
-        Ok(MemoryFile { bytes, hypervisor: self.version.clone(), hardware: command::hardware(&arguments) })
-    }
-
-    pub(super) async fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> Result<SnapshotRemoved, DriverError> {
-        let folder = self.folder(vm);
-        let _turn = self.turns.wait(vm).await;
-        let live = self.living(&folder).await?;
-        let written = match live.as_deref().map(Live::qmp) {
-            Some(qmp) => Some(qmp?.top().await.map_err(|error| {
-                failed(format!("which layer machine {vm} writes cannot be asked: {error}; ask again"))
-            })?),
-            None => None,
-        };
-        let removed = blocking(move || {
-            let shelf = Shelf::new(&folder, id);
-            // What cannot be read is removed all the same; its layer then goes with a later sweep.
-            let layer = shelf.whole().ok().flatten().map(|file| folder.layer(&file.layer));
-            let existed = shelf.remove()?;
-            fail::fail_point!("agent.snapshot.removed");
-            if let Some(top) = &written {
-                remove_above(&folder, &top.file)?;
-            }
-            sweep(&folder)?;
-            let layer_kept = layer.map_or(Ok(false), |layer| layer.try_exists())?;
-            Ok(SnapshotRemoved { existed, layer_kept })
-        });
-        removed.await.map_err(|error| storage(format!("snapshot {id} of machine {vm} cannot be removed"), &error))
-    }
-
-    pub(super) fn snapshots(&self) -> io::Result<Vec<SnapshotId>> {
-        let mut all = Vec::new();
-        for vm in Folder::list(&self.data)? {
-            for (id, shelf) in Shelf::list(&self.folder(vm))? {
-                if shelf.is_whole()? {
-                    all.push(id);
-                }
-            }
-        }
-        Ok(all)
+        Ok(MemoryFile { bytes, crc: None, hypervisor: self.version.clone(), hardware: command::hardware(&arguments) })
     }
 
     /// Lets a machine go on whose snapshot an earlier agent did not bring to its end; one whose memory it did not wholly
@@ -278,6 +240,10 @@ impl Driver {
             tracing::warn!(vm.id = %folder.id(), "a machine was being restored when the agent before this one ended");
             live.end().await?;
             return Ok(false);
+        }
+        // A job that nobody watches any more keeps QEMU from changing the disk.
+        if let Err(error) = qmp.end_jobs().await {
+            tracing::warn!(vm.id = %folder.id(), %error, "what an earlier agent began on a machine's disk cannot be ended");
         }
         let known = folder.clone();
         let half = blocking(move || half_made(&known)).await;
@@ -329,7 +295,7 @@ async fn go_on(live: &Arc<Live>, qmp: &Qmp, running: bool) -> Result<(), DriverE
 fn half_made(folder: &Folder) -> io::Result<Option<Begun>> {
     let mut half = None;
     for (_, shelf) in Shelf::list(folder)? {
-        if !shelf.is_whole()? {
+        if !shelf.is_there()? {
             half = shelf.begun()?.or(half);
         }
     }
@@ -341,7 +307,7 @@ fn nothing_of(vm: VmId) -> DriverError {
     DriverError { code: Code::VmStateConflict, detail, retryable: false }
 }
 
-fn is_full(words: &str) -> bool {
+pub(super) fn is_full(words: &str) -> bool {
     words.contains("No space left on device") || words.contains("Disk quota exceeded")
 }
 
@@ -357,8 +323,8 @@ fn not_too_deep(folder: &Folder, top: &Path) -> Result<(), DriverError> {
         return Ok(());
     }
     let detail = format!(
-        "the disk of machine {} has {depth} layers, as many as it may have: deleted snapshots stay below it as long as \
-         it stands on them; restore an early snapshot, or make a new machine",
+        "the disk of machine {} has {depth} layers, as many as it may have; delete a snapshot: that also makes one of \
+         those layers that no snapshot needs any more",
         folder.id()
     );
     Err(DriverError { code: Code::SnapshotLimit, detail, retryable: false })
@@ -408,7 +374,13 @@ fn finish(
     let written =
         Written { disk_bytes: signed(layer::bytes(&folder.layer(&name))?), memory_bytes: signed(memory_bytes) };
     let made = SnapshotMade { written, quiesced, paused_ms, warning: None };
-    shelf.complete(&SnapshotFile { layer: name, spec, memory, made: made.clone() })?;
+    let layer_length = std::fs::metadata(folder.layer(&name))?.len();
+    // The machine goes on meanwhile.
+    let memory = match memory {
+        Some(memory) => Some(MemoryFile { crc: Some(shelf::crc(&shelf.memory())?), ..memory }),
+        None => None,
+    };
+    shelf.complete(&SnapshotFile { layer: name, layer_length, spec, memory, made: made.clone() })?;
     Ok(made)
 }
 

@@ -20,6 +20,7 @@ use crate::{
 
 mod boot;
 mod edit;
+mod flatten;
 mod life;
 mod power;
 mod snapshot;

@@ -124,9 +124,10 @@ impl Verb {
             Verb::Start { which, ready_timeout } => {
                 (Switch::Start(NewStart { ready_timeout_seconds: ready_timeout }), which)
             }
-            Verb::Stop { which, grace, hard } => {
-                (Switch::Stop(NewStop { timeout_seconds: if hard { Some(0) } else { grace } }), which)
-            }
+            Verb::Stop { which, grace, hard } => (
+                Switch::Stop(NewStop { timeout_seconds: if hard { Some(0) } else { grace }, ..NewStop::default() }),
+                which,
+            ),
             Verb::Reboot { which, grace, hard } => (Switch::Reboot(NewReboot { hard, timeout_seconds: grace }), which),
             Verb::Pause(which) => (Switch::Pause, which),
             Verb::Resume(which) => (Switch::Resume, which),

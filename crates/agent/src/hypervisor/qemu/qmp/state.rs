@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{Qmp, QmpError};
 
 /// How long a command about disks may take: QEMU flushes them before it answers.
-const DISK: Duration = Duration::from_secs(60);
+pub(super) const DISK: Duration = Duration::from_secs(60);
 
 /// The name under which an open file is handed over.
 const FILE: &str = "memory";
@@ -54,7 +54,7 @@ struct Inserted {
     file: PathBuf,
 }
 
-fn read<T: serde::de::DeserializeOwned>(answer: Value) -> Result<T, QmpError> {
+pub(super) fn read<T: serde::de::DeserializeOwned>(answer: Value) -> Result<T, QmpError> {
     serde_json::from_value(answer).map_err(|error| QmpError::Malformed(error.to_string()))
 }
 

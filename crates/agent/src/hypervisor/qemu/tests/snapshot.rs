@@ -4,27 +4,37 @@ use hostler_model::SnapshotId;
 
 use super::*;
 use crate::hypervisor::{
-    Power, Restored, SnapshotMade,
+    Flat, Power, Restored, SnapshotMade,
     qemu::{
         qmp::Qmp,
         shelf::{Begun, Shelf},
     },
 };
 
-fn id() -> SnapshotId {
+pub(super) fn id() -> SnapshotId {
     Ids::system().next(Timestamp::from_micros(1))
 }
 
-async fn take(qemu: &Qemu, vm: VmId, id: SnapshotId, memory: bool) -> Result<SnapshotMade, DriverError> {
+pub(super) async fn take(qemu: &Qemu, vm: VmId, id: SnapshotId, memory: bool) -> Result<SnapshotMade, DriverError> {
     qemu.take_snapshot(vm, id, memory, &mpsc::unbounded_channel().0).await
 }
 
-async fn restore(qemu: &Qemu, vm: VmId, id: SnapshotId) -> Result<Restored, DriverError> {
+pub(super) async fn flatten(qemu: &Qemu, vm: VmId, id: SnapshotId) -> Result<Flat, DriverError> {
+    qemu.flatten(vm, id, &mpsc::unbounded_channel().0).await
+}
+
+/// Removed, and the disk is flat.
+pub(super) async fn delete(qemu: &Qemu, vm: VmId, id: SnapshotId) -> Flat {
+    assert!(qemu.remove_snapshot(vm, id).await.unwrap().existed);
+    flatten(qemu, vm, id).await.unwrap()
+}
+
+pub(super) async fn restore(qemu: &Qemu, vm: VmId, id: SnapshotId) -> Result<Restored, DriverError> {
     qemu.restore(vm, id, &mpsc::unbounded_channel().0).await
 }
 
 /// Restored, and its guest answers.
-async fn back(qemu: &Qemu, vm: VmId, id: SnapshotId) -> Box<dyn Machine> {
+pub(super) async fn back(qemu: &Qemu, vm: VmId, id: SnapshotId) -> Box<dyn Machine> {
     let restored = restore(qemu, vm, id).await.unwrap();
     restored.machine.ready(READY).await.unwrap();
     restored.machine
@@ -37,7 +47,7 @@ async fn refused(qemu: &Qemu, vm: VmId, id: SnapshotId) -> DriverError {
     }
 }
 
-async fn shell(machine: &dyn Machine, line: &str) -> String {
+pub(super) async fn shell(machine: &dyn Machine, line: &str) -> String {
     run(machine, &["sh", "-c", line]).await.stdout.trim().to_owned()
 }
 
@@ -48,7 +58,7 @@ async fn count(machine: &dyn Machine) -> u64 {
 
 impl Node {
     /// The layers of a machine's disk.
-    fn layers(&self, vm: VmId) -> Vec<String> {
+    pub(super) fn layers(&self, vm: VmId) -> Vec<String> {
         let entries = fs::read_dir(self.folder(vm).base()).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
         let mut layers: Vec<String> = names.filter(|name| name.starts_with("disk")).collect();
@@ -102,9 +112,14 @@ async fn memory_and_disk_go_back_to_what_they_were_as_often_as_one_likes() {
     let machine = back(&node.qemu, plan.id, second).await;
     assert_eq!(shell(machine.as_ref(), "cat /root/file").await, "three");
 
-    // Deleted, a snapshot's layer stays as long as something stands on it.
+    // Deleted, a snapshot counts as there until its layer is part of what stands on it.
     let removed = node.qemu.remove_snapshot(plan.id, first).await.unwrap();
-    assert!(removed.existed && removed.layer_kept, "{removed:?}");
+    assert!(removed.existed && removed.layer_left, "{removed:?}");
+    assert_eq!(node.qemu.snapshots().await.unwrap().len(), 2);
+    assert_eq!(refused(&node.qemu, plan.id, first).await.code, Code::SnapshotUnusable);
+    let flat = flatten(&node.qemu, plan.id, first).await.unwrap();
+    assert!(!flat.layer_kept && flat.shares.len() == 1 && flat.shares[0].0 == second, "{flat:?}");
+    assert_eq!(node.layers(plan.id).len(), 2);
     assert!(!node.qemu.remove_snapshot(plan.id, first).await.unwrap().existed);
     assert_eq!(shell(machine.as_ref(), "cat /root/file").await, "three");
     assert_eq!(refused(&node.qemu, plan.id, first).await.code, Code::SnapshotUnusable);
@@ -192,9 +207,30 @@ async fn what_does_not_fit_or_is_damaged_is_refused_and_the_machine_goes_on() {
     assert_eq!(shell(machine.as_ref(), "nproc").await, "1");
     assert!(node.qemu.behind(plan.id).await.unwrap(), "what it has become since waits for its next start");
 
-    // Bytes that QEMU does not take: the machine is stopped, with its disk.
+    // One bit of the memory, a layer that was cut, a table of it that was overwritten: found out before anything is ended.
     let bytes = fs::read(&memory).unwrap();
     let mut broken = bytes.clone();
+    broken[bytes.len() / 2] ^= 1;
+    let layer = folder.layer("disk.qcow2");
+    let disk = fs::read(&layer).unwrap();
+    let mut tables = disk.clone();
+    tables[3 << 16..][..8].fill(0xff);
+    for (file, bad, good, why) in [
+        (&memory, &broken[..], &bytes[..], "its memory is damaged"),
+        (&layer, &disk[..disk.len() - 1], &disk[..], "and was written with"),
+        (&layer, &tables[..], &disk[..], "is damaged"),
+    ] {
+        fs::write(file, bad).unwrap();
+        let error = refused(&node.qemu, plan.id, id).await;
+        assert!(error.code == Code::SnapshotUnusable && error.detail.contains(why), "{}", error.detail);
+        fs::write(file, good).unwrap();
+        assert!(machine.power().await.unwrap() == Power::Running && machine.answers().await, "{why}");
+    }
+
+    // Bytes that QEMU does not take, of an agent that kept no CRC: the machine is stopped, with its disk.
+    let mut said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert!(said["memory"]["crc"].take().is_u64());
+    fs::write(&whole, said.to_string()).unwrap();
     broken[..4096].fill(0xee);
     fs::write(&memory, &broken).unwrap();
     shell(machine.as_ref(), "echo mine >/root/mine; sync").await;
