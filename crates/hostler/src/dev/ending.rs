@@ -100,7 +100,9 @@ async fn cancel_begun(client: &Client, tried: &mut BTreeSet<TaskId>) -> Result<b
     let any = !ending.is_empty();
     while let Some(Ok((ended, task))) = ending.join_next().await {
         match ended {
-            Ok(ended) if ended.state.is_terminal() => {}
+            Ok(ended) if ended.state.is_terminal() => {
+                note(format_args!("  {} {}: {}", task.kind, task.id, ended.state));
+            }
             Ok(ended) => {
                 note(format_args!("  {} {} is not over ({}): its machine may run", task.kind, task.id, ended.state));
             }
