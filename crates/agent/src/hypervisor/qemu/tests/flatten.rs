@@ -1,10 +1,13 @@
 //! Flattening, on real disks: what a guest wrote is there whatever was deleted, and no layer is left that nobody needs.
 
+use hostler_model::SnapshotId;
+use tokio::task::JoinHandle;
+
 use super::{
     snapshot::{back, delete, flatten, id, restore, shell, take},
     *,
 };
-use crate::hypervisor::qemu::qcow2;
+use crate::hypervisor::{Flat, qemu::qcow2};
 
 /// What QEMU's own look at a layer says; never of one that is being written.
 fn check(layer: &std::path::Path) {
@@ -34,6 +37,15 @@ impl Node {
         machine.ready(READY).await.unwrap();
         (plan.id, machine)
     }
+}
+
+/// A flattening that has begun to copy.
+async fn begun(qemu: &Qemu, vm: VmId, removed: SnapshotId) -> JoinHandle<Result<Flat, DriverError>> {
+    let (percents, mut seen) = mpsc::unbounded_channel();
+    let qemu = qemu.clone();
+    let flattening = tokio::spawn(async move { qemu.flatten(vm, removed, &percents).await });
+    seen.recv().await.unwrap();
+    flattening
 }
 
 #[tokio::test]
@@ -130,17 +142,8 @@ async fn whatever_is_asked_of_the_machine_goes_before_it_and_one_that_is_given_u
     let (first, second) = (id(), id());
     take(&node.qemu, vm, first, false).await.unwrap();
     assert!(node.qemu.remove_snapshot(vm, first).await.unwrap().layer_left);
-    let begun = || {
-        let (percents, mut seen) = mpsc::unbounded_channel();
-        let qemu = node.qemu.clone();
-        let flattening = tokio::spawn(async move { qemu.flatten(vm, first, &percents).await });
-        async move {
-            seen.recv().await.unwrap();
-            flattening
-        }
-    };
     // A snapshot, of the very layer that is being filled.
-    let flattening = begun().await;
+    let flattening = begun(&node.qemu, vm, first).await;
     take(&node.qemu, vm, second, false).await.unwrap();
     assert!(!flattening.is_finished(), "it would have taken longer");
     // Given up: the machine is free at once.
@@ -148,11 +151,11 @@ async fn whatever_is_asked_of_the_machine_goes_before_it_and_one_that_is_given_u
     assert!(flattening.await.unwrap_err().is_cancelled());
     assert!(node.qemu.snapshots().await.unwrap().contains(&first), "its layer is still charged for");
     // A stop, and a start while a QEMU without a machine has the disk.
-    let flattening = begun().await;
+    let flattening = begun(&node.qemu, vm, first).await;
     machine.end().await.unwrap();
     drop(machine);
     let machine = node.started(vm).await;
-    assert_eq!(flattening.await.unwrap().unwrap().layer_kept, false);
+    assert!(!flattening.await.unwrap().unwrap().layer_kept);
     assert_eq!(node.layers(vm).len(), 2);
     assert_eq!(shell(machine.as_ref(), "md5sum /root/big | diff - /root/sum && echo same").await, "same");
     let restored = restore(&node.qemu, vm, second).await.unwrap();
