@@ -53,10 +53,10 @@ use tokio_util::sync::CancellationToken;
 pub use self::accel::Accel;
 use self::{
     accel::Acceleration,
-    error::{disk_full, failed, refused, storage},
+    error::{failed, refused, storage},
     firmware::Uefi,
     folder::Folder,
-    launch::{Started, Status},
+    launch::{Started, Status, ended_at_start},
     machine::{Live, QemuMachine},
     qmp::Qmp,
     seek::{Census, seek, seek_in},
@@ -497,11 +497,6 @@ async fn answering(live: &Live, folder: &Folder) -> Result<Qmp, DriverError> {
     connected.map_err(|error| {
         failed(format!("QEMU of machine {} was started, but: {error}{}", folder.id(), launch::words(folder)))
     })
-}
-
-fn ended_at_start(folder: &Folder) -> DriverError {
-    let detail = format!("QEMU of machine {} ended before it answered{}", folder.id(), launch::words(folder));
-    if detail.contains("No space left on device") { disk_full(detail) } else { failed(detail) }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use tokio::{
 };
 
 use super::{
-    error::{failed, storage},
+    error::{disk_full, failed, storage},
     folder::{Folder, ProcessFile},
 };
 use crate::{
@@ -135,6 +135,11 @@ pub(super) fn words(folder: &Folder) -> String {
         lines if lines.is_empty() => "; it said nothing".to_owned(),
         lines => format!("; it said:{lines}"),
     }
+}
+
+pub(super) fn ended_at_start(folder: &Folder) -> DriverError {
+    let detail = format!("QEMU of machine {} ended before it answered{}", folder.id(), words(folder));
+    if detail.contains("No space left on device") { disk_full(detail) } else { failed(detail) }
 }
 
 /// The binary, as an absolute path.
