@@ -219,6 +219,11 @@ impl Agent {
         self.joined.subscribe()
     }
 
+    /// The machines that it drives.
+    pub fn machines(&self) -> Vms {
+        self.tools.vms.clone()
+    }
+
     /// What it counts.
     pub fn metrics(&self) -> Arc<Metrics> {
         self.metrics.clone()

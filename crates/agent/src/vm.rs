@@ -8,6 +8,7 @@ mod create;
 mod drive;
 pub mod edit;
 mod exec;
+mod host;
 mod power;
 mod remove;
 mod snapshot;

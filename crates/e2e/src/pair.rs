@@ -1,8 +1,11 @@
 //! `hostler server` and `hostler agent` as two processes, configured by files, each killed and started by itself.
 
 use std::{
+    env,
+    ffi::OsString,
     fs,
     net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Instant,
@@ -72,7 +75,26 @@ impl Pair {
         let log = fs::File::options().create(true).append(true).open(self.folder("log"))?;
         let mut command = Command::new(binary()?);
         command.arg(verb).arg("--config").arg(self.config()).env_remove("HOSTLER_DATA").stdin(Stdio::null());
-        command.stdout(log.try_clone()?).stderr(log).spawn().context("the binary under test cannot be started")
+        command
+            .env("PATH", self.path()?)
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("the binary under test cannot be started")
+    }
+
+    /// Where their programs are found: those of [`Pair::host_is`] first.
+    fn path(&self) -> Result<OsString> {
+        let usual = env::var_os("PATH").unwrap_or_default();
+        Ok(env::join_paths([self.folder("bin")].into_iter().chain(env::split_paths(&usual)))?)
+    }
+
+    /// From now on `systemctl is-system-running` answers this.
+    pub fn host_is(&self, state: &str) -> Result<()> {
+        let program = self.folder("bin/systemctl");
+        fs::create_dir_all(self.folder("bin"))?;
+        fs::write(&program, format!("#!/bin/sh\n[ \"$1\" = is-system-running ] && echo {state}\n"))?;
+        Ok(fs::set_permissions(program, fs::Permissions::from_mode(0o755))?)
     }
 
     /// What both said so far.
@@ -99,11 +121,21 @@ impl Pair {
 
     /// Ends the server as systemd does, and waits.
     pub async fn stop_server(&mut self) -> Result<()> {
-        let mut child = self.server.take().context("the server runs")?;
+        let child = self.server.take().context("the server runs")?;
+        self.end(child).await
+    }
+
+    /// Ends the agent as systemd does, and waits.
+    pub async fn stop_agent(&mut self) -> Result<()> {
+        let child = self.agent.take().context("the agent runs")?;
+        self.end(child).await
+    }
+
+    async fn end(&self, mut child: Child) -> Result<()> {
         let pid = rustix::process::Pid::from_raw(child.id() as i32).context("a pid")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        let status = self.until("the server ends", move |_| Ok(child.try_wait()?)).await?;
-        if status.success() { Ok(()) } else { bail!("the server ended with {status}:\n{}", self.log()) }
+        let status = self.until("the process ends", move |_| Ok(child.try_wait()?)).await?;
+        if status.success() { Ok(()) } else { bail!("it ended with {status}:\n{}", self.log()) }
     }
 
     /// Ends the agent without warning.

@@ -46,6 +46,38 @@ async fn a_machine_outlives_a_killed_agent_and_a_stopped_server() -> Result<()> 
     Ok(())
 }
 
+#[tokio::test]
+async fn a_host_that_goes_down_has_its_guests_turned_off_and_starts_those_again_that_are_to_be() -> Result<()> {
+    let mut pair = Pair::new()?;
+    pair.start_server().await?;
+    fs::write(pair.token_file(), join_token(&pair)?)?;
+    pair.start_agent().await?;
+    pair.says(&["vm", "create", "stays", "--autostart"])?;
+    pair.says(&["vm", "exec", "stays", "--", "sh", "-c", "echo kept > /note && sync"])?;
+    pair.says(&["vm", "create", "goes"])?;
+
+    pair.host_is("running")?;
+    pair.stop_agent().await?;
+    assert_eq!(pair.qemus().len(), 2, "an agent that is stopped leaves its machines");
+    pair.start_agent().await?;
+
+    pair.host_is("stopping")?;
+    pair.stop_agent().await?;
+    assert!(pair.qemus().is_empty(), "a host that goes down does not");
+    let told = pair.log();
+    assert_eq!(told.matches("a machine is off").count(), 2, "they were asked and obeyed:\n{told}");
+
+    pair.host_is("running")?;
+    pair.start_agent().await?;
+    pair.until("the machine is back", |pair| {
+        Ok(pair.hostler(&["vm", "exec", "stays", "--", "cat", "/note"])?.status.success().then_some(()))
+    })
+    .await?;
+    let other = pair.json(&["vm", "show", "goes"])?;
+    assert_eq!((&other["state"], &other["reason"]), (&Value::from("stopped"), &Value::from("host_went_down")));
+    Ok(())
+}
+
 /// An agent over a folder of its own that is expected to end by itself: how, and what it said.
 fn agent(pair: &Pair, name: &str) -> Result<(bool, String)> {
     let mut command = Command::new(binary()?);

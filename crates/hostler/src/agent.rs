@@ -1,5 +1,8 @@
 //! `hostler agent`: this host's machines, for a server elsewhere. It joins once with a token; then its certificate is who
-//! it is. Its end, however it comes, leaves the machines running: the next agent over the same folder takes them up.
+//! it is. Its end, however it comes, leaves the machines running: the next agent over the same folder takes them up. Only when
+//! the host itself goes down they are asked to turn themselves off.
+
+mod host;
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -58,16 +61,26 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     greet(&settings, &folder, &name, hypervisor.as_ref())?;
     let config = config(&settings, &folder, &name, hypervisor)?;
     let agent = Node::start(config).await.map_err(failed)?;
-    let stop = CancellationToken::new();
+    let (stop, machines) = (CancellationToken::new(), agent.machines());
     let running = agent.run(stop.clone());
     tokio::pin!(running);
     tokio::select! {
         ended = &mut running => return ended.map(|()| Exit::Done).map_err(failed),
-        _ = interrupt.caught() => output::note("ending; the machines go on. Ctrl-C again ends at once"),
+        _ = interrupt.caught() => {}
     }
-    stop.cancel();
+    let ending = async {
+        if host::goes_down().await {
+            output::note("the host goes down; its machines are asked to turn themselves off");
+            machines.host_goes_down(host::GRACE).await;
+        } else {
+            output::note("ending; the machines go on. Ctrl-C again ends at once");
+        }
+        stop.cancel();
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         ended = running => ended.map(|()| Exit::Done).map_err(failed),
+        () = ending => Ok(Exit::Done),
         signal = interrupt.caught() => Ok(Exit::Signalled(signal)),
     }
 }

@@ -414,6 +414,7 @@ impl Driver {
             boot_ms: complete.map_or_else(OnceLock::new, |complete| complete.boot_ms.into()),
             requested: AtomicBool::new(false),
             thawing: AtomicBool::new(false),
+            telling: tokio::sync::Mutex::default(),
         }))
     }
 

@@ -53,6 +53,7 @@ impl Live {
     }
 
     async fn try_freeze(&self) -> Result<(), NotFrozen> {
+        let _telling = self.telling.try_lock().map_err(|_| NotFrozen::Still)?;
         if self.guest.holds() {
             return Err(NotFrozen::Still);
         }
@@ -126,6 +127,7 @@ impl Live {
 
     /// Tells the guest to write; says whether it does now.
     async fn told_to_write(&self) -> bool {
+        let _telling = self.telling.lock().await;
         if let Err(error) = self.guest.thaw().await {
             tracing::debug!(vm.id = %self.folder.id(), %error, "the guest was told to write again");
         }

@@ -74,6 +74,8 @@ pub(super) struct Live {
     pub(super) requested: AtomicBool,
     /// Whether its guest is being told to write again.
     pub(super) thawing: AtomicBool,
+    /// Held by whoever tells the guest to hold or to write, with the note of it: a new note is never taken for an old one.
+    pub(super) telling: tokio::sync::Mutex<()>,
 }
 
 impl Live {

@@ -44,6 +44,7 @@ impl Machine {
             boot_ms: OnceLock::new(),
             requested: AtomicBool::new(false),
             thawing: AtomicBool::new(false),
+            telling: tokio::sync::Mutex::default(),
         })
     }
 
