@@ -131,13 +131,13 @@ async fn a_machine_that_says_nothing_is_made_of_what_the_configuration_names() -
             file("initrd")
         ),
     )?;
-    pair.configure("agent", "boot_slots = 3\nquick_slots = 7")?;
+    pair.configure("agent", "boot_slots = 3\nquick_slots = 7\nguest_slots = 9")?;
     pair.start_server().await?;
     fs::write(pair.token_file(), join_token(&pair)?)?;
     pair.start_agent().await?;
     assert_eq!(
         pair.json(&["node", "show", "n1"])?["facts"]["slots"],
-        serde_json::json!({"boot": 3, "disk": 2, "quick": 7})
+        serde_json::json!({"boot": 3, "disk": 2, "quick": 7, "guest": 9})
     );
 
     let made = pair.json(&["vm", "create", "m", "--disk", "1G"])?;

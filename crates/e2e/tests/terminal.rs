@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use hostler_e2e::dev::{Dev, PATIENCE, binary, image};
+use hostler_e2e::dev::{Dev, PATIENCE, binary};
 
 const CTRL_C: &[u8] = b"\x03";
 
@@ -203,12 +203,18 @@ async fn a_wait_tells_phases_and_what_was_written_and_draws_only_at_a_terminal()
 #[tokio::test]
 async fn what_is_sent_has_a_bar_at_a_terminal_and_none_elsewhere() -> Result<()> {
     let dev = Dev::started(&["--driver", "sim"]).await?;
-    let disk = image("tiny")?.join("rootfs").display().to_string();
+    // What the server has already is not sent.
+    let file = |name: &str, byte| -> Result<String> {
+        let path = dev.data().join(name);
+        std::fs::write(&path, vec![byte; 32 << 20])?;
+        Ok(path.display().to_string())
+    };
+    let disk = file("one.raw", 1)?;
     let mut terminal = Terminal::run(&dev, &format!("image import one '{disk}' --format raw"))?;
     assert_eq!(terminal.ended()?.code(), Some(0), "{}", terminal.said());
     let said = terminal.said();
     assert!(said.contains("sending") && said.contains('━') && said.contains("MiB/s"), "{said:?}");
-    let (result, told) = piped(&dev, &["image", "import", "two", &disk, "--format", "raw"])?;
+    let (result, told) = piped(&dev, &["image", "import", "two", &file("two.raw", 2)?, "--format", "raw"])?;
     assert!(result.starts_with("two is ") && !told.contains(['\x1b', '\r', '━']), "{told:?}");
     Ok(())
 }
