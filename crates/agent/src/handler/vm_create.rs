@@ -67,7 +67,7 @@ async fn plan(job: &Job<VmCreate>) -> Result<(MachinePlan, CachedImage), Failure
     let image = job.tools.images.get(&spec.image_digest, |percent| job.percent(percent)).await?;
     let bytes: u64 = image.manifest.files.values().map(|file| file.size).sum();
     let came = if image.fetched { "was fetched" } else { "is in the cache" };
-    job.log(format!("image {} ({:.1} MB) {came}", image.manifest.name, bytes as f64 / 1e6));
+    job.log(format!("image {} ({:.1} MiB) {came}", image.manifest.name, bytes as f64 / f64::from(1 << 20)));
     let name = job.params.name.as_ref().map_or_else(|| format!("vm-{}", id.short()), |name| name.to_string());
     let (manifest, image_dir) = (image.manifest.clone(), image.dir.clone());
     let seed = seed(job, &name, &spec).await?;
