@@ -26,7 +26,7 @@ use super::{
     folder::Folder,
     machine::Live,
     qmp::{Job, Qmp, QmpError},
-    removal::forget,
+    removal::{forget, top},
     shelf,
     snapshot::{is_full, remove_above, sweep},
     surrogate::Surrogate,
@@ -118,13 +118,13 @@ impl Driver {
 /// What is to be flattened next. What lies above the layer that QEMU writes is nothing.
 async fn next(folder: &Folder, live: Option<&Live>) -> Result<Option<Pair>, DriverError> {
     let id = folder.id();
-    let top = match live {
-        Some(live) => Some(live.qmp()?.top().await.map_err(|error| not_flattened(id, &error))?),
+    let written = match live {
+        Some(live) => Some(top(live).await?),
         None => None,
     };
     let folder = folder.clone();
     let found = blocking(move || {
-        if let Some(top) = top {
+        if let Some(top) = written {
             remove_above(&folder, &top.file)?;
         }
         sweep(&folder)?;
@@ -182,10 +182,16 @@ async fn copy(vm: VmId, qmp: &Qmp, node: &str, pair: &Pair, watch: &Watch) -> Re
 /// The upper layer stands on what the lower one stood on, and that one goes. It takes a moment.
 async fn let_go(folder: &Folder, qmp: &Qmp, pair: &Pair) -> Result<(), DriverError> {
     let id = folder.id();
+    let told = |error: QmpError| not_flattened(id, &error);
     fail::fail_point!("agent.flatten.copied");
-    qmp.finalize(JOB).await.map_err(|error| not_flattened(id, &error))?;
+    qmp.finalize(JOB).await.map_err(told)?;
     until(qmp, "concluded", id, |_| {}).await?;
     fail::fail_point!("agent.flatten.pulled");
+    // QEMU is not asked for its layers while a job is there that has concluded: it does not survive that.
+    qmp.end_jobs().await.map_err(told)?;
+    if let Some(lower) = qmp.node(&pair.lower).await.map_err(told)? {
+        qmp.close(&lower).await.map_err(told)?;
+    }
     let (folder, upper) = (folder.clone(), pair.upper.clone());
     let swept = blocking(move || {
         File::open(upper)?.sync_all()?;

@@ -16,6 +16,7 @@ use super::{
     error::{failed, storage},
     folder::Folder,
     machine::Live,
+    qmp::{QmpError, Top},
     shelf::{self, Shelf},
     snapshot::{remove_above, sweep},
 };
@@ -26,10 +27,8 @@ impl Driver {
         let folder = self.folder(vm);
         let _turn = self.turns.wait(vm).await;
         let live = self.living(&folder).await?;
-        let written = match live.as_deref().map(Live::qmp) {
-            Some(qmp) => Some(qmp?.top().await.map_err(|error| {
-                failed(format!("which layer machine {vm} writes cannot be asked: {error}; ask again"))
-            })?),
+        let written = match live.as_deref() {
+            Some(live) => Some(top(live).await?),
             None => None,
         };
         let removed = blocking(move || {
@@ -66,6 +65,28 @@ impl Driver {
         }
         Ok(all)
     }
+}
+
+/// The layer that QEMU writes. Those that it stands on no more QEMU closes: a file that is removed while it is open gives
+/// no room back.
+pub(super) async fn top(live: &Live) -> Result<Top, DriverError> {
+    let (id, qmp) = (live.folder.id(), live.qmp()?);
+    let told = |error: QmpError| {
+        failed(format!("which layers machine {id} writes and reads cannot be asked: {error}; ask again"))
+    };
+    // Whoever has the turn began none yet; and beside one that has concluded QEMU does not survive to be asked for its
+    // layers.
+    qmp.end_jobs().await.map_err(told)?;
+    let top = qmp.top().await.map_err(told)?;
+    let (folder, file) = (live.folder.clone(), top.file.clone());
+    let chain = blocking(move || folder.chain(&file)).await;
+    let chain = chain.map_err(|error| storage(format!("the layers of machine {id} cannot be looked at"), &error))?;
+    for (node, layer) in qmp.layers().await.map_err(told)? {
+        if layer.parent() == Some(live.folder.base()) && !chain.contains(&layer) {
+            qmp.close(&node).await.map_err(told)?;
+        }
+    }
+    Ok(top)
 }
 
 /// Forgets a snapshot whose layer is flattened, or shared by others that answer for it now: whether the layer is there,

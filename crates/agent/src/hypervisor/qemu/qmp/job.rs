@@ -49,10 +49,28 @@ struct Node {
 impl Qmp {
     /// The name by which QEMU knows this layer; `None` where it does not have it open.
     pub(in super::super) async fn node(&self, layer: &Path) -> Result<Option<String>, QmpError> {
+        Ok(self.layers().await?.into_iter().find(|(_, file)| file == layer).map(|(node, _)| node))
+    }
+
+    /// Every layer that QEMU has open: the name by which it knows it, and its file.
+    pub(in super::super) async fn layers(&self) -> Result<Vec<(String, PathBuf)>, QmpError> {
         let nodes = self.ask("query-named-block-nodes", json!({"flat": true}), None, DISK).await?;
         let nodes: Vec<Node> = read(nodes)?;
-        let found = nodes.into_iter().find(|node| node.drv == "qcow2" && node.file == layer);
-        Ok(found.map(|node| node.node_name))
+        let layers = nodes.into_iter().filter(|node| node.drv == "qcow2");
+        Ok(layers.map(|node| (node.node_name, node.file)).collect())
+    }
+
+    /// Closes a layer on which nothing stands any more. QEMU keeps open what it was told to open, until it is told to
+    /// close it; what it opened by itself it closes by itself, and refuses, as it does for one that is in use.
+    pub(in super::super) async fn close(&self, node: &str) -> Result<(), QmpError> {
+        match self.ask("blockdev-del", json!({"node-name": node}), None, DISK).await {
+            Ok(_) => Ok(()),
+            Err(QmpError::Refused { description, .. }) => {
+                tracing::debug!(node, description, "QEMU does not close a layer");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Begins to copy into `upper` what it lacks of `lower`, the layer below it, at this many bytes a second.

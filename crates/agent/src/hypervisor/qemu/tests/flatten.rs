@@ -7,7 +7,10 @@ use super::{
     snapshot::{back, delete, flatten, id, restore, shell, take},
     *,
 };
-use crate::hypervisor::{Flat, qemu::qcow2};
+use crate::hypervisor::{
+    Flat,
+    qemu::{qcow2, qmp::Qmp},
+};
 
 /// What QEMU's own look at a layer says; never of one that is being written.
 fn check(layer: &std::path::Path) {
@@ -39,6 +42,24 @@ impl Node {
     }
 }
 
+/// The files that are removed and that a machine's QEMU has open all the same.
+fn kept_open(machine: &dyn Machine) -> Vec<PathBuf> {
+    let open = fs::read_dir(format!("/proc/{}/fd", machine.pid().unwrap())).unwrap();
+    let files = open.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
+    files.filter(|file| file.to_string_lossy().ends_with(".qcow2 (deleted)")).collect()
+}
+
+/// Waits until QEMU's only job is so far.
+async fn until(qmp: &Qmp, status: &str) {
+    loop {
+        let news = qmp.job_news();
+        if qmp.jobs().await.unwrap()[0].status == status {
+            return;
+        }
+        qmp.job_news_after(news).await.unwrap();
+    }
+}
+
 /// A flattening that has begun to copy.
 async fn begun(qemu: &Qemu, vm: VmId, removed: SnapshotId) -> JoinHandle<Result<Flat, DriverError>> {
     let (percents, mut seen) = mpsc::unbounded_channel();
@@ -60,6 +81,7 @@ async fn sixty_rounds_leave_the_disk_as_flat_as_it_was_and_the_data_whole() {
         let flat = delete(&node.qemu, vm, one).await;
         assert_eq!(flat, Default::default(), "round {round}");
         assert_eq!(node.layers(vm).len(), 1, "round {round}");
+        assert_eq!(kept_open(machine.as_ref()), Vec::<PathBuf>::new(), "round {round}: its room is not free");
     }
     let sums = shell(machine.as_ref(), "sync; md5sum /root/f*").await;
     assert_eq!(sums.lines().count(), 7);
@@ -189,4 +211,34 @@ async fn what_an_agent_before_this_one_began_is_ended_and_done_again() {
     flatten(&node.qemu, vm, first).await.unwrap();
     assert_eq!(node.layers(vm).len(), 1);
     assert!(machine.answers().await);
+}
+
+#[tokio::test]
+async fn what_was_let_go_of_when_an_agent_died_is_not_kept_open_by_the_machine() {
+    let node = Node::new().await;
+    let (vm, machine) = node.running().await;
+    shell(
+        machine.as_ref(),
+        "dd if=/dev/urandom of=/root/f bs=64k count=4 2>/dev/null; md5sum /root/f >/root/sum; sync",
+    )
+    .await;
+    let first = id();
+    take(&node.qemu, vm, first, false).await.unwrap();
+    assert!(node.qemu.remove_snapshot(vm, first).await.unwrap().layer_left);
+    let live = node.qemu.0.living(&node.folder(vm)).await.unwrap().unwrap();
+    let qmp = live.qmp().unwrap();
+    let [upper, lower] = ["disk-1.qcow2", "disk.qcow2"].map(|name| node.folder(vm).layer(name));
+    let (upper, lower) = (qmp.node(&upper).await.unwrap().unwrap(), qmp.node(&lower).await.unwrap().unwrap());
+    qmp.pull("flatten", &upper, &lower, 1 << 30).await.unwrap();
+    until(qmp, "pending").await;
+    qmp.flush(&upper).await.unwrap();
+    qmp.finalize("flatten").await.unwrap();
+    until(qmp, "concluded").await;
+    // The next agent.
+    node.qemu.attach(vm).await.unwrap().unwrap();
+    assert!(!flatten(&node.qemu, vm, first).await.unwrap().layer_kept);
+    assert_eq!(node.layers(vm), ["disk-1.qcow2"]);
+    assert_eq!(kept_open(machine.as_ref()), Vec::<PathBuf>::new());
+    assert_eq!(shell(machine.as_ref(), "md5sum /root/f | diff - /root/sum && echo same").await, "same");
+    node.checked(machine, vm).await;
 }
