@@ -36,6 +36,7 @@ mod seek;
 mod shelf;
 mod snapshot;
 mod surrogate;
+mod witness;
 
 use std::{
     collections::HashMap,

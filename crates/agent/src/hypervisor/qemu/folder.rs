@@ -4,6 +4,7 @@
 //! <data>/vms/<vm id>/            spec.json (first of all) · seed.img · disk.qcow2, disk-1.qcow2 … (see `layer`) · efi-vars.fd · console.log · qemu.log · qemu.pid (QEMU's own)
 //!                                process.json (who QEMU is) · complete (the guest answered once) · ended (how QEMU ended)
 //!                                frozen (the guest may hold its file systems)
+//!                                unsure (the host could not write all of a layer)
 //! <data>/vms/<vm id>.removing/   the same, half removed
 //! <run>/<short id>/              qmp.sock · agent.sock
 //! ```
@@ -191,6 +192,19 @@ impl Folder {
 
     pub(super) fn frozen(&self) -> io::Result<Option<Process>> {
         self.read("frozen")
+    }
+
+    /// That the host could not write all of a layer.
+    pub(super) fn write_unsure(&self, layer: &Path) -> io::Result<()> {
+        self.write("unsure", &layer)
+    }
+
+    pub(super) fn unsure(&self) -> io::Result<Option<PathBuf>> {
+        self.read("unsure")
+    }
+
+    pub(super) fn unsure_path(&self) -> PathBuf {
+        self.base.join("unsure")
     }
 
     pub(super) fn spec(&self) -> io::Result<Option<MachinePlan>> {

@@ -286,7 +286,12 @@ impl Qmp {
 
     /// What QEMU's own monitor says to a line.
     pub(super) async fn monitor(&self, line: &str) -> Result<String, QmpError> {
-        let said = self.ask(Command::Monitor.name(), json!({ "command-line": line }), None, ANSWER).await?;
+        self.say(line, ANSWER).await
+    }
+
+    /// The same, for what may take so long.
+    async fn say(&self, line: &str, patience: Duration) -> Result<String, QmpError> {
+        let said = self.ask(Command::Monitor.name(), json!({ "command-line": line }), None, patience).await?;
         said.as_str().map(str::to_owned).ok_or_else(|| QmpError::Malformed(said.to_string()))
     }
 

@@ -387,7 +387,7 @@ fn finish(
 /// Removes the layers on which neither the machine nor a snapshot stands.
 pub(super) fn sweep(folder: &Folder) -> io::Result<()> {
     let newest = folder.disk()?;
-    if !newest.try_exists()? {
+    if !newest.try_exists()? || folder.unsure()?.is_some() {
         return Ok(());
     }
     let mut needed = shelf::layers(folder)?;

@@ -85,9 +85,10 @@ impl Qmp {
         read(self.ask("query-jobs", Value::Null, None, DISK).await?)
     }
 
-    /// Writes out all that QEMU keeps of a layer: what its file does not say then was not written.
+    /// Writes out all that QEMU keeps of a layer: what its file does not say then was not written. That the host could
+    /// not write it QEMU does not say here ([`super::super::witness`]).
     pub(in super::super) async fn flush(&self, node: &str) -> Result<(), QmpError> {
-        let said = self.monitor(&format!("qemu-io {node} flush")).await?;
+        let said = self.say(&format!("qemu-io {node} flush"), DISK).await?;
         match said.trim() {
             "" => Ok(()),
             error => Err(QmpError::Refused { command: "qemu-io flush", description: error.to_owned() }),
