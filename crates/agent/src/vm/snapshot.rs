@@ -56,21 +56,15 @@ impl Vms {
         self.change(vm, epoch, Restore { id, now, phases: phases.clone() }).await
     }
 
-    /// Removes a snapshot, or what is left of one, once nothing else is done to its machine's disk.
+    /// Removes a snapshot, or what is left of one, once nothing else is done to its machine's disk. The driver is asked of
+    /// every machine: one that could not be attached to yet may be here all the same.
     pub async fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> Result<SnapshotRemoved, Failure> {
-        // No machine, no snapshots: they go with it.
-        if self.is_here(vm).is_err() {
-            return Ok(SnapshotRemoved { existed: false, layer_left: false });
-        }
         Ok(self.0.hypervisor.remove_snapshot(vm, id).await?)
     }
 
     /// Makes a machine's disk as flat as it can be, after a snapshot was removed. It needs no turn of its own: what else
     /// is done to the machine goes before it. Dropping the future gives it up.
     pub async fn flatten(&self, vm: VmId, removed: SnapshotId, percents: &Percents) -> Result<Flat, Failure> {
-        if self.is_here(vm).is_err() {
-            return Ok(Flat::default());
-        }
         Ok(self.0.hypervisor.flatten(vm, removed, percents).await?)
     }
 

@@ -162,6 +162,21 @@ async fn a_deletion_says_what_the_others_have_and_one_that_is_stopped_leaves_wha
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_machine_that_cannot_be_looked_at_is_not_taken_for_one_without_snapshots() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let (vm, one) = (created(&server).await, id());
+    succeeded(&done(&server, KindName::VmSnapshot, vm, json!({"name": "one", "snapshot": one})).await);
+    agent.stop().await;
+    world.change(|state| state.unread = vec![vm]);
+    let agent = server.agent(data.path(), world.clone()).await;
+    let removed = done(&server, KindName::SnapshotDelete, vm, json!({"snapshot": one})).await;
+    assert_eq!(succeeded(&removed), &json!({"existed": true, "layer_kept": false}));
+    assert!(world.see().snapshots.is_empty());
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn parameters_without_a_snapshot_are_refused_and_change_nothing() {
     let (server, data, world) = (Server::new(), folder(), World::new());
     let agent = server.agent(data.path(), world.clone()).await;
