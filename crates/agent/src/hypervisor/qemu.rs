@@ -275,7 +275,8 @@ impl Hypervisor for Qemu {
 
     async fn flatten(&self, vm: VmId, id: SnapshotId, percents: &Percents) -> Result<Flat, DriverError> {
         let driver = Arc::clone(&self.0);
-        let watch = flatten::Watch { percents: percents.clone(), given_up: CancellationToken::new() };
+        let (percents, given_up) = (percents.clone(), CancellationToken::new());
+        let watch = flatten::Watch { percents, given_up, reserve: flatten::RESERVE };
         let _gives_up = watch.given_up.clone().drop_guard();
         whole(async move { driver.flatten(vm, id, &watch).await }).await
     }

@@ -75,7 +75,16 @@ fn has(entry: u64) -> bool {
 /// # Errors
 /// Of the file system, and for a layer that is damaged.
 pub(super) fn covers(upper: &Path, lower: &Path) -> io::Result<bool> {
+    Ok(lacks(upper, lower)? == 0)
+}
+
+/// How much of what the layer below has a layer lacks, in bytes.
+///
+/// # Errors
+/// Of the file system, and for a layer that is damaged.
+pub(super) fn lacks(upper: &Path, lower: &Path) -> io::Result<u64> {
     let (upper, lower) = (Tables::open(upper)?, Tables::open(lower)?);
+    let mut clusters = 0;
     for index in 0..lower.l1.len() {
         let below = lower.table(index)?;
         if !below.iter().any(|entry| has(*entry)) {
@@ -83,11 +92,9 @@ pub(super) fn covers(upper: &Path, lower: &Path) -> io::Result<bool> {
         }
         let above = upper.table(index)?;
         let lacks = |(at, entry): (usize, &u64)| has(*entry) && !above.get(at).is_some_and(|entry| has(*entry));
-        if below.iter().enumerate().any(lacks) {
-            return Ok(false);
-        }
+        clusters += below.iter().enumerate().filter(|entry| lacks(*entry)).count() as u64;
     }
-    Ok(true)
+    Ok(clusters * CLUSTER)
 }
 
 /// Finds out whether a layer is damaged, as far as its header and its tables tell.
@@ -128,7 +135,9 @@ mod tests {
         assert!(covers(&upper, &lower).unwrap(), "an empty one is covered by anything");
         write(&lower, &["write 1M 64k", "write 2G 64k", "write -z 10M 64k"]);
         assert!(!covers(&upper, &lower).unwrap());
+        assert_eq!(lacks(&upper, &lower).unwrap(), 3 * CLUSTER);
         write(&upper, &["write 1M 64k", "write 2G 64k"]);
+        assert_eq!(lacks(&upper, &lower).unwrap(), CLUSTER);
         assert!(!covers(&upper, &lower).unwrap(), "zeroes hide what lies below");
         write(&upper, &["write -z 10M 64k"]);
         assert!(covers(&upper, &lower).unwrap());

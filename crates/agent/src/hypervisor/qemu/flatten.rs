@@ -10,7 +10,8 @@
 //! open, and otherwise one without a machine, which ends with us. It may change what the upper layer stands on only when
 //! that layer's own tables, in its file, cover the lower one's ([`clusters::covers`]): QEMU keeps tables in memory, and
 //! both it and its host may die at any instant. Nor is the host believed before it has written all of it
-//! ([`super::witness`]). What was copied before a death or a stop is not copied again.
+//! ([`super::witness`]). What was copied before a death or a stop is not copied again. Nothing is copied that would fill
+//! the host's disk.
 //!
 //! It takes its turn at the machine as everybody does, and lets whoever waits by within milliseconds: nothing that is done
 //! to a machine waits for a copy.
@@ -29,7 +30,7 @@ use super::{
     qmp::{Job, Qmp, QmpError},
     removal::{forget, top},
     shelf,
-    snapshot::{is_full, remove_above, sweep},
+    snapshot::{is_full, remove_above, room, sweep},
     surrogate::Surrogate,
     witness::{Witness, Witnesses, refuse_if_unsure},
 };
@@ -44,9 +45,13 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long the process of a machine that was stopped may take to be gone.
 const ENDING: Duration = Duration::from_secs(2);
 
-/// Between two times that what was copied is written out. At [`SPEED`], so much is copied meanwhile that writing it
-/// out takes a moment.
+/// Between two times that what was copied is written out, and that the host's room is looked at. At [`SPEED`], so much
+/// is copied meanwhile that writing it out takes a moment.
 const WRITE_OUT: Duration = Duration::from_secs(2);
+
+/// How much of the host's disk stays free, in bytes: on a full one every machine is held. It is more than is copied in
+/// [`WRITE_OUT`].
+pub(super) const RESERVE: u64 = 1 << 30;
 
 /// The name of the job.
 const JOB: &str = "flatten";
@@ -55,6 +60,8 @@ const JOB: &str = "flatten";
 pub(super) struct Watch {
     pub(super) percents: Percents,
     pub(super) given_up: CancellationToken,
+    /// How much of the host's disk is to stay free, in bytes.
+    pub(super) reserve: u64,
 }
 
 /// What is to become part of what.
@@ -206,6 +213,7 @@ impl Work<'_> {
         let (vm, qmp, pair) = (self.folder.id(), self.qmp, self.pair);
         let told = |error: QmpError| not_flattened(vm, &error);
         qmp.end_jobs().await.map_err(told)?;
+        self.fits().await?;
         let lower = qmp.node(&pair.lower).await.map_err(told)?;
         let lower = lower.ok_or_else(|| failed(format!("QEMU has the layer {} not open", pair.lower.display())))?;
         qmp.pull(JOB, self.node, &lower, SPEED).await.map_err(told)?;
@@ -223,10 +231,36 @@ impl Work<'_> {
         self.covered().await.map_err(|error| storage(format!("a layer of machine {vm} cannot be flattened"), &error))
     }
 
-    /// Writes out meanwhile what is copied, so that the last of it takes a moment; until that fails.
+    /// That what is to be copied fits on the host's disk, and leaves it the room that every machine on it needs.
+    async fn fits(&self) -> Result<(), DriverError> {
+        let (upper, lower) = (self.pair.upper.clone(), self.pair.lower.clone());
+        let lacks = blocking(move || clusters::lacks(&upper, &lower)).await;
+        let lacks = lacks.map_err(|error| {
+            storage(format!("the layers of machine {} cannot be looked at", self.folder.id()), &error)
+        })?;
+        self.leaves_room(lacks).await
+    }
+
+    async fn leaves_room(&self, more: u64) -> Result<(), DriverError> {
+        let (id, folder, reserve) = (self.folder.id(), self.folder.clone(), self.watch.reserve);
+        let free = blocking(move || room(&folder)).await;
+        let free = free.map_err(|error| storage("the room on the node's disk cannot be looked at", &error))?;
+        if free >= reserve.saturating_add(more) {
+            return Ok(());
+        }
+        Err(disk_full(format!(
+            "to flatten the disk of machine {id} takes {more} bytes more; {free} are free on the node's disk, and {reserve} of \
+             them are kept for what its machines write"
+        )))
+    }
+
+    /// Writes out meanwhile what is copied, so that the last of it takes a moment; until that fails, or there is no room.
     async fn write_out(&self) -> DriverError {
         loop {
             sleep(WRITE_OUT).await;
+            if let Err(error) = self.leaves_room(0).await {
+                return error;
+            }
             let witness = Arc::clone(&self.witness);
             if let Err(error) = blocking(move || witness.sync()).await {
                 return storage(format!("a layer of machine {} cannot be flattened", self.folder.id()), &error);

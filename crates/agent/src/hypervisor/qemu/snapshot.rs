@@ -312,7 +312,7 @@ pub(super) fn is_full(words: &str) -> bool {
 }
 
 /// How many bytes are free where the machine lies.
-fn room(folder: &Folder) -> io::Result<u64> {
+pub(super) fn room(folder: &Folder) -> io::Result<u64> {
     let found = rustix::fs::statvfs(folder.base())?;
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }

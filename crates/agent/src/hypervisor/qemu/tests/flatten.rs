@@ -2,6 +2,7 @@
 
 use hostler_model::SnapshotId;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use super::{
     snapshot::{back, delete, flatten, id, restore, shell, take},
@@ -9,7 +10,7 @@ use super::{
 };
 use crate::hypervisor::{
     Flat,
-    qemu::{qcow2, qmp::Qmp},
+    qemu::{flatten::Watch, qcow2, qmp::Qmp},
 };
 
 /// What QEMU's own look at a layer says; never of one that is being written.
@@ -241,4 +242,23 @@ async fn what_was_let_go_of_when_an_agent_died_is_not_kept_open_by_the_machine()
     assert_eq!(kept_open(machine.as_ref()), Vec::<PathBuf>::new());
     assert_eq!(shell(machine.as_ref(), "md5sum /root/f | diff - /root/sum && echo same").await, "same");
     node.checked(machine, vm).await;
+}
+
+#[tokio::test]
+async fn nothing_is_copied_where_it_would_fill_the_hosts_disk() {
+    let node = Node::new().await;
+    let (vm, machine) = node.running().await;
+    let first = id();
+    take(&node.qemu, vm, first, false).await.unwrap();
+    assert!(node.qemu.remove_snapshot(vm, first).await.unwrap().layer_left);
+    let (percents, mut told) = mpsc::unbounded_channel();
+    let watch = Watch { percents, given_up: CancellationToken::new(), reserve: u64::MAX };
+    let error = node.qemu.0.flatten(vm, first, &watch).await.unwrap_err();
+    assert_eq!((error.code, error.retryable), (Code::NodeStorageFull, true), "{error}");
+    assert!(told.try_recv().is_err(), "nothing was begun");
+    assert!(node.layers(vm).len() == 2 && node.qemu.snapshots().await.unwrap() == [first]);
+    // There is room again.
+    assert!(!flatten(&node.qemu, vm, first).await.unwrap().layer_kept);
+    assert_eq!(node.layers(vm).len(), 1);
+    assert!(machine.answers().await);
 }
