@@ -93,7 +93,10 @@ enum Came {
 impl Driver {
     /// Flattens all that can be of a machine's disk, then forgets the snapshot for whose sake it was.
     pub(super) async fn flatten(&self, vm: VmId, id: SnapshotId, watch: &Watch) -> Result<Flat, DriverError> {
-        self.flatten_all(vm, watch).await?;
+        // Who has nothing to copy does not wait for others that do.
+        if !self.is_flat(vm).await? {
+            self.flatten_all(vm, watch).await?;
+        }
         fail::fail_point!("agent.flatten.flat");
         let folder = self.folder(vm);
         let _turn = self.turns.wait(vm).await;
@@ -101,6 +104,13 @@ impl Driver {
             .await
             .map_err(|error| storage(format!("snapshot {id} of machine {vm} cannot be forgotten"), &error))?;
         Ok(Flat { layer_kept, shares })
+    }
+
+    async fn is_flat(&self, vm: VmId) -> Result<bool, DriverError> {
+        let folder = self.folder(vm);
+        let _turn = self.turns.wait(vm).await;
+        let live = self.living(&folder).await?;
+        Ok(next(&folder, live.as_deref()).await?.is_none())
     }
 
     async fn flatten_all(&self, vm: VmId, watch: &Watch) -> Result<(), DriverError> {

@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::hypervisor::{
-    Flat,
+    Flat, SnapshotRemoved,
     qemu::{flatten::Watch, qcow2, qmp::Qmp},
 };
 
@@ -261,4 +261,14 @@ async fn nothing_is_copied_where_it_would_fill_the_hosts_disk() {
     assert!(!flatten(&node.qemu, vm, first).await.unwrap().layer_kept);
     assert_eq!(node.layers(vm).len(), 1);
     assert!(machine.answers().await);
+}
+
+#[tokio::test]
+async fn who_has_nothing_to_copy_does_not_wait_for_others_that_do() {
+    let node = Node::new().await;
+    let _copying = node.qemu.0.flattening.lock().await;
+    let (vm, one) = (node.plan().id, id());
+    let removed = node.qemu.remove_snapshot(vm, one).await.unwrap();
+    assert_eq!(removed, SnapshotRemoved { existed: false, layer_left: false }, "there is no folder of it");
+    assert_eq!(flatten(&node.qemu, vm, one).await.unwrap(), Flat::default());
 }
