@@ -130,6 +130,7 @@ async fn one_that_is_stopped_halfway_leaves_nothing() {
     server.with(|heard| heard.abort.push(task.sub));
     let report = server.result(n + 1).await;
     assert_eq!(report.end, End::Cancelled { effects: Effects::Undone });
+    assert_eq!(world.begun(Gate::Flatten), 0, "nothing is left of it, and nobody's copy is waited for");
     world.change(|state| state.held.clear());
     assert_eq!(seen(&server, vm).await.0.state, VmState::Running);
     drop(agent);
