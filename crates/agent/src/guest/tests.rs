@@ -80,6 +80,13 @@ impl Port {
         self.answer(id).await;
     }
 
+    /// Something comes again and again, and never an answer, until the other side goes away.
+    pub(crate) async fn dribble(&mut self) {
+        while self.0.get_mut().write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+    }
+
     /// Whatever comes is left unanswered, until the other side goes away.
     pub(crate) async fn ignore(&mut self) {
         let mut unanswered = Vec::new();

@@ -49,6 +49,7 @@ use std::{
 
 use async_trait::async_trait;
 use hostler_model::{SnapshotId, VmId, error::Code};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 pub use self::accel::Accel;
@@ -77,6 +78,9 @@ const START: Duration = Duration::from_secs(30);
 
 /// How long a QEMU that has been running may take to answer: at once, unless it hangs or another client has its socket.
 const ATTACH: Duration = Duration::from_secs(5);
+
+/// How long what is being done to a machine may take to be done, before the machine is ended under it to be removed.
+const BY_ITSELF: Duration = Duration::from_secs(10);
 
 const GIB: u64 = 1 << 30;
 
@@ -436,7 +440,16 @@ impl Driver {
     }
 
     async fn remove(&self, id: VmId) -> Result<bool, DriverError> {
-        let _turn = self.turns.wait(id).await;
+        let _turn = match timeout(BY_ITSELF, self.turns.wait(id)).await {
+            Ok(turn) => turn,
+            // Whoever is at it may wait for a process that does not answer: it has nothing to wait for without one.
+            Err(_) => {
+                if let Ok(Some(live)) = self.held(id) {
+                    live.end().await?;
+                }
+                self.turns.wait(id).await
+            }
+        };
         self.clear(&self.folder(id)).await
     }
 

@@ -24,6 +24,9 @@ use crate::{guest::GuestError, hypervisor::DriverError};
 /// How long a guest may take to show that it answers, before it is told to hold anything.
 const ANSWERS: Duration = Duration::from_secs(5);
 
+/// How long a guest may take to hold its file systems, whatever it says meanwhile: others wait for the machine's turn.
+const HOLDS: Duration = Duration::from_secs(30);
+
 /// How long a snapshot waits for its guest to write again. It takes milliseconds, but for a guest that still writes out.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -60,7 +63,7 @@ impl Live {
         self.guest.ping(ANSWERS).await?;
         let (folder, process) = (self.folder.clone(), self.handle.process());
         blocking(move || folder.write_frozen(process)).await?;
-        let frozen = self.guest.freeze().await;
+        let frozen = timeout(HOLDS, self.guest.freeze()).await.unwrap_or(Err(GuestError::Silent(HOLDS)));
         if !self.guest.holds() {
             self.forget_frozen().await;
         }

@@ -182,3 +182,17 @@ async fn a_guest_that_refuses_leaves_no_note_and_one_whose_process_ended_is_not_
         sleep(FIRST).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_never_ends_its_answer_is_waited_for_only_so_long_and_counts_as_holding() {
+    let machine = Machine::new();
+    let live = machine.live();
+    let serve = async { machine.told_to_hold().await.dribble().await };
+    let snapshot = async {
+        let begun = tokio::time::Instant::now();
+        assert!(!live.freeze().await);
+        assert!((HOLDS..2 * HOLDS).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert!(live.still_frozen().is_some() && machine.folder.frozen().unwrap().is_some());
+    };
+    tokio::join!(snapshot, serve);
+}

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{Qmp, QmpError, state::DISK, state::read};
 
@@ -100,8 +101,13 @@ impl Qmp {
         self.ask("job-finalize", json!({"id": job}), None, DISK).await.map(drop)
     }
 
-    /// Ends every job, whoever began it, and returns when none is left. The disk stays as it is.
+    /// Ends every job, whoever began it, and returns when none is left. The disk stays as it is. One that waits for a disk
+    /// that does not answer is left after a while: the machine's turn is not held for it.
     pub(in super::super) async fn end_jobs(&self) -> Result<(), QmpError> {
+        timeout(DISK, self.no_jobs()).await.unwrap_or(Err(QmpError::Silent(DISK)))
+    }
+
+    async fn no_jobs(&self) -> Result<(), QmpError> {
         loop {
             let news = self.job_news();
             let jobs = self.jobs().await?;

@@ -175,6 +175,21 @@ async fn dropping_the_client_closes_the_connection() {
     assert_eq!(server.0.read_line(&mut line).await.unwrap(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_job_that_does_not_end_is_waited_for_only_so_long() {
+    let (qmp, mut server, _dir) = pair().await;
+    let serving = tokio::spawn(async move {
+        loop {
+            let (name, id) = server.hear().await;
+            let jobs = if name == "query-jobs" { r#"[{"id": "flatten", "status": "running"}]"# } else { "{}" };
+            server.say(&format!(r#"{{"return": {jobs}, "id": {id}}}"#)).await;
+        }
+    });
+    let ended = qmp.end_jobs().await;
+    assert!(matches!(ended, Err(QmpError::Silent(_))), "{ended:?}");
+    serving.abort();
+}
+
 impl Qmp {
     /// Puts a layer on top whose first write fails as on a disk that is full.
     pub(in super::super) async fn add_full_layer(&self, below: &Top, file: &Path) -> Result<(), QmpError> {

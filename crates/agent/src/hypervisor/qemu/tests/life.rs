@@ -268,3 +268,18 @@ async fn the_driver_says_what_it_is_and_what_is_missing() {
     let error = Qemu::new(QemuConfig { binary: "no-such-qemu".into(), ..config(&node.dir) }).unwrap_err();
     assert!(error.detail.contains("install the package qemu-system-x86"), "{error}");
 }
+
+#[tokio::test]
+async fn a_machine_is_removed_although_somebody_is_at_it_for_ever() {
+    let node = Node::new().await;
+    let plan = node.plan();
+    let machine = create(&node.qemu, &plan).await.unwrap();
+    let turn = node.qemu.0.turns.wait(plan.id).await;
+    let qemu = node.qemu.clone();
+    let removing = tokio::spawn(async move { qemu.remove(plan.id).await });
+    assert_eq!(machine.exited().await, Exit::Requested);
+    assert!(!removing.is_finished(), "its files wait for the turn");
+    drop(turn);
+    assert!(removing.await.unwrap().unwrap());
+    assert!(node.vms().is_empty());
+}
