@@ -247,6 +247,9 @@ impl Hypervisor for Qemu {
         {
             live = None;
         }
+        if live.is_some() {
+            restore::settled(&folder).await;
+        }
         Ok(live.map(|live| Box::new(QemuMachine(live)) as Box<dyn Machine>))
     }
 

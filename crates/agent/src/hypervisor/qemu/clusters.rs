@@ -97,6 +97,20 @@ pub(super) fn lacks(upper: &Path, lower: &Path) -> io::Result<u64> {
     Ok(clusters * CLUSTER)
 }
 
+/// Whether a layer has nothing: it says the same as the one that it stands on.
+///
+/// # Errors
+/// Of the file system, and for a layer that is damaged.
+pub(super) fn is_empty(layer: &Path) -> io::Result<bool> {
+    let tables = Tables::open(layer)?;
+    for index in 0..tables.l1.len() {
+        if tables.table(index)?.into_iter().any(has) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// Finds out whether a layer is damaged, as far as its header and its tables tell.
 ///
 /// # Errors
@@ -133,9 +147,11 @@ mod tests {
         qcow2::create_overlay(&lower, &base, DiskFormat::Raw, 3 << 30).unwrap();
         qcow2::create_overlay(&upper, &lower, DiskFormat::Qcow2, 4 << 30).unwrap();
         assert!(covers(&upper, &lower).unwrap(), "an empty one is covered by anything");
+        assert!(is_empty(&lower).unwrap());
         write(&lower, &["write 1M 64k", "write 2G 64k", "write -z 10M 64k"]);
         assert!(!covers(&upper, &lower).unwrap());
         assert_eq!(lacks(&upper, &lower).unwrap(), 3 * CLUSTER);
+        assert!(!is_empty(&lower).unwrap() && is_empty(&upper).unwrap());
         write(&upper, &["write 1M 64k", "write 2G 64k"]);
         assert_eq!(lacks(&upper, &lower).unwrap(), CLUSTER);
         assert!(!covers(&upper, &lower).unwrap(), "zeroes hide what lies below");

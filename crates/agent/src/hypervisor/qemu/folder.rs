@@ -3,7 +3,7 @@
 //! ```text
 //! <data>/vms/<vm id>/            spec.json (first of all) · seed.img · disk.qcow2, disk-1.qcow2 … (see `layer`) · efi-vars.fd · console.log · qemu.log · qemu.pid (QEMU's own)
 //!                                process.json (who QEMU is) · complete (the guest answered once) · ended (how QEMU ended)
-//!                                frozen (the guest may hold its file systems)
+//!                                frozen (the guest may hold its file systems) · restoring (a restore was begun)
 //!                                unsure (the host could not write all of a layer)
 //! <data>/vms/<vm id>.removing/   the same, half removed
 //! <run>/<short id>/              qmp.sock · agent.sock
@@ -52,6 +52,13 @@ pub(super) struct CompleteFile {
     /// Whether it is known that this process's guest runs and will not be ready.
     #[serde(default)]
     pub(super) not_ready: bool,
+}
+
+/// That a restore was begun: by their names, the layer that the machine wrote before, and the one that it is to write.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Restoring {
+    pub(super) before: String,
+    pub(super) above: String,
 }
 
 /// One machine's folders.
@@ -192,6 +199,19 @@ impl Folder {
 
     pub(super) fn frozen(&self) -> io::Result<Option<Process>> {
         self.read("frozen")
+    }
+
+    /// Until the restored machine is there, or what was made for it is gone.
+    pub(super) fn write_restoring(&self, restoring: &Restoring) -> io::Result<()> {
+        self.write("restoring", restoring)
+    }
+
+    pub(super) fn forget_restoring(&self) -> io::Result<()> {
+        present(fs::remove_file(self.base.join("restoring"))).map(drop)
+    }
+
+    pub(super) fn restoring(&self) -> io::Result<Option<Restoring>> {
+        self.read("restoring")
     }
 
     /// That the host could not write all of a layer.

@@ -69,7 +69,9 @@ impl Driver {
         // Which layer of the disk is written is known once it is our turn.
         let arguments = command::arguments(plan, &folder, &self.acceleration, self.uefi.as_ref())?;
         super::console::begin(&folder).await;
-        self.launch(&folder, &arguments).await
+        let live = self.launch(&folder, &arguments).await?;
+        super::restore::settled(&folder).await;
+        Ok(live)
     }
 
     /// All that a process needs is there, and nothing is left of the one before.

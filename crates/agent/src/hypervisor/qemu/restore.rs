@@ -5,7 +5,8 @@
 //!     │ does not fit: nothing was touched        │ does not start: the layer goes, and the disk is as it was
 //! ```
 //!
-//! What the machine wrote since is removed last, when the restored machine is there.
+//! What the machine wrote since is removed last, when the restored machine is there: until then it is noted (`restoring`),
+//! and whoever sweeps layers meanwhile keeps it.
 //!
 //! A look comes first, while the machine goes on. The memory's bytes are compared with their CRC: QEMU loads whatever it
 //! is given, and a guest would go on from it. That reads the file, which is to be read anyway, at some GiB/s, and costs no
@@ -17,7 +18,7 @@ use std::{
     ffi::OsString,
     fs::{self, File},
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -28,7 +29,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     Driver, GIB, blocking, clusters, command,
     error::{failed, storage},
-    folder::Folder,
+    folder::{Folder, Restoring},
     machine::Live,
     qcow2,
     shelf::{self, MemoryFile, Shelf, SnapshotFile},
@@ -87,6 +88,7 @@ impl Driver {
         match self.bring_back(&plan, &folder, &shelf, file.memory.as_ref()).await {
             Ok(live) => {
                 fail::fail_point!("agent.restore.running");
+                settled(&folder).await;
                 let swept = folder.clone();
                 if let Err(error) = blocking(move || sweep(&swept)).await {
                     tracing::warn!(vm.id = %vm, %error, "layers that nothing needs any more cannot be removed");
@@ -183,7 +185,7 @@ impl Driver {
             if shelf.firmware_vars().try_exists()? {
                 shelf::copy(&shelf.firmware_vars(), &folder.firmware_vars())?;
             }
-            let above = folder.next_disk()?;
+            let above = begin(&folder)?;
             qcow2::create_overlay(&above, &below, DiskFormat::Qcow2, size)?;
             File::open(&above)?.sync_all()?;
             sync_folder(folder.base())?;
@@ -226,6 +228,7 @@ impl Driver {
             let removed = blocking(move || {
                 present(fs::remove_file(above))?;
                 sync_folder(known.base())?;
+                known.forget_restoring()?;
                 known.write_ended(&Exit::Requested)
             });
             removed.await.map_err(|error| storage("the restored disk cannot be removed", &error))
@@ -235,6 +238,33 @@ impl Driver {
             Err(left) => format!("the machine is stopped, and its disk is that of the snapshot: {left}"),
         };
         DriverError { detail: format!("{}; {now}", error.detail), ..error }
+    }
+}
+
+/// Notes what the machine wrote until now, and what it is to write; gives the latter. What an earlier restore made, and
+/// nothing ever wrote, goes first: the machine's own layer is the newest again.
+fn begin(folder: &Folder) -> io::Result<PathBuf> {
+    if let Some(earlier) = folder.restoring()? {
+        let above = folder.layer(&earlier.above);
+        if folder.disk()? == above && folder.layer(&earlier.before).try_exists()? && clusters::is_empty(&above)? {
+            present(fs::remove_file(above))?;
+            sync_folder(folder.base())?;
+        }
+    }
+    let (before, above) = (folder.disk()?, folder.next_disk()?);
+    folder.write_restoring(&Restoring { before: name(&before), above: name(&above) })?;
+    Ok(above)
+}
+
+fn name(layer: &Path) -> String {
+    layer.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// The machine runs on the disk that it has: what it had before a restore is not needed any more.
+pub(super) async fn settled(folder: &Folder) {
+    let known = folder.clone();
+    if let Err(error) = blocking(move || known.forget_restoring()).await {
+        tracing::warn!(vm.id = %folder.id(), %error, "that a restore was begun cannot be forgotten; a layer stays that nothing needs");
     }
 }
 
@@ -296,5 +326,46 @@ fn unusable(why: impl std::fmt::Display) -> DriverError {
         code: Code::SnapshotUnusable,
         detail: format!("the snapshot cannot be restored: {why}"),
         retryable: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer_on(folder: &Folder, above: &Path, below: &str) {
+        qcow2::create_overlay(above, &folder.layer(below), DiskFormat::Qcow2, 1 << 30).unwrap();
+    }
+
+    #[test]
+    fn a_restore_that_was_broken_off_keeps_the_disk_that_the_machine_had_and_the_next_one_begins_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::new(dir.path(), &dir.path().join("run"), VmId(uuid::Uuid::nil()));
+        fs::create_dir_all(folder.base()).unwrap();
+        fs::write(dir.path().join("image"), [0; 4096]).unwrap();
+        let image = dir.path().join("image");
+        qcow2::create_overlay(&folder.layer("disk.qcow2"), &image, DiskFormat::Raw, 1 << 30).unwrap();
+        let had = folder.layer("disk-1.qcow2");
+        layer_on(&folder, &had, "disk.qcow2");
+        // Begun, and the agent died: somebody sweeps.
+        let above = begin(&folder).unwrap();
+        layer_on(&folder, &above, "disk.qcow2");
+        sweep(&folder).unwrap();
+        assert!(had.exists() && above.exists());
+        // Begun anew: what nothing wrote goes, and the machine's own is noted once more.
+        let again = begin(&folder).unwrap();
+        assert!(again == above && !again.exists() && folder.disk().unwrap() == had);
+        // One that was written is the machine's own now.
+        layer_on(&folder, &again, "disk.qcow2");
+        let wrote = std::process::Command::new("qemu-io").args(["-c", "write 1M 64k"]).arg(&again).output().unwrap();
+        assert!(wrote.status.success(), "{wrote:?}");
+        let third = begin(&folder).unwrap();
+        assert!(third != again && again.exists());
+        layer_on(&folder, &third, "disk.qcow2");
+        sweep(&folder).unwrap();
+        assert!(again.exists() && !had.exists());
+        folder.forget_restoring().unwrap();
+        sweep(&folder).unwrap();
+        assert!(!again.exists() && third.exists());
     }
 }

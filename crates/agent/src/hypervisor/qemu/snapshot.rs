@@ -384,7 +384,7 @@ fn finish(
     Ok(made)
 }
 
-/// Removes the layers on which neither the machine nor a snapshot stands.
+/// Removes the layers on which neither the machine nor a snapshot stands, nor a restore that may still fail.
 pub(super) fn sweep(folder: &Folder) -> io::Result<()> {
     let newest = folder.disk()?;
     if !newest.try_exists()? || folder.unsure()?.is_some() {
@@ -392,5 +392,7 @@ pub(super) fn sweep(folder: &Folder) -> io::Result<()> {
     }
     let mut needed = shelf::layers(folder)?;
     needed.push(newest);
+    let before = folder.restoring()?.map(|restoring| folder.layer(&restoring.before));
+    needed.extend(before.filter(|before| before.exists()));
     folder.sweep_layers(&needed).map(drop)
 }
