@@ -10,13 +10,20 @@ use super::{
 };
 use crate::hypervisor::{
     Flat, SnapshotRemoved,
-    qemu::{flatten::Watch, qcow2, qmp::Qmp},
+    qemu::{flatten::Watch, qcow2, qmp::Qmp, snapshot::room},
 };
 
 /// What QEMU's own look at a layer says; never of one that is being written.
 fn check(layer: &std::path::Path) {
     let output = std::process::Command::new("qemu-img").args(["check", "-q"]).arg(layer).output().unwrap();
     assert!(output.status.success(), "{}: {output:?}", layer.display());
+}
+
+/// Reads or writes a layer that no QEMU has open.
+fn qemu_io(layer: &std::path::Path, line: &str) {
+    let output = std::process::Command::new("qemu-io").args(["-c", line]).arg(layer).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !said.contains("failed"), "{said}");
 }
 
 impl Node {
@@ -261,6 +268,36 @@ async fn nothing_is_copied_where_it_would_fill_the_hosts_disk() {
     assert!(!flatten(&node.qemu, vm, first).await.unwrap().layer_kept);
     assert_eq!(node.layers(vm).len(), 1);
     assert!(machine.answers().await);
+}
+
+#[tokio::test]
+async fn a_copy_stops_where_others_fill_the_hosts_disk_meanwhile_and_goes_on_when_there_is_room() {
+    const GIB: u64 = 1 << 30;
+    let node = Node::new().await;
+    let plan = node.plan();
+    let (vm, first) = (plan.id, id());
+    create(&node.qemu, &plan).await.unwrap().end().await.unwrap();
+    // More than is copied between two looks.
+    qemu_io(&node.folder(vm).layer("disk.qcow2"), "write -P 7 100M 900M");
+    take(&node.qemu, vm, first, false).await.unwrap();
+    node.qemu.remove_snapshot(vm, first).await.unwrap();
+    // Room for the copy, and less than what somebody else will take of it.
+    let reserve = room(&node.folder(vm)).unwrap() - 3 * GIB;
+    let (percents, mut told) = mpsc::unbounded_channel();
+    let (qemu, watch) = (node.qemu.clone(), Watch { percents, given_up: CancellationToken::new(), reserve });
+    let flattening = tokio::spawn(async move { qemu.0.flatten(vm, first, &watch).await });
+    told.recv().await.unwrap();
+    let other = fs::File::create(node.dir.path().join("other")).unwrap();
+    rustix::fs::fallocate(&other, rustix::fs::FallocateFlags::empty(), 0, 6 * GIB).unwrap();
+    let error = flattening.await.unwrap().unwrap_err();
+    assert_eq!((error.code, error.retryable), (Code::NodeStorageFull, true), "{error}");
+    assert_eq!(node.layers(vm).len(), 2);
+    other.set_len(0).unwrap();
+    assert!(!flatten(&node.qemu, vm, first).await.unwrap().layer_kept);
+    assert_eq!(node.layers(vm), ["disk-1.qcow2"]);
+    let left = node.folder(vm).layer("disk-1.qcow2");
+    check(&left);
+    qemu_io(&left, "read -P 7 100M 900M");
 }
 
 #[tokio::test]
