@@ -32,6 +32,26 @@ async fn a_step_that_fails_takes_nothing_else_with_it() {
 }
 
 #[tokio::test]
+async fn a_part_of_a_step_that_fails_leaves_nothing_and_the_step_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir);
+    let step = db.write("t", |tx| {
+        insert(tx, &[1])?;
+        let failed = tx.part(|tx| insert(tx, &[2]).and_then(|_| insert(tx, &[1]))).is_err();
+        tx.part(|tx| insert(tx, &[3]))?;
+        Ok(failed)
+    });
+    assert!(step.await.unwrap());
+    assert_eq!(all(&db).await, [1, 3]);
+    let fatal = db.write("t", |tx| {
+        let gone = tx.part(|tx| tx.execute("INSERT OR ROLLBACK INTO t VALUES (1)", &()));
+        Ok(gone.is_err_and(|error| error.is_outage()))
+    });
+    assert!(matches!(fatal.await, Err(Error::Lost(_))), "nothing may be written after it");
+    assert_eq!(all(&db).await, [1, 3]);
+}
+
+#[tokio::test]
 async fn a_file_of_other_tables_is_refused_and_a_later_program_adds_its_own() {
     const OTHER: Migrations = &["CREATE TABLE t (n INTEGER PRIMARY KEY, more TEXT) STRICT"];
     const LATER: Migrations = &["CREATE TABLE t (n INTEGER PRIMARY KEY) STRICT", "CREATE TABLE u (n INTEGER) STRICT"];

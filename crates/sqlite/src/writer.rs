@@ -146,6 +146,26 @@ fn in_savepoint(tx: &Tx<'_>, job: Job) -> Done {
     }
 }
 
+impl Tx<'_> {
+    /// Runs a part of a step that may fail without the rest: what it wrote is undone then, and nothing else of the step.
+    ///
+    /// # Errors
+    /// The part's own, after which the step may go on; an outage when there is no transaction any more.
+    pub fn part<T>(&self, part: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
+        let mark = |sql| control(self.connection, sql).map_err(|e| lost(Some(&wrap(self.path, e))));
+        mark("SAVEPOINT part")?;
+        let done = attempt(self, part);
+        if self.connection.is_autocommit() {
+            return Err(lost(done.as_ref().err()));
+        }
+        if done.is_err() {
+            mark("ROLLBACK TO part")?;
+        }
+        mark("RELEASE part")?;
+        done
+    }
+}
+
 /// The same error for one more caller.
 fn again(error: &Error) -> Error {
     match error {

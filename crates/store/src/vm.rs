@@ -1,5 +1,7 @@
 //! VMs: their rows, and the texts that read and write them.
 
+use std::collections::BTreeSet;
+
 use hostler_model::{
     NodeId, TaskId, TenantId, Timestamp, VmId,
     name::Name,
@@ -193,13 +195,39 @@ UPDATE vms
        reason = c.value->>'reason', detail = c.value->>'detail', last_state = c.value->>'last_state',
        task = c.value->>'task', node = c.value->>'node', epoch = CAST(c.value->>'epoch' AS BIGINT),
        generation = CAST(c.value->>'generation' AS BIGINT), spec = c.value->>'spec',
-       updated_at = CAST(c.value->>'updated_at' AS BIGINT), name = c.value->>'name',
+       updated_at = CAST(c.value->>'updated_at' AS BIGINT),
        observed_generation = CAST(c.value->>'observed_generation' AS BIGINT),
        protected = CAST(c.value->>'protected' AS BIGINT), expires_at = CAST(c.value->>'expires_at' AS BIGINT),
        reaped_at = CAST(c.value->>'reaped_at' AS BIGINT), restart_at = CAST(c.value->>'restart_at' AS BIGINT),
        tries = c.value->>'tries'
   FROM jsonb_each(?1) c
  WHERE vms.id = c.value->>'id'";
+
+/// No name has a slash.
+const PARK: &str = "UPDATE vms SET name = '/' || id WHERE id IN (SELECT value FROM jsonb_each(?1))";
+
+/// Takes VMs' names from them until [`rename`]: each may be another's in the same batch, whichever row is written first.
+pub(crate) fn park(tx: &Tx<'_>, ids: &BTreeSet<VmId>) -> Result<()> {
+    if !ids.is_empty() {
+        tx.execute(PARK, ids)?;
+    }
+    Ok(())
+}
+
+const RENAME: &str = "
+UPDATE vms
+   SET name = c.value->>'name'
+  FROM jsonb_each(?1) c
+ WHERE vms.id = c.value->>'id'";
+
+/// Gives VMs the names that they have now.
+pub(crate) fn rename<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a VmRow>) -> Result<()> {
+    let batch: Vec<_> = rows.map(|row| json!({"id": row.vm.id, "name": row.vm.name})).collect();
+    if !batch.is_empty() {
+        tx.execute(RENAME, &batch)?;
+    }
+    Ok(())
+}
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -232,7 +260,7 @@ pub(crate) fn insert<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a VmRow>) -> 
     write(tx, INSERT, rows)
 }
 
-/// Writes what may change of VMs.
+/// Writes what may change of VMs, but their names.
 pub(crate) fn update<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a VmRow>) -> Result<()> {
     write(tx, UPDATE, rows)
 }
@@ -309,6 +337,8 @@ pub(crate) const HOT: &[&str] = &[
     RESTARTABLE,
     BEYOND,
     UPDATE,
+    PARK,
+    RENAME,
     ALL,
     OF_TENANT,
     OF_NODE,

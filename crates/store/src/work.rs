@@ -112,6 +112,10 @@ pub(crate) struct Work<'a> {
     come: BTreeSet<TaskId>,
     /// Tasks whose parameters changed.
     amended: BTreeSet<TaskId>,
+    /// VMs whose names changed.
+    pub(crate) renamed: BTreeSet<VmId>,
+    /// What goes out for parts that are written already.
+    apart: Wakes,
 }
 
 /// An allocation as it was read, and as it is now.
@@ -148,6 +152,8 @@ impl<'a> Work<'a> {
             counts: Counts::default(),
             come: BTreeSet::new(),
             amended: BTreeSet::new(),
+            renamed: BTreeSet::new(),
+            apart: Wakes::default(),
         }
     }
 
@@ -367,15 +373,30 @@ impl<'a> Work<'a> {
         self.ended.push(task);
     }
 
+    /// Does a part of the step by itself and writes it at once, before the step has read any row that it may change. When
+    /// it fails nothing of it is left, and the step may go on.
+    pub(crate) fn part(&mut self, part: impl FnOnce(&mut Work<'_>) -> Result<()>) -> Result<()> {
+        let (context, now) = (self.context, self.now);
+        let Wakes { nodes, ended, logged, aborting, seq } = self.tx.part(|tx| {
+            let mut work = Work { now, ..Work::begin(tx, context) };
+            part(&mut work)?;
+            work.finish()
+        })?;
+        self.wake_nodes.extend(nodes);
+        self.ended.extend(ended);
+        self.aborting.extend(aborting);
+        self.apart.logged.extend(logged);
+        self.apart.seq = self.apart.seq.max(seq);
+        Ok(())
+    }
+
     /// Writes everything that changed, each hot row once, and advances the head of the log.
     pub(crate) fn finish(mut self) -> Result<Wakes> {
-        let mut wakes = Wakes {
-            nodes: self.wake_nodes.iter().copied().collect(),
-            ended: std::mem::take(&mut self.ended),
-            logged: self.lines.iter().map(|line| line.task).collect(),
-            aborting: std::mem::take(&mut self.aborting),
-            seq: 0,
-        };
+        let mut wakes = std::mem::take(&mut self.apart);
+        wakes.nodes = self.wake_nodes.iter().copied().collect();
+        wakes.ended = std::mem::take(&mut self.ended);
+        wakes.logged.extend(self.lines.iter().map(|line| line.task));
+        wakes.aborting = std::mem::take(&mut self.aborting);
         let entries = std::mem::take(&mut self.entries);
         if entries.is_empty() && self.heard.is_empty() {
             self.write_rows()?;
@@ -386,7 +407,7 @@ impl<'a> Work<'a> {
         self.number(head.seq, after);
         self.write_rows()?;
         node::heard(self.tx, &self.heard, self.now, after)?;
-        wakes.seq = if entries.is_empty() { 0 } else { after };
+        wakes.seq = if entries.is_empty() { wakes.seq } else { after };
         log::append(self.tx, head, self.now, entries)?;
         Ok(wakes)
     }
@@ -411,7 +432,9 @@ impl<'a> Work<'a> {
         node::write_books(self.tx, &self.books.nodes)?;
         node::put(self.tx, &self.nodes.made().chain(self.nodes.changed()).collect::<Vec<_>>())?;
         // A name that a change gives back may be taken in the same batch.
+        vm::park(self.tx, &self.renamed)?;
         vm::update(self.tx, self.vms.changed())?;
+        vm::rename(self.tx, self.renamed.iter().filter_map(|id| self.vms.get(id)))?;
         vm::insert(self.tx, self.vms.made())?;
         snapshot::update(self.tx, self.snapshots.changed())?;
         snapshot::insert(self.tx, self.snapshots.made())?;

@@ -60,8 +60,7 @@ pub async fn a_change_for_later_holds_nobody_up(world: &mut World) {
     assert!(world.lease(agent, 9).await.is_empty());
     world.advance(1);
     let head = world.head().await;
-    // A claim lets it take its place, and the next one gets it.
-    assert!(world.lease(agent, 9).await.is_empty());
+    // A claim lets it take its place, and gets it.
     let leased = world.lease_one(agent).await;
     assert_eq!((leased.task, world.vm(vm).await.task), (stop.id, Some(stop.id)));
     assert_eq!(world.kinds_after(head).await, ["task.due", "task.leased"]);
@@ -194,6 +193,39 @@ pub async fn a_name_for_later_is_taken_at_its_time(world: &mut World) {
     does(world, agent, free.id).await;
     failed_with(world, taken.id, Code::NameTaken).await;
     assert_eq!((world.vm(web).await.name.as_str(), world.vm(db).await.name.as_str()), ("web", "shop"));
+}
+
+pub async fn a_name_for_later_may_be_the_one_that_another_gives_back_just_then(world: &mut World) {
+    let agent = world.node("a").await;
+    let (older, younger) = (world.running(agent, "a").await, world.running(agent, "b").await);
+    let free = later(world, KindName::VmRename, younger, json!({"name": "c"})).await;
+    let taken = later(world, KindName::VmRename, older, json!({"name": "b"})).await;
+    come(world).await;
+    let leased = world.lease(agent, 9).await;
+    assert_eq!(leased.iter().map(|leased| leased.task).collect::<Vec<_>>(), [free.id, taken.id]);
+    for leased in &leased {
+        world.succeed(agent, leased).await;
+    }
+    assert_eq!((world.vm(older).await.name.as_str(), world.vm(younger).await.name.as_str()), ("b", "c"));
+}
+
+pub async fn one_that_the_store_fails_on_fails_alone(world: &mut World) {
+    let agent = world.node("a").await;
+    let mut renames = Vec::new();
+    for name in ["a", "b", "c"] {
+        let vm = world.running(agent, name).await;
+        renames.push(later(world, KindName::VmRename, vm, json!({"name": format!("new-{name}")})).await);
+    }
+    world.tamper(
+        "CREATE TRIGGER poison BEFORE UPDATE ON vms WHEN NEW.name = 'new-b' BEGIN SELECT RAISE(ABORT, 'poison'); END",
+    );
+    come(world).await;
+    let leased: Vec<TaskId> = world.lease(agent, 9).await.iter().map(|leased| leased.task).collect();
+    assert_eq!(leased, [renames[0].id, renames[2].id]);
+    failed_with(world, renames[1].id, Code::Internal).await;
+    for (rename, name) in renames.iter().zip(["new-a", "b", "new-c"]) {
+        assert_eq!(world.vm(rename.target.vm.unwrap()).await.name.as_str(), name);
+    }
 }
 
 pub async fn what_was_queued_meanwhile_comes_before_it(world: &mut World) {

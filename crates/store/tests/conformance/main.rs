@@ -58,6 +58,7 @@ macro_rules! every_claim {
                 a_name_that_is_taken_is_refused_also_within_one_batch
                 a_deleted_vm_gives_its_name_back
                 a_name_given_back_within_a_batch_is_free
+                a_name_that_a_rename_gives_back_within_a_batch_is_free
                 two_tenants_may_use_one_name
                 quota_counts_what_earlier_items_of_the_batch_took
                 an_unknown_tenant_is_not_found
@@ -145,6 +146,8 @@ macro_rules! every_claim {
                 an_edit_of_the_record_for_later_is_a_task
                 an_edit_for_later_that_may_not_be_then_fails_with_the_refusals_code
                 a_name_for_later_is_taken_at_its_time
+                a_name_for_later_may_be_the_one_that_another_gives_back_just_then
+                one_that_the_store_fails_on_fails_alone
                 what_was_queued_meanwhile_comes_before_it
                 its_turn_comes_also_while_no_node_asks_for_work
                 a_machine_made_later_is_named_and_held_at_once;

@@ -79,6 +79,21 @@ pub async fn a_name_given_back_within_a_batch_is_free(world: &mut World) {
     assert_eq!(web.id, batch[1].vm.as_ref().unwrap().id);
 }
 
+pub async fn a_name_that_a_rename_gives_back_within_a_batch_is_free(world: &mut World) {
+    let agent = world.node("a").await;
+    let (older, younger) = (world.running(agent, "a").await, world.running(agent, "b").await);
+    let rename = |vm, name: &str| Submission { params: json!({"name": name}), ..world.on_vm(KindName::VmRename, vm) };
+    let batch = vec![rename(younger, "c"), rename(older, "b"), world.create("a"), rename(younger, "d")];
+    for answer in world.store.submit(batch).await.unwrap() {
+        answer.unwrap();
+    }
+    assert_eq!((world.vm(older).await.name.as_str(), world.vm(younger).await.name.as_str()), ("b", "d"));
+    // A name that comes back to its machine is its own.
+    let batch = vec![rename(older, "x"), rename(older, "b")];
+    assert!(world.store.submit(batch).await.unwrap().iter().all(Result::is_ok));
+    assert_eq!(world.vm(older).await.name.as_str(), "b");
+}
+
 pub async fn two_tenants_may_use_one_name(world: &mut World) {
     world.node("a").await;
     let other: TenantId = world.id();

@@ -91,6 +91,7 @@ impl Batch {
         row.vm.changed_in_record();
         row.vm.updated_at = now;
         let id = row.vm.id;
+        work.renamed.insert(id);
         self.names.remove(&(item.tenant, before.clone()));
         self.names.insert((item.tenant, name.clone()), id);
         work.event(

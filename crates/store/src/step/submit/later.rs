@@ -9,7 +9,7 @@
 //! Its place is that of its time, not of its submission: what was queued meanwhile was promised that nothing is before it.
 
 use hostler_model::{
-    Refusal, TaskId,
+    Code, Refusal, TaskId,
     edit::check_deletable,
     event::Actor,
     kind::{Admission, Turn},
@@ -29,13 +29,45 @@ use crate::{
 /// How many tasks whose time has come one step lets be leased: the next step comes within a second.
 const RIPE: usize = 1000;
 
-/// Lets tasks be leased whose time has come.
+/// Lets tasks be leased whose time has come, before the step reads any. One that the store fails on takes neither the
+/// others with it nor the step.
 pub(in crate::step) fn ripen(work: &mut Work<'_>) -> Result<()> {
     task::ripen(work.tx, work.now, RIPE)?;
-    let rows = task::later::due(work.tx, work.now, RIPE)?;
-    if rows.is_empty() {
-        return Ok(());
+    let mut pieces = vec![task::later::due(work.tx, work.now, RIPE)?];
+    while let Some(mut piece) = pieces.pop().filter(|piece| !piece.is_empty()) {
+        let rows = piece.clone();
+        let Err(error) = work.part(|work| take_places(work, rows)) else { continue };
+        if error.is_outage() {
+            return Err(error);
+        }
+        tracing::error!(%error, tasks = piece.len(), "tasks whose time has come cannot take their places");
+        match (piece.split_off(piece.len() / 2), piece) {
+            (last, first) if first.is_empty() => last.into_iter().try_for_each(|row| give_up(work, row))?,
+            (last, first) => pieces.extend([last, first]),
+        }
     }
+    Ok(())
+}
+
+/// Ends a task that the store fails on: it would come again with every step.
+fn give_up(work: &mut Work<'_>, row: TaskRow) -> Result<()> {
+    let id = row.task.id;
+    let detail = "the store failed on it when its time came; the server's log says why".to_owned();
+    let ended = work.part(|work| {
+        work.adopt(vec![row])?;
+        work.apply(id, Event::Refuse { code: Code::Internal, detail }).map(drop)
+    });
+    match ended {
+        Err(error) if !error.is_outage() => {
+            tracing::error!(%error, task.id = %id, "a task whose time has come cannot be ended");
+            Ok(())
+        }
+        ended => ended,
+    }
+}
+
+/// Each by itself, in the order of their times.
+fn take_places(work: &mut Work<'_>, rows: Vec<TaskRow>) -> Result<()> {
     let items: Vec<Submission> = rows.iter().map(again).collect();
     work.adopt(rows)?;
     let mut batch = Batch::read(work, &items)?;
