@@ -188,7 +188,8 @@ async fn work(
         sources,
         defaults: Defaults::default(),
         names: Vec::new(),
-    })?;
+    })
+    .await?;
     let stop = CancellationToken::new();
     let serving = tokio::spawn({
         let (server, stop) = (server.clone(), stop.clone());

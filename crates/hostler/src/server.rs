@@ -74,7 +74,8 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         },
         defaults: defaults(&settings, default_image.as_ref())?,
         names: settings.names.0.clone(),
-    })?;
+    })
+    .await?;
     if settings.images.is_dir() {
         service::import(&settings.images, &server).await?;
     }

@@ -72,8 +72,9 @@ pub struct Opening<'a> {
     pub names: Vec<String>,
 }
 
-/// Opens the store, the authority and the keys in a data folder.
-pub fn open(opening: Opening<'_>) -> Result<Server, Failure> {
+/// Opens the store, the authority and the keys in a data folder. Imports that the process before this one did are over:
+/// whoever has the folder is alone with it.
+pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
     let Opening { data, issuer, lease, sources, defaults, names } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
@@ -83,6 +84,7 @@ pub fn open(opening: Opening<'_>) -> Result<Server, Failure> {
     let timing = Timing { lease, ..Timing::default() };
     let config = hostler_store::Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing };
     let store = Store::open(&data.join("hostler.db"), config).map_err(|e| broken("the database", &e))?;
+    while store.end_earlier_imports().await.map_err(|e| broken("the database", &e))?.more {}
     let ca = data.join("ca");
     let authority = Authority::load_or_create(&ca, clock.now()).map_err(|e| broken("the certificate authority", &e))?;
     let signer = TaskSigner::load_or_create(&ca).map_err(|e| broken("the key that signs tasks", &e))?;

@@ -7,6 +7,7 @@ use hostler_model::{
     image::{Image, Sha256Hex},
 };
 use hostler_sqlite::{Result, Row, Tx};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Uses;
@@ -34,9 +35,11 @@ VALUES (?1->>'tenant', ?1->>'name', ?1->>'digest', 1)
  WHERE image_names.digest <> excluded.digest AND image_names.shipped <> 0";
 
 /// Whether an image came with the software or by somebody's will.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Origin {
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
     /// Somebody's, whose name for it holds from now on.
+    #[default]
     Asked,
     /// It takes its name only where nothing has it, or what was shipped before.
     Shipped,

@@ -17,7 +17,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// How many imports of a tenant are kept, once they are over; the log of events and the audit know the others.
 const KEPT: usize = 200;
 /// How many lost imports one pass ends.
-const PIECE: usize = 256;
+pub(crate) const PIECE: usize = 256;
 
 const INSERT: &str = "
 INSERT INTO imports (id, tenant, name, source, state, progress, cancel, created_by, created_at, beat_at)
@@ -132,10 +132,14 @@ SELECT id FROM imports
  ORDER BY beat_at
  LIMIT CAST(?1->>'limit' AS BIGINT)";
 
-/// Those whose server is gone.
-pub(crate) fn silent(tx: &Tx<'_>, now: Timestamp) -> Result<Vec<ImportId>> {
-    let before = now.as_micros() - SILENCE.as_micros() as i64;
-    tx.query(SILENT, &json!({"before": before, "limit": PIECE}), |row| row.parse(0))
+/// An import whose server spoke last before this has lost it.
+pub(crate) fn too_long_ago(now: Timestamp) -> Timestamp {
+    Timestamp::from_micros(now.as_micros() - SILENCE.as_micros() as i64)
+}
+
+/// Those of which no server has said anything since then, at most a piece of them.
+pub(crate) fn silent(tx: &Tx<'_>, before: Timestamp) -> Result<Vec<ImportId>> {
+    tx.query(SILENT, &json!({"before": before.as_micros(), "limit": PIECE}), |row| row.parse(0))
 }
 
 fn read(row: &Row<'_>) -> Result<Import> {

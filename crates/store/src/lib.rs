@@ -32,6 +32,7 @@ mod token;
 mod vm;
 mod work;
 
+pub use image::Origin;
 pub use item::*;
 pub use store::{Config, Store};
 

@@ -15,7 +15,7 @@ use hostler_model::{
     task::{Target, Task},
 };
 
-use hostler_store::{ShippedImage, Submission};
+use hostler_store::{Origin, ShippedImage, Submission};
 use serde_json::json;
 
 use super::{App, Error, Result, blob::Among, caller::Call, not_found, room::Charge};
@@ -76,11 +76,11 @@ impl App {
     pub(super) async fn register(
         &self,
         manifest: Manifest,
-        (id, aliases): (ImportId, Vec<String>),
+        (id, named): (ImportId, (Origin, Vec<String>)),
         actor: Actor,
     ) -> Result<Image> {
         self.fit(&manifest).await?;
-        let image = self.store.finish_import(id, manifest, aliases, actor).await??;
+        let image = self.store.finish_import(id, manifest, named, actor).await??;
         self.settle_room(image).await
     }
 

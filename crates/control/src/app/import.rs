@@ -25,6 +25,7 @@ use hostler_model::{
     import::{Expected, Import, ImportPhase, Piece, Plan, Source},
     task::TaskError,
 };
+use hostler_store::Origin;
 use tokio::{
     fs::File,
     io::AsyncReadExt,
@@ -124,6 +125,7 @@ struct Work {
     tenant: TenantId,
     actor: Actor,
     plan: Plan,
+    origin: Origin,
 }
 
 impl Work {
@@ -210,8 +212,8 @@ impl Work {
                 new.push(sha256);
             }
         }
-        let (aliases, actor) = (self.plan.aliases.clone(), self.actor.clone());
-        Ok(self.app.register(manifest, (self.id, aliases), actor).await?.digest)
+        let (named, actor) = ((self.origin, self.plan.aliases.clone()), self.actor.clone());
+        Ok(self.app.register(manifest, (self.id, named), actor).await?.digest)
     }
 
     /// One file, from where it is to bytes that are safe to keep.

@@ -7,6 +7,9 @@
 //!                                                        └ no ──► imported as any file is, with the same checks
 //! ```
 //!
+//! What somebody configured and cannot be taken in ends the start, and takes its name from whatever has it. What is built in
+//! was asked for by nobody: the server starts without it, and it leaves its name to another image.
+//!
 //! What an import made is found by its digest: files that were only touched make no second image.
 
 use std::{
@@ -23,6 +26,7 @@ use hostler_model::{
     image::Part,
     import::{ImportState, NewImport, NewShape, PartSource},
 };
+use hostler_store::Origin;
 use hostler_trust::file::{read_private, write_private};
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +51,8 @@ struct Seen {
 /// What it is to be made of.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct DefaultImage {
+    #[serde(default)]
+    origin: Origin,
     files: Vec<Seen>,
     import: NewImport,
 }
@@ -71,9 +77,9 @@ impl DefaultImage {
         for (part, key, path, usual) in named {
             found.extend(look(key, path, usual)?.map(|seen| (part, seen)));
         }
+        let configured = named.iter().find(|(.., path, usual)| path != usual && !path.as_os_str().is_empty());
         let lacks = |part| !found.iter().any(|(found, _)| *found == part);
         if lacks(Part::Kernel) || lacks(Part::Rootfs) {
-            let configured = named.iter().find(|(.., path, usual)| path != usual && !path.as_os_str().is_empty());
             return match configured {
                 None => Ok(None),
                 Some((_, key, ..)) => Err(Failure::usage(format!(
@@ -87,7 +93,8 @@ impl DefaultImage {
             image: shape(settings)?,
             ..NewImport::default()
         };
-        Ok(Some(DefaultImage { files: found.into_iter().map(|(_, seen)| seen).collect(), import }))
+        let origin = configured.map_or(Origin::Shipped, |_| Origin::Asked);
+        Ok(Some(DefaultImage { origin, files: found.into_iter().map(|(_, seen)| seen).collect(), import }))
     }
 
     /// Its files, for those that let files in.
@@ -97,6 +104,17 @@ impl DefaultImage {
 
     /// Takes it in, unless that was done before and the image is still there.
     pub async fn take_in(&self, data: &Path, server: &Server) -> Result<(), Failure> {
+        match self.import(data, server).await {
+            Err(failure) if self.origin == Origin::Shipped => {
+                let why: Vec<String> = failure.lines().into_iter().map(|(_, line)| line).collect();
+                tracing::warn!(why = why.join("; "), "the server starts without the image that is built in");
+                Ok(())
+            }
+            taken => taken,
+        }
+    }
+
+    async fn import(&self, data: &Path, server: &Server) -> Result<(), Failure> {
         let (app, path) = (server.app(), data.join(NOTE));
         let failed = |error: &dyn std::fmt::Display| {
             let files: Vec<String> = self.files.iter().map(|seen| seen.path.display().to_string()).collect();
@@ -111,11 +129,15 @@ impl DefaultImage {
             return Ok(());
         }
         tracing::info!(image = NAME, files = ?self.files(), "the default image is taken in");
-        let import = app.import_configured(NAME, &self.import).await.map_err(|e| failed(&e))?;
+        let import = app.import_configured(NAME, &self.import, self.origin).await.map_err(|e| failed(&e))?;
         let (ImportState::Succeeded, Some(image)) = (import.state, import.image) else {
             let why = import.error.map_or_else(|| import.state.as_str().to_owned(), |error| error.detail);
             return Err(failed(&why));
         };
+        let shipped = app.store.shipped_image(TenantId::DEFAULT, image.clone()).await.map_err(|e| failed(&e))?;
+        if self.origin == Origin::Shipped && shipped.is_some_and(|shipped| !shipped.named) {
+            tracing::warn!(name = NAME, digest = image.0, "the name stands for another image, and is left to it");
+        }
         let note = serde_json::to_vec(&Note { made_of: self.clone(), image }).map_err(|e| failed(&e))?;
         write_private(&path, &note).map_err(|e| failed(&e))
     }
@@ -127,7 +149,12 @@ fn look(key: &str, path: &Path, usual: &Path) -> Result<Option<Seen>, Failure> {
     if path.as_os_str().is_empty() {
         return Ok(None);
     }
-    let why = match fs::metadata(path) {
+    // Somebody else's file may be seen, and not be read.
+    let found = fs::metadata(path).and_then(|found| match found.is_file() {
+        true => fs::File::open(path).map(|_| found),
+        false => Ok(found),
+    });
+    let why = match found {
         Ok(found) if found.is_file() => {
             let changed = found.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
             let changed_ns = changed.unwrap_or_default().as_nanos();
@@ -172,9 +199,11 @@ fn shape(settings: &settings::Server) -> Result<NewShape, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use hostler_model::catalogue::Catalogue;
+    use hostler_control::Sources;
+    use hostler_model::{catalogue::Catalogue, defaults::Defaults};
 
     use super::*;
+    use crate::service::{self, Opening};
 
     fn settings(dir: &Path, files: &[&str]) -> settings::Server {
         for file in files {
@@ -204,6 +233,28 @@ mod tests {
         assert!(DefaultImage::of(&alone).unwrap_err().lines()[0].1.contains("default_rootfs"));
         let initrd = settings::Server { default_initramfs: dir.path().join("none"), ..both };
         assert!(DefaultImage::of(&initrd).is_err());
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_taken_in_ends_the_start_only_where_somebody_configured_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = service::open(Opening {
+            data: dir.path(),
+            issuer: "test",
+            lease: std::time::Duration::from_secs(30),
+            // It lets no file in.
+            sources: Sources::default(),
+            defaults: Defaults::default(),
+            names: Vec::new(),
+        })
+        .await
+        .unwrap();
+        let configured = DefaultImage::of(&settings(dir.path(), &["kernel", "rootfs.ext4"])).unwrap().unwrap();
+        assert_eq!(configured.origin, Origin::Asked);
+        let failure = configured.take_in(dir.path(), &server).await.unwrap_err();
+        assert!(failure.lines()[0].1.contains("rootfs.ext4"), "{:?}", failure.lines());
+        let built_in = DefaultImage { origin: Origin::Shipped, ..configured };
+        assert!(built_in.take_in(dir.path(), &server).await.is_ok());
     }
 
     #[test]

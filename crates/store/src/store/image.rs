@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use hostler_model::{
-    Code, ImageDigest, Refusal, TenantId,
+    Code, ImageDigest, Refusal, TenantId, Timestamp,
     event::Actor,
     id::ImportId,
     image::{Image, Manifest, Sha256Hex},
@@ -236,14 +236,14 @@ impl Store {
         &self,
         id: ImportId,
         manifest: Manifest,
-        aliases: Vec<String>,
+        (origin, aliases): (Origin, Vec<String>),
         actor: Actor,
     ) -> Result<Answer<Image>> {
         self.step("store.import", move |work| {
             let Some(tenant) = import::going_on(work.tx, id)? else {
                 return Ok(Err(Refusal::new(Code::Cancelled, "it was cancelled")));
             };
-            let put = put(work, tenant, manifest, (Origin::Asked, &aliases), &actor)?;
+            let put = put(work, tenant, manifest, (origin, &aliases), &actor)?;
             if let Ok(image) = &put {
                 end_one(work, id, &Ok(image.digest.clone()))?;
             }
@@ -277,16 +277,24 @@ impl Store {
 
     /// Imports whose server has been silent for too long, or is another life of itself.
     pub async fn lapse_imports(&self) -> Result<Swept> {
-        self.step("store.lapse", move |work| {
-            let silent = import::silent(work.tx, work.now)?;
-            for id in &silent {
-                let detail = "the server that did it ended; import it again".to_owned();
-                end_one(work, *id, &Err(TaskError { code: Code::ImportFailed, detail }))?;
-            }
-            Ok(Swept { changed: silent.len(), more: false })
-        })
-        .await
+        self.step("store.lapse", |work| lose(work, import::too_long_ago(work.now))).await
     }
+
+    /// Imports of an earlier life of the server, before it begins any of its own: nobody does them any more, and none may
+    /// count among its tenant's.
+    pub async fn end_earlier_imports(&self) -> Result<Swept> {
+        self.step("store.lapse", |work| lose(work, Timestamp::from_micros(i64::MAX))).await
+    }
+}
+
+/// Ends imports whose server has said nothing since then.
+fn lose(work: &mut Work<'_>, before: Timestamp) -> hostler_sqlite::Result<Swept> {
+    let silent = import::silent(work.tx, before)?;
+    for id in &silent {
+        let detail = "the server that did it ended; import it again".to_owned();
+        end_one(work, *id, &Err(TaskError { code: Code::ImportFailed, detail }))?;
+    }
+    Ok(Swept { changed: silent.len(), more: silent.len() == import::PIECE })
 }
 
 fn begin(work: &mut Work<'_>, new: &NewImportRow, actor: &Actor) -> hostler_sqlite::Result<Answer<BegunImport>> {

@@ -12,7 +12,7 @@ use hostler_model::{
     ready::Readiness,
     task::{Target, TaskError},
 };
-use hostler_store::{Answer, Idempotency, NewImportRow, Submission};
+use hostler_store::{Answer, Idempotency, NewImportRow, Origin, Submission};
 use serde_json::json;
 
 use crate::world::{self, TENANT, World};
@@ -264,7 +264,11 @@ pub async fn an_import_goes_on_until_it_ends_once(world: &mut World) {
     assert_eq!(world.head().await, head, "only a new phase is an event");
     let finish = async || {
         let aliases = vec!["latest".to_owned()];
-        world.store.finish_import(import.id, manifest("quiet"), aliases, Actor::system()).await.unwrap()
+        world
+            .store
+            .finish_import(import.id, manifest("quiet"), (Origin::Asked, aliases), Actor::system())
+            .await
+            .unwrap()
     };
     let image = finish().await.unwrap().digest;
     assert_eq!(world.store.image_by_name(TENANT, "latest".into()).await.unwrap().unwrap().digest, image);
@@ -282,12 +286,48 @@ pub async fn an_import_is_told_to_stop(world: &mut World) {
     let import = begin(world).await;
     world.store.cancel_import(import.id, Actor::system()).await.unwrap();
     assert!(!world.store.beat_import(import.id, fetching(9)).await.unwrap());
-    let late = world.store.finish_import(import.id, manifest("quiet"), Vec::new(), Actor::system()).await.unwrap();
+    let late = world
+        .store
+        .finish_import(import.id, manifest("quiet"), (Origin::Asked, Vec::new()), Actor::system())
+        .await
+        .unwrap();
     assert_eq!(late.unwrap_err().code, Code::Cancelled);
     assert!(images(world).await.is_empty(), "what was cancelled leaves no image");
     let cancelled = TaskError { code: Code::Cancelled, detail: "it was cancelled".into() };
     world.store.end_import(import.id, Err(cancelled)).await.unwrap();
     assert_eq!(world.store.import(import.id).await.unwrap().unwrap().state, ImportState::Cancelled);
+}
+
+pub async fn an_import_of_what_is_shipped_takes_its_name_only_from_what_was_shipped(world: &mut World) {
+    let made = async |cmdline: &str, origin| {
+        let import = begin(world).await;
+        let named = (origin, Vec::new());
+        world.store.finish_import(import.id, manifest(cmdline), named, Actor::system()).await.unwrap().unwrap().digest
+    };
+    let stands = async || world.store.image_by_name(TENANT, "tiny".into()).await.unwrap().unwrap().digest;
+    let first = made("first", Origin::Shipped).await;
+    assert_eq!(stands().await, first);
+    let second = made("second", Origin::Shipped).await;
+    assert_eq!(stands().await, second);
+    let asked = made("asked", Origin::Asked).await;
+    let third = made("third", Origin::Shipped).await;
+    assert_eq!(stands().await, asked, "somebody's word holds");
+    assert!(!world.store.shipped_image(TENANT, third).await.unwrap().unwrap().named);
+}
+
+pub async fn imports_of_an_earlier_life_are_over_and_do_not_count(world: &mut World) {
+    let mut lost = Vec::new();
+    for _ in 0..4 {
+        lost.push(begin(world).await);
+    }
+    world.reopen();
+    let swept = world.store.end_earlier_imports().await.unwrap();
+    assert_eq!((swept.changed, swept.more), (4, false));
+    for import in lost {
+        let import = world.store.import(import.id).await.unwrap().unwrap();
+        assert_eq!((import.state, import.error.unwrap().code), (ImportState::Failed, Code::ImportFailed));
+    }
+    begin(world).await;
 }
 
 pub async fn an_import_whose_server_is_silent_fails(world: &mut World) {

@@ -330,6 +330,8 @@ macro_rules! every_claim {
                 an_import_goes_on_until_it_ends_once
                 an_import_is_told_to_stop
                 a_tenant_has_few_imports_under_way_and_not_all_that_ever_were
+                an_import_of_what_is_shipped_takes_its_name_only_from_what_was_shipped
+                imports_of_an_earlier_life_are_over_and_do_not_count
                 an_import_whose_server_is_silent_fails;
             query:
                 tasks_are_listed_newest_first_by_every_filter

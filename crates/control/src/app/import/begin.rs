@@ -10,7 +10,7 @@ use hostler_model::{
     image::{Part, Sha256Hex},
     import::{Expected, Import, NewImport, Piece, Plan, Source, Stretch},
 };
-use hostler_store::{BegunImport, Idempotency, NewImportRow};
+use hostler_store::{BegunImport, Idempotency, NewImportRow, Origin};
 use sha2::{Digest, Sha256};
 use tokio::{
     fs::File,
@@ -59,7 +59,7 @@ impl App {
         }
         self.store.may_add_images(call.caller.tenant, 1).await??;
         if !terms.dry_run {
-            return self.begin(call.caller.tenant, call.actor(), plan, terms.idempotency, None).await;
+            return self.begin(call.caller.tenant, call.actor(), (plan, Origin::Asked), terms.idempotency, None).await;
         }
         for piece in &plan.pieces {
             self.rehearse(piece).await?;
@@ -67,10 +67,11 @@ impl App {
         self.as_if(call, plan).await
     }
 
-    /// Imports files that the configuration names ([`Sources::files`](super::Sources)), and waits until that is over.
-    pub async fn import_configured(self: &Arc<Self>, name: &str, new: &NewImport) -> Result<Import> {
+    /// Imports files that the configuration names ([`Sources::files`](super::Sources)), and waits until that is over. Files
+    /// that it names unless somebody says otherwise are as if they were shipped.
+    pub async fn import_configured(self: &Arc<Self>, name: &str, new: &NewImport, origin: Origin) -> Result<Import> {
         let plan = new.plan(name, &self.sources.catalogue)?;
-        let begun = self.begin(TenantId::DEFAULT, Actor::system(), plan, None, None).await?;
+        let begun = self.begin(TenantId::DEFAULT, Actor::system(), (plan, origin), None, None).await?;
         self.import_ended(begun.import, LIMIT).await
     }
 
@@ -127,7 +128,7 @@ impl App {
             },
         };
         let sent = sent.map(|sent| of_bytes(&sent, &received.sha256));
-        self.begin(tenant, call.actor(), upload.plan, sent, Some(received)).await
+        self.begin(tenant, call.actor(), (upload.plan, Origin::Asked), sent, Some(received)).await
     }
 
     /// Takes in a stretch of a file whose digest is known.
@@ -148,14 +149,14 @@ impl App {
         self: &Arc<Self>,
         tenant: TenantId,
         actor: Actor,
-        plan: Plan,
+        (plan, origin): (Plan, Origin),
         sent: Option<Idempotency>,
         uploaded: Option<Received>,
     ) -> Result<BegunImport> {
         let row = self.row(tenant, &plan, uploaded.as_ref().map_or(0, |received| received.length), sent);
         let begun = self.store.begin_import(row, actor.clone()).await??;
         if !begun.replayed {
-            let work = Work { app: self.clone(), id: begun.import.id, tenant, actor, plan };
+            let work = Work { app: self.clone(), id: begun.import.id, tenant, actor, plan, origin };
             tokio::spawn(work.carry_out(uploaded));
         }
         Ok(begun)
