@@ -164,6 +164,7 @@ impl Server {
         internal: TcpListener,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
+        self.app.store.begin_service();
         let tls = Wire::Tls(Arc::new(self.tls()?));
         let closing = self.app.closing.clone();
         let end = async {

@@ -1,6 +1,6 @@
 //! Since when nodes could be heard without a break: silence is held against a node only when it was not our own.
 //!
-//! The service begins with the store's opening, and anew after every outage: a step that failed because the disk or the
+//! The service begins with the store's opening, and anew when its server begins to serve and after every outage: a step that failed because the disk or the
 //! database did, or a pause between two passes of the loops in which this process cannot have been running.
 
 use std::{

@@ -96,6 +96,11 @@ impl Store {
         self.0.context.wakes.subscribe()
     }
 
+    /// Callers are served from now on: what passed since the opening was no service.
+    pub fn begin_service(&self) {
+        self.0.context.service.interrupted(self.now());
+    }
+
     /// Now, by the clock that was handed in.
     pub fn now(&self) -> Timestamp {
         self.0.context.clock.now()

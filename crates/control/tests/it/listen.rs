@@ -5,6 +5,7 @@ use std::time::Duration;
 use hostler_model::{
     Clock,
     internal::{Assignments, Join, Joined},
+    task::TaskState,
 };
 use hostler_trust::{
     Credentials, NodeKey,
@@ -69,6 +70,24 @@ async fn a_node_joins_polls_and_is_known_by_its_certificate() {
     let renew = json!({"csr_pem": key.csr("node-1").unwrap()});
     let renewed = node.post(url(&format!("{}/renew", joined.node))).json(&renew).send().await.unwrap();
     assert_eq!(renewed.status(), 200);
+    served.shutdown.cancel();
+    served.serving.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_before_it_serves_is_no_service() {
+    let (world, agent) = World::ready().await;
+    let task = world.echo("x").await;
+    assert_eq!(agent.poll(&world, "wait_ms=20").await.len(), 1);
+    // Longer than a lease, and not as long as the task may take.
+    world.pass(Duration::from_secs(40));
+    let served = serve(&world).await;
+    let passed = async {
+        let passed = "hostler_loop_passes_total{name=\"lapse_leases\"}";
+        while !world.get("/metrics").send().await.text().contains(passed) {}
+    };
+    tokio::time::timeout(Duration::from_secs(20), passed).await.expect("the loops run");
+    assert_eq!(world.store.task(task.id).await.unwrap().unwrap().state, TaskState::Running);
     served.shutdown.cancel();
     served.serving.await.unwrap();
 }

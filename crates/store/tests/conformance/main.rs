@@ -291,6 +291,7 @@ macro_rules! every_claim {
                 silence_counts_from_the_stores_own_start
                 a_suspended_process_burns_no_attempt_and_loses_no_node
                 a_clock_that_steps_back_keeps_no_lease_and_no_start_waiting
+                service_begins_anew_when_a_server_begins_to_serve
                 a_pass_says_when_there_is_more;
             node:
                 a_token_is_good_once

@@ -215,6 +215,21 @@ pub async fn a_clock_that_steps_back_keeps_no_lease_and_no_start_waiting(world: 
     assert_eq!(world.task(task.id).await.state, TaskState::Queued);
 }
 
+pub async fn service_begins_anew_when_a_server_begins_to_serve(world: &mut World) {
+    let agent = world.node("a").await;
+    let task = world.ok(world.echo()).await;
+    world.lease_one(agent).await;
+    world.reopen();
+    // An image is taken in meanwhile, and nobody can be heard.
+    world.advance(600);
+    world.store.begin_service();
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 0);
+    assert_eq!(world.store.judge_nodes().await.unwrap().changed, 0);
+    assert_eq!(world.task(task.id).await.state, TaskState::Running);
+    world.serve(31).await;
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1);
+}
+
 pub async fn a_pass_says_when_there_is_more(world: &mut World) {
     world.node("a").await;
     for _ in 0..2 {
