@@ -302,9 +302,11 @@ impl<'a> Work<'a> {
 
     /// Puts a task whose time has come at the end of its VM's queue. Its event must be the next entry.
     pub(crate) fn take_place(&mut self, id: TaskId) {
-        let seq = i64::try_from(self.entries.len()).unwrap_or(i64::MAX);
+        let (seq, now) = (i64::try_from(self.entries.len()).unwrap_or(i64::MAX), self.now);
         let Some(row) = self.tasks.change(&id) else { return };
         (row.seq, row.later) = (seq, false);
+        // Nobody could lease it before: its time may have come while this server was away.
+        row.task.queue_deadline = row.task.queue_deadline.max(row.task.schedule.queue_deadline(now));
         if let Some(queue) = row.task.target.vm.and_then(|vm| self.queues.get_mut(&vm)) {
             queue.retain(|other| *other != id);
             queue.push(id);

@@ -228,6 +228,21 @@ pub async fn one_that_the_store_fails_on_fails_alone(world: &mut World) {
     }
 }
 
+pub async fn one_whose_time_came_while_the_server_was_away_has_its_whole_time_in_the_queue(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let program = world.ok(world.on_vm(KindName::VmExec, vm)).await;
+    world.lease_one(agent).await;
+    let delete = later(world, KindName::VmDelete, vm, json!({})).await;
+    world.advance(2 * LATER);
+    come(world).await;
+    assert_eq!(world.task(program.id).await.state, TaskState::Aborting);
+    let task = world.task(delete.id).await;
+    assert_eq!((task.state, task.waiting_for), (TaskState::Queued, Some(WaitingFor::Node)));
+    assert_eq!(task.queue_deadline, world.now().plus(Duration::from_secs(task.schedule.queue_timeout_seconds.into())));
+    does(world, agent, delete.id).await;
+}
+
 pub async fn what_was_queued_meanwhile_comes_before_it(world: &mut World) {
     let agent = world.node("a").await;
     let vm = world.running(agent, "web").await;

@@ -148,6 +148,7 @@ macro_rules! every_claim {
                 a_name_for_later_is_taken_at_its_time
                 a_name_for_later_may_be_the_one_that_another_gives_back_just_then
                 one_that_the_store_fails_on_fails_alone
+                one_whose_time_came_while_the_server_was_away_has_its_whole_time_in_the_queue
                 what_was_queued_meanwhile_comes_before_it
                 its_turn_comes_also_while_no_node_asks_for_work
                 a_machine_made_later_is_named_and_held_at_once;
