@@ -141,7 +141,7 @@ UPDATE snapshots
    SET seq = CAST(c.value->>'seq' AS BIGINT), state = c.value->>'state', detail = c.value->>'detail',
        quiesced = CAST(c.value->>'quiesced' AS BIGINT), disk_bytes = CAST(c.value->>'disk_bytes' AS BIGINT),
        memory_bytes = CAST(c.value->>'memory_bytes' AS BIGINT), task = c.value->>'task', node = c.value->>'node',
-       updated_at = CAST(c.value->>'updated_at' AS BIGINT)
+       spec = c.value->>'spec', updated_at = CAST(c.value->>'updated_at' AS BIGINT)
   FROM jsonb_each(?1) c
  WHERE snapshots.id = c.value->>'id'";
 

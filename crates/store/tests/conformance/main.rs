@@ -173,6 +173,8 @@ macro_rules! every_claim {
                 one_is_held_while_it_is_made_and_charged_for_what_was_written
                 a_name_is_unique_among_a_machines_also_within_one_batch
                 quota_room_and_number_are_limited
+                one_for_later_is_of_the_machine_as_it_is_then
+                one_for_later_that_may_not_be_then_fails_and_gives_its_name_back
                 a_stopped_machine_has_no_memory_to_keep
                 one_that_could_not_be_made_leaves_nothing_or_an_error
                 one_that_is_cancelled_before_its_lease_leaves_nothing

@@ -1,7 +1,9 @@
 //! Snapshots: made, used, removed, charged, gone with their machine.
 
+use std::time::Duration;
+
 use hostler_model::{
-    Code, Resources, SnapshotId, VmId,
+    Code, Resources, SnapshotId, TaskId, VmId,
     kind::KindName,
     snapshot::{LIMIT, Snapshot, SnapshotState, Written},
     task::{Effects, End, TaskState},
@@ -109,6 +111,63 @@ pub async fn quota_room_and_number_are_limited(world: &mut World) {
     let id = world.ok(Submission { vm: Some(machine), ..world.create("large") }).await.target.vm.unwrap();
     let refusal = world.refused(take(world, id, "one", false), Code::NoCapacity).await;
     assert_eq!(refusal.facts["asked"]["disk_gib"], 60);
+}
+
+/// One that is to be taken in an hour.
+async fn for_later(world: &World, vm: VmId, name: &str) -> (TaskId, SnapshotId) {
+    let not_before = world.now().plus(Duration::from_secs(3600));
+    let accepted = world.submit(Submission { not_before, ..take(world, vm, name, true) }).await.unwrap();
+    (accepted.task.id, accepted.snapshot.unwrap().id)
+}
+
+/// The hour is over.
+async fn come(world: &World) {
+    world.advance(3600);
+    world.store.expire_queued().await.unwrap();
+}
+
+async fn edited(world: &World, agent: Agent, vm: VmId, patch: serde_json::Value) {
+    let edit = Submission { params: patch, ..world.on_vm(KindName::VmEdit, vm) };
+    world.store.edit_vm(edit).await.unwrap().unwrap();
+    let leased = world.lease_one(agent).await;
+    let charge = world.vm(vm).await.spec.charge();
+    world.end_with(agent, &leased, End::Succeeded { output: json!({"charge": charge}) }).await;
+}
+
+pub async fn one_for_later_is_of_the_machine_as_it_is_then(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let (task, id) = for_later(world, vm, "one").await;
+    assert_eq!(world.book().await.held, gib(2));
+    edited(world, agent, vm, json!({"disk_gib": 5, "memory_mib": 1500})).await;
+    world.refused(take(world, vm, "one", false), Code::NameTaken).await;
+    come(world).await;
+    let then = of(world, id).await;
+    assert_eq!((then.spec.disk_gib, then.spec.memory_mib, then.state), (5, 1500, SnapshotState::Creating));
+    assert_eq!(world.book().await.held, gib(5 + 2), "all of its disk, and its memory");
+    let leased = world.lease_one(agent).await;
+    assert_eq!(leased.task, task);
+    finish(world, agent, &leased).await;
+    assert_eq!((of(world, id).await.state, world.book().await.held), (SnapshotState::Ready, Resources::ZERO));
+}
+
+pub async fn one_for_later_that_may_not_be_then_fails_and_gives_its_name_back(world: &mut World) {
+    let agent = world.node("a").await;
+    let (large, off) = (world.running(agent, "large").await, world.running(agent, "off").await);
+    let (no_room, gone) = for_later(world, large, "one").await;
+    let (no_memory, _) = for_later(world, off, "one").await;
+    edited(world, agent, large, json!({"disk_gib": 60})).await;
+    let stop = world.ok(world.on_vm(KindName::VmStop, off)).await;
+    let leased = world.lease_one(agent).await;
+    assert_eq!(leased.task, stop.id);
+    world.succeed(agent, &leased).await;
+    come(world).await;
+    assert!(world.lease(agent, 9).await.is_empty());
+    for (task, code) in [(no_room, Code::NoCapacity), (no_memory, Code::VmStateConflict)] {
+        assert_eq!(world.task(task).await.error.map(|error| error.code), Some(code));
+    }
+    assert_eq!((of(world, gone).await.state, world.book().await.held), (SnapshotState::Deleted, Resources::ZERO));
+    world.ok(take(world, off, "one", false)).await;
 }
 
 pub async fn a_stopped_machine_has_no_memory_to_keep(world: &mut World) {

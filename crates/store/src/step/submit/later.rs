@@ -19,7 +19,7 @@ use hostler_model::{
 use hostler_sqlite::Result;
 use serde_json::json;
 
-use super::{Batch, aborts, change::Change, vm_not_found};
+use super::{Batch, aborts, change::Change, snapshot, vm_not_found};
 use crate::{
     Answer, Submission,
     task::{self, TaskRow},
@@ -141,8 +141,12 @@ fn wants(batch: &Batch, work: &mut Work<'_>, item: &Submission) -> Result<Wanted
     {
         return Ok(refused(refusal));
     }
+    let waits = work.first_change(&queue).is_some();
     let change: Answer<Option<Change>> = match vm.node {
-        Some(node) => batch.change(work, item, &vm, node)?,
+        Some(node) => match snapshot::come(work, item, &vm, node, waits)? {
+            Ok(()) => batch.change(work, item, &vm, node)?,
+            Err(refusal) => Err(refusal),
+        },
         None => Ok(None),
     };
     let stops = aborts(work, spec.turn, &queue);

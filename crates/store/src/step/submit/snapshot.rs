@@ -78,6 +78,35 @@ fn make(work: &mut Work<'_>, item: &Submission, new: &NewSnapshot, vm: &Vm, node
     Ok(Ok(Part { snapshot, allocation: Some(allocation) }))
 }
 
+/// The time of a task has come that makes a snapshot: it is of the machine as it is now, whose name for it is kept since
+/// it was asked for.
+pub(super) fn come(work: &mut Work<'_>, item: &Submission, vm: &Vm, node: NodeId, waits: bool) -> Result<Answer<()>> {
+    if item.kind.spec().snapshot != Use::Make {
+        return Ok(Ok(()));
+    }
+    let found = snapshot::named_by(&item.params).map(|id| work.snapshot(id)).transpose()?.flatten();
+    let Some(snapshot) = found else { return Ok(Ok(())) };
+    if snapshot.memory && vm.state == VmState::Stopped && !waits {
+        return Ok(Err(no_memory(vm)));
+    }
+    let (owner, amount) = (Owner::Snapshot(snapshot.id), snapshot::most(&vm.spec, snapshot.memory));
+    let held = work.allocation(owner)?.map_or(0, |held| held.amount.disk_gib);
+    if amount.disk_gib > held {
+        // What was held for it counts as free.
+        work.set_allocation(owner, None)?;
+        if let Err(refusal) = room(work, item, node, &amount)? {
+            return Ok(Err(refusal));
+        }
+    }
+    let allocation = Allocation { owner, tenant: vm.tenant, node: Some(node), amount, hold: Hold::Held };
+    work.set_allocation(owner, Some(allocation))?;
+    let now = work.now;
+    if let Some(row) = work.snapshots.change(&snapshot.id) {
+        (row.snapshot.spec, row.snapshot.updated_at) = (vm.spec.clone(), now);
+    }
+    Ok(Ok(()))
+}
+
 fn no_memory(vm: &Vm) -> Refusal {
     let detail = "the VM is stopped and has no memory to keep; take a snapshot of its disk, or start it first";
     Refusal::new(Code::VmStateConflict, detail).with("vm", vm.id.to_string()).with("state", vm.state.as_str())
