@@ -20,6 +20,13 @@ macro_rules! waits_for_turn {
     };
 }
 
+/// Whether another task is at the snapshot that a task is to remove: such a task would only stand at the head of its lane.
+macro_rules! waits_for_snapshot {
+    () => {
+        "EXISTS (SELECT 1 FROM snapshots s WHERE s.id = t.params->>'snapshot' AND s.task IS NOT NULL AND s.task <> t.id)"
+    };
+}
+
 /// Whether a task waits for its turn, and whether for its node's queue to be resumed.
 macro_rules! waits {
     () => {
@@ -189,6 +196,9 @@ SELECT ",
           AND (t.state = 'aborting' OR t.queue_deadline > CAST(?1->>'now' AS BIGINT))
           AND (t.vm IS NULL OR NOT ",
     waits_for_turn!(),
+    ")
+          AND (t.kind <> 'snapshot.delete' OR t.state = 'aborting' OR NOT ",
+    waits_for_snapshot!(),
     ")
         ORDER BY t.priority DESC, t.seq
         LIMIT CAST(?1->>'limit' AS BIGINT))

@@ -12,7 +12,7 @@ use hostler_model::{
     schedule::Priority,
     task::{Effects, Intent, TaskState, WaitingFor},
 };
-use hostler_store::{Claim, Queue, Submission, TaskFilter};
+use hostler_store::{Queue, Submission, TaskFilter};
 
 use crate::world::{Agent, World, cancelled, failed};
 
@@ -23,9 +23,7 @@ fn priority(world: &World, number: i32) -> Submission {
 }
 
 async fn leased(world: &World, agent: Agent, free: Slots) -> Vec<TaskId> {
-    let claim = Claim { node: agent.node, enrolment: agent.enrolment, free, resync: None };
-    let answer = world.store.lease(vec![claim]).await.unwrap().pop().unwrap();
-    answer.unwrap().into_iter().map(|leased| leased.task).collect()
+    world.claim_of(agent, free).await.into_iter().map(|leased| leased.task).collect()
 }
 
 pub async fn the_higher_priority_is_leased_first_and_of_equals_the_older(world: &mut World) {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use hostler_model::{
     Code, Resources, SnapshotId, TaskId, VmId,
-    kind::KindName,
+    kind::{Class, KindName},
+    node::Slots,
     snapshot::{LIMIT, Snapshot, SnapshotState, Written},
     task::{Effects, End, TaskState},
     tenant::UNLIMITED,
@@ -249,6 +250,36 @@ pub async fn a_deletion_gives_back_what_was_charged_and_is_not_needed_twice(worl
     assert_eq!(world.task(second.id).await.output, Some(json!({"existed": false})));
     world.refused(on(world, KindName::SnapshotDelete, vm, id), Code::SnapshotNotFound).await;
     world.ok(take(world, vm, "one", false)).await;
+}
+
+pub async fn a_deletion_under_way_is_named_to_whoever_asks_for_another(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    let first = world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
+    let leased = world.lease_one(agent).await;
+    let refusal = world.refused(on(world, KindName::SnapshotDelete, vm, id), Code::SnapshotStateConflict).await;
+    assert_eq!(refusal.facts["task"], first.id.to_string());
+    world.end_with(agent, &leased, failed(false, Effects::Undone)).await;
+    world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
+}
+
+pub async fn deletions_that_wait_keep_nobody_from_the_disks_slots(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    let mut deletions = Vec::new();
+    for _ in 0..4 {
+        deletions.push(world.ok(on(world, KindName::SnapshotDelete, vm, id)).await.id);
+    }
+    let one = Slots::only(Class::Disk, 1);
+    let first = world.claim_of(agent, one).await;
+    assert_eq!(first.iter().map(|leased| leased.task).collect::<Vec<_>>(), deletions[..1]);
+    let other = world.ok(take(world, vm, "two", false)).await;
+    let behind = world.claim_of(agent, one).await;
+    assert_eq!(behind.iter().map(|leased| leased.task).collect::<Vec<_>>(), [other.id]);
+    // The snapshot is gone: nothing is left to be done.
+    world.end_with(agent, &first[0], End::Succeeded { output: json!({"existed": true}) }).await;
+    assert!(world.claim_of(agent, Slots::only(Class::Disk, 9)).await.is_empty());
+    for waited in &deletions[1..] {
+        assert_eq!(world.task(*waited).await.output, Some(json!({"existed": false})));
+    }
 }
 
 pub async fn a_deletion_that_did_nothing_leaves_it_as_it_was(world: &mut World) {

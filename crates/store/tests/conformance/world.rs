@@ -263,6 +263,13 @@ impl World {
         self.store.lease(vec![Claim { node, enrolment, free: Slots::each(max), resync }]).await.unwrap().pop().unwrap()
     }
 
+    /// What there is to lease into these slots.
+    pub async fn claim_of(&self, agent: Agent, free: Slots) -> Vec<Leased> {
+        let Agent { node, enrolment } = agent;
+        let claim = Claim { node, enrolment, free, resync: None };
+        self.store.lease(vec![claim]).await.unwrap().pop().unwrap().unwrap()
+    }
+
     /// The one task there is to lease.
     pub async fn lease_one(&self, agent: Agent) -> Leased {
         let mut leased = self.lease(agent, 10).await;

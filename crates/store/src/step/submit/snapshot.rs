@@ -140,6 +140,17 @@ fn existing(work: &mut Work<'_>, item: &Submission, usage: Use, vm: &Vm, waits: 
         None => None,
     };
     let Some(snapshot) = found else { return Ok(Err(not_found(id))) };
+    if usage == Use::Remove
+        && snapshot.state == SnapshotState::Deleting
+        && item.not_before <= work.now
+        && let Some(task) = snapshot.task
+    {
+        let detail = format!("the task {task} is deleting the snapshot already; wait for it, or cancel it");
+        return Ok(Err(Refusal::new(Code::SnapshotStateConflict, detail)
+            .with("snapshot", snapshot.id.to_string())
+            .with("state", snapshot.state.as_str())
+            .with("task", task.to_string())));
+    }
     if !waits {
         if let Admission::Refuse(code, detail) = snapshot::admit(usage, snapshot.state) {
             return Ok(Err(Refusal::new(code, detail)
