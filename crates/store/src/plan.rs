@@ -55,6 +55,7 @@ async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
         task::list::HOT,
         task::stats::HOT,
         task::later::HOT,
+        task::bound::HOT,
         task_log::HOT,
         vm::HOT,
         snapshot::HOT,

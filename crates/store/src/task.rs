@@ -6,7 +6,7 @@ macro_rules! columns {
         "t.id, t.seq, t.tenant, t.kind, t.vm, t.target_node, t.params, t.state, t.node, t.store_epoch, t.attempt,
          t.max_attempts, t.clean, t.enrolment, t.lease_until, t.abort_reason, t.progress, t.phases, t.output, t.error,
          t.retry_of, t.created_by, t.created_at, t.not_before, t.queue_deadline, t.deadline, t.started_at,
-         t.finished_at, t.priority, t.queue_timeout_s, t.timeout_s, t.retry, t.dead_letter, t.turn = 'later'"
+         t.finished_at, t.priority, t.queue_timeout_s, t.timeout_s, t.retry, t.dead_letter, t.turn = 'later', t.ripe"
     };
 }
 
@@ -34,6 +34,7 @@ macro_rules! waits {
     };
 }
 
+pub(crate) mod bound;
 mod lane;
 pub(crate) mod later;
 pub(crate) mod list;
@@ -65,6 +66,8 @@ pub(crate) struct TaskRow {
     /// Whether its time is yet to come: until then it takes no turn on its VM. Never so of a task that waits for another
     /// attempt.
     pub(crate) later: bool,
+    /// Whether it could be leased since it last began to wait: the clock may have stepped back since.
+    pub(crate) ripe: bool,
 }
 
 impl TaskRow {
@@ -87,6 +90,7 @@ impl TaskRow {
         let Life { state, fence, clean, lease, abort_reason, not_before, deadline, dead_letter } = life;
         (self.clean, self.lease) = (clean, lease);
         let task = &mut self.task;
+        self.ripe &= task.not_before == not_before;
         (task.state, task.fence, task.abort_reason) = (state, fence, abort_reason);
         (task.not_before, task.deadline, task.dead_letter) = (not_before, deadline, dead_letter);
     }
@@ -429,7 +433,7 @@ fn updated(row: &TaskRow, now: Timestamp) -> Updated<'_> {
         started_at: task.started_at.map(Timestamp::as_micros),
         finished_at: task.finished_at.map(Timestamp::as_micros),
         lane: Lane::of(task).word(),
-        ripe: u8::from(task.not_before <= now && !row.later),
+        ripe: u8::from((row.ripe || task.not_before <= now) && !row.later),
         dead_letter: task.dead_letter,
     }
 }
@@ -449,17 +453,6 @@ pub(crate) fn amend<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>) ->
     Ok(())
 }
 
-const BEYOND: &str = "
-UPDATE tasks
-   SET lease_until = CAST(?1->>'until' AS BIGINT)
- WHERE lease_until > CAST(?1->>'until' AS BIGINT)";
-
-/// No lease reaches beyond this: one that does is of before the clock stepped back.
-pub(crate) fn bound_leases(tx: &Tx<'_>, until: Timestamp) -> Result<()> {
-    tx.execute(BEYOND, &json!({"until": until.as_micros()}))?;
-    Ok(())
-}
-
 const RENEW: &str = "
 UPDATE tasks
    SET lease_until = CAST(?1->>'until' AS BIGINT)
@@ -474,7 +467,7 @@ pub(crate) fn renew(tx: &Tx<'_>, ids: &[TaskId], until: Timestamp) -> Result<()>
 }
 
 /// How many columns [`read`] reads.
-const COLUMNS: usize = 34;
+const COLUMNS: usize = 35;
 
 fn read(row: &Row<'_>) -> Result<TaskRow> {
     let kind: KindName = row.parse(3)?;
@@ -518,7 +511,7 @@ fn read(row: &Row<'_>) -> Result<TaskRow> {
         started_at: moment(26)?,
         finished_at: moment(27)?,
     };
-    Ok(TaskRow { seq: row.get(1)?, task, clean: row.get(12)?, lease, later: row.get(33)? })
+    Ok(TaskRow { seq: row.get(1)?, task, clean: row.get(12)?, lease, later: row.get(33)?, ripe: row.get(34)? })
 }
 
 /// Texts that run all the time: none may read a whole table.
@@ -534,7 +527,6 @@ pub(crate) const HOT: &[&str] = &[
     PAST_DEADLINE,
     UPDATE,
     AMEND,
-    BEYOND,
     RENEW,
     RETRY_OF,
 ];

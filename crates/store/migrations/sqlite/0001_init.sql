@@ -151,6 +151,8 @@ CREATE INDEX tasks_leasable ON tasks (node, lane, priority DESC, seq)
  WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1;
 CREATE INDEX tasks_later ON tasks (not_before)
  WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0;
+CREATE INDEX tasks_in_backoff ON tasks (kind, not_before)
+ WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0 AND attempt > 0;
 CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX tasks_queue_deadline ON tasks (queue_deadline) WHERE state = 'queued';
 CREATE INDEX tasks_deadline ON tasks (deadline) WHERE deadline IS NOT NULL AND state IN ('queued', 'running');

@@ -16,7 +16,7 @@ use crate::{
     Swept, idempotency,
     node::{self, NodeRow},
     secret,
-    task::{self, Due, stats},
+    task::{self, Due, bound, stats},
     vm as vms,
     work::Work,
 };
@@ -28,7 +28,8 @@ const PIECE: usize = 500;
 /// uninterrupted service: before that the holders had no chance to renew.
 pub(crate) fn lapse_leases(work: &mut Work<'_>) -> Result<Swept> {
     let lease = work.context.timing.lease;
-    task::bound_leases(work.tx, work.now.plus(lease))?;
+    bound::leases(work.tx, work.now.plus(lease))?;
+    bound::backoffs(work.tx, work.now)?;
     if !work.context.service.long_enough(work.now, lease) {
         return Ok(Swept::default());
     }

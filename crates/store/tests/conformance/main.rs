@@ -296,6 +296,8 @@ macro_rules! every_claim {
                 silence_counts_from_the_stores_own_start
                 a_suspended_process_burns_no_attempt_and_loses_no_node
                 a_clock_that_steps_back_keeps_no_lease_and_no_start_waiting
+                a_clock_that_steps_back_keeps_no_backoff_waiting
+                what_could_be_leased_before_the_clock_stepped_back_still_can_be
                 service_begins_anew_when_a_server_begins_to_serve
                 a_pass_says_when_there_is_more;
             node:

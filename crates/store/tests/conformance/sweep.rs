@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use hostler_model::{
-    Code,
+    Code, TaskId,
     kind::KindName,
     node::Freshness,
+    retry::{Backoff, RetryPolicy},
     task::{AbortReason, Effects, Intent, TaskState},
     vm::{Observation, VmReason, VmState},
 };
 use hostler_store::Submission;
 use serde_json::json;
 
-use crate::world::{World, cancelled, one_vm, seen};
+use crate::world::{World, cancelled, failed, one_vm, seen};
 
 pub async fn a_lapsed_lease_comes_again_after_a_pause(world: &mut World) {
     let agent = world.node("a").await;
@@ -213,6 +214,46 @@ pub async fn a_clock_that_steps_back_keeps_no_lease_and_no_start_waiting(world: 
     world.serve(2).await;
     assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1, "the lease lasts for a week");
     assert_eq!(world.task(task.id).await.state, TaskState::Queued);
+}
+
+pub async fn a_clock_that_steps_back_keeps_no_backoff_waiting(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    let own = world.ok(world.on_vm(KindName::VmStop, vm)).await;
+    let mut patient = world.echo();
+    patient.schedule.retry =
+        RetryPolicy { attempts: 9, backoff: Backoff::Linear, first_seconds: 9000, most_seconds: 9000 };
+    let patient = world.ok(patient).await;
+    let mut later = world.echo();
+    later.not_before = world.now().plus(Duration::from_secs(60));
+    let later = world.ok(later).await;
+    for leased in world.lease(agent, 9).await {
+        world.end_with(agent, &leased, failed(true, Effects::Undone)).await;
+    }
+    assert_eq!(world.task(own.id).await.state, TaskState::Queued);
+    world.step_back(7 * 24 * 3600);
+    world.store.lapse_leases().await.unwrap();
+    let pause = async |task: TaskId| world.task(task).await.not_before.since(world.now()).as_secs();
+    let most = KindName::VmStop.spec().retry.most_seconds;
+    assert_eq!((pause(own.id).await, pause(patient.id).await), (u64::from(most), 9000));
+    assert_eq!(pause(later.id).await, 7 * 24 * 3600 + 60, "somebody's word is kept");
+    world.advance(most.into());
+    assert_eq!(world.lease_one(agent).await.task, own.id);
+}
+
+pub async fn what_could_be_leased_before_the_clock_stepped_back_still_can_be(world: &mut World) {
+    let agent = world.node("a").await;
+    let task = world.ok(world.echo()).await;
+    world.lease_one(agent).await;
+    world.serve(31).await;
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1);
+    world.advance(90);
+    // A claim lets it be leased, and has no slot for it.
+    assert!(world.lease(agent, 0).await.is_empty());
+    world.step_back(7 * 24 * 3600);
+    world.cancel(task.id).await.unwrap();
+    let leased = world.lease_one(agent).await;
+    assert_eq!((leased.task, leased.intent), (task.id, Intent::Abort));
 }
 
 pub async fn service_begins_anew_when_a_server_begins_to_serve(world: &mut World) {

@@ -1,0 +1,40 @@
+//! What a clock that stepped back left in the future: no lease and no pause is longer than it can have been made.
+
+use std::collections::BTreeMap;
+
+use hostler_model::{Timestamp, kind::KindName};
+use hostler_sqlite::{Result, Tx};
+use serde_json::json;
+
+const LEASES: &str = "
+UPDATE tasks
+   SET lease_until = CAST(?1->>'until' AS BIGINT)
+ WHERE lease_until > CAST(?1->>'until' AS BIGINT)";
+
+/// No lease reaches beyond this: one that does is of before the clock stepped back.
+pub(crate) fn leases(tx: &Tx<'_>, until: Timestamp) -> Result<()> {
+    tx.execute(LEASES, &json!({"until": until.as_micros()}))?;
+    Ok(())
+}
+
+const BACKOFFS: &str = "
+UPDATE tasks
+   SET not_before = CAST(?1->>'now' AS BIGINT)
+                  + 1000000 * CAST(COALESCE(tasks.retry->>'most_seconds', c.value) AS BIGINT)
+  FROM jsonb_each(?1, '$.most') c
+ WHERE tasks.state IN ('queued', 'aborting') AND tasks.lease_until IS NULL AND tasks.ripe = 0 AND tasks.attempt > 0
+   AND tasks.kind = c.key
+   AND tasks.not_before > CAST(?1->>'now' AS BIGINT)
+                        + 1000000 * CAST(COALESCE(tasks.retry->>'most_seconds', c.value) AS BIGINT)";
+
+/// No pause before another attempt is longer than its policy's longest: one that is began before the clock stepped back.
+pub(crate) fn backoffs(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
+    let most: BTreeMap<&str, u32> =
+        KindName::ALL.iter().map(|kind| (kind.as_str(), kind.spec().retry.most_seconds)).collect();
+    tx.execute(BACKOFFS, &json!({"now": now.as_micros(), "most": most}))?;
+    Ok(())
+}
+
+/// Texts that run all the time: none may read a whole table.
+#[cfg(test)]
+pub(crate) const HOT: &[&str] = &[LEASES, BACKOFFS];
