@@ -187,12 +187,14 @@ SELECT kind, node, what, took,
        SUM(CASE WHEN minute >= CAST(?1->>'first' AS BIGINT) THEN tasks ELSE 0 END),
        SUM(CASE WHEN minute >= CAST(?1->>'second' AS BIGINT) THEN tasks ELSE 0 END), SUM(tasks)
   FROM task_stats
- WHERE minute >= CAST(?1->>'third' AS BIGINT) AND (?1->>'tenant' IS NULL OR tenant = ?1->>'tenant')
+ WHERE minute BETWEEN CAST(?1->>'third' AS BIGINT) AND CAST(?1->>'now' AS BIGINT)
+   AND (?1->>'tenant' IS NULL OR tenant = ?1->>'tenant')
  GROUP BY kind, node, what, took";
 
 fn counted(tx: &Tx<'_>, tenant: Option<TenantId>, now: Timestamp) -> Result<Vec<Fact>> {
     let [first, second, third] = WINDOWS.map(|window| first_minute(window, now));
-    let wanted = json!({"first": first, "second": second, "third": third, "tenant": tenant});
+    // Minutes after now's are of before the clock stepped back.
+    let wanted = json!({"first": first, "second": second, "third": third, "now": minute(now), "tenant": tenant});
     tx.query(COUNTED, &wanted, |row| {
         let tasks = [row.get(4)?, row.get(5)?, row.get(6)?];
         let known = Known::Counted { what: row.word(2)?, took: Took::from_number(row.get(3)?), tasks };

@@ -195,6 +195,7 @@ macro_rules! every_claim {
                 what_happened_is_told_by_kind_and_by_node
                 a_tenant_is_told_its_own
                 what_was_long_ago_is_told_of_all_time_only
+                what_happened_before_the_clock_stepped_back_is_told_of_all_time_only
                 what_is_refused_or_only_tried_is_not_counted
                 an_attempt_that_lapsed_and_then_fails_is_followed_by_one_other
                 times_are_told_as_they_were;

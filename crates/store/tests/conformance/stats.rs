@@ -217,6 +217,16 @@ pub async fn what_was_long_ago_is_told_of_all_time_only(world: &mut World) {
     assert_they_are_what_the_log_says(world).await;
 }
 
+pub async fn what_happened_before_the_clock_stepped_back_is_told_of_all_time_only(world: &mut World) {
+    world.node("a").await;
+    world.ok(world.echo()).await;
+    world.step_back(2 * 3600);
+    world.ok(world.echo()).await;
+    let told = stats(world).await.total;
+    assert_eq!(told.last.iter().map(|window| window.submitted).collect::<Vec<_>>(), [1, 1, 1]);
+    assert_eq!(ever(world).await[&(KindName::Echo, What::Submitted)], 2);
+}
+
 pub async fn what_is_refused_or_only_tried_is_not_counted(world: &mut World) {
     world.node("a").await;
     world.ok(Submission { dry_run: true, ..world.echo() }).await;
