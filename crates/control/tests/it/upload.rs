@@ -119,6 +119,18 @@ async fn a_piece_that_does_not_fit_is_refused_and_what_was_there_stays() {
 }
 
 #[tokio::test]
+async fn what_brings_nothing_leaves_nothing() {
+    let world = World::new().await;
+    for n in 0..3 {
+        let sha256 = Sha256Hex::of(format!("{n}").as_bytes());
+        let blob = format!("/api/v1/blobs/{sha256}");
+        assert_eq!(broken(&world, &blob, Some("bytes 0-999/2000"), b"").await.code(), "MALFORMED_BODY");
+        assert_eq!(send(&world, &blob, "bytes 1000-1999/2000", &[7; 1000]).await.code(), "UPLOAD_CONFLICT");
+    }
+    assert_eq!(std::fs::read_dir(world.folder().join("blobs")).unwrap().count(), 0);
+}
+
+#[tokio::test]
 async fn pieces_that_become_something_else_are_thrown_away() {
     let (world, dir) = (World::new().await, tempfile::tempdir().unwrap());
     let bytes = disk(dir.path());

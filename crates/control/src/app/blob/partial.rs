@@ -99,7 +99,8 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        match self.rests.take() {
+        // One that has nothing is nothing to go on with.
+        match self.rests.take().filter(|_| !self.length().is_ok_and(|length| length == 0)) {
             Some(sha256) => self.charge.keep(sha256),
             None => drop(fs::remove_file(&self.path)),
         }
