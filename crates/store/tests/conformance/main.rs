@@ -182,7 +182,7 @@ macro_rules! every_claim {
                 a_restore_waits_for_the_snapshot_before_it_and_is_refused_when_that_failed
                 a_deletion_gives_back_what_was_charged_and_is_not_needed_twice
                 a_deletion_under_way_is_named_to_whoever_asks_for_another
-                deletions_that_wait_keep_nobody_from_the_disks_slots
+                deletions_that_wait_keep_nobody_from_the_slots_of_their_class
                 a_deletion_that_did_nothing_leaves_it_as_it_was
                 what_a_deletion_leaves_to_another_is_charged_to_that_one
                 a_deletion_that_left_its_layer_stays_charged_until_it_is_deleted_again

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hostler_model::{
     Code, Resources, SnapshotId, TaskId, VmId,
-    kind::{Class, KindName},
+    kind::KindName,
     node::Slots,
     snapshot::{LIMIT, Snapshot, SnapshotState, Written},
     task::{Effects, End, TaskState},
@@ -262,21 +262,23 @@ pub async fn a_deletion_under_way_is_named_to_whoever_asks_for_another(world: &m
     world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
 }
 
-pub async fn deletions_that_wait_keep_nobody_from_the_disks_slots(world: &mut World) {
+pub async fn deletions_that_wait_keep_nobody_from_the_slots_of_their_class(world: &mut World) {
     let (agent, vm, id) = ready(world).await;
     let mut deletions = Vec::new();
     for _ in 0..4 {
         deletions.push(world.ok(on(world, KindName::SnapshotDelete, vm, id)).await.id);
     }
-    let one = Slots::only(Class::Disk, 1);
+    let class = KindName::SnapshotDelete.spec().class;
+    assert_eq!(class, KindName::VmPause.spec().class, "what stands behind them waits for the same slots");
+    let one = Slots::only(class, 1);
     let first = world.claim_of(agent, one).await;
     assert_eq!(first.iter().map(|leased| leased.task).collect::<Vec<_>>(), deletions[..1]);
-    let other = world.ok(take(world, vm, "two", false)).await;
+    let other = world.ok(world.on_vm(KindName::VmPause, vm)).await;
     let behind = world.claim_of(agent, one).await;
     assert_eq!(behind.iter().map(|leased| leased.task).collect::<Vec<_>>(), [other.id]);
     // The snapshot is gone: nothing is left to be done.
     world.end_with(agent, &first[0], End::Succeeded { output: json!({"existed": true}) }).await;
-    assert!(world.claim_of(agent, Slots::only(Class::Disk, 9)).await.is_empty());
+    assert!(world.claim_of(agent, Slots::only(class, 9)).await.is_empty());
     for waited in &deletions[1..] {
         assert_eq!(world.task(*waited).await.output, Some(json!({"existed": false})));
     }
