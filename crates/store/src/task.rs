@@ -34,6 +34,17 @@ macro_rules! waits {
     };
 }
 
+/// Whether a task has not ended, by the three indexes that together have all of those.
+macro_rules! has_not_ended {
+    () => {
+        "t.id IN (SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1
+                UNION ALL
+                SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
+                UNION ALL
+                SELECT id FROM tasks WHERE lease_until IS NOT NULL)"
+    };
+}
+
 pub(crate) mod bound;
 mod lane;
 pub(crate) mod later;

@@ -113,11 +113,9 @@ SELECT ",
     waits!(),
     "
   FROM tasks t
- WHERE t.id IN (SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1
-                UNION ALL
-                SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
-                UNION ALL
-                SELECT id FROM tasks WHERE lease_until IS NOT NULL)
+ WHERE ",
+    has_not_ended!(),
+    "
 ",
     filters!()
 );

@@ -139,11 +139,9 @@ SELECT t.kind, t.node, t.state, t.not_before > CAST(?1->>'now' AS BIGINT), ",
     waits!(),
     ", COUNT(*), MIN(t.not_before)
   FROM tasks t
- WHERE t.id IN (SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1
-                UNION ALL
-                SELECT id FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
-                UNION ALL
-                SELECT id FROM tasks WHERE lease_until IS NOT NULL)
+ WHERE ",
+    has_not_ended!(),
+    "
    AND (?1->>'tenant' IS NULL OR t.tenant = ?1->>'tenant')
  GROUP BY 1, 2, 3, 4, 5, 6"
 );
