@@ -12,12 +12,12 @@ use anyhow::{Context, Result, bail};
 /// a new one has to be given its place here.
 const CRATES: &[(&str, &[&str])] = &[
     ("hostler-model", &[]),
-    ("hostler-sqlite", &[]),
+    ("hostler-db", &[]),
     ("hostler-trust", &["hostler-model"]),
     ("hostler-link", &["hostler-model"]),
-    ("hostler-store", &["hostler-model", "hostler-sqlite"]),
+    ("hostler-store", &["hostler-model", "hostler-db"]),
     ("hostler-control", &["hostler-model", "hostler-trust", "hostler-store"]),
-    ("hostler-agent", &["hostler-model", "hostler-trust", "hostler-sqlite", "hostler-link"]),
+    ("hostler-agent", &["hostler-model", "hostler-trust", "hostler-db", "hostler-link"]),
     ("hostler-client", &["hostler-model", "hostler-link"]),
     (
         "hostler",
@@ -25,7 +25,7 @@ const CRATES: &[(&str, &[&str])] = &[
             "hostler-model",
             "hostler-trust",
             "hostler-link",
-            "hostler-sqlite",
+            "hostler-db",
             "hostler-store",
             "hostler-control",
             "hostler-agent",
@@ -45,7 +45,7 @@ const WORDS: &[(&str, &str, &str)] = &[
     ("crates/control/src/app", "crate::http", "http calls app, not the other way round"),
     ("crates/control/src/app", "axum::", "app knows no HTTP"),
     ("crates/control/src/loops.rs", "crate::http", "loops call app"),
-    ("crates/control/src/http", "hostler_sqlite", "http does not know the database"),
+    ("crates/control/src/http", "hostler_db", "http does not know the database"),
     ("crates/hostler/src/cli", "hostler_store", "the client's verbs speak HTTP"),
     ("crates/hostler/src/cli", "hostler_control", "the client's verbs speak HTTP"),
 ];

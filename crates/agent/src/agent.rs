@@ -63,7 +63,7 @@ pub enum AgentError {
     },
     /// The journal failed.
     #[error("the journal failed: {0}")]
-    Journal(#[from] hostler_sqlite::Error),
+    Journal(#[from] hostler_db::Error),
     /// It never joined, and has nothing to join with.
     #[error("this node has no identity and no join token; `hostler node token` on the server makes one")]
     NoIdentity,

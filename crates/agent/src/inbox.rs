@@ -66,7 +66,7 @@ enum PollError {
     #[error(transparent)]
     Link(#[from] hostler_link::LinkError),
     #[error("the journal failed, so nothing was accepted: {0}")]
-    Journal(#[from] hostler_sqlite::Error),
+    Journal(#[from] hostler_db::Error),
 }
 
 async fn poll_once(node: &Arc<Node>, free: Slots, resync: bool) -> Result<usize, PollError> {
@@ -78,7 +78,7 @@ async fn poll_once(node: &Arc<Node>, free: Slots, resync: bool) -> Result<usize,
 }
 
 /// Takes in an answer to a poll.
-async fn receive(node: &Arc<Node>, tokens: &[String]) -> Result<(), hostler_sqlite::Error> {
+async fn receive(node: &Arc<Node>, tokens: &[String]) -> Result<(), hostler_db::Error> {
     let assignments = believe(node, tokens);
     let _intake = node.intake.lock().await;
     let now = node.clock.now();

@@ -25,7 +25,7 @@ use hostler_model::{
     internal::{Assignment, HeldLease, Receipt, Report},
     task::{Effects, End, Intent},
 };
-use hostler_sqlite::{Error, Migrations, Mode, Result, Row, Sqlite, Tx};
+use hostler_db::{Db, Error, Migrations, Mode, Result, Row, Tx};
 use serde_json::{Value, json};
 
 use crate::fence::{self, Decision, InWork, Known, Standing};
@@ -39,7 +39,7 @@ const KEEP_ROWS: i64 = 100_000;
 
 /// The journal of one agent. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Journal(Sqlite);
+pub struct Journal(Db);
 
 /// How the work on an accepted assignment is to start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,7 +86,7 @@ struct Entry {
 impl Journal {
     /// Opens or makes the file.
     pub fn open(path: &Path, mode: Mode) -> Result<Journal> {
-        Ok(Journal(Sqlite::open(path, mode, MIGRATIONS)?))
+        Ok(Journal(Db::sqlite(path, mode, MIGRATIONS)?))
     }
 
     /// Decides about assignments and writes down those that are taken, in one commit, before any effect. The answers

@@ -144,7 +144,7 @@ async fn conclude(node: &Node, attempt: &Arc<Attempt>, end: Option<End>) {
 }
 
 /// A result is not reported before it is written down, however long that takes.
-async fn insist<T, F: Future<Output = hostler_sqlite::Result<T>>>(mut write: impl FnMut() -> F) -> T {
+async fn insist<T, F: Future<Output = hostler_db::Result<T>>>(mut write: impl FnMut() -> F) -> T {
     let mut said = false;
     loop {
         match write().await {

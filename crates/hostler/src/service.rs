@@ -16,7 +16,7 @@ use hostler_model::{
     event::Actor,
     kind::Role,
 };
-use hostler_sqlite::Mode;
+use hostler_db::Mode;
 use hostler_store::{Caller, NewApiToken, ShippedImage, Store, Timing};
 use hostler_trust::{
     ApiToken, Authority, TaskSigner,

@@ -4,7 +4,7 @@ use hostler_model::{
     NodeId, Resources, SnapshotId, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
 };
-use hostler_sqlite::{Error, Result, Row, Tx};
+use hostler_db::{Error, Result, Row, Tx};
 use serde::Serialize;
 
 const BY_OWNERS: &str = "

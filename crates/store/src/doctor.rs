@@ -8,7 +8,7 @@ use hostler_model::{
     chain,
     event::Entry,
 };
-use hostler_sqlite::{Result, Tx};
+use hostler_db::{Result, Tx};
 
 use crate::{LogFilter, allocation, log, node, tenant};
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 use hostler_model::{Code, Refusal};
-use hostler_sqlite::Mode;
+use hostler_db::Mode;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -37,7 +37,7 @@ pub(crate) trait Step: 'static {
     const MOST: usize;
 
     /// Answers each item, in order.
-    fn run(work: &mut Work<'_>, items: &[Self::Item]) -> hostler_sqlite::Result<Vec<Answer<Self::Output>>>;
+    fn run(work: &mut Work<'_>, items: &[Self::Item]) -> hostler_db::Result<Vec<Answer<Self::Output>>>;
 }
 
 /// One caller's items, and where it waits.
@@ -167,10 +167,10 @@ async fn attempt<S: Step>(context: &Arc<Context>, items: Vec<S::Item>) -> Outcom
 /// The same error for one more item.
 fn again(error: &Error) -> Error {
     match error {
-        Error::Full(hostler_sqlite::Error::Full { path }) => {
-            Error::Full(hostler_sqlite::Error::Full { path: path.clone() })
+        Error::Full(hostler_db::Error::Full { path }) => {
+            Error::Full(hostler_db::Error::Full { path: path.clone() })
         }
-        Error::Full(other) | Error::Database(other) => Error::Database(hostler_sqlite::Error::Lost(other.to_string())),
+        Error::Full(other) | Error::Database(other) => Error::Database(hostler_db::Error::Lost(other.to_string())),
         Error::Closing => Error::Closing,
     }
 }

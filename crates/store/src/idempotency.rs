@@ -6,7 +6,7 @@ use hostler_model::{
     Code, PrincipalId, Refusal, TenantId, Timestamp, event::Actor, import::Import, snapshot::Snapshot, task::Task,
     vm::Vm,
 };
-use hostler_sqlite::{Result, Tx};
+use hostler_db::{Result, Tx};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use uuid::Uuid;

@@ -6,7 +6,7 @@ use hostler_model::{
     ImageDigest, TenantId, Timestamp,
     image::{Image, Sha256Hex},
 };
-use hostler_sqlite::{Result, Row, Tx};
+use hostler_db::{Result, Row, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 

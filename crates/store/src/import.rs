@@ -8,7 +8,7 @@ use hostler_model::{
     import::{Import, ImportProgress, ImportState},
     task::TaskError,
 };
-use hostler_sqlite::{Result, Row, Tx};
+use hostler_db::{Result, Row, Tx};
 use serde_json::json;
 
 /// An import whose server has not said for so long that it lives has lost it. It says so every ten

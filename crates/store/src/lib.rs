@@ -41,10 +41,10 @@ pub use store::{Config, Store};
 pub enum Error {
     /// The disk is full.
     #[error("the store's disk is full: {0}")]
-    Full(#[source] hostler_sqlite::Error),
+    Full(#[source] hostler_db::Error),
     /// The database failed.
     #[error("the store failed: {0}")]
-    Database(#[source] hostler_sqlite::Error),
+    Database(#[source] hostler_db::Error),
     /// A committer is gone: the store is being closed.
     #[error("the store is closing")]
     Closing,
@@ -60,10 +60,10 @@ impl Error {
     }
 }
 
-impl From<hostler_sqlite::Error> for Error {
-    fn from(error: hostler_sqlite::Error) -> Self {
+impl From<hostler_db::Error> for Error {
+    fn from(error: hostler_db::Error) -> Self {
         match error {
-            hostler_sqlite::Error::Full { .. } => Error::Full(error),
+            hostler_db::Error::Full { .. } => Error::Full(error),
             other => Error::Database(other),
         }
     }

@@ -10,7 +10,7 @@ use hostler_model::{
     task::{self, Denial, End, Event, Outcome, TaskState, Verdict},
     vm::{VmChange, VmState},
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde_json::{Value, json};
 
 use crate::{step::edit, task::TaskRow, work::Work};

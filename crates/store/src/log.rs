@@ -5,7 +5,7 @@ use hostler_model::{
     chain::{self, Hash},
     event::{Class, Entry, NewEntry},
 };
-use hostler_sqlite::{Error, Result, Row, Tx};
+use hostler_db::{Error, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -10,7 +10,7 @@ use hostler_model::{
     node::{Freshness, Node, NodeFacts, NodeState, Overcommit},
     placement::Candidate,
 };
-use hostler_sqlite::{Result, Row, Tx};
+use hostler_db::{Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 

@@ -1,6 +1,6 @@
 //! How SQLite means to run the texts that run all the time.
 
-use hostler_sqlite::{Mode, Sqlite};
+use hostler_db::{Db, Mode};
 use serde_json::json;
 
 use crate::{
@@ -15,7 +15,7 @@ fn scans(plan: &[String]) -> Vec<&String> {
     plan.iter().filter(|line| line.contains("SCAN") && !MEANT.iter().any(|meant| line.contains(meant))).collect()
 }
 
-async fn plan(db: &Sqlite, text: &str) -> Vec<String> {
+async fn plan(db: &Db, text: &str) -> Vec<String> {
     let explain: &'static str = format!("EXPLAIN QUERY PLAN {text}").leak();
     db.read(move |tx| tx.query(explain, &json!([]), |row| row.get(3))).await.unwrap()
 }
@@ -23,7 +23,7 @@ async fn plan(db: &Sqlite, text: &str) -> Vec<String> {
 #[tokio::test]
 async fn a_list_by_a_filter_walks_that_filters_index() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Sqlite::open(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
+    let db = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
     for (text, index) in
         [vm::INDEXED, snapshot::INDEXED, log::INDEXED, task::list::INDEXED, task::later::INDEXED].into_iter().flatten()
     {
@@ -36,7 +36,7 @@ async fn a_list_by_a_filter_walks_that_filters_index() {
 #[tokio::test]
 async fn what_may_be_leased_is_found_in_its_order_without_a_look_at_what_may_not() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Sqlite::open(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
+    let db = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
     for (text, index) in task::INDEXED {
         let plan = plan(&db, text).await;
         assert!(plan.iter().any(|line| line.contains(index)), "{index}: {text}\n{plan:#?}");
@@ -49,7 +49,7 @@ async fn what_may_be_leased_is_found_in_its_order_without_a_look_at_what_may_not
 #[tokio::test]
 async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Sqlite::open(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
+    let db = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
     let texts = [
         task::HOT,
         task::list::HOT,

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use hostler_model::{TaskId, Timestamp, secret::Secret};
-use hostler_sqlite::{Result, Tx};
+use hostler_db::{Result, Tx};
 use serde_json::{Value, json};
 
 use crate::Reveal;

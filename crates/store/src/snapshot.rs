@@ -6,7 +6,7 @@ use hostler_model::{
     snapshot::{Snapshot, SnapshotState, Written as Size},
     vm::VmSpec,
 };
-use hostler_sqlite::{Result, Row, Tx};
+use hostler_db::{Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 

@@ -18,7 +18,7 @@ use hostler_model::{
     task_log::Line,
     vm::Vm,
 };
-use hostler_sqlite::{Migrations, Mode, Sqlite, Tx};
+use hostler_db::{Db, Migrations, Mode, Tx};
 use serde_json::json;
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -70,14 +70,14 @@ struct Inner {
 }
 
 /// A pass of a loop.
-type Pass = fn(&mut Work<'_>) -> hostler_sqlite::Result<Swept>;
+type Pass = fn(&mut Work<'_>) -> hostler_db::Result<Swept>;
 
 impl Store {
     /// Opens the file, or makes it. In [`Mode::Threads`] the steps' committers start with their first call, in the
     /// tokio runtime of that call.
     pub fn open(path: &Path, config: Config) -> Result<Store> {
         let Config { mode, clock, ids, timing } = config;
-        let db = Sqlite::open(path, mode, MIGRATIONS)?;
+        let db = Db::sqlite(path, mode, MIGRATIONS)?;
         let service = Service::begin(clock.now());
         let (wakes, _) = broadcast::channel(WAKES);
         let context = Arc::new(Context { db, clock, ids, timing, service, wakes });
@@ -109,7 +109,7 @@ impl Store {
     async fn step<T, F>(&self, label: &'static str, step: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&mut Work<'_>) -> hostler_sqlite::Result<T> + Send + 'static,
+        F: FnOnce(&mut Work<'_>) -> hostler_db::Result<T> + Send + 'static,
     {
         self.0.context.step(label, step).await
     }
@@ -117,7 +117,7 @@ impl Store {
     async fn read<T, F>(&self, query: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Tx<'_>) -> hostler_sqlite::Result<T> + Send + 'static,
+        F: FnOnce(&Tx<'_>) -> hostler_db::Result<T> + Send + 'static,
     {
         Ok(self.0.context.db.read(query).await?)
     }

@@ -59,7 +59,7 @@ use hostler_model::{
     schedule::{Priority, Schedule},
     task::{AbortReason, DeadLetter, Lease, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState},
 };
-use hostler_sqlite::{Result, Row, Tx};
+use hostler_db::{Result, Row, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 

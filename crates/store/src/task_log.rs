@@ -6,7 +6,7 @@ use hostler_model::{
     TaskId, Timestamp,
     task_log::{Line, NewLine, Tail},
 };
-use hostler_sqlite::{Result, Row, Tx};
+use hostler_db::{Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 

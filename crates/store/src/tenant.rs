@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hostler_model::{Resources, TenantId, book::Book, name::Name};
-use hostler_sqlite::{Result, Row, Tx};
+use hostler_db::{Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 

@@ -7,7 +7,7 @@ use hostler_model::{
     name::Name,
     vm::{Vm, VmReason, VmSpec, VmState},
 };
-use hostler_sqlite::{Result, Row, Tx};
+use hostler_db::{Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 

@@ -18,7 +18,7 @@ use hostler_model::{
     task::TaskState,
     task_log::{NewLine, Said},
 };
-use hostler_sqlite::{Result, Sqlite, Tx};
+use hostler_db::{Db, Result, Tx};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use uuid::Uuid;
@@ -44,7 +44,7 @@ use crate::{
 /// What every step is handed: the database, time, randomness, rules.
 #[derive(Debug)]
 pub(crate) struct Context {
-    pub(crate) db: Sqlite,
+    pub(crate) db: Db,
     pub(crate) clock: Clock,
     pub(crate) ids: Ids,
     pub(crate) timing: Timing,

@@ -9,7 +9,7 @@ use hostler_model::{
     kind::Class,
     task::{Effects, End, Intent},
 };
-use hostler_sqlite::Mode;
+use hostler_db::Mode;
 
 use crate::{
     server::{Running, Server, again, folder, succeeded},

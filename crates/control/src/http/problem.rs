@@ -94,7 +94,7 @@ mod tests {
         let source = std::io::ErrorKind::StorageFull.into();
         let refusal = refusal(&Error::File { doing: "write a blob", source }, RequestId(uuid::Uuid::nil()));
         assert_eq!(refusal.code, Code::StorageFull);
-        let full = hostler_sqlite::Error::Full { path: "hostler.db".into() };
+        let full = hostler_db::Error::Full { path: "hostler.db".into() };
         let refusal = super::refusal(&Error::Store(full.into()), RequestId(uuid::Uuid::nil()));
         assert_eq!((refusal.code.status(), refusal.detail.contains("hostler.db")), (507, false));
     }

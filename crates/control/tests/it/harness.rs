@@ -22,7 +22,7 @@ use hostler_model::{
     node::NodeFacts,
     task::Task,
 };
-use hostler_sqlite::Mode;
+use hostler_db::Mode;
 use hostler_store::{Caller, Config, LogFilter, NewApiToken, NewJoinToken, Store, TaskFilter, Timing, VmFilter};
 use hostler_trust::{ApiToken, Authority, Expected, JoinToken, NodeIdentity, NodeKey, TaskSigner, TaskVerifier};
 use http::{Method, Request, StatusCode, header};

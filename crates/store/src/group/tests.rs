@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use hostler_model::{Clock, Ids, Timestamp};
-use hostler_sqlite::Sqlite;
+use hostler_db::Db;
 use tokio::sync::broadcast;
 
 use super::*;
@@ -32,13 +32,13 @@ impl Step for Probe {
     const LABEL: &'static str = "test.probe";
     const MOST: usize = 8;
 
-    fn run(_: &mut Work<'_>, items: &[Item]) -> hostler_sqlite::Result<Vec<Answer<usize>>> {
+    fn run(_: &mut Work<'_>, items: &[Item]) -> hostler_db::Result<Vec<Answer<usize>>> {
         items[0].sizes.lock().unwrap().push(items.len());
         match items.iter().find_map(|item| item.fault) {
-            Some(Fault::Poison) => Err(hostler_sqlite::Error::Aborted("poison".into())),
+            Some(Fault::Poison) => Err(hostler_db::Error::Aborted("poison".into())),
             Some(Fault::Panic) => panic!("on purpose"),
-            Some(Fault::Full) => Err(hostler_sqlite::Error::Full { path: "disk".into() }),
-            Some(Fault::Lost) => Err(hostler_sqlite::Error::Lost("the disk failed".into())),
+            Some(Fault::Full) => Err(hostler_db::Error::Full { path: "disk".into() }),
+            Some(Fault::Lost) => Err(hostler_db::Error::Lost("the disk failed".into())),
             None => Ok(items.iter().map(|item| Ok(item.number)).collect()),
         }
     }
@@ -53,7 +53,7 @@ struct Bench {
 impl Bench {
     fn new(mode: Mode) -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        let db = Sqlite::open(&dir.path().join("t.db"), mode, &[]).unwrap();
+        let db = Db::sqlite(&dir.path().join("t.db"), mode, &[]).unwrap();
         let clock = Clock::from_fn(|| Timestamp::from_micros(0));
         let (wakes, _) = broadcast::channel(1);
         let service = Service::begin(clock.now());

@@ -8,7 +8,7 @@ use hostler_model::{
     snapshot::{self, Known, Snapshot, SnapshotChange, SnapshotState, Use},
     task::Verdict,
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -17,7 +17,7 @@ use hostler_model::{
     task::{Effects, Verdict},
     vm::{Observation, Vm, VmState},
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

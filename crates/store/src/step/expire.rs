@@ -7,7 +7,7 @@ use hostler_model::{
     edit::{FILE_AGAIN, is_over},
     kind::KindName,
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde_json::json;
 
 use super::submit;

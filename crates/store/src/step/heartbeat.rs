@@ -14,7 +14,7 @@ use hostler_model::{
     task::TaskState,
     vm::{self, Missing, Observation, VmChange, VmReason, VmState},
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde_json::json;
 
 use super::{edit, identify};

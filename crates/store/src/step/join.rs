@@ -7,7 +7,7 @@ use hostler_model::{
     name::Name,
     node::{Freshness, Node, NodeEvent, NodeState, Overcommit},
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde_json::json;
 
 use crate::{

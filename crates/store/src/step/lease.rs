@@ -9,7 +9,7 @@ use hostler_model::{
     task::{Event, Intent, Lease},
     vm::VmState,
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 
 use super::{identify, submit};
 use crate::{

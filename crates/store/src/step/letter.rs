@@ -4,7 +4,7 @@ use hostler_model::{
     Code, Refusal, TaskId,
     task::{DeadLetter, Task},
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde_json::json;
 
 use crate::{Answer, Cancel, work::Work};

@@ -7,7 +7,7 @@ use hostler_model::{
     internal::ProgressAnswer,
     task::{Event, Progress, TaskState},
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde_json::json;
 
 use super::identify;

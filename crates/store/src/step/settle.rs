@@ -7,7 +7,7 @@ use hostler_model::{
     internal::{Receipt, Report},
     task::{End, Event, PhaseTiming},
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde_json::{Value, json};
 
 use super::identify;

@@ -19,7 +19,7 @@ use hostler_model::{
     task::{Event, Life, Target, Task, TaskState},
     vm::{Vm, VmState},
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde_json::json;
 
 use self::change::{Change, name_wanted};

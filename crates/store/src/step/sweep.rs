@@ -8,7 +8,7 @@ use hostler_model::{
     task::Event,
     vm,
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde_json::json;
 
 use super::submit;

@@ -10,7 +10,7 @@ use hostler_model::{
     import::{Import, ImportProgress, ImportState},
     task::TaskError,
 };
-use hostler_sqlite::Tx;
+use hostler_db::Tx;
 use serde_json::json;
 
 use super::Store;
@@ -288,7 +288,7 @@ impl Store {
 }
 
 /// Ends imports whose server has said nothing since then.
-fn lose(work: &mut Work<'_>, before: Timestamp) -> hostler_sqlite::Result<Swept> {
+fn lose(work: &mut Work<'_>, before: Timestamp) -> hostler_db::Result<Swept> {
     let silent = import::silent(work.tx, before)?;
     for id in &silent {
         let detail = "the server that did it ended; import it again".to_owned();
@@ -297,7 +297,7 @@ fn lose(work: &mut Work<'_>, before: Timestamp) -> hostler_sqlite::Result<Swept>
     Ok(Swept { changed: silent.len(), more: silent.len() == import::PIECE })
 }
 
-fn begin(work: &mut Work<'_>, new: &NewImportRow, actor: &Actor) -> hostler_sqlite::Result<Answer<BegunImport>> {
+fn begin(work: &mut Work<'_>, new: &NewImportRow, actor: &Actor) -> hostler_db::Result<Answer<BegunImport>> {
     let sent = new.idempotency.as_ref().map(|sent| (Key::new(new.tenant, actor, sent), sent));
     if let Some((key, sent)) = &sent
         && let Some(first) = idempotency::by_key::<Import>(work.tx, key)?
@@ -321,7 +321,7 @@ fn begin(work: &mut Work<'_>, new: &NewImportRow, actor: &Actor) -> hostler_sqli
 }
 
 /// Whether a tenant may begin another import.
-fn few(tx: &Tx<'_>, tenant: TenantId) -> hostler_sqlite::Result<Answer<()>> {
+fn few(tx: &Tx<'_>, tenant: TenantId) -> hostler_db::Result<Answer<()>> {
     if import::running(tx, tenant)? < IMPORTS {
         return Ok(Ok(()));
     }
@@ -334,7 +334,7 @@ fn end_one(
     work: &mut Work<'_>,
     id: ImportId,
     end: &std::result::Result<ImageDigest, TaskError>,
-) -> hostler_sqlite::Result<()> {
+) -> hostler_db::Result<()> {
     let Some(import) = import::one(work.tx, id)?.filter(|import| !import.state.is_terminal()) else { return Ok(()) };
     let (state, kind) = match end {
         Ok(_) => (ImportState::Succeeded, "import.succeeded"),
@@ -354,7 +354,7 @@ fn put(
     manifest: Manifest,
     (origin, aliases): (Origin, &[String]),
     actor: &Actor,
-) -> hostler_sqlite::Result<Answer<Image>> {
+) -> hostler_db::Result<Answer<Image>> {
     let image = Image { digest: manifest.digest(), tenant, manifest, created_at: work.now };
     if let Err(refusal) = fits(work.tx, tenant, &image.manifest)? {
         return Ok(Err(refusal));
@@ -369,7 +369,7 @@ fn put(
     Ok(Ok(image::of_tenant_and_digest(work.tx, tenant, &image.digest)?.unwrap_or(image)))
 }
 
-fn shipped(tx: &Tx<'_>, image: Image) -> hostler_sqlite::Result<ShippedImage> {
+fn shipped(tx: &Tx<'_>, image: Image) -> hostler_db::Result<ShippedImage> {
     let stands = image::by_name(tx, image.tenant, &image.manifest.name)?;
     Ok(ShippedImage { named: stands.is_some_and(|stands| stands.digest == image.digest), image })
 }
@@ -380,7 +380,7 @@ fn tell(work: &mut Work<'_>, actor: &Actor, tenant: TenantId, kind: &str, data: 
 }
 
 /// Whether a tenant may have this image too. What its images share counts once.
-fn fits(tx: &Tx<'_>, tenant: TenantId, manifest: &Manifest) -> hostler_sqlite::Result<Answer<()>> {
+fn fits(tx: &Tx<'_>, tenant: TenantId, manifest: &Manifest) -> hostler_db::Result<Answer<()>> {
     let limit = image::limit(tx, tenant)?;
     if limit < 0 {
         return Ok(Ok(()));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use hostler_model::{Timestamp, kind::KindName};
-use hostler_sqlite::{Result, Tx};
+use hostler_db::{Result, Tx};
 use serde_json::json;
 
 const LEASES: &str = "

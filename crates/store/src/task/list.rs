@@ -4,7 +4,7 @@ use hostler_model::{
     TaskId, Timestamp,
     task::{Task, TaskState, WaitingFor},
 };
-use hostler_sqlite::{Result, Row, Tx};
+use hostler_db::{Result, Row, Tx};
 use serde_json::json;
 
 use super::{COLUMNS, read};

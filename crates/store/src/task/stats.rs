@@ -15,7 +15,7 @@ use hostler_model::{
     stats::{Fact, Known, TaskStats, Took, WINDOWS, What, first_minute, minute},
     task::{Life, Task, TaskState},
 };
-use hostler_sqlite::{Result, Row, Tx};
+use hostler_db::{Result, Row, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 

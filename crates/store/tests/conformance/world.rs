@@ -23,7 +23,7 @@ use hostler_model::{
     task_log::{Line, Said},
     vm::{Observation, Vm, VmSpec, VmState},
 };
-use hostler_sqlite::Mode;
+use hostler_db::Mode;
 use hostler_store::{
     Accepted, Answer, Beat, Cancel, Claim, Config, Idempotency, JoinNode, Leased, LogFilter, NewJoinToken, NewMachine,
     Progressed, Settle, Store, Submission, Timing,

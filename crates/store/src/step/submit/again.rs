@@ -1,7 +1,7 @@
 //! What a submission does with the dead letter that it does again: of all who do one again, the first does.
 
 use hostler_model::{Code, Refusal, TaskId, task::DeadLetter};
-use hostler_sqlite::Result;
+use hostler_db::Result;
 
 use crate::{Answer, Submission, task, work::Work};
 

@@ -8,7 +8,7 @@ use hostler_model::{
     task::Task,
     vm::Vm,
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde::Deserialize;
 use serde_json::json;
 

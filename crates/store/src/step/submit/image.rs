@@ -7,7 +7,7 @@ use hostler_model::{
     Code, ImageDigest, Refusal, TenantId,
     kind::{ImagePullParams, KindName},
 };
-use hostler_sqlite::{Result, Tx};
+use hostler_db::{Result, Tx};
 use serde::Deserialize;
 
 use crate::{Answer, Submission, image};

@@ -16,7 +16,7 @@ use hostler_model::{
     task::Event,
     vm::VmState,
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde_json::json;
 
 use super::{Batch, aborts, change::Change, snapshot, vm_not_found};

@@ -8,7 +8,7 @@ use hostler_model::{
     snapshot::{self, LIMIT, Snapshot, SnapshotState, Use},
     vm::{Vm, VmState},
 };
-use hostler_sqlite::Result;
+use hostler_db::Result;
 use serde_json::json;
 
 use crate::{Answer, NewSnapshot, Submission, snapshot::SnapshotRow, work::Work};

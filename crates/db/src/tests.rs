@@ -6,15 +6,15 @@ use super::*;
 
 const MIGRATIONS: Migrations = &["CREATE TABLE t (n INTEGER PRIMARY KEY) STRICT"];
 
-fn open(dir: &tempfile::TempDir) -> Sqlite {
-    Sqlite::open(&dir.path().join("t.db"), Mode::Threads, MIGRATIONS).unwrap()
+fn open(dir: &tempfile::TempDir) -> Db {
+    Db::sqlite(&dir.path().join("t.db"), Mode::Threads, MIGRATIONS).unwrap()
 }
 
 fn insert(tx: &Tx<'_>, numbers: &[i64]) -> Result<usize> {
     tx.execute("INSERT INTO t SELECT value FROM json_each(?1)", &json!(numbers))
 }
 
-async fn all(db: &Sqlite) -> Vec<i64> {
+async fn all(db: &Db) -> Vec<i64> {
     db.read(|tx| tx.query("SELECT n FROM t ORDER BY n", &json!(null), |row| row.get(0))).await.unwrap()
 }
 
@@ -58,7 +58,7 @@ async fn a_file_of_other_tables_is_refused_and_a_later_program_adds_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("t.db");
     drop(open(&dir));
-    let refused = |with| Sqlite::open(&path, Mode::Threads, with).err().map(|error| error.to_string());
+    let refused = |with| Db::sqlite(&path, Mode::Threads, with).err().map(|error| error.to_string());
     assert!(refused(OTHER).unwrap().contains("another build"));
     assert_eq!(refused(LATER), None);
     assert_eq!(refused(LATER), None);
@@ -81,7 +81,7 @@ async fn a_panic_in_a_step_is_that_steps_failure_only() {
 }
 
 /// Holds the writer until told to go on: what is queued meanwhile shares the next transaction.
-async fn together<T>(db: &Sqlite, queue: impl Future<Output = T>) -> T {
+async fn together<T>(db: &Db, queue: impl Future<Output = T>) -> T {
     let (begun, has_begun) = tokio::sync::oneshot::channel();
     let (go, may_go) = std::sync::mpsc::channel();
     let held = db.write("t", move |_| {
@@ -119,7 +119,7 @@ async fn a_transaction_that_sqlite_rolled_back_takes_all_with_it_and_nothing_run
 async fn a_step_that_ends_its_transaction_is_not_taken_for_a_success() {
     let dir = tempfile::tempdir().unwrap();
     for mode in [Mode::Threads, Mode::Inline] {
-        let db = Sqlite::open(&dir.path().join(format!("{mode:?}.db")), mode, MIGRATIONS).unwrap();
+        let db = Db::sqlite(&dir.path().join(format!("{mode:?}.db")), mode, MIGRATIONS).unwrap();
         let answer = db.write("t", |tx| {
             insert(tx, &[1])?;
             tx.script("ROLLBACK")
@@ -178,14 +178,14 @@ async fn what_was_answered_is_there_for_the_next_who_opens_the_file() {
 async fn a_file_of_a_newer_program_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(open(&dir));
-    let error = Sqlite::open(&dir.path().join("t.db"), Mode::Inline, &[]).unwrap_err();
+    let error = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, &[]).unwrap_err();
     assert!(error.to_string().contains("newer"));
 }
 
 #[test]
 fn a_full_disk_is_told_apart() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Sqlite::open(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
+    let db = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
     let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let full = rt.block_on(db.write("t", |tx| {
         tx.script("PRAGMA max_page_count = 3")?;

@@ -1,0 +1,190 @@
+//! A database, embedded or a server's: one writer that commits what gathered together, and readers beside it.
+//!
+//! ```text
+//! write(step) ──► queue ──► writer thread: BEGIN · (SAVEPOINT · step · RELEASE)* · COMMIT ──► answers
+//! read(query) ──► a reader connection of its own, which never waits for the writer
+//! ```
+//!
+//! Steps that arrive while a commit is under way share the next one, so a disk that can do N commits a second does
+//! many times N steps. A step that fails is rolled back alone; nothing is answered before it is durable.
+//!
+//! On PostgreSQL several processes write to one database. Their transactions follow one another as the steps of one
+//! process do: each begins with a lock that it keeps until its end. What a step reads is therefore what it changes.
+//! Never here: what the tables mean.
+
+mod migration;
+mod postgres;
+mod reader;
+mod row;
+mod session;
+mod sqlite;
+mod tx;
+mod writer;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+pub use migration::Migrations;
+pub use row::{Cell, FromCell, Row};
+use session::{Purpose, Session};
+pub use tx::{Texts, Tx};
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk is full: nothing of the step was written.
+    #[error("the disk that holds {path} is full")]
+    Full {
+        /// The file, or the server's name.
+        path: PathBuf,
+    },
+    /// SQLite refused.
+    #[error("the database {path} failed: {source}")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What it said.
+        source: rusqlite::Error,
+    },
+    /// PostgreSQL refused, or could not be reached.
+    #[error("the database at {server} failed: {detail}")]
+    Postgres {
+        /// Its address, without a password.
+        server: String,
+        /// What it said.
+        detail: String,
+        /// Whether the server is in trouble as a whole, or away.
+        outage: bool,
+    },
+    /// A stored value is not what the code expects.
+    #[error("column {column} of a row cannot be read: {detail}")]
+    Decode {
+        /// By number, from 0.
+        column: usize,
+        /// Why.
+        detail: String,
+    },
+    /// The transaction as a whole failed, through no fault of a step's own: it could not begin or be committed, or
+    /// the engine rolled it back.
+    #[error("the transaction failed: {0}")]
+    Lost(String),
+    /// A step gave up by itself: it is rolled back.
+    #[error("{0}")]
+    Aborted(String),
+    /// The writer is gone.
+    #[error("the database was closed")]
+    Closed,
+}
+
+impl Error {
+    /// Whether the database is in trouble as a whole, whatever was asked of it: then another step would fare no better.
+    pub fn is_outage(&self) -> bool {
+        match self {
+            Error::Full { .. } | Error::Lost(_) | Error::Closed => true,
+            Error::Sqlite { source, .. } => source.sqlite_error_code().is_some_and(sqlite::is_outage),
+            Error::Postgres { outage, .. } => *outage,
+            Error::Decode { .. } | Error::Aborted(_) => false,
+        }
+    }
+}
+
+/// Shorthand.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// How a database is used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// A writer thread and reader threads.
+    Threads,
+    /// Everything at once where it is called: for a simulation that runs on one thread.
+    Inline,
+}
+
+/// An open database. Clones share it.
+#[derive(Clone)]
+pub struct Db(Arc<Inner>);
+
+struct Inner {
+    name: String,
+    engine: Engine,
+}
+
+enum Engine {
+    Threads { writer: writer::Writer, readers: reader::Readers },
+    Inline(Mutex<Session>),
+}
+
+impl fmt::Debug for Db {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Db").field(&self.0.name).finish()
+    }
+}
+
+impl Db {
+    /// Opens or makes an SQLite file and brings it up to date. A file from a newer program is refused.
+    pub fn sqlite(path: &Path, mode: Mode, migrations: Migrations) -> Result<Db> {
+        let session = Session::Sqlite(sqlite::Session::writing(path, migrations)?);
+        let engine = match mode {
+            Mode::Inline => Engine::Inline(Mutex::new(session)),
+            Mode::Threads => {
+                let name = path.file_stem().and_then(|s| s.to_str()).unwrap_or("sqlite");
+                let reading = || Ok(Session::Sqlite(sqlite::Session::reading(path)?));
+                Engine::Threads {
+                    writer: writer::Writer::start(name, session)?,
+                    readers: reader::Readers::start(reader::OF_A_FILE, reading)?,
+                }
+            }
+        };
+        Ok(Db(Arc::new(Inner { name: path.display().to_string(), engine })))
+    }
+
+    /// Opens a PostgreSQL database (`postgres://user@host/name`) and brings it up to date. One from a newer program is
+    /// refused. It calls the server, and must not run on a thread of an async runtime.
+    pub fn postgres(url: &str, migrations: Migrations) -> Result<Db> {
+        let server = postgres::Server::parse(url)?;
+        let writer = postgres::Session::writing(server.clone(), migrations)?;
+        let reading = || Ok(Session::Postgres(postgres::Session::reading(server.clone())?));
+        let engine = Engine::Threads {
+            writer: writer::Writer::start("postgres", Session::Postgres(writer))?,
+            readers: reader::Readers::start(reader::OF_A_SERVER, reading)?,
+        };
+        Ok(Db(Arc::new(Inner { name: server.to_string(), engine })))
+    }
+
+    /// Runs a step in a transaction and returns once it is durable. `label` names its crash points:
+    /// `<label>.before_commit` and `<label>.after_commit`.
+    pub async fn write<T, F>(&self, label: &'static str, step: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        match &self.0.engine {
+            Engine::Threads { writer, .. } => writer.run(label, step).await,
+            Engine::Inline(session) => {
+                let session = session.lock().expect("no panic while held");
+                writer::run_alone(&session, label, step)
+            }
+        }
+    }
+
+    /// Runs a query on a state that was committed, without waiting for the writer.
+    pub async fn read<T, F>(&self, query: F) -> Result<T>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        match &self.0.engine {
+            Engine::Threads { readers, .. } => readers.run(query).await,
+            Engine::Inline(session) => {
+                let session = session.lock().expect("no panic while held");
+                query(&session.tx())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

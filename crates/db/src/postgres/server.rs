@@ -1,0 +1,82 @@
+//! A server's address, and what its errors mean.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use ::postgres::{Client, Config, NoTls, config::Host, error::SqlState};
+
+use crate::{Error, Result};
+
+/// How long a connection may take to be made.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A database on a server. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Server(Arc<Config>);
+
+impl Server {
+    /// Reads an address such as `postgres://user:password@host:5432/name`, or PostgreSQL's key=value form.
+    pub(crate) fn parse(url: &str) -> Result<Server> {
+        let mut config: Config = url.parse().map_err(|e: ::postgres::Error| {
+            Error::Aborted(format!("the database's address cannot be read: {}", describe(&e)))
+        })?;
+        if config.get_application_name().is_none() {
+            config.application_name("hostler");
+        }
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(PATIENCE);
+        }
+        Ok(Server(Arc::new(config)))
+    }
+
+    /// A new connection.
+    pub(crate) fn connect(&self) -> Result<Client> {
+        let mut client = self.0.connect(NoTls).map_err(|e| self.wrap(&e))?;
+        // What was answered is on the disk, whatever the server's own setting says.
+        client.batch_execute("SET synchronous_commit = on; SET standard_conforming_strings = on").map_err(|e| self.wrap(&e))?;
+        Ok(client)
+    }
+
+    /// An error of this server's.
+    pub(crate) fn wrap(&self, error: &::postgres::Error) -> Error {
+        if error.code() == Some(&SqlState::DISK_FULL) {
+            return Error::Full { path: self.to_string().into() };
+        }
+        Error::Postgres { server: self.to_string(), detail: describe(error), outage: is_outage(error) }
+    }
+}
+
+/// Without user and password.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.get_hosts().first() {
+            Some(Host::Tcp(host)) => f.write_str(host)?,
+            Some(Host::Unix(path)) => write!(f, "{}", path.display())?,
+            None => f.write_str("localhost")?,
+        }
+        if let Some(port) = self.0.get_ports().first() {
+            write!(f, ":{port}")?;
+        }
+        write!(f, "/{}", self.0.get_dbname().or_else(|| self.0.get_user()).unwrap_or_default())
+    }
+}
+
+/// What the server said, with the detail that its own words leave out; never the values of a row.
+fn describe(error: &::postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(said) => format!("{} ({})", said.message(), said.code().code()),
+        None => match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+/// Errors that speak of the server or of the way to it, not of a statement: the classes are those of PostgreSQL's
+/// documentation, appendix A.
+fn is_outage(error: &::postgres::Error) -> bool {
+    match error.code() {
+        None => true,
+        // Connections · read only · rolled back for another's sake · resources · an operator · the system.
+        Some(code) => ["08", "25006", "40", "53", "57", "58", "XX"].iter().any(|class| code.code().starts_with(class)),
+    }
+}

@@ -1,0 +1,242 @@
+//! One connection to a server. When it breaks, the transaction on it is lost, and the next one begins on a new connection.
+
+use std::{
+    cell::{Cell, RefCell, RefMut},
+    collections::HashMap,
+    error::Error as StdError,
+    thread,
+    time::Duration,
+};
+
+use ::postgres::{
+    Client, SimpleQueryMessage, Statement,
+    types::{IsNull, ToSql, Type, to_sql_checked},
+};
+use bytes::{BufMut, BytesMut};
+
+use super::{
+    dialect,
+    schema::{self, FAMILY},
+    server::Server,
+};
+use crate::{Error, Migrations, Result, Row, row::Cells, session::Purpose};
+
+const WRITING: i32 = 2;
+
+/// How often a server is asked what became of a commit whose answer was lost, and how far apart.
+const LOOKS: u32 = 10;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+/// A connection with the statements that it has prepared.
+pub(crate) struct Session {
+    server: Server,
+    link: RefCell<Option<Link>>,
+    /// The transaction that writes: its number, by which the server knows afterwards what became of it.
+    open: Cell<Open>,
+}
+
+/// What is open on the connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Open {
+    Nothing,
+    Reading,
+    Writing { xid: i64 },
+}
+
+struct Link {
+    client: Client,
+    prepared: HashMap<&'static str, Prepared>,
+}
+
+#[derive(Clone)]
+struct Prepared {
+    statement: Statement,
+    takes_batch: bool,
+}
+
+impl Session {
+    /// A connection that writes; the tables are brought up to date.
+    pub(crate) fn writing(server: Server, migrations: Migrations) -> Result<Session> {
+        let mut client = server.connect()?;
+        schema::migrate(&server, &mut client, migrations)?;
+        Ok(Session::over(server, client))
+    }
+
+    /// A connection that only reads.
+    pub(crate) fn reading(server: Server) -> Result<Session> {
+        let client = server.connect()?;
+        Ok(Session::over(server, client))
+    }
+
+    fn over(server: Server, client: Client) -> Session {
+        let link = Link { client, prepared: HashMap::new() };
+        Session { server, link: RefCell::new(Some(link)), open: Cell::new(Open::Nothing) }
+    }
+
+    /// Begins a transaction, on a new connection where the old one broke. One that writes waits for those of other
+    /// servers: the lock goes with the transaction.
+    pub(crate) fn begin(&self, purpose: Purpose) -> Result<()> {
+        self.connected()?;
+        let open = match purpose {
+            Purpose::Read => {
+                self.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")?;
+                Open::Reading
+            }
+            Purpose::Write => {
+                let begin = format!(
+                    "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({FAMILY}, {WRITING}); \
+                     SELECT pg_current_xact_id()::text"
+                );
+                Open::Writing { xid: last_number(&self.run(&begin)?)? }
+            }
+        };
+        self.open.set(open);
+        Ok(())
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        let alive = self.link.borrow().as_ref().is_some_and(|link| !link.client.is_closed());
+        alive && self.open.get() != Open::Nothing
+    }
+
+    /// A statement that marks a place in a transaction, or ends it without effect.
+    pub(crate) fn control(&self, sql: &'static str) -> Result<()> {
+        self.run(sql)?;
+        if sql == "ROLLBACK" {
+            self.open.set(Open::Nothing);
+        }
+        Ok(())
+    }
+
+    /// Makes what was written durable. When the answer is lost, the server is asked on a new connection.
+    pub(crate) fn commit(&self) -> Result<()> {
+        let open = self.open.replace(Open::Nothing);
+        match (self.run("COMMIT"), open) {
+            (Ok(_), _) => Ok(()),
+            (Err(error), Open::Writing { xid }) if self.is_broken() => self.what_became_of(xid, error),
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    fn what_became_of(&self, xid: i64, error: Error) -> Result<()> {
+        for _ in 0..LOOKS {
+            match self.connected().and_then(|()| self.run(&format!("SELECT pg_xact_status('{xid}'::xid8)"))) {
+                Ok(answer) => match word(&answer).as_deref() {
+                    Some("committed") => return Ok(()),
+                    Some("in progress") => {}
+                    Some(_) | None => return Err(error),
+                },
+                Err(again) => tracing::warn!(error = %again, "what became of a commit is not known yet"),
+            }
+            thread::sleep(BETWEEN_LOOKS);
+        }
+        Err(Error::Lost(format!("whether the last transaction was committed is not known: {error}")))
+    }
+
+    pub(crate) fn execute(&self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<usize> {
+        let mut link = self.link()?;
+        let prepared = link.prepare(&self.server, sql)?;
+        let changed = match prepared.takes_batch {
+            true => link.client.execute(&prepared.statement, &[&Batch(batch()?)]),
+            false => link.client.execute(&prepared.statement, &[]),
+        };
+        changed.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)).map_err(|e| self.server.wrap(&e))
+    }
+
+    pub(crate) fn query<T>(
+        &self,
+        sql: &'static str,
+        batch: impl FnOnce() -> Result<String>,
+        read: impl Fn(&Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        let mut link = self.link()?;
+        let prepared = link.prepare(&self.server, sql)?;
+        let rows = match prepared.takes_batch {
+            true => link.client.query(&prepared.statement, &[&Batch(batch()?)]),
+            false => link.client.query(&prepared.statement, &[]),
+        };
+        drop(link);
+        let rows = rows.map_err(|e| self.server.wrap(&e))?;
+        rows.iter().map(|row| read(&Row(Cells::Postgres(row)))).collect()
+    }
+
+    pub(crate) fn script(&self, sql: &str) -> Result<()> {
+        self.run(sql).map(|_| ())
+    }
+
+    fn run(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
+        self.link()?.client.simple_query(sql).map_err(|e| self.server.wrap(&e))
+    }
+
+    fn link(&self) -> Result<RefMut<'_, Link>> {
+        RefMut::filter_map(self.link.borrow_mut(), Option::as_mut).map_err(|_| Error::Postgres {
+            server: self.server.to_string(),
+            detail: "there is no connection".to_owned(),
+            outage: true,
+        })
+    }
+
+    fn is_broken(&self) -> bool {
+        self.link.borrow().as_ref().is_none_or(|link| link.client.is_closed())
+    }
+
+    /// Makes a new connection in place of one that broke.
+    fn connected(&self) -> Result<()> {
+        if self.is_broken() {
+            self.open.set(Open::Nothing);
+            self.link.replace(None);
+            let client = self.server.connect()?;
+            self.link.replace(Some(Link { client, prepared: HashMap::new() }));
+        }
+        Ok(())
+    }
+}
+
+impl Link {
+    /// The statement of a text, prepared once for each connection.
+    fn prepare(&mut self, server: &Server, sql: &'static str) -> Result<Prepared> {
+        use std::collections::hash_map::Entry;
+        match self.prepared.entry(sql) {
+            Entry::Occupied(known) => Ok(known.get().clone()),
+            Entry::Vacant(place) => {
+                let takes_batch = dialect::takes_batch(sql);
+                let types: &[Type] = if takes_batch { &[Type::JSONB] } else { &[] };
+                let translated = dialect::translate(sql);
+                let statement = self.client.prepare_typed(&translated, types).map_err(|e| server.wrap(&e))?;
+                Ok(place.insert(Prepared { statement, takes_batch }).clone())
+            }
+        }
+    }
+}
+
+/// A batch as it is sent: JSON that was written once, behind the number of jsonb's binary form.
+#[derive(Debug)]
+struct Batch(String);
+
+impl ToSql for Batch {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> std::result::Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        out.put_u8(1);
+        out.put_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::JSONB
+    }
+
+    to_sql_checked!();
+}
+
+fn word(answer: &[SimpleQueryMessage]) -> Option<String> {
+    let last = answer.iter().rev().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    last.map(str::to_owned)
+}
+
+fn last_number(answer: &[SimpleQueryMessage]) -> Result<i64> {
+    word(answer)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| Error::Lost("the server did not say its transaction's number".to_owned()))
+}

@@ -1,0 +1,95 @@
+//! One connection of either engine, as the writer and the readers use it.
+
+use crate::{Error, Result, Tx, postgres, sqlite};
+
+/// A connection. At most one transaction is open on it at a time.
+pub(crate) enum Session {
+    Sqlite(sqlite::Session),
+    Postgres(postgres::Session),
+}
+
+/// What a transaction is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    Write,
+    Read,
+}
+
+impl Session {
+    /// Begins a transaction. Nothing is open here, unless an earlier rollback failed.
+    pub(crate) fn begin(&self, purpose: Purpose) -> Result<()> {
+        self.rollback();
+        let begun = match self {
+            Session::Sqlite(session) => session.begin(purpose),
+            Session::Postgres(session) => session.begin(purpose),
+        };
+        begun.map_err(|error| lost(Some(&error)))
+    }
+
+    /// Whether a transaction is open.
+    pub(crate) fn is_open(&self) -> bool {
+        match self {
+            Session::Sqlite(session) => session.is_open(),
+            Session::Postgres(session) => session.is_open(),
+        }
+    }
+
+    /// Marks where a step begins.
+    pub(crate) fn mark(&self) -> Result<()> {
+        self.control("SAVEPOINT step")
+    }
+
+    /// Undoes all since the mark.
+    pub(crate) fn undo(&self) -> Result<()> {
+        self.control("ROLLBACK TO SAVEPOINT step")
+    }
+
+    /// Forgets the mark.
+    pub(crate) fn unmark(&self) -> Result<()> {
+        self.control("RELEASE SAVEPOINT step")
+    }
+
+    /// Makes everything durable, or nothing.
+    pub(crate) fn commit(&self) -> Result<()> {
+        let committed = match self {
+            Session::Sqlite(session) => session.control("COMMIT"),
+            Session::Postgres(session) => session.commit(),
+        };
+        committed.map_err(|error| {
+            self.rollback();
+            lost(Some(&error))
+        })
+    }
+
+    /// Ends a transaction without effect, where one is open.
+    pub(crate) fn rollback(&self) {
+        if self.is_open()
+            && let Err(error) = self.control("ROLLBACK")
+        {
+            tracing::error!(%error, "a transaction cannot be rolled back");
+        }
+    }
+
+    /// The transaction, for a step.
+    pub(crate) fn tx(&self) -> Tx<'_> {
+        Tx(self)
+    }
+
+    /// A statement that marks a place in a transaction, or ends it without effect.
+    pub(crate) fn control(&self, sql: &'static str) -> Result<()> {
+        match self {
+            Session::Sqlite(session) => session.control(sql),
+            Session::Postgres(session) => session.control(sql),
+        }
+    }
+}
+
+/// Why there is no transaction any more.
+pub(crate) fn lost(cause: Option<&Error>) -> Error {
+    match cause {
+        Some(Error::Full { path }) => Error::Full { path: path.clone() },
+        Some(Error::Lost(why)) => Error::Lost(why.clone()),
+        Some(other) => Error::Lost(other.to_string()),
+        None => Error::Lost("the transaction ended inside a step".to_owned()),
+    }
+}

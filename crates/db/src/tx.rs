@@ -1,0 +1,72 @@
+//! A transaction, or a reader's view: what a step runs its statements on.
+
+use serde::Serialize;
+
+use crate::{Error, Result, Row, Session};
+
+/// A transaction, or a reader's view. Statements take one JSON value as `?1`: a batch as an array for `jsonb_each`.
+///
+/// A text is SQLite's; for PostgreSQL the few words in which they differ are put in their place (see `dialect`).
+pub struct Tx<'a>(pub(crate) &'a Session);
+
+/// A statement in two texts, where one that serves both engines would be slow on one of them.
+#[derive(Clone, Copy, Debug)]
+pub struct Texts {
+    /// SQLite's.
+    pub sqlite: &'static str,
+    /// PostgreSQL's, with `?1` and `jsonb_each` all the same.
+    pub postgres: &'static str,
+}
+
+impl Tx<'_> {
+    /// Runs a statement, and says how many rows it changed.
+    pub fn execute(&self, sql: &'static str, batch: &impl Serialize) -> Result<usize> {
+        match self.0 {
+            Session::Sqlite(session) => session.execute(sql, || json(batch)),
+            Session::Postgres(session) => session.execute(sql, || json(batch)),
+        }
+    }
+
+    /// Runs a query, and reads every row.
+    pub fn query<T>(
+        &self,
+        sql: &'static str,
+        batch: &impl Serialize,
+        read: impl Fn(&Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        match self.0 {
+            Session::Sqlite(session) => session.query(sql, || json(batch), read),
+            Session::Postgres(session) => session.query(sql, || json(batch), read),
+        }
+    }
+
+    /// Runs a query that has at most one row.
+    pub fn query_one<T>(
+        &self,
+        sql: &'static str,
+        batch: &impl Serialize,
+        read: impl Fn(&Row<'_>) -> Result<T>,
+    ) -> Result<Option<T>> {
+        Ok(self.query(sql, batch, read)?.pop())
+    }
+
+    /// The text that this engine runs.
+    pub fn pick(&self, texts: &Texts) -> &'static str {
+        match self.0 {
+            Session::Sqlite(_) => texts.sqlite,
+            Session::Postgres(_) => texts.postgres,
+        }
+    }
+
+    /// Runs several statements without parameters: migrations.
+    pub fn script(&self, sql: &str) -> Result<()> {
+        match self.0 {
+            Session::Sqlite(session) => session.script(sql),
+            Session::Postgres(session) => session.script(sql),
+        }
+    }
+}
+
+fn json(batch: &impl Serialize) -> Result<String> {
+    serde_json::to_string(batch).map_err(|e| Error::Aborted(format!("a batch cannot be written as JSON: {e}")))
+}
