@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 const CRATES: &[(&str, &[&str])] = &[
     ("hostler-model", &[]),
     ("hostler-db", &[]),
+    ("hostler-fixture", &[]),
     ("hostler-trust", &["hostler-model"]),
     ("hostler-link", &["hostler-model"]),
     ("hostler-store", &["hostler-model", "hostler-db"]),

@@ -12,6 +12,7 @@
 //! process do: each begins with a lock that it keeps until its end. What a step reads is therefore what it changes.
 //! Never here: what the tables mean.
 
+mod document;
 mod migration;
 mod postgres;
 mod reader;
@@ -25,8 +26,10 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
+    thread,
 };
 
+pub use document::Document;
 pub use migration::Migrations;
 pub use row::{Cell, FromCell, Row};
 use session::{Purpose, Session};
@@ -142,15 +145,17 @@ impl Db {
     }
 
     /// Opens a PostgreSQL database (`postgres://user@host/name`) and brings it up to date. One from a newer program is
-    /// refused. It calls the server, and must not run on a thread of an async runtime.
+    /// refused. The caller's thread waits meanwhile.
     pub fn postgres(url: &str, migrations: Migrations) -> Result<Db> {
         let server = postgres::Server::parse(url)?;
-        let writer = postgres::Session::writing(server.clone(), migrations)?;
-        let reading = || Ok(Session::Postgres(postgres::Session::reading(server.clone())?));
-        let engine = Engine::Threads {
-            writer: writer::Writer::start("postgres", Session::Postgres(writer))?,
-            readers: reader::Readers::start(reader::OF_A_SERVER, reading)?,
+        let start = || {
+            let writer = Session::Postgres(postgres::Session::writing(server.clone(), migrations)?);
+            let reading = || Ok(Session::Postgres(postgres::Session::reading(server.clone())?));
+            let readers = reader::Readers::start(reader::OF_A_SERVER, reading)?;
+            Ok(Engine::Threads { writer: writer::Writer::start("postgres", writer)?, readers })
         };
+        // Its client has a runtime of its own, and the caller may be in another.
+        let engine = thread::scope(|scope| scope.spawn(start).join().unwrap_or_else(|_| Err(Error::Closed)))?;
         Ok(Db(Arc::new(Inner { name: server.to_string(), engine })))
     }
 
@@ -165,7 +170,7 @@ impl Db {
             Engine::Threads { writer, .. } => writer.run(label, step).await,
             Engine::Inline(session) => {
                 let session = session.lock().expect("no panic while held");
-                writer::run_alone(&session, label, step)
+                writer::run_inline(&session, label, step)
             }
         }
     }

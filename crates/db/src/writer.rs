@@ -29,6 +29,25 @@ struct Done {
     answer: Box<dyn FnOnce(Result<()>) + Send>,
 }
 
+impl Job {
+    fn new<T, F>(label: &'static str, step: F) -> (Job, oneshot::Receiver<Result<T>>)
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
+    {
+        let (sender, answer) = oneshot::channel();
+        let run = Box::new(move |tx: Result<&Tx<'_>>| {
+            let outcome = tx.and_then(|tx| attempt(tx, step));
+            Done {
+                error: outcome.as_ref().err().map(again),
+                // The caller may have gone; what was committed stays committed.
+                answer: Box::new(move |commit| drop(sender.send(commit.and(outcome)))),
+            }
+        });
+        (Job { label, run }, answer)
+    }
+}
+
 /// The handle of the writer thread; the thread ends when every handle is gone.
 pub(crate) struct Writer(mpsc::Sender<Job>);
 
@@ -47,49 +66,51 @@ impl Writer {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        let (sender, answer) = oneshot::channel();
-        let run = Box::new(move |tx: Result<&Tx<'_>>| {
-            let outcome = tx.and_then(|tx| attempt(tx, step));
-            Done {
-                error: outcome.as_ref().err().map(again),
-                // The caller may have gone; what was committed stays committed.
-                answer: Box::new(move |commit| drop(sender.send(commit.and(outcome)))),
-            }
-        });
-        self.0.send(Job { label, run }).map_err(|_| Error::Closed)?;
+        let (job, answer) = Job::new(label, step);
+        self.0.send(job).map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
 }
 
-/// Runs one step in a transaction of its own.
-pub(crate) fn run_alone<T, F>(session: &Session, label: &'static str, step: F) -> Result<T>
+/// Runs one step where it is called.
+pub(crate) fn run_inline<T, F>(session: &Session, label: &'static str, step: F) -> Result<T>
 where
-    F: FnOnce(&Tx<'_>) -> Result<T>,
+    T: Send + 'static,
+    F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
 {
-    session.begin(Purpose::Write)?;
-    let outcome = attempt(&session.tx(), step);
+    let (job, mut answer) = Job::new(label, step);
+    commit_alone(session, job);
+    answer.try_recv().unwrap_or(Err(Error::Closed))
+}
+
+/// Runs one step in a transaction of its own, which goes with it when it fails.
+fn commit_alone(session: &Session, Job { label, run }: Job) {
+    if let Err(error) = session.begin(Purpose::Write) {
+        return (run(Err(error)).answer)(Ok(()));
+    }
+    let Done { error, answer } = run(Ok(&session.tx()));
     if !session.is_open() {
-        return Err(lost(outcome.as_ref().err()));
+        return answer(Err(lost(error.as_ref())));
     }
-    match outcome {
-        Ok(value) => {
-            crash(label, "before_commit");
-            session.commit()?;
-            crash(label, "after_commit");
-            Ok(value)
-        }
-        Err(error) => {
-            session.rollback();
-            Err(error)
-        }
+    if error.is_some() {
+        session.rollback();
+        // Its own error is its answer.
+        return answer(Ok(()));
     }
+    crash(label, "before_commit");
+    let committed = session.commit();
+    crash(label, "after_commit");
+    answer(committed);
 }
 
 fn work(session: &Session, queue: &mpsc::Receiver<Job>) {
     while let Ok(first) = queue.recv() {
         let mut jobs = vec![first];
         jobs.extend(queue.try_iter().take(GROUP - 1));
-        commit_together(session, jobs);
+        match jobs.pop() {
+            Some(job) if jobs.is_empty() => commit_alone(session, job),
+            last => commit_together(session, jobs.into_iter().chain(last).collect()),
+        }
     }
 }
 

@@ -10,9 +10,10 @@ const VMS: &str = "SELECT state, COUNT(*) FROM vms WHERE state <> 'deleted' GROU
 const NODES: &str = "SELECT state, freshness, COUNT(*) FROM nodes GROUP BY state, freshness";
 
 const BOOKS: &str = "
-SELECT COALESCE(SUM(held_vcpus), 0), COALESCE(SUM(held_memory_mib), 0), COALESCE(SUM(held_disk_gib), 0),
-       COALESCE(SUM(held_vms), 0), COALESCE(SUM(used_vcpus), 0), COALESCE(SUM(used_memory_mib), 0),
-       COALESCE(SUM(used_disk_gib), 0), COALESCE(SUM(used_vms), 0)
+SELECT CAST(COALESCE(SUM(held_vcpus), 0) AS BIGINT), CAST(COALESCE(SUM(held_memory_mib), 0) AS BIGINT),
+       CAST(COALESCE(SUM(held_disk_gib), 0) AS BIGINT), CAST(COALESCE(SUM(held_vms), 0) AS BIGINT),
+       CAST(COALESCE(SUM(used_vcpus), 0) AS BIGINT), CAST(COALESCE(SUM(used_memory_mib), 0) AS BIGINT),
+       CAST(COALESCE(SUM(used_disk_gib), 0) AS BIGINT), CAST(COALESCE(SUM(used_vms), 0) AS BIGINT)
   FROM tenant_books";
 
 /// All of them, of one state of the store.

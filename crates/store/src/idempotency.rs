@@ -6,7 +6,7 @@ use hostler_model::{
     Code, PrincipalId, Refusal, TenantId, Timestamp, event::Actor, import::Import, snapshot::Snapshot, task::Task,
     vm::Vm,
 };
-use hostler_db::{Result, Tx};
+use hostler_db::{Document, Result, Tx};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use uuid::Uuid;
@@ -139,7 +139,7 @@ struct Written<'a, A> {
     key: &'a Key,
     body: &'a str,
     work: Option<Uuid>,
-    answer: &'a A,
+    answer: Document<&'a A>,
     created_at: i64,
 }
 
@@ -151,7 +151,7 @@ pub(crate) fn insert<A: Begun>(tx: &Tx<'_>, answers: &[FirstAnswer<A>], now: Tim
             key,
             body,
             work: answer.id(),
-            answer,
+            answer: Document(answer),
             created_at: now.as_micros(),
         })
         .collect();

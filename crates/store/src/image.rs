@@ -6,7 +6,7 @@ use hostler_model::{
     ImageDigest, TenantId, Timestamp,
     image::{Image, Sha256Hex},
 };
-use hostler_db::{Result, Row, Tx};
+use hostler_db::{Document, Result, Row, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -48,7 +48,7 @@ pub enum Origin {
 /// Writes an image, and lets its name stand for it from now on; says whether that changed anything.
 pub(crate) fn put(tx: &Tx<'_>, image: &Image, origin: Origin) -> Result<bool> {
     let row = json!({
-        "tenant": image.tenant, "digest": image.digest, "manifest": image.manifest, "name": image.manifest.name,
+        "tenant": image.tenant, "digest": image.digest, "manifest": Document(&image.manifest), "name": image.manifest.name,
         "created_at": image.created_at.as_micros(),
     });
     let name = match origin {
@@ -152,7 +152,7 @@ pub(crate) fn delete(tx: &Tx<'_>, tenant: TenantId, digest: &ImageDigest) -> Res
 const USERS_OF: &str = "
 SELECT name
   FROM vms
- WHERE tenant = ?1->>'tenant' AND spec->>'image_digest' = ?1->>'digest' AND state <> 'deleted'
+ WHERE tenant = ?1->>'tenant' AND json(spec)->>'image_digest' = ?1->>'digest' AND state <> 'deleted'
  ORDER BY name
  LIMIT CAST(?1->>'limit' AS BIGINT)";
 
@@ -165,7 +165,7 @@ const NAMES: &str = "SELECT digest, name FROM image_names WHERE tenant = ?1->>'t
 const COUNTS: &str = "
 SELECT i.digest, COUNT(v.id)
   FROM images i
-  JOIN vms v ON v.spec->>'image_digest' = i.digest AND v.tenant = i.tenant AND v.state <> 'deleted'
+  JOIN vms v ON json(v.spec)->>'image_digest' = i.digest AND v.tenant = i.tenant AND v.state <> 'deleted'
  WHERE i.tenant = ?1->>'tenant'
  GROUP BY i.digest";
 

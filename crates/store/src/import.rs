@@ -8,7 +8,7 @@ use hostler_model::{
     import::{Import, ImportProgress, ImportState},
     task::TaskError,
 };
-use hostler_db::{Result, Row, Tx};
+use hostler_db::{Document, Result, Row, Tx};
 use serde_json::json;
 
 /// An import whose server has not said for so long that it lives has lost it. It says so every ten
@@ -27,7 +27,7 @@ VALUES (?1->>'id', ?1->>'tenant', ?1->>'name', ?1->>'source', 'running', ?1->>'p
 pub(crate) fn insert(tx: &Tx<'_>, import: &Import) -> Result<()> {
     let Import { id, tenant, name, source, progress, created_by, .. } = import;
     let row = json!({
-        "id": id, "tenant": tenant, "name": name, "source": source, "progress": progress, "created_by": created_by,
+        "id": id, "tenant": tenant, "name": name, "source": source, "progress": Document(progress), "created_by": created_by,
         "now": import.created_at.as_micros(),
     });
     tx.execute(INSERT, &row).map(drop)
@@ -89,7 +89,7 @@ UPDATE imports
 
 /// Whether it is to go on.
 pub(crate) fn beat(tx: &Tx<'_>, id: ImportId, progress: &ImportProgress, now: Timestamp) -> Result<bool> {
-    Ok(tx.execute(BEAT, &json!({"id": id, "progress": progress, "now": now.as_micros()}))? > 0)
+    Ok(tx.execute(BEAT, &json!({"id": id, "progress": Document(progress), "now": now.as_micros()}))? > 0)
 }
 
 const GOING_ON: &str = "
@@ -121,7 +121,7 @@ pub(crate) fn end(
     end: &std::result::Result<ImageDigest, TaskError>,
     now: Timestamp,
 ) -> Result<()> {
-    let (image, error) = (end.as_ref().ok(), end.as_ref().err());
+    let (image, error) = (end.as_ref().ok(), end.as_ref().err().map(Document));
     tx.execute(END, &json!({"id": id, "state": state, "image": image, "error": error, "now": now.as_micros()}))?;
     Ok(())
 }

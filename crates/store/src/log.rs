@@ -5,7 +5,7 @@ use hostler_model::{
     chain::{self, Hash},
     event::{Class, Entry, NewEntry},
 };
-use hostler_db::{Error, Result, Row, Tx};
+use hostler_db::{Document, Error, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -59,7 +59,7 @@ struct Written<'a> {
     kind: &'a str,
     noun: &'a str,
     subject: Uuid,
-    data: &'a Value,
+    data: Document<&'a Value>,
 }
 
 /// Appends a batch: its entries, its link, the new head.
@@ -87,7 +87,7 @@ fn written(entry: &Entry) -> Written<'_> {
         kind: &entry.kind,
         noun: &entry.noun,
         subject: entry.subject,
-        data: &entry.data,
+        data: Document(&entry.data),
     }
 }
 

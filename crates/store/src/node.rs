@@ -10,7 +10,7 @@ use hostler_model::{
     node::{Freshness, Node, NodeFacts, NodeState, Overcommit},
     placement::Candidate,
 };
-use hostler_db::{Result, Row, Tx};
+use hostler_db::{Document, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 
@@ -176,11 +176,11 @@ struct Written<'a> {
     state: NodeState,
     freshness: Freshness,
     enrolment: Option<EnrolmentId>,
-    facts: &'a NodeFacts,
+    facts: Document<&'a NodeFacts>,
     last_seen: Option<i64>,
     lost_at: Option<i64>,
     beat_seq: Option<i64>,
-    orphans: &'a [VmId],
+    orphans: Document<&'a [VmId]>,
     paused_at: Option<i64>,
     created_at: i64,
 }
@@ -202,11 +202,11 @@ fn written(row: &NodeRow) -> Written<'_> {
         state: node.state,
         freshness: node.freshness,
         enrolment: node.enrolment,
-        facts: &node.facts,
+        facts: Document(&node.facts),
         last_seen: node.last_seen.map(Timestamp::as_micros),
         lost_at: row.lost_at.map(Timestamp::as_micros),
         beat_seq: row.beat_seq,
-        orphans: &row.orphans,
+        orphans: Document(&row.orphans),
         paused_at: node.paused_at.map(Timestamp::as_micros),
         created_at: node.created_at.as_micros(),
     }

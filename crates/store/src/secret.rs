@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use hostler_model::{TaskId, Timestamp, secret::Secret};
-use hostler_db::{Result, Tx};
+use hostler_db::{Document, Result, Tx};
 use serde_json::{Value, json};
 
 use crate::Reveal;
@@ -21,7 +21,7 @@ SELECT value->>'id', value->>'task', value->>'text'
 
 /// Writes texts of new tasks.
 pub(crate) fn insert(tx: &Tx<'_>, secrets: &[(TaskId, Secret)]) -> Result<()> {
-    let row = |(task, secret): &(TaskId, Secret)| json!({"id": secret.id, "task": task, "text": secret.text});
+    let row = |(task, secret): &(TaskId, Secret)| json!({"id": secret.id, "task": task, "text": Document(&secret.text)});
     let batch: Vec<Value> = secrets.iter().map(row).collect();
     if !batch.is_empty() {
         tx.execute(INSERT, &batch)?;
@@ -43,7 +43,7 @@ pub(crate) fn reveal(tx: &Tx<'_>, wanted: &Reveal) -> Result<Option<String>> {
         "secret": wanted.secret, "task": wanted.task, "node": wanted.node, "enrolment": wanted.enrolment,
         "store_epoch": wanted.fence.store_epoch, "attempt": wanted.fence.attempt,
     });
-    tx.query_one(REVEAL, &wanted, |row| row.get(0))
+    tx.query_one(REVEAL, &wanted, |row| row.json(0))
 }
 
 const OF_TASK: &str = "
@@ -53,7 +53,7 @@ SELECT id, text
 
 /// The texts of a task.
 pub(crate) fn of_task(tx: &Tx<'_>, task: TaskId) -> Result<Vec<Secret>> {
-    tx.query(OF_TASK, &json!({"task": task}), |row| Ok(Secret { id: row.parse(0)?, text: row.get(1)? }))
+    tx.query(OF_TASK, &json!({"task": task}), |row| Ok(Secret { id: row.parse(0)?, text: row.json(1)? }))
 }
 
 const DROP: &str = "

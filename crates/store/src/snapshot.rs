@@ -6,7 +6,7 @@ use hostler_model::{
     snapshot::{Snapshot, SnapshotState, Written as Size},
     vm::VmSpec,
 };
-use hostler_db::{Result, Row, Tx};
+use hostler_db::{Document, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 
@@ -153,14 +153,14 @@ struct Written<'a> {
     vm: VmId,
     name: &'a Name,
     state: SnapshotState,
-    detail: Option<&'a str>,
+    detail: Option<Document<&'a str>>,
     memory: u8,
     quiesced: Option<u8>,
     disk_bytes: Option<i64>,
     memory_bytes: Option<i64>,
     task: Option<TaskId>,
     node: Option<NodeId>,
-    spec: &'a VmSpec,
+    spec: Document<&'a VmSpec>,
     created_at: i64,
     updated_at: i64,
 }
@@ -192,14 +192,14 @@ fn written(row: &SnapshotRow) -> Written<'_> {
         vm: snapshot.vm,
         name: &snapshot.name,
         state: snapshot.state,
-        detail: snapshot.detail.as_deref(),
+        detail: snapshot.detail.as_deref().map(Document),
         memory: u8::from(snapshot.memory),
         quiesced: snapshot.quiesced.map(u8::from),
         disk_bytes: snapshot.written.map(|size| size.disk_bytes),
         memory_bytes: snapshot.written.map(|size| size.memory_bytes),
         task: snapshot.task,
         node: snapshot.node,
-        spec: &snapshot.spec,
+        spec: Document(&snapshot.spec),
         created_at: snapshot.created_at.as_micros(),
         updated_at: snapshot.updated_at.as_micros(),
     }
@@ -213,7 +213,7 @@ fn read(row: &Row<'_>) -> Result<SnapshotRow> {
         vm: row.parse(3)?,
         name: row.parse(4)?,
         state: row.word(5)?,
-        detail: row.get(6)?,
+        detail: row.json_opt(6)?,
         memory: row.get(7)?,
         quiesced: row.get(8)?,
         written: sizes.0.zip(sizes.1).map(|(disk_bytes, memory_bytes)| Size { disk_bytes, memory_bytes }),

@@ -38,6 +38,8 @@ use crate::{
 
 /// Each runs once, in order.
 pub(crate) const MIGRATIONS: Migrations = &[include_str!("../migrations/sqlite/0001_init.sql")];
+/// The same tables on a server.
+const ON_A_SERVER: Migrations = &[include_str!("../migrations/postgres/0001_init.sql")];
 
 /// Hints that a slow listener may be behind by before it misses some: a second's worth at full speed.
 const WAKES: usize = 1024;
@@ -76,19 +78,28 @@ impl Store {
     /// Opens the file, or makes it. In [`Mode::Threads`] the steps' committers start with their first call, in the
     /// tokio runtime of that call.
     pub fn open(path: &Path, config: Config) -> Result<Store> {
+        Ok(Store::over(Db::sqlite(path, config.mode, MIGRATIONS)?, config))
+    }
+
+    /// Opens a database of a PostgreSQL server, `postgres://user@host/name`; its tables are made where there are none.
+    /// Several processes may have it open. The mode is [`Mode::Threads`], whatever the configuration says.
+    pub fn connect(url: &str, config: Config) -> Result<Store> {
+        Ok(Store::over(Db::postgres(url, ON_A_SERVER)?, Config { mode: Mode::Threads, ..config }))
+    }
+
+    fn over(db: Db, config: Config) -> Store {
         let Config { mode, clock, ids, timing } = config;
-        let db = Db::sqlite(path, mode, MIGRATIONS)?;
         let service = Service::begin(clock.now());
         let (wakes, _) = broadcast::channel(WAKES);
         let context = Arc::new(Context { db, clock, ids, timing, service, wakes });
-        Ok(Store(Arc::new(Inner {
+        Store(Arc::new(Inner {
             submit: Committer::new(context.clone(), mode),
             lease: Committer::new(context.clone(), mode),
             progress: Committer::new(context.clone(), mode),
             heartbeat: Committer::new(context.clone(), mode),
             settle: Committer::new(context.clone(), mode),
             context,
-        })))
+        }))
     }
 
     /// Hints about what changed; every step sends one after its commit. A receiver that lags has missed only hints.

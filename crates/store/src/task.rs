@@ -23,7 +23,7 @@ macro_rules! waits_for_turn {
 /// Whether another task is at the snapshot that a task is to remove: such a task would only stand at the head of its lane.
 macro_rules! waits_for_snapshot {
     () => {
-        "EXISTS (SELECT 1 FROM snapshots s WHERE s.id = t.params->>'snapshot' AND s.task IS NOT NULL AND s.task <> t.id)"
+        "EXISTS (SELECT 1 FROM snapshots s WHERE s.id = json(t.params)->>'snapshot' AND s.task IS NOT NULL AND s.task <> t.id)"
     };
 }
 
@@ -59,7 +59,7 @@ use hostler_model::{
     schedule::{Priority, Schedule},
     task::{AbortReason, DeadLetter, Lease, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState},
 };
-use hostler_db::{Result, Row, Tx};
+use hostler_db::{Document, Result, Row, Texts, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -197,34 +197,59 @@ pub(crate) fn ripen(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<()> {
     Ok(())
 }
 
-const LEASABLE: &str = concat!(
-    "
-SELECT ",
-    columns!(),
-    "
-  FROM jsonb_each(?1, '$.wanted') wanted
-  JOIN tasks t ON t.id IN (
-       SELECT t.id
+/// What one pair of a node and a lane may fetch, in its order.
+macro_rules! leasable {
+    () => {
+        concat!(
+            "
          FROM tasks t
         WHERE t.node = wanted.value->>'node' AND t.lane = wanted.value->>'lane'
           AND t.state IN ('queued', 'aborting') AND t.lease_until IS NULL AND t.ripe = 1
           AND (t.state = 'aborting' OR t.queue_deadline > CAST(?1->>'now' AS BIGINT))
           AND (t.vm IS NULL OR NOT ",
-    waits_for_turn!(),
-    ")
+            waits_for_turn!(),
+            ")
           AND (t.kind <> 'snapshot.delete' OR t.state = 'aborting' OR NOT ",
-    waits_for_snapshot!(),
-    ")
+            waits_for_snapshot!(),
+            ")
         ORDER BY t.priority DESC, t.seq
-        LIMIT CAST(?1->>'limit' AS BIGINT))
+        LIMIT CAST(?1->>'limit' AS BIGINT))"
+        )
+    };
+}
+
+const LEASABLE: Texts = Texts {
+    sqlite: concat!(
+        "
+SELECT ",
+        columns!(),
+        "
+  FROM jsonb_each(?1, '$.wanted') wanted
+  JOIN tasks t ON t.id IN (
+       SELECT t.id",
+        leasable!(),
+        "
  ORDER BY t.priority DESC, t.seq"
-);
+    ),
+    postgres: concat!(
+        "
+SELECT ",
+        columns!(),
+        "
+  FROM jsonb_each(?1, '$.wanted') wanted
+ CROSS JOIN LATERAL (
+       SELECT t.*",
+        leasable!(),
+        " t
+ ORDER BY t.priority DESC, t.seq"
+    ),
+};
 
 /// What these nodes may fetch now from these lanes, at most `limit` for each pair, by priority and then in the order in
 /// which it was queued.
 pub(crate) fn leasable(tx: &Tx<'_>, wanted: &[(NodeId, Lane)], limit: usize, now: Timestamp) -> Result<Vec<TaskRow>> {
     let wanted: Vec<Value> = wanted.iter().map(|(node, lane)| json!({"node": node, "lane": lane.word()})).collect();
-    tx.query(LEASABLE, &json!({"wanted": wanted, "limit": limit, "now": now.as_micros()}), read)
+    tx.query(tx.pick(&LEASABLE), &json!({"wanted": wanted, "limit": limit, "now": now.as_micros()}), read)
 }
 
 const HELD: &str = concat!(
@@ -321,7 +346,7 @@ struct Inserted<'a> {
     kind: KindName,
     vm: Option<VmId>,
     target_node: Option<NodeId>,
-    params: &'a Value,
+    params: Document<&'a Value>,
     max_attempts: u32,
     retry_of: Option<TaskId>,
     created_by: PrincipalId,
@@ -330,7 +355,7 @@ struct Inserted<'a> {
     queue_timeout_s: u32,
     timeout_s: u32,
     /// Where it is not the kind's own.
-    retry: Option<RetryPolicy>,
+    retry: Option<Document<RetryPolicy>>,
     #[serde(flatten)]
     rest: Updated<'a>,
 }
@@ -352,7 +377,7 @@ fn inserted(row: &TaskRow, now: Timestamp) -> Inserted<'_> {
         kind: task.kind,
         vm: task.target.vm,
         target_node: task.target.node,
-        params: &task.params,
+        params: Document(&task.params),
         max_attempts: task.max_attempts,
         retry_of: task.retry_of,
         created_by: task.created_by,
@@ -360,7 +385,7 @@ fn inserted(row: &TaskRow, now: Timestamp) -> Inserted<'_> {
         priority,
         queue_timeout_s: queue_timeout_seconds,
         timeout_s: timeout_seconds,
-        retry: Some(retry).filter(|retry| *retry != task.kind.spec().retry),
+        retry: Some(retry).filter(|retry| *retry != task.kind.spec().retry).map(Document),
         rest: updated(row, now),
     }
 }
@@ -394,11 +419,10 @@ struct Updated<'a> {
     enrolment: Option<EnrolmentId>,
     lease_until: Option<i64>,
     abort_reason: Option<AbortReason>,
-    progress: Option<&'a Progress>,
-    phases: &'a [PhaseTiming],
-    /// As text: of a document that is not an object, a string say, `->>` would take the inside.
-    output: Option<String>,
-    error: Option<&'a TaskError>,
+    progress: Option<Document<&'a Progress>>,
+    phases: Document<&'a [PhaseTiming]>,
+    output: Option<Document<&'a Value>>,
+    error: Option<Document<&'a TaskError>>,
     code: Option<&'static str>,
     not_before: i64,
     queue_deadline: i64,
@@ -433,10 +457,10 @@ fn updated(row: &TaskRow, now: Timestamp) -> Updated<'_> {
         enrolment: row.lease.map(|lease| lease.enrolment),
         lease_until: row.lease.map(|lease| lease.expires_at.as_micros()),
         abort_reason: task.abort_reason,
-        progress: task.progress.as_ref(),
-        phases: &task.phases,
-        output: task.output.as_ref().map(Value::to_string),
-        error: task.error.as_ref(),
+        progress: task.progress.as_ref().map(Document),
+        phases: Document(&task.phases),
+        output: task.output.as_ref().map(Document),
+        error: task.error.as_ref().map(Document),
         code: task.error.as_ref().map(|error| error.code.as_str()),
         not_before: task.not_before.as_micros(),
         queue_deadline: task.queue_deadline.as_micros(),
@@ -457,7 +481,7 @@ UPDATE tasks
 
 /// Writes the parameters of tasks, which hardly ever change.
 pub(crate) fn amend<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>) -> Result<()> {
-    let batch: Vec<Value> = rows.map(|row| json!({"id": row.task.id, "params": row.task.params})).collect();
+    let batch: Vec<Value> = rows.map(|row| json!({"id": row.task.id, "params": Document(&row.task.params)})).collect();
     if !batch.is_empty() {
         tx.execute(AMEND, &batch)?;
     }
@@ -531,7 +555,7 @@ pub(crate) const HOT: &[&str] = &[
     BY_IDS,
     LIVE_ON_VMS,
     RIPEN,
-    LEASABLE,
+    LEASABLE.sqlite,
     HELD,
     LAPSED,
     PAST_QUEUE_DEADLINE,
@@ -545,4 +569,4 @@ pub(crate) const HOT: &[&str] = &[
 /// Lists of what may be leased, and the index that each is to walk in its order.
 #[cfg(test)]
 pub(crate) const INDEXED: &[(&str, &str)] =
-    &[(RIPEN, "tasks_later (not_before<?)"), (LEASABLE, "tasks_leasable (node=? AND lane=?)")];
+    &[(RIPEN, "tasks_later (not_before<?)"), (LEASABLE.sqlite, "tasks_leasable (node=? AND lane=?)")];

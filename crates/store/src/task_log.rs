@@ -6,7 +6,7 @@ use hostler_model::{
     TaskId, Timestamp,
     task_log::{Line, NewLine, Tail},
 };
-use hostler_db::{Result, Row, Tx};
+use hostler_db::{Document, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 
@@ -40,7 +40,7 @@ struct Written {
     at: i64,
     attempt: u32,
     author: hostler_model::task_log::Author,
-    text: String,
+    text: Document<String>,
     said: i64,
     bytes: i64,
 }
@@ -70,7 +70,7 @@ pub(crate) fn append(tx: &Tx<'_>, new: &[NewLine], now: Timestamp) -> Result<()>
         for Line { number, at, attempt, by, text } in tail.add(line, now) {
             bytes += i64::try_from(text.len()).unwrap_or(i64::MAX);
             let (at, said) = (at.as_micros(), tail.said);
-            rows.push(Written { task: line.task, number, at, attempt, author: by, text, said, bytes });
+            rows.push(Written { task: line.task, number, at, attempt, author: by, text: Document(text), said, bytes });
         }
     }
     if rows.is_empty() {
@@ -102,7 +102,7 @@ pub(crate) fn after(tx: &Tx<'_>, task: TaskId, after: i64, limit: usize) -> Resu
             at: Timestamp::from_micros(row.get(1)?),
             attempt: row.get(2)?,
             by: row.word(3)?,
-            text: row.get(4)?,
+            text: row.json(4)?,
         })
     })
 }

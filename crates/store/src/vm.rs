@@ -7,7 +7,7 @@ use hostler_model::{
     name::Name,
     vm::{Vm, VmReason, VmSpec, VmState},
 };
-use hostler_db::{Result, Row, Tx};
+use hostler_db::{Document, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 
@@ -238,13 +238,13 @@ struct Written<'a> {
     state: VmState,
     ready: u8,
     reason: Option<VmReason>,
-    detail: Option<&'a str>,
+    detail: Option<Document<&'a str>>,
     last_state: Option<VmState>,
     task: Option<TaskId>,
     node: Option<NodeId>,
     epoch: u32,
     generation: u32,
-    spec: &'a VmSpec,
+    spec: Document<&'a VmSpec>,
     created_at: i64,
     updated_at: i64,
     observed_generation: u32,
@@ -252,7 +252,7 @@ struct Written<'a> {
     expires_at: Option<i64>,
     reaped_at: Option<i64>,
     restart_at: Option<i64>,
-    tries: &'a [Timestamp],
+    tries: Document<&'a [Timestamp]>,
 }
 
 /// Writes new VMs.
@@ -283,13 +283,13 @@ fn written(row: &VmRow) -> Written<'_> {
         state: vm.state,
         ready: u8::from(vm.ready),
         reason: vm.reason,
-        detail: vm.detail.as_deref(),
+        detail: vm.detail.as_deref().map(Document),
         last_state: vm.last_state,
         task: vm.task,
         node: vm.node,
         epoch: vm.epoch,
         generation: vm.generation,
-        spec: &vm.spec,
+        spec: Document(&vm.spec),
         created_at: vm.created_at.as_micros(),
         updated_at: vm.updated_at.as_micros(),
         observed_generation: vm.observed_generation,
@@ -297,7 +297,7 @@ fn written(row: &VmRow) -> Written<'_> {
         expires_at: vm.expires_at.map(Timestamp::as_micros),
         reaped_at: row.reaped_at.map(Timestamp::as_micros),
         restart_at: vm.restart_at.map(Timestamp::as_micros),
-        tries: &row.tries,
+        tries: Document(&row.tries),
     }
 }
 
@@ -309,7 +309,7 @@ fn read(row: &Row<'_>) -> Result<VmRow> {
         state: row.word(4)?,
         ready: row.get(5)?,
         reason: row.word_opt(6)?,
-        detail: row.get(7)?,
+        detail: row.json_opt(7)?,
         last_state: row.word_opt(8)?,
         task: row.parse_opt(9)?,
         node: row.parse_opt(10)?,

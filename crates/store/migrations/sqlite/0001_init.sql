@@ -229,7 +229,7 @@ CREATE TABLE vms (
     updated_at INTEGER NOT NULL
 ) STRICT;
 
-CREATE INDEX vms_by_image ON vms (spec->>'image_digest', tenant) WHERE state <> 'deleted';
+CREATE INDEX vms_by_image ON vms (json(spec)->>'image_digest', tenant) WHERE state <> 'deleted';
 CREATE UNIQUE INDEX vms_by_name ON vms (tenant, name) WHERE state <> 'deleted';
 CREATE INDEX vms_on_node ON vms (node, id) WHERE state <> 'deleted';
 CREATE INDEX vms_by_restart ON vms (restart_at) WHERE restart_at IS NOT NULL AND task IS NULL AND state <> 'deleted';

@@ -1,10 +1,8 @@
 //! What a clock that stepped back left in the future: no lease and no pause is longer than it can have been made.
 
-use std::collections::BTreeMap;
-
 use hostler_model::{Timestamp, kind::KindName};
 use hostler_db::{Result, Tx};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const LEASES: &str = "
 UPDATE tasks
@@ -20,17 +18,19 @@ pub(crate) fn leases(tx: &Tx<'_>, until: Timestamp) -> Result<()> {
 const BACKOFFS: &str = "
 UPDATE tasks
    SET not_before = CAST(?1->>'now' AS BIGINT)
-                  + 1000000 * CAST(COALESCE(tasks.retry->>'most_seconds', c.value) AS BIGINT)
+                  + 1000000 * CAST(COALESCE(json(tasks.retry)->>'most_seconds', c.value->>'most') AS BIGINT)
   FROM jsonb_each(?1, '$.most') c
  WHERE tasks.state IN ('queued', 'aborting') AND tasks.lease_until IS NULL AND tasks.ripe = 0 AND tasks.attempt > 0
-   AND tasks.kind = c.key
+   AND tasks.kind = c.value->>'kind'
    AND tasks.not_before > CAST(?1->>'now' AS BIGINT)
-                        + 1000000 * CAST(COALESCE(tasks.retry->>'most_seconds', c.value) AS BIGINT)";
+                        + 1000000 * CAST(COALESCE(json(tasks.retry)->>'most_seconds', c.value->>'most') AS BIGINT)";
 
 /// No pause before another attempt is longer than its policy's longest: one that is began before the clock stepped back.
 pub(crate) fn backoffs(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
-    let most: BTreeMap<&str, u32> =
-        KindName::ALL.iter().map(|kind| (kind.as_str(), kind.spec().retry.most_seconds)).collect();
+    let most: Vec<Value> = KindName::ALL
+        .iter()
+        .map(|kind| json!({"kind": kind, "most": kind.spec().retry.most_seconds}))
+        .collect();
     tx.execute(BACKOFFS, &json!({"now": now.as_micros(), "most": most}))?;
     Ok(())
 }

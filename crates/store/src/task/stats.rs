@@ -182,8 +182,9 @@ pub(crate) fn dead(tx: &Tx<'_>, tenant: Option<TenantId>) -> Result<Vec<Fact>> {
 
 const COUNTED: &str = "
 SELECT kind, node, what, took,
-       SUM(CASE WHEN minute >= CAST(?1->>'first' AS BIGINT) THEN tasks ELSE 0 END),
-       SUM(CASE WHEN minute >= CAST(?1->>'second' AS BIGINT) THEN tasks ELSE 0 END), SUM(tasks)
+       CAST(SUM(CASE WHEN minute >= CAST(?1->>'first' AS BIGINT) THEN tasks ELSE 0 END) AS BIGINT),
+       CAST(SUM(CASE WHEN minute >= CAST(?1->>'second' AS BIGINT) THEN tasks ELSE 0 END) AS BIGINT),
+       CAST(SUM(tasks) AS BIGINT)
   FROM task_stats
  WHERE minute BETWEEN CAST(?1->>'third' AS BIGINT) AND CAST(?1->>'now' AS BIGINT)
    AND (?1->>'tenant' IS NULL OR tenant = ?1->>'tenant')
@@ -228,7 +229,10 @@ pub(crate) fn read(tx: &Tx<'_>, of: &StatsFilter, now: Timestamp) -> Result<Task
     Ok(stats)
 }
 
-const TOTALS: &str = "SELECT kind, what, took, SUM(tasks), SUM(ms) FROM task_stats GROUP BY kind, what, took";
+const TOTALS: &str = "
+SELECT kind, what, took, CAST(SUM(tasks) AS BIGINT), CAST(SUM(ms) AS BIGINT)
+  FROM task_stats
+ GROUP BY kind, what, took";
 
 /// What was ever counted, of all tenants and nodes.
 pub(crate) fn totals(tx: &Tx<'_>) -> Result<Vec<Counter>> {

@@ -354,3 +354,4 @@ macro_rules! every_claim {
 
 every_claim!(sqlite_threads, crate::world::Sqlite::threads());
 every_claim!(sqlite_inline, crate::world::Sqlite::inline());
+every_claim!(postgres, crate::world::Postgres::new());

@@ -24,6 +24,7 @@ use hostler_model::{
     vm::{Observation, Vm, VmSpec, VmState},
 };
 use hostler_db::Mode;
+use hostler_fixture::Database;
 use hostler_store::{
     Accepted, Answer, Beat, Cancel, Claim, Config, Idempotency, JoinNode, Leased, LogFilter, NewJoinToken, NewMachine,
     Progressed, Settle, Store, Submission, Timing,
@@ -66,12 +67,35 @@ fn dir() -> TempDir {
 
 impl Engine for Sqlite {
     fn open(&self, clock: Clock, ids: Ids) -> Store {
-        Store::open(&self.path(), Config { mode: self.mode, clock, ids, timing: Timing::default() }).unwrap()
+        Store::open(&self.path(), config(self.mode, clock, ids)).unwrap()
     }
 
     fn tamper(&self, sql: &str) {
         rusqlite::Connection::open(self.path()).unwrap().execute_batch(sql).unwrap();
     }
+}
+
+/// A database on a PostgreSQL server.
+pub struct Postgres(Database<'static>);
+
+impl Postgres {
+    pub fn new() -> Postgres {
+        Postgres(hostler_fixture::Postgres::shared().unwrap().database().unwrap())
+    }
+}
+
+impl Engine for Postgres {
+    fn open(&self, clock: Clock, ids: Ids) -> Store {
+        Store::connect(&self.0.address(), config(Mode::Threads, clock, ids)).unwrap()
+    }
+
+    fn tamper(&self, sql: &str) {
+        self.0.run(sql).unwrap();
+    }
+}
+
+fn config(mode: Mode, clock: Clock, ids: Ids) -> Config {
+    Config { mode, clock, ids, timing: Timing::default() }
 }
 
 /// A node's agent, as far as the store sees it.

@@ -1,0 +1,344 @@
+-- The same tables as SQLite's; texts compare by their bytes (ids and their order do not depend on a language).
+-- Ids are UUIDs as text, moments are microseconds since the Unix epoch, documents are JSON as text.
+-- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
+
+-- One row: the store's epoch, the number of the last log entry, the hash of the last link.
+CREATE TABLE log_head (
+    one         BIGINT PRIMARY KEY CHECK (one = 1),
+    store_epoch BIGINT NOT NULL,
+    seq         BIGINT NOT NULL,
+    hash        TEXT COLLATE "C" NOT NULL
+);
+
+INSERT INTO log_head VALUES (1, 1, 0, '0000000000000000000000000000000000000000000000000000000000000000');
+
+-- Events and audit entries, without gaps.
+CREATE TABLE log (
+    seq     BIGINT PRIMARY KEY,
+    at      BIGINT NOT NULL,
+    class   TEXT COLLATE "C" NOT NULL,
+    tenant  TEXT COLLATE "C",
+    kind    TEXT COLLATE "C" NOT NULL,
+    noun    TEXT COLLATE "C" NOT NULL,
+    subject TEXT COLLATE "C" NOT NULL,
+    data    TEXT COLLATE "C" NOT NULL
+);
+
+CREATE INDEX log_by_subject ON log (subject, seq);
+CREATE INDEX log_by_tenant ON log (tenant, seq) WHERE tenant IS NOT NULL;
+
+-- One link per batch of entries: hash = sha256(the hash before, the digest of the batch).
+CREATE TABLE links (
+    last_seq  BIGINT PRIMARY KEY,
+    first_seq BIGINT NOT NULL,
+    hash      TEXT COLLATE "C" NOT NULL
+);
+
+-- Limits: -1 is none.
+CREATE TABLE tenants (
+    id               TEXT COLLATE "C" PRIMARY KEY,
+    name             TEXT COLLATE "C" NOT NULL UNIQUE,
+    limit_vcpus      BIGINT NOT NULL,
+    limit_memory_mib BIGINT NOT NULL,
+    limit_disk_gib   BIGINT NOT NULL,
+    limit_vms        BIGINT NOT NULL,
+    limit_images_gib BIGINT NOT NULL DEFAULT -1
+);
+
+INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1);
+
+-- Both books are sums of the allocations.
+CREATE TABLE tenant_books (
+    tenant          TEXT COLLATE "C" PRIMARY KEY,
+    held_vcpus      BIGINT NOT NULL,
+    held_memory_mib BIGINT NOT NULL,
+    held_disk_gib   BIGINT NOT NULL,
+    held_vms        BIGINT NOT NULL,
+    used_vcpus      BIGINT NOT NULL,
+    used_memory_mib BIGINT NOT NULL,
+    used_disk_gib   BIGINT NOT NULL,
+    used_vms        BIGINT NOT NULL
+);
+
+CREATE TABLE node_books (
+    node            TEXT COLLATE "C" PRIMARY KEY,
+    held_vcpus      BIGINT NOT NULL,
+    held_memory_mib BIGINT NOT NULL,
+    held_disk_gib   BIGINT NOT NULL,
+    held_vms        BIGINT NOT NULL,
+    used_vcpus      BIGINT NOT NULL,
+    used_memory_mib BIGINT NOT NULL,
+    used_disk_gib   BIGINT NOT NULL,
+    used_vms        BIGINT NOT NULL
+);
+
+CREATE TABLE allocations (
+    noun       TEXT COLLATE "C" NOT NULL,
+    id         TEXT COLLATE "C" NOT NULL,
+    tenant     TEXT COLLATE "C" NOT NULL,
+    node       TEXT COLLATE "C",
+    vcpus      BIGINT NOT NULL,
+    memory_mib BIGINT NOT NULL,
+    disk_gib   BIGINT NOT NULL,
+    vms        BIGINT NOT NULL,
+    hold       TEXT COLLATE "C" NOT NULL,
+    PRIMARY KEY (noun, id)
+);
+
+-- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
+-- after it may be newer than the inventory that the next heartbeat brings. `orphans`: machines reported here that are
+-- not ours, as they were last written to the log.
+CREATE TABLE nodes (
+    id         TEXT COLLATE "C" PRIMARY KEY,
+    name       TEXT COLLATE "C" NOT NULL UNIQUE,
+    state      TEXT COLLATE "C" NOT NULL,
+    freshness  TEXT COLLATE "C" NOT NULL,
+    enrolment  TEXT COLLATE "C",
+    facts      TEXT COLLATE "C" NOT NULL,
+    last_seen  BIGINT,
+    lost_at    BIGINT,
+    beat_seq   BIGINT,
+    orphans    TEXT COLLATE "C" NOT NULL,
+    paused_at  BIGINT,
+    created_at BIGINT NOT NULL
+);
+
+CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
+
+-- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
+-- `retry`: where it is not the kind's own.
+CREATE TABLE tasks (
+    id             TEXT COLLATE "C" PRIMARY KEY,
+    seq            BIGINT NOT NULL,
+    tenant         TEXT COLLATE "C" NOT NULL,
+    kind           TEXT COLLATE "C" NOT NULL,
+    turn           TEXT COLLATE "C" NOT NULL,
+    vm             TEXT COLLATE "C",
+    target_node    TEXT COLLATE "C",
+    params         TEXT COLLATE "C" NOT NULL,
+    state          TEXT COLLATE "C" NOT NULL,
+    node           TEXT COLLATE "C",
+    store_epoch    BIGINT NOT NULL,
+    attempt        BIGINT NOT NULL,
+    max_attempts   BIGINT NOT NULL,
+    clean          BIGINT NOT NULL,
+    enrolment      TEXT COLLATE "C",
+    lease_until    BIGINT,
+    abort_reason   TEXT COLLATE "C",
+    progress       TEXT COLLATE "C",
+    phases         TEXT COLLATE "C" NOT NULL,
+    output         TEXT COLLATE "C",
+    error          TEXT COLLATE "C",
+    code           TEXT COLLATE "C",
+    retry_of       TEXT COLLATE "C",
+    created_by     TEXT COLLATE "C" NOT NULL,
+    created_at     BIGINT NOT NULL,
+    not_before     BIGINT NOT NULL,
+    queue_deadline BIGINT NOT NULL,
+    deadline       BIGINT,
+    started_at     BIGINT,
+    finished_at    BIGINT,
+    lane           TEXT COLLATE "C" NOT NULL,
+    ripe           BIGINT NOT NULL,
+    priority       BIGINT NOT NULL,
+    queue_timeout_s BIGINT NOT NULL,
+    timeout_s      BIGINT NOT NULL,
+    retry          TEXT COLLATE "C",
+    dead_letter    TEXT COLLATE "C"
+);
+
+-- What a node may fetch, in the order in which it is to. Together with the next two: every task that has not ended.
+CREATE INDEX tasks_leasable ON tasks (node, lane, priority DESC, seq)
+ WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1;
+CREATE INDEX tasks_later ON tasks (not_before)
+ WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0;
+CREATE INDEX tasks_in_backoff ON tasks (kind, not_before)
+ WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0 AND attempt > 0;
+CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
+CREATE INDEX tasks_queue_deadline ON tasks (queue_deadline) WHERE state = 'queued';
+CREATE INDEX tasks_deadline ON tasks (deadline) WHERE deadline IS NOT NULL AND state IN ('queued', 'running');
+-- Turns.
+CREATE INDEX tasks_on_vm ON tasks (vm, seq) WHERE vm IS NOT NULL AND state IN ('queued', 'running', 'aborting');
+-- Lists.
+CREATE INDEX tasks_by_tenant ON tasks (tenant, id);
+CREATE INDEX tasks_by_vm ON tasks (vm, id) WHERE vm IS NOT NULL;
+CREATE INDEX tasks_by_code ON tasks (code, id) WHERE code IS NOT NULL;
+CREATE INDEX tasks_by_retry ON tasks (retry_of) WHERE retry_of IS NOT NULL;
+CREATE INDEX tasks_dead ON tasks (tenant, id) WHERE dead_letter = 'waiting';
+
+-- How often something happened to tasks, by the minute (counted from the Unix epoch; 0: all that is no longer told by
+-- minutes, of all nodes). `took`: about how long the task had waited or run (model/stats.rs; 0: nothing to know), `ms`: in
+-- milliseconds, all of them together.
+CREATE TABLE task_stats (
+    minute BIGINT NOT NULL,
+    tenant TEXT COLLATE "C" NOT NULL,
+    node   TEXT COLLATE "C" NOT NULL,
+    kind   TEXT COLLATE "C" NOT NULL,
+    what   TEXT COLLATE "C" NOT NULL,
+    took   BIGINT NOT NULL,
+    tasks  BIGINT NOT NULL,
+    ms     BIGINT NOT NULL,
+    PRIMARY KEY (minute, tenant, node, kind, what, took)
+);
+
+-- Lines for people, the last ones of each task. `said`: the last line of the node in that attempt, by the node's clock.
+-- `bytes`: of this line and all before it.
+CREATE TABLE task_log (
+    task    TEXT COLLATE "C" NOT NULL,
+    number  BIGINT NOT NULL,
+    at      BIGINT NOT NULL,
+    attempt BIGINT NOT NULL,
+    author  TEXT COLLATE "C" NOT NULL,
+    text    TEXT COLLATE "C" NOT NULL,
+    said    BIGINT NOT NULL,
+    bytes   BIGINT NOT NULL,
+    PRIMARY KEY (task, number)
+);
+
+-- Texts that are kept apart from their tasks, which have a reference in their place.
+CREATE TABLE secrets (
+    id   TEXT COLLATE "C" PRIMARY KEY,
+    task TEXT COLLATE "C" NOT NULL,
+    text TEXT COLLATE "C" NOT NULL
+);
+
+CREATE INDEX secrets_by_task ON secrets (task);
+
+-- `reaped_at`: when a deletion for the end of its time was last filed.
+CREATE TABLE vms (
+    id         TEXT COLLATE "C" PRIMARY KEY,
+    seq        BIGINT NOT NULL,
+    tenant     TEXT COLLATE "C" NOT NULL,
+    name       TEXT COLLATE "C" NOT NULL,
+    state      TEXT COLLATE "C" NOT NULL,
+    ready      BIGINT NOT NULL,
+    reason     TEXT COLLATE "C",
+    detail     TEXT COLLATE "C",
+    last_state TEXT COLLATE "C",
+    task       TEXT COLLATE "C",
+    node       TEXT COLLATE "C",
+    epoch      BIGINT NOT NULL,
+    generation BIGINT NOT NULL,
+    observed_generation BIGINT NOT NULL,
+    protected  BIGINT NOT NULL,
+    expires_at BIGINT,
+    reaped_at  BIGINT,
+    restart_at BIGINT,
+    tries      TEXT COLLATE "C" NOT NULL,
+    spec       TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX vms_by_image ON vms ((json(spec)->>'image_digest'), tenant) WHERE state <> 'deleted';
+CREATE UNIQUE INDEX vms_by_name ON vms (tenant, name) WHERE state <> 'deleted';
+CREATE INDEX vms_on_node ON vms (node, id) WHERE state <> 'deleted';
+CREATE INDEX vms_by_restart ON vms (restart_at) WHERE restart_at IS NOT NULL AND task IS NULL AND state <> 'deleted';
+CREATE INDEX vms_by_expiry ON vms (expires_at) WHERE expires_at IS NOT NULL AND protected = 0 AND state <> 'deleted';
+-- Lists.
+CREATE INDEX vms_by_tenant ON vms (tenant, id) WHERE state <> 'deleted';
+CREATE INDEX vms_deleted ON vms (id) WHERE state = 'deleted';
+CREATE INDEX vms_deleted_by_tenant ON vms (tenant, id) WHERE state = 'deleted';
+
+-- `disk_bytes` and `memory_bytes` are known once the snapshot is whole.
+CREATE TABLE snapshots (
+    id           TEXT COLLATE "C" PRIMARY KEY,
+    seq          BIGINT NOT NULL,
+    tenant       TEXT COLLATE "C" NOT NULL,
+    vm           TEXT COLLATE "C" NOT NULL,
+    name         TEXT COLLATE "C" NOT NULL,
+    state        TEXT COLLATE "C" NOT NULL,
+    detail       TEXT COLLATE "C",
+    memory       BIGINT NOT NULL,
+    quiesced     BIGINT,
+    disk_bytes   BIGINT,
+    memory_bytes BIGINT,
+    task         TEXT COLLATE "C",
+    node         TEXT COLLATE "C",
+    spec         TEXT COLLATE "C" NOT NULL,
+    created_at   BIGINT NOT NULL,
+    updated_at   BIGINT NOT NULL
+);
+
+CREATE UNIQUE INDEX snapshots_by_name ON snapshots (vm, name) WHERE state <> 'deleted';
+CREATE INDEX snapshots_on_node ON snapshots (node, id) WHERE state <> 'deleted';
+-- Lists.
+CREATE INDEX snapshots_on_vm ON snapshots (vm, id) WHERE state <> 'deleted';
+CREATE INDEX snapshots_by_tenant ON snapshots (tenant, id) WHERE state <> 'deleted';
+CREATE INDEX snapshots_deleted ON snapshots (id) WHERE state = 'deleted';
+
+CREATE TABLE images (
+    tenant     TEXT COLLATE "C" NOT NULL,
+    digest     TEXT COLLATE "C" NOT NULL,
+    manifest   TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (tenant, digest)
+);
+
+CREATE INDEX images_by_digest ON images (digest);
+
+-- `shipped`: the name came with an image that was shipped, and nobody has decided otherwise since.
+CREATE TABLE image_names (
+    tenant  TEXT COLLATE "C" NOT NULL,
+    name    TEXT COLLATE "C" NOT NULL,
+    digest  TEXT COLLATE "C" NOT NULL,
+    shipped BIGINT NOT NULL,
+    PRIMARY KEY (tenant, name)
+);
+
+CREATE INDEX image_names_by_digest ON image_names (tenant, digest);
+
+-- Files that are being taken in as images: what people see of it. `beat_at`: when the server that does it last said so.
+CREATE TABLE imports (
+    id          TEXT COLLATE "C" PRIMARY KEY,
+    tenant      TEXT COLLATE "C" NOT NULL,
+    name        TEXT COLLATE "C" NOT NULL,
+    source      TEXT COLLATE "C" NOT NULL,
+    state       TEXT COLLATE "C" NOT NULL,
+    progress    TEXT COLLATE "C" NOT NULL,
+    cancel      BIGINT NOT NULL,
+    image       TEXT COLLATE "C",
+    error       TEXT COLLATE "C",
+    created_by  TEXT COLLATE "C" NOT NULL,
+    created_at  BIGINT NOT NULL,
+    beat_at     BIGINT NOT NULL,
+    finished_at BIGINT
+);
+
+CREATE INDEX imports_by_tenant ON imports (tenant, id);
+CREATE INDEX imports_running ON imports (beat_at) WHERE state = 'running';
+
+-- First answers, kept for 24 h and until their work, a task or an import, ends, if there is any.
+CREATE TABLE idempotency (
+    tenant     TEXT COLLATE "C" NOT NULL,
+    principal  TEXT COLLATE "C" NOT NULL,
+    route      TEXT COLLATE "C" NOT NULL,
+    key        TEXT COLLATE "C" NOT NULL,
+    body       TEXT COLLATE "C" NOT NULL,
+    work       TEXT COLLATE "C",
+    answer     TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (tenant, principal, route, key)
+);
+
+CREATE INDEX idempotency_by_age ON idempotency (created_at);
+
+CREATE TABLE join_tokens (
+    hash       TEXT COLLATE "C" PRIMARY KEY,
+    node_name  TEXT COLLATE "C",
+    approve    BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL,
+    created_by TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL,
+    used_at    BIGINT,
+    used_by    TEXT COLLATE "C"
+);
+
+CREATE TABLE api_tokens (
+    hash       TEXT COLLATE "C" PRIMARY KEY,
+    principal  TEXT COLLATE "C" NOT NULL,
+    tenant     TEXT COLLATE "C" NOT NULL,
+    role       TEXT COLLATE "C" NOT NULL,
+    label      TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL
+);
