@@ -152,7 +152,7 @@ pub(crate) fn delete(tx: &Tx<'_>, tenant: TenantId, digest: &ImageDigest) -> Res
 const USERS_OF: &str = "
 SELECT name
   FROM vms
- WHERE tenant = ?1->>'tenant' AND json(spec)->>'image_digest' = ?1->>'digest' AND state <> 'deleted'
+ WHERE tenant = ?1->>'tenant' AND image_digest = ?1->>'digest' AND state <> 'deleted'
  ORDER BY name
  LIMIT CAST(?1->>'limit' AS BIGINT)";
 
@@ -165,7 +165,7 @@ const NAMES: &str = "SELECT digest, name FROM image_names WHERE tenant = ?1->>'t
 const COUNTS: &str = "
 SELECT i.digest, COUNT(v.id)
   FROM images i
-  JOIN vms v ON json(v.spec)->>'image_digest' = i.digest AND v.tenant = i.tenant AND v.state <> 'deleted'
+  JOIN vms v ON v.image_digest = i.digest AND v.tenant = i.tenant AND v.state <> 'deleted'
  WHERE i.tenant = ?1->>'tenant'
  GROUP BY i.digest";
 

@@ -23,7 +23,7 @@ macro_rules! waits_for_turn {
 /// Whether another task is at the snapshot that a task is to remove: such a task would only stand at the head of its lane.
 macro_rules! waits_for_snapshot {
     () => {
-        "EXISTS (SELECT 1 FROM snapshots s WHERE s.id = json(t.params)->>'snapshot' AND s.task IS NOT NULL AND s.task <> t.id)"
+        "EXISTS (SELECT 1 FROM snapshots s WHERE s.id = t.snapshot AND s.task IS NOT NULL AND s.task <> t.id)"
     };
 }
 
@@ -52,11 +52,12 @@ pub(crate) mod list;
 pub(crate) mod stats;
 
 use hostler_model::{
-    Fence, NodeId, PrincipalId, TaskId, TenantId, Timestamp, VmId,
+    Fence, NodeId, PrincipalId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     id::EnrolmentId,
     kind::{KindName, Turn},
     retry::RetryPolicy,
     schedule::{Priority, Schedule},
+    snapshot::{Use, named_by},
     task::{AbortReason, DeadLetter, Lease, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState},
 };
 use hostler_db::{Document, Result, Row, Texts, Tx};
@@ -326,7 +327,7 @@ const INSERT: &str = "
 INSERT INTO tasks (id, seq, tenant, kind, turn, vm, target_node, params, state, node, store_epoch, attempt,
                    max_attempts, clean, abort_reason, phases, output, error, code, retry_of, created_by, created_at,
                    not_before, queue_deadline, deadline, finished_at, lane, ripe, priority, queue_timeout_s, timeout_s,
-                   retry, dead_letter)
+                   retry, dead_letter, snapshot)
 SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'kind', value->>'turn', value->>'vm',
        value->>'target_node', value->>'params', value->>'state', value->>'node', CAST(value->>'store_epoch' AS BIGINT),
        CAST(value->>'attempt' AS BIGINT), CAST(value->>'max_attempts' AS BIGINT), CAST(value->>'clean' AS BIGINT),
@@ -336,7 +337,7 @@ SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'k
        CAST(value->>'deadline' AS BIGINT), CAST(value->>'finished_at' AS BIGINT), value->>'lane',
        CAST(value->>'ripe' AS BIGINT), CAST(value->>'priority' AS BIGINT),
        CAST(value->>'queue_timeout_s' AS BIGINT), CAST(value->>'timeout_s' AS BIGINT), value->>'retry',
-       value->>'dead_letter'
+       value->>'dead_letter', value->>'snapshot'
   FROM jsonb_each(?1)
  WHERE true";
 
@@ -347,6 +348,8 @@ struct Inserted<'a> {
     vm: Option<VmId>,
     target_node: Option<NodeId>,
     params: Document<&'a Value>,
+    /// What the parameters name, for texts that look for it.
+    snapshot: Option<SnapshotId>,
     max_attempts: u32,
     retry_of: Option<TaskId>,
     created_by: PrincipalId,
@@ -369,6 +372,13 @@ pub(crate) fn insert<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>, n
     Ok(())
 }
 
+fn snapshot(task: &Task) -> Option<SnapshotId> {
+    match task.kind.spec().snapshot {
+        Use::None => None,
+        Use::Make | Use::Read | Use::Remove => named_by(&task.params),
+    }
+}
+
 fn inserted(row: &TaskRow, now: Timestamp) -> Inserted<'_> {
     let task = &row.task;
     let Schedule { priority, queue_timeout_seconds, timeout_seconds, retry } = task.schedule;
@@ -378,6 +388,7 @@ fn inserted(row: &TaskRow, now: Timestamp) -> Inserted<'_> {
         vm: task.target.vm,
         target_node: task.target.node,
         params: Document(&task.params),
+        snapshot: snapshot(task),
         max_attempts: task.max_attempts,
         retry_of: task.retry_of,
         created_by: task.created_by,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use hostler_model::{
-    NodeId, TaskId, TenantId, Timestamp, VmId,
+    ImageDigest, NodeId, TaskId, TenantId, Timestamp, VmId,
     name::Name,
     vm::{Vm, VmReason, VmSpec, VmState},
 };
@@ -178,14 +178,14 @@ pub(crate) fn list(tx: &Tx<'_>, filter: &VmFilter, before: Option<VmId>, limit: 
 const INSERT: &str = "
 INSERT INTO vms (id, seq, tenant, name, state, ready, reason, detail, last_state, task, node, epoch, generation, spec,
                  created_at, updated_at, observed_generation, protected, expires_at, reaped_at,
-                 restart_at, tries)
+                 restart_at, tries, image_digest)
 SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'name', value->>'state',
        CAST(value->>'ready' AS BIGINT), value->>'reason', value->>'detail', value->>'last_state', value->>'task',
        value->>'node', CAST(value->>'epoch' AS BIGINT), CAST(value->>'generation' AS BIGINT), value->>'spec',
        CAST(value->>'created_at' AS BIGINT), CAST(value->>'updated_at' AS BIGINT),
        CAST(value->>'observed_generation' AS BIGINT), CAST(value->>'protected' AS BIGINT),
        CAST(value->>'expires_at' AS BIGINT), CAST(value->>'reaped_at' AS BIGINT),
-       CAST(value->>'restart_at' AS BIGINT), value->>'tries'
+       CAST(value->>'restart_at' AS BIGINT), value->>'tries', value->>'image_digest'
   FROM jsonb_each(?1)
  WHERE true";
 
@@ -245,6 +245,8 @@ struct Written<'a> {
     epoch: u32,
     generation: u32,
     spec: Document<&'a VmSpec>,
+    /// The spec's, for texts that look for it.
+    image_digest: &'a ImageDigest,
     created_at: i64,
     updated_at: i64,
     observed_generation: u32,
@@ -290,6 +292,7 @@ fn written(row: &VmRow) -> Written<'_> {
         epoch: vm.epoch,
         generation: vm.generation,
         spec: Document(&vm.spec),
+        image_digest: &vm.spec.image_digest,
         created_at: vm.created_at.as_micros(),
         updated_at: vm.updated_at.as_micros(),
         observed_generation: vm.observed_generation,

@@ -106,7 +106,7 @@ CREATE TABLE nodes (
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
 
 -- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
--- `retry`: where it is not the kind's own.
+-- `retry`: where it is not the kind's own. `snapshot`: which the parameters name.
 CREATE TABLE tasks (
     id             TEXT COLLATE "C" PRIMARY KEY,
     seq            BIGINT NOT NULL,
@@ -116,6 +116,7 @@ CREATE TABLE tasks (
     vm             TEXT COLLATE "C",
     target_node    TEXT COLLATE "C",
     params         TEXT COLLATE "C" NOT NULL,
+    snapshot       TEXT COLLATE "C",
     state          TEXT COLLATE "C" NOT NULL,
     node           TEXT COLLATE "C",
     store_epoch    BIGINT NOT NULL,
@@ -204,7 +205,7 @@ CREATE TABLE secrets (
 
 CREATE INDEX secrets_by_task ON secrets (task);
 
--- `reaped_at`: when a deletion for the end of its time was last filed.
+-- `image_digest`: the spec's. `reaped_at`: when a deletion for the end of its time was last filed.
 CREATE TABLE vms (
     id         TEXT COLLATE "C" PRIMARY KEY,
     seq        BIGINT NOT NULL,
@@ -226,11 +227,12 @@ CREATE TABLE vms (
     restart_at BIGINT,
     tries      TEXT COLLATE "C" NOT NULL,
     spec       TEXT COLLATE "C" NOT NULL,
+    image_digest TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL,
     updated_at BIGINT NOT NULL
 );
 
-CREATE INDEX vms_by_image ON vms ((json(spec)->>'image_digest'), tenant) WHERE state <> 'deleted';
+CREATE INDEX vms_by_image ON vms (image_digest, tenant) WHERE state <> 'deleted';
 CREATE UNIQUE INDEX vms_by_name ON vms (tenant, name) WHERE state <> 'deleted';
 CREATE INDEX vms_on_node ON vms (node, id) WHERE state <> 'deleted';
 CREATE INDEX vms_by_restart ON vms (restart_at) WHERE restart_at IS NOT NULL AND task IS NULL AND state <> 'deleted';

@@ -105,7 +105,7 @@ CREATE TABLE nodes (
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
 
 -- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
--- `retry`: where it is not the kind's own.
+-- `retry`: where it is not the kind's own. `snapshot`: which the parameters name.
 CREATE TABLE tasks (
     id             TEXT PRIMARY KEY,
     seq            INTEGER NOT NULL,
@@ -115,6 +115,7 @@ CREATE TABLE tasks (
     vm             TEXT,
     target_node    TEXT,
     params         TEXT    NOT NULL,
+    snapshot       TEXT,
     state          TEXT    NOT NULL,
     node           TEXT,
     store_epoch    INTEGER NOT NULL,
@@ -203,7 +204,7 @@ CREATE TABLE secrets (
 
 CREATE INDEX secrets_by_task ON secrets (task);
 
--- `reaped_at`: when a deletion for the end of its time was last filed.
+-- `image_digest`: the spec's. `reaped_at`: when a deletion for the end of its time was last filed.
 CREATE TABLE vms (
     id         TEXT PRIMARY KEY,
     seq        INTEGER NOT NULL,
@@ -225,11 +226,12 @@ CREATE TABLE vms (
     restart_at INTEGER,
     tries      TEXT    NOT NULL,
     spec       TEXT    NOT NULL,
+    image_digest TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     updated_at INTEGER NOT NULL
 ) STRICT;
 
-CREATE INDEX vms_by_image ON vms (json(spec)->>'image_digest', tenant) WHERE state <> 'deleted';
+CREATE INDEX vms_by_image ON vms (image_digest, tenant) WHERE state <> 'deleted';
 CREATE UNIQUE INDEX vms_by_name ON vms (tenant, name) WHERE state <> 'deleted';
 CREATE INDEX vms_on_node ON vms (node, id) WHERE state <> 'deleted';
 CREATE INDEX vms_by_restart ON vms (restart_at) WHERE restart_at IS NOT NULL AND task IS NULL AND state <> 'deleted';
