@@ -9,7 +9,7 @@
 
 mod default_image;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use hostler_control::Sources;
 use hostler_model::defaults::Defaults;
@@ -22,7 +22,7 @@ use crate::{
     folder::{Folder, Stay},
     interrupt::Interrupt,
     output,
-    service::{self, Opening, address, bind},
+    service::{self, Opening, Shared, address, bind},
     settings::{FileArgs, Server, ServerFlags, layers},
 };
 
@@ -62,6 +62,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     let (api, agents) = (bind(settings.listen).await?, bind(settings.agents_listen).await?);
     let server = service::open(Opening {
         data: &folder.data,
+        shared: shared(&settings),
         issuer: ISSUER,
         lease: Duration::from_secs(settings.lease_seconds),
         sources: Sources {
@@ -108,6 +109,15 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     tokio::select! {
         served = serving => ended(served),
         signal = interrupt.caught() => Ok(Exit::Signalled(signal)),
+    }
+}
+
+fn shared(settings: &Server) -> Shared {
+    let named = |path: &Path| Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty());
+    Shared {
+        database: Some(settings.database.clone()).filter(|url| !url.is_empty()),
+        ca: named(&settings.ca),
+        blobs: named(&settings.blobs),
     }
 }
 

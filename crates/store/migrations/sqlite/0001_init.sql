@@ -1,15 +1,18 @@
 -- Ids are UUIDs as text, moments are microseconds since the Unix epoch, documents are JSON as text.
 -- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
 
--- One row: the store's epoch, the number of the last log entry, the hash of the last link.
+-- One row: the store's epoch, the number of the last log entry, the hash of the last link; `mark`: the certificate
+-- authority and the signing key of the servers over this database.
 CREATE TABLE log_head (
     one         INTEGER PRIMARY KEY CHECK (one = 1),
     store_epoch INTEGER NOT NULL,
     seq         INTEGER NOT NULL,
-    hash        TEXT    NOT NULL
+    hash        TEXT    NOT NULL,
+    mark        TEXT
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO log_head VALUES (1, 1, 0, '0000000000000000000000000000000000000000000000000000000000000000');
+INSERT INTO log_head (one, store_epoch, seq, hash)
+VALUES (1, 1, 0, '0000000000000000000000000000000000000000000000000000000000000000');
 
 -- Events and audit entries, without gaps.
 CREATE TABLE log (

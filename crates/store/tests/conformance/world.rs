@@ -26,7 +26,7 @@ use hostler_model::{
 use hostler_db::Mode;
 use hostler_fixture::Database;
 use hostler_store::{
-    Accepted, Answer, Beat, Cancel, Claim, Config, Idempotency, JoinNode, Leased, LogFilter, NewJoinToken, NewMachine,
+    Accepted, Answer, Beat, Cancel, Claim, Config, Idempotency, JoinNode, Leased, LogFilter, NewJoinToken, NewMachine, Now,
     Progressed, Settle, Store, Submission, Timing,
 };
 use serde_json::{Value, json};
@@ -86,7 +86,7 @@ impl Postgres {
 
 impl Engine for Postgres {
     fn open(&self, clock: Clock, ids: Ids) -> Store {
-        Store::connect(&self.0.address(), config(Mode::Threads, clock, ids)).unwrap()
+        Store::connect(&self.0.url(), Now::HandedIn, config(Mode::Threads, clock, ids)).unwrap()
     }
 
     fn tamper(&self, sql: &str) {
