@@ -3,5 +3,6 @@
 
 pub mod dev;
 pub mod doc;
+pub mod fleet;
 pub mod pair;
 pub mod process;

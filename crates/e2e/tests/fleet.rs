@@ -1,0 +1,106 @@
+//! Several servers over one PostgreSQL database.
+
+use std::process::Command;
+
+use anyhow::Result;
+use hostler_e2e::{dev::binary, fleet::Fleet};
+use hostler_fixture::Postgres;
+use serde_json::{Value, json};
+
+#[tokio::test]
+async fn any_client_reaches_any_agent_by_any_server() -> Result<()> {
+    let fleet = Fleet::started(Postgres::shared()?, 2, 2).await?;
+    for server in [0, 1] {
+        for node in ["n0", "n1"] {
+            let body = json!({"kind": "echo", "target": {"node": node}, "params": {"message": "hello"}});
+            let (status, answer) = fleet.call(server, "POST", "/tasks", Some(body)).await?;
+            assert_eq!((status, &answer["task"]["state"]), (200, &Value::from("succeeded")), "{answer}");
+        }
+    }
+    // What one server was told stands at the other.
+    let machine = json!({"name": "web", "image": "none"});
+    let (refused, answer) = fleet.call(0, "POST", "/vms", Some(machine)).await?;
+    assert_eq!((refused, &answer["code"]), (404, &Value::from("IMAGE_NOT_FOUND")), "{answer}");
+    assert_eq!(fleet.ills(1).await?, [Value::Null; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_is_replaced_by_the_other_and_no_task_is_lost() -> Result<()> {
+    let mut fleet = Fleet::started(Postgres::shared()?, 2, 2).await?;
+    let mut tasks = fleet.echoes(0, 300).await?;
+    tasks.extend(fleet.echoes(1, 300).await?);
+    fleet.kill_server(0)?;
+    assert_eq!(fleet.echo(1).await?.0, 200, "the other goes on at once");
+    tasks.extend(fleet.echoes(1, 100).await?);
+    let ends = fleet.ends(1, &tasks).await?;
+    assert_eq!((tasks.len(), ends.iter().filter(|end| *end == "succeeded").count()), (700, 700), "{ends:?}");
+    fleet.start_server(0).await?;
+    assert_eq!(fleet.echo(0).await?.0, 200);
+    assert_eq!(fleet.ills(0).await?, [Value::Null; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn servers_are_replaced_one_by_one_and_every_request_is_answered() -> Result<()> {
+    let mut fleet = Fleet::started(Postgres::shared()?, 2, 1).await?;
+    for server in [0, 1] {
+        let other = 1 - server;
+        let tasks = fleet.echoes(server, 200).await?;
+        fleet.stop_server(server).await?;
+        for _ in 0..20 {
+            assert_eq!(fleet.echo(other).await?.0, 200);
+        }
+        assert!(fleet.ends(other, &tasks).await?.iter().all(|end| end == "succeeded"));
+        fleet.start_server(server).await?;
+    }
+    assert_eq!(fleet.ills(0).await?, [Value::Null; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_is_killed_costs_no_attempt_and_no_node() -> Result<()> {
+    let postgres = Postgres::start(true)?;
+    let fleet = Fleet::started(&postgres, 2, 2).await?;
+    let mut tasks = Vec::new();
+    for round in 0..3 {
+        tasks.extend(fleet.echoes(round % 2, 200).await?);
+        postgres.kill()?;
+        let (status, answer) = fleet.echo(0).await?;
+        assert_eq!((status, &answer["code"]), (503, &Value::from("UNAVAILABLE")), "{answer}");
+        postgres.restart()?;
+        fleet.until("both servers are at work again", async |fleet: &Fleet<'_>| {
+            Ok((fleet.echo(0).await?.0 == 200 && fleet.echo(1).await?.0 == 200).then_some(()))
+        })
+        .await?;
+    }
+    assert!(fleet.ends(0, &tasks).await?.iter().all(|end| end == "succeeded"));
+    let (_, again) = fleet.call(0, "GET", "/events?limit=1", None).await?;
+    let lost = fleet.database().ask("SELECT COUNT(*)::text FROM log WHERE kind IN ('node.lost', 'task.retried')")?;
+    assert_eq!(lost, "0", "{again}");
+    assert_eq!(fleet.ills(1).await?, [Value::Null; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_with_another_authority_is_refused() -> Result<()> {
+    let fleet = Fleet::started(Postgres::shared()?, 1, 0).await?;
+    let mut words = fleet.server_words(0);
+    for word in &mut words {
+        if word.starts_with("--data=") {
+            *word = format!("--data={}", fleet.folder("other").display());
+        }
+        if word.starts_with("--ca=") {
+            *word = format!("--ca={}", fleet.folder("other-ca").display());
+        }
+        if word.starts_with("--listen=") || word.starts_with("--agents-listen=") {
+            let (flag, _) = word.split_once('=').unwrap();
+            *word = format!("{flag}=127.0.0.1:0");
+        }
+    }
+    let output = Command::new(binary()?).args(words).env("HOSTLER_CONFIG", "/dev/null").output()?;
+    let said = String::from_utf8(output.stderr)?;
+    assert!(!output.status.success() && said.contains("another certificate authority"), "{said}");
+    assert!(said.contains("--ca"), "{said}");
+    Ok(())
+}
