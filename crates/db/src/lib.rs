@@ -12,6 +12,7 @@
 //! process do: each begins with a lock that it keeps until its end. What a step reads is therefore what it changes.
 //! Never here: what the tables mean.
 
+pub mod backup;
 mod document;
 mod migration;
 mod postgres;

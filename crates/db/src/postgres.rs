@@ -5,6 +5,8 @@ mod dialect;
 mod schema;
 mod server;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use channel::{Channel, Heard};
 pub(crate) use server::Server;

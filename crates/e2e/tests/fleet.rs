@@ -104,3 +104,48 @@ async fn a_server_with_another_authority_is_refused() -> Result<()> {
     assert!(said.contains("--ca"), "{said}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_database_that_was_put_back_goes_on_from_what_its_nodes_have() -> Result<()> {
+    let mut fleet = Fleet::started(Postgres::shared()?, 1, 1).await?;
+    let before = fleet.echoes(0, 5).await?;
+    fleet.ends(0, &before).await?;
+    let folder = fleet.folder("backup").display().to_string();
+    let database = format!("--database={}", fleet.database().url());
+    let run = |words: &[&str]| -> Result<(bool, String)> {
+        let output = Command::new(binary()?).args(words).env("HOSTLER_CONFIG", "/dev/null").output()?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8(said)?))
+    };
+    let (taken, said) = run(&["backup", &database, &folder])?;
+    assert!(taken, "{said}");
+    let lost = fleet.echoes(0, 5).await?;
+    fleet.ends(0, &lost).await?;
+    let (put_back, said) = run(&["restore", &database, &folder])?;
+    assert!(!put_back && said.contains("servers run"), "{said}");
+    fleet.kill_server(0)?;
+    fleet.until("the killed server's connections are gone", async |fleet: &Fleet<'_>| {
+        Ok((fleet.database().ask(
+            "SELECT CAST(COUNT(*) AS TEXT) FROM pg_stat_activity WHERE datname = current_database()
+                AND application_name LIKE 'hostler%'",
+        )? == "0")
+            .then_some(()))
+    })
+    .await?;
+    let (put_back, said) = run(&["restore", &database, &folder])?;
+    assert!(put_back && said.contains("epoch"), "{said}");
+    fleet.start_server(0).await?;
+    for task in &lost {
+        assert_eq!(fleet.call(0, "GET", &format!("/tasks/{task}"), None).await?.0, 404);
+    }
+    assert!(fleet.ends(0, &before).await?.iter().all(|end| end == "succeeded"));
+    fleet
+        .until("the node gets tasks again", async |fleet: &Fleet<'_>| {
+            Ok((fleet.echo(0).await?.1["task"]["state"] == "succeeded").then_some(()))
+        })
+        .await?;
+    let kinds = fleet.database().ask("SELECT string_agg(kind, ' ') FROM log WHERE kind LIKE 'store.%'")?;
+    assert!(kinds.contains("store.restored"), "{kinds}");
+    assert_eq!(fleet.ills(0).await?, [Value::Null; 0]);
+    Ok(())
+}

@@ -34,6 +34,14 @@ pub(crate) fn store_epoch(tx: &Tx<'_>) -> Result<u32> {
     Ok(tx.query_one(EPOCH, &(), |row| row.get(0))?.unwrap_or(1))
 }
 
+const RAISE: &str = "UPDATE log_head SET store_epoch = store_epoch + 1 WHERE one = 1";
+
+/// Begins a new epoch.
+pub(crate) fn raise_epoch(tx: &Tx<'_>) -> Result<u32> {
+    tx.execute(RAISE, &())?;
+    store_epoch(tx)
+}
+
 const ADVANCE: &str = "
 UPDATE log_head
    SET seq = CAST(?1->>'seq' AS BIGINT), hash = ?1->>'hash'

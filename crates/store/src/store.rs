@@ -264,6 +264,18 @@ impl Store {
         .await
     }
 
+    /// The database was restored: what was done since it was saved is not in it. A new epoch begins, whose fences are above
+    /// all of before; no node gets a task before it has said all that it has, and nothing is deleted by itself.
+    pub async fn restored(&self) -> Result<u32> {
+        self.step("store.restored", move |work| {
+            let epoch = log::raise_epoch(work.tx)?;
+            work.event(None, "store", "store.restored", Uuid::nil(), json!({"store_epoch": epoch}));
+            work.audit(&Actor::system(), None, "store", "store.restored", Uuid::nil(), json!({"store_epoch": epoch}));
+            Ok(epoch)
+        })
+        .await
+    }
+
     /// Writes a join token down.
     pub async fn create_join_token(&self, token: NewJoinToken) -> Result<()> {
         self.step("store.token", move |work| {

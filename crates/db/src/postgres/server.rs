@@ -39,6 +39,11 @@ impl Server {
         Ok(Server(Arc::new(config)))
     }
 
+    /// What its address says.
+    pub(crate) fn config(&self) -> &Config {
+        &self.0
+    }
+
     /// The same, whose connections are called this at the server.
     pub(crate) fn named(&self, name: &str) -> Server {
         let mut config = (*self.0).clone();

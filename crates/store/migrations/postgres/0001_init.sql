@@ -89,7 +89,8 @@ CREATE TABLE allocations (
 );
 
 -- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
--- after it may be newer than the inventory that the next heartbeat brings. `orphans`: machines reported here that are
+-- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
+-- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
 -- not ours, as they were last written to the log.
 CREATE TABLE nodes (
     id         TEXT COLLATE "C" PRIMARY KEY,
@@ -101,6 +102,7 @@ CREATE TABLE nodes (
     last_seen  BIGINT,
     lost_at    BIGINT,
     beat_seq   BIGINT,
+    heard_epoch BIGINT NOT NULL,
     orphans    TEXT COLLATE "C" NOT NULL,
     paused_at  BIGINT,
     created_at BIGINT NOT NULL

@@ -88,7 +88,8 @@ CREATE TABLE allocations (
 ) STRICT, WITHOUT ROWID;
 
 -- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
--- after it may be newer than the inventory that the next heartbeat brings. `orphans`: machines reported here that are
+-- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
+-- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
 -- not ours, as they were last written to the log.
 CREATE TABLE nodes (
     id         TEXT PRIMARY KEY,
@@ -100,6 +101,7 @@ CREATE TABLE nodes (
     last_seen  INTEGER,
     lost_at    INTEGER,
     beat_seq   INTEGER,
+    heard_epoch INTEGER NOT NULL,
     orphans    TEXT    NOT NULL,
     paused_at  INTEGER,
     created_at INTEGER NOT NULL

@@ -20,6 +20,7 @@ mod progress;
 mod query;
 mod schedule;
 mod secret;
+mod servers;
 mod settle;
 mod snapshot;
 mod stats;
@@ -309,7 +310,8 @@ macro_rules! every_claim {
                 a_node_that_joins_again_keeps_its_id
                 a_node_waits_for_approval
                 a_cordoned_node_gets_tasks_but_no_machines
-                an_event_that_does_not_apply_is_refused;
+                an_event_that_does_not_apply_is_refused
+                after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has;
             log:
                 entries_are_numbered_without_gaps
                 filters_select
