@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use hostler_model::{
     Code,
-    kind::{KindName, OnUncertain},
+    kind::{KindName, OnRemains, OnUncertain},
     retry::{Backoff, RetryPolicy},
 };
 
@@ -80,9 +80,10 @@ fn kinds() -> String {
     for kind in KindName::ALL {
         let spec = kind.spec();
         let (queue, time) = (spec.queue_deadline.as_secs(), (spec.timeout)(&serde_json::json!({})).as_secs());
-        let again = match spec.on_uncertain {
-            OnUncertain::Inspect | OnUncertain::Rerun => "",
-            OnUncertain::Fail => "; never when it may have begun",
+        let again = match (spec.on_uncertain, spec.on_remains) {
+            (OnUncertain::Fail, _) => "; never when it may have begun",
+            (OnUncertain::Inspect | OnUncertain::Rerun, OnRemains::GoOn) => "; also from what a failure left",
+            (OnUncertain::Inspect | OnUncertain::Rerun, OnRemains::End) => "",
         };
         let _ = writeln!(
             table,

@@ -195,6 +195,15 @@ pub enum OnUncertain {
     Fail,
 }
 
+/// What follows an attempt that failed, might be made again, and left something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnRemains {
+    /// It ends: what is left is for a person to look at.
+    End,
+    /// Another attempt: it looks at what is there (`ON_UNCERTAIN`), and what is left is only what is still to be done.
+    GoOn,
+}
+
 /// What a kind's target must be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Aim {
@@ -272,6 +281,8 @@ pub trait Kind: Send + Sync + 'static {
     const TURN: Turn;
     /// What to do about an attempt whose end is not known.
     const ON_UNCERTAIN: OnUncertain;
+    /// What follows a failure of which something is left.
+    const ON_REMAINS: OnRemains = OnRemains::End;
     /// How many attempts, and the pauses between them.
     const RETRY: RetryPolicy;
     /// Why these, in a sentence for people: docs/tasks.md shows it.
@@ -336,6 +347,8 @@ pub struct Spec {
     pub turn: Turn,
     /// What to do about an attempt whose end is not known.
     pub on_uncertain: OnUncertain,
+    /// What follows a failure of which something is left.
+    pub on_remains: OnRemains,
     /// Attempts and backoff.
     pub retry: RetryPolicy,
     /// Why these.
@@ -364,6 +377,10 @@ pub struct Spec {
 
 impl Spec {
     const fn of<K: Kind>(name: KindName) -> Spec {
+        assert!(
+            !matches!((K::ON_REMAINS, K::ON_UNCERTAIN), (OnRemains::GoOn, OnUncertain::Fail)),
+            "who goes on from what is left looks at it"
+        );
         Spec {
             name,
             class: K::CLASS,
@@ -371,6 +388,7 @@ impl Spec {
             aim: K::AIM,
             turn: K::TURN,
             on_uncertain: K::ON_UNCERTAIN,
+            on_remains: K::ON_REMAINS,
             retry: K::RETRY,
             retry_why: K::RETRY_WHY,
             queue_deadline: K::QUEUE_DEADLINE,

@@ -21,7 +21,7 @@ impl Work<'_> {
         let Some(row) = self.tasks.get(&id) else { return Ok(Err(Denial::WrongState)) };
         let before = row.life();
         let mut life = before.clone();
-        let rules = row.task.schedule.rules();
+        let rules = row.task.rules();
         let (word, failure) = (Word::of(&event), failure(&event));
         let outcome = match task::apply(&mut life, event, &rules, self.now, self.context.ids.unit()) {
             Ok(outcome) => outcome,

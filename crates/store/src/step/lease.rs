@@ -6,7 +6,7 @@ use hostler_model::{
     Fence, NodeId, TaskId,
     kind::{Admission, Class},
     snapshot::{self, Use},
-    task::{Event, Intent, Lease},
+    task::{Event, Intent, Lease, Left},
     vm::VmState,
 };
 use hostler_db::Result;
@@ -222,7 +222,7 @@ fn verdict(work: &mut Work<'_>, id: TaskId) -> Result<Verdict> {
         Admission::Go => Verdict::Go,
         Admission::Moot(output) => Verdict::End(Event::Moot { output }),
         // The node that asks was lost and is back: its next inventory says what may be done.
-        Admission::Refuse(..) if vm.vm.state == VmState::Unknown && row.clean => Verdict::Wait,
+        Admission::Refuse(..) if vm.vm.state == VmState::Unknown && row.left == Left::Nothing => Verdict::Wait,
         Admission::Refuse(code, detail) => Verdict::End(Event::Refuse { code, detail }),
     })
 }
@@ -231,7 +231,7 @@ fn delivery(work: &Work<'_>, id: TaskId) -> Option<Leased> {
     let row = work.tasks.get(&id)?;
     let lease = row.lease?;
     let (task, intent) = (&row.task, row.life().intent());
-    let timeout = task.schedule.rules().timeout;
+    let timeout = task.rules().timeout;
     let deadline = match (intent, task.deadline) {
         (Intent::Run, Some(deadline)) => deadline,
         // Stopping and undoing has its own time: the task's may be what ran out.

@@ -16,7 +16,7 @@ use hostler_model::{
     name::Name,
     placement::{self, Wanted},
     quota,
-    task::{Event, Life, Target, Task, TaskState},
+    task::{Event, Left, Life, Target, Task, TaskState},
     vm::{Vm, VmState},
 };
 use hostler_db::Result;
@@ -283,7 +283,7 @@ impl Batch {
             finished_at: None,
         };
         task.waiting_for = waiting_for(&task, self.held(node, false), now);
-        let mut row = TaskRow { seq: 0, task, clean: true, lease: None, later: false, ripe: false };
+        let mut row = TaskRow { seq: 0, task, left: Left::Nothing, lease: None, later: false, ripe: false };
         row.set_life(Life::new(self.store_epoch, not_before));
         row
     }
