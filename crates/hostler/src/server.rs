@@ -15,7 +15,7 @@ use hostler_control::Sources;
 use hostler_model::defaults::Defaults;
 use tokio_util::sync::CancellationToken;
 
-use self::default_image::DefaultImage;
+use self::default_image::{DefaultImage, Taken};
 use crate::{
     context::ClientFile,
     exit::{Exit, Failure},
@@ -82,7 +82,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     }
     if let Some(image) = &default_image {
         tokio::select! {
-            taken = image.take_in(&folder.data, &server) => taken?,
+            taken = image.take_in(&folder.data, &server) => do_without(taken?, &settings, &server)?,
             signal = interrupt.caught() => return Ok(Exit::Signalled(signal)),
         }
     }
@@ -140,6 +140,16 @@ fn defaults(settings: &Server, image: Option<&DefaultImage>) -> Result<Defaults,
     Ok(defaults)
 }
 
+/// Without an image `default` machines that name none are made of what they would be made of without its files.
+fn do_without(taken: Taken, settings: &Server, server: &hostler_control::Server) -> Result<(), Failure> {
+    if taken == Taken::Not && settings.default_image.is_empty() {
+        let without = defaults(settings, None)?;
+        tracing::warn!(image = without.image, "machines that name no image are made of this one");
+        server.app().set_defaults(without);
+    }
+    Ok(())
+}
+
 /// Tokens travel in every request: without TLS they must not leave the machine, unless somebody says that they may.
 fn refuse_the_open(settings: &Server) -> Result<(), Failure> {
     if settings.listen.ip().is_loopback() {
@@ -177,6 +187,30 @@ mod tests {
         assert_eq!((named.image.as_str(), named.vcpus, named.memory_mib), ("house", Some(2), None));
         let absurd = Server { default_memory_mib: 8, ..Server::default() };
         assert_eq!(defaults(&absurd, None).unwrap_err().exit, Exit::Usage);
+    }
+
+    #[tokio::test]
+    async fn machines_that_name_no_image_do_not_wait_for_one_that_cannot_be_taken_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let server = service::open(Opening {
+            data: dir.path(),
+            issuer: ISSUER,
+            lease: Duration::from_secs(30),
+            sources: Sources::default(),
+            defaults: Defaults { image: default_image::NAME.to_owned(), vcpus: Some(2), ..Defaults::default() },
+            names: Vec::new(),
+        })
+        .await
+        .unwrap();
+        let image = || server.app().defaults().image;
+        let settings = Server { default_vcpus: 2, ..Server::default() };
+        do_without(Taken::In, &settings, &server).unwrap();
+        assert_eq!(image(), "default");
+        let named = Server { default_image: "default".into(), ..settings.clone() };
+        do_without(Taken::Not, &named, &server).unwrap();
+        assert_eq!(image(), "default", "somebody named it");
+        do_without(Taken::Not, &settings, &server).unwrap();
+        assert_eq!(server.app().defaults(), Defaults { vcpus: Some(2), ..Defaults::default() });
     }
 
     #[test]

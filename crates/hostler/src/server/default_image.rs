@@ -8,7 +8,8 @@
 //! ```
 //!
 //! What somebody configured and cannot be taken in ends the start, and takes its name from whatever has it. What is built in
-//! was asked for by nobody: the server starts without it, and it leaves its name to another image.
+//! was asked for by nobody: the server starts without it, and it leaves its name to another image. Where none has that name,
+//! machines that name no image are made of what they would be made of without the files.
 //!
 //! What an import made is found by its digest: files that were only touched make no second image.
 
@@ -64,6 +65,15 @@ struct Note {
     image: ImageDigest,
 }
 
+/// Whether there is an image of its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// There is: this one, or another that the name was left to.
+    In,
+    /// There is none.
+    Not,
+}
+
 impl DefaultImage {
     /// What the settings name. None where nothing is named, and where what is built in is not there.
     pub fn of(settings: &settings::Server) -> Result<Option<DefaultImage>, Failure> {
@@ -103,14 +113,16 @@ impl DefaultImage {
     }
 
     /// Takes it in, unless that was done before and the image is still there.
-    pub async fn take_in(&self, data: &Path, server: &Server) -> Result<(), Failure> {
+    pub async fn take_in(&self, data: &Path, server: &Server) -> Result<Taken, Failure> {
         match self.import(data, server).await {
             Err(failure) if self.origin == Origin::Shipped => {
                 let why: Vec<String> = failure.lines().into_iter().map(|(_, line)| line).collect();
                 tracing::warn!(why = why.join("; "), "the server starts without the image that is built in");
-                Ok(())
+                let other = server.app().store.image_by_name(TenantId::DEFAULT, NAME.to_owned()).await;
+                let other = other.map_err(|error| Failure::new(Exit::Failed, error))?;
+                Ok(other.map_or(Taken::Not, |_| Taken::In))
             }
-            taken => taken,
+            taken => taken.map(|()| Taken::In),
         }
     }
 
@@ -200,7 +212,8 @@ fn shape(settings: &settings::Server) -> Result<NewShape, Failure> {
 #[cfg(test)]
 mod tests {
     use hostler_control::Sources;
-    use hostler_model::{catalogue::Catalogue, defaults::Defaults};
+    use hostler_model::{catalogue::Catalogue, defaults::Defaults, event::Actor};
+    use serde_json::json;
 
     use super::*;
     use crate::service::{self, Opening};
@@ -255,7 +268,16 @@ mod tests {
         let failure = configured.take_in(dir.path(), &server).await.unwrap_err();
         assert!(failure.lines()[0].1.contains("rootfs.ext4"), "{:?}", failure.lines());
         let built_in = DefaultImage { origin: Origin::Shipped, ..configured };
-        assert!(built_in.take_in(dir.path(), &server).await.is_ok());
+        assert_eq!(built_in.take_in(dir.path(), &server).await.unwrap(), Taken::Not);
+        // Another image has the name.
+        let file = json!({"sha256": "ab".repeat(32), "size": 1});
+        let manifest = json!({
+            "name": NAME, "arch": "x86_64", "files": {"kernel": file, "rootfs": file}, "cmdline": "",
+            "defaults": {"vcpus": 1, "memory_mib": 128, "disk_gib": 1}, "ready": "guest_agent",
+        });
+        let (store, manifest) = (&server.app().store, serde_json::from_value(manifest).unwrap());
+        store.put_image(TenantId::DEFAULT, manifest, Vec::new(), Actor::system()).await.unwrap().unwrap();
+        assert_eq!(built_in.take_in(dir.path(), &server).await.unwrap(), Taken::In);
     }
 
     #[test]
