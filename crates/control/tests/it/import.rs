@@ -19,7 +19,7 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use hostler_model::{TenantId, catalogue::KnownImage, event::Actor, image::Sha256Hex, kind::Role};
+use hostler_model::{TenantId, Timestamp, catalogue::KnownImage, event::Actor, image::Sha256Hex, kind::Role};
 use http::{HeaderMap, Method, StatusCode, header};
 use serde_json::{Value, json};
 
@@ -557,6 +557,32 @@ async fn an_image_is_brought_to_nodes_and_taken_from_them() {
         let foreign = world.post("/api/v1/tasks", body(&digest)).bearer(&world.foreign);
         assert_eq!(foreign.send().await.code(), "IMAGE_NOT_FOUND");
     }
+}
+
+#[tokio::test]
+async fn when_nodes_fetch_and_remove_an_image_can_be_said() {
+    let (world, agent) = World::ready().await;
+    let pull = |query: &str| world.post(&format!("/api/v1/images/tiny/pull?{query}"), json!({})).send();
+    let pulled = pull("priority=7&delay_seconds=3600&retry_attempts=2&retry_backoff=linear&timeout_seconds=60").await;
+    let task = pulled.json()["tasks"][0].clone();
+    let at = |field: &str| serde_json::from_value::<Timestamp>(task[field].clone()).unwrap();
+    assert!(at("not_before") >= at("created_at").plus(Duration::from_secs(3599)), "{task}");
+    assert_eq!((&task["priority"], &task["timeout_seconds"], &task["max_attempts"]), (&json!(7), &json!(60), &json!(2)));
+    assert_eq!(task["retry"]["backoff"], "linear");
+    assert!(agent.poll(&world, "max=5&wait_ms=0").await.is_empty(), "its time has not come");
+    for (query, field) in [("priority=101", "priority"), ("timeout_seconds=0", "timeout_seconds"), ("dry_run=true", "dry_run")] {
+        let refused = pull(query).await;
+        assert_eq!(refused.code(), "VALIDATION_ERROR", "{query}");
+        assert!(refused.text().contains(field), "{query}: {}", refused.text());
+    }
+    let delete = |query: &str| world.call(Method::DELETE, &format!("/api/v1/images/tiny?{query}")).send();
+    let evicted = delete("node=node-1&priority=-3").await.json()["tasks"][0].clone();
+    assert_eq!((&evicted["kind"], &evicted["priority"]), (&json!("image.delete"), &json!(-3)));
+    // What is wrong with the schedule is said before anything is deleted.
+    assert_eq!(delete("queue_timeout_seconds=0").await.code(), "VALIDATION_ERROR");
+    assert!(world.get("/api/v1/images/tiny").send().await.status.is_success());
+    assert!(delete("queue_timeout_seconds=60").await.status.is_success());
+    assert_eq!(world.get("/api/v1/images/tiny").send().await.code(), "IMAGE_NOT_FOUND");
 }
 
 #[tokio::test]
