@@ -9,6 +9,7 @@ mod complete;
 mod context;
 #[cfg(feature = "crash-points")]
 mod crash;
+mod default_image;
 mod dev;
 mod driver;
 mod exit;

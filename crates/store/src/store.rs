@@ -44,7 +44,7 @@ use crate::{
 /// Each runs once, in order.
 pub(crate) const MIGRATIONS: Migrations = &[include_str!("../migrations/sqlite/0001_init.sql")];
 /// The same tables on a server.
-const ON_A_SERVER: Migrations = &[include_str!("../migrations/postgres/0001_init.sql")];
+pub(crate) const ON_A_SERVER: Migrations = &[include_str!("../migrations/postgres/0001_init.sql")];
 
 /// Hints that a slow listener may be behind by before it misses some: a second's worth at full speed.
 const WAKES: usize = 1024;
