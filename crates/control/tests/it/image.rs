@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hostler_model::{Timestamp, image::Sha256Hex};
+use hostler_model::{Timestamp, defaults::Defaults, image::Sha256Hex};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -141,4 +141,15 @@ async fn the_catalogue_is_told() {
     {
         assert!(names.contains(&name), "{name}");
     }
+}
+
+#[tokio::test]
+async fn machines_that_name_no_image_are_made_of_the_one_that_is_the_default_now() {
+    let (world, _agent) = World::ready().await;
+    let create = |name: &str| world.post("/api/v1/vms", json!({"name": name})).send();
+    let (app, usual) = (world.server.app(), world.server.app().defaults());
+    app.set_defaults(Defaults { image: "absent".to_owned(), ..usual.clone() });
+    assert_eq!(create("web").await.code(), "IMAGE_NOT_FOUND");
+    app.set_defaults(usual);
+    assert_eq!(create("web").await.json()["vm"]["spec"]["image"], "tiny");
 }
