@@ -114,4 +114,33 @@ mod tests {
         assert_eq!(found["HOSTLER_VM_CREATE_MEMORY"], "hostler vm create --memory");
         assert_eq!(found["HOSTLER_URL"], "hostler --url");
     }
+
+    #[test]
+    fn every_verb_that_makes_tasks_takes_a_schedule() {
+        let command = command();
+        for path in [
+            "run",
+            "vm create",
+            "vm start",
+            "vm stop",
+            "vm exec",
+            "vm edit",
+            "vm rename",
+            "vm snapshot",
+            "vm restore",
+            "vm delete",
+            "snapshot delete",
+            "image pull",
+            "image delete",
+            "node refresh",
+            "task submit",
+            "task retry",
+        ] {
+            let verb = path.split(' ').fold(&command, |at, word| at.find_subcommand(word).unwrap());
+            for flag in ["priority", "delay", "not-before", "queue-timeout", "deadline", "attempts"] {
+                let has = verb.get_arguments().any(|arg| arg.get_long() == Some(flag));
+                assert!(has, "hostler {path} has no --{flag}");
+            }
+        }
+    }
 }
