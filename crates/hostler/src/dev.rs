@@ -34,7 +34,7 @@ use crate::{
     folder::{Folder, Sockets, Stay},
     interrupt::Interrupt,
     output,
-    service::{self, Opening, address, bind},
+    service::{self, Opening, Shared, address, bind},
     settings::{MachineDefaultFlags, MachineDefaults, as_flag, layers},
 };
 
@@ -106,6 +106,10 @@ pub struct Args {
     /// How long an agent may be silent before its work is taken to be lost, in seconds
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     lease_seconds: u64,
+
+    /// A PostgreSQL database in place of a file in the data folder, such as postgres://user@host/name
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    database: Option<String>,
 
     /// How much is logged: error, warn, info, debug or trace, also by part, as in info,hostler_store=debug
     #[arg(long, env = "HOSTLER_LOG", value_name = "FILTER", default_value = "info")]
@@ -190,8 +194,8 @@ async fn work(
     let files = default_image.as_ref().map(DefaultImage::files).unwrap_or_default();
     let server = service::open(Opening {
         data: &folder.data,
-        shared: service::Shared::default(),
-            issuer: ISSUER,
+        shared: Shared { database: args.database.clone(), ..Shared::default() },
+        issuer: ISSUER,
         lease,
         sources: Sources { files, ..sources },
         defaults: default_image::defaults(&machines, default_image.as_ref(), as_flag)?,

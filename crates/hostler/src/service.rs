@@ -8,6 +8,7 @@ use std::{
 };
 
 use hostler_control::{Limits, Pace, Server, ServerConfig, Sources};
+use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, TenantId,
     api::strict,
@@ -16,7 +17,6 @@ use hostler_model::{
     event::Actor,
     kind::Role,
 };
-use hostler_db::Mode;
 use hostler_store::{Caller, NewApiToken, Now, ShippedImage, Store, Timing};
 use hostler_trust::{
     ApiToken, Authority, TaskSigner,

@@ -3,6 +3,7 @@
 
 mod snapshot;
 
+use hostler_db::Result;
 use hostler_model::{
     TaskId, VmId,
     alloc::{Allocation, Hold, Owner, Settlement},
@@ -10,7 +11,6 @@ use hostler_model::{
     task::{self, Denial, End, Event, Outcome, TaskState, Verdict},
     vm::{VmChange, VmState},
 };
-use hostler_db::Result;
 use serde_json::{Value, json};
 
 use crate::{step::edit, task::TaskRow, work::Work};

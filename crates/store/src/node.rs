@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
     NodeId, Timestamp, VmId,
     book::Book,
@@ -10,7 +11,6 @@ use hostler_model::{
     node::{Freshness, Node, NodeFacts, NodeState, Overcommit},
     placement::Candidate,
 };
-use hostler_db::{Document, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 

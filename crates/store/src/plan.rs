@@ -4,8 +4,9 @@ use hostler_db::{Db, Mode};
 use serde_json::json;
 
 use crate::{
-    allocation, idempotency, image, import, log, node, secret, snapshot, store::{MIGRATIONS, ON_A_SERVER}, task, task_log, tenant,
-    token, vm,
+    allocation, idempotency, image, import, log, node, secret, snapshot,
+    store::{MIGRATIONS, ON_A_SERVER},
+    task, task_log, tenant, token, vm,
 };
 
 /// Names of scans that are meant: the batch itself, and what an index already narrowed.

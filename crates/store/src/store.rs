@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, atomic::AtomicI64},
 };
 
+use hostler_db::{Db, Migrations, Mode, Tx};
 use hostler_model::{
     Clock, Code, Ids, NodeId, Refusal, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     api::{Diagnosis, Quota},
@@ -21,7 +22,6 @@ use hostler_model::{
     task_log::Line,
     vm::Vm,
 };
-use hostler_db::{Db, Migrations, Mode, Tx};
 use serde_json::json;
 use tokio::sync::broadcast;
 use uuid::Uuid;

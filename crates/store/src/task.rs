@@ -52,6 +52,7 @@ mod left;
 pub(crate) mod list;
 pub(crate) mod stats;
 
+use hostler_db::{Document, Result, Row, Texts, Tx};
 use hostler_model::{
     Fence, NodeId, PrincipalId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     id::EnrolmentId,
@@ -61,7 +62,6 @@ use hostler_model::{
     snapshot::{Use, named_by},
     task::{AbortReason, DeadLetter, Lease, Left, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState},
 };
-use hostler_db::{Document, Result, Row, Texts, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use hostler_db::Result;
 use hostler_model::{
     Fence, NodeId, TaskId,
     kind::{Admission, Class},
@@ -9,7 +10,6 @@ use hostler_model::{
     task::{Event, Intent, Lease, Left},
     vm::VmState,
 };
-use hostler_db::Result;
 
 use super::{identify, submit};
 use crate::{
@@ -33,10 +33,8 @@ impl Step for Take {
     fn run(work: &mut Work<'_>, claims: &[Claim]) -> Result<Vec<Answer<Vec<Leased>>>> {
         let ids: BTreeSet<NodeId> = claims.iter().map(|claim| claim.node).collect();
         let known = node::identities(work.tx, &Vec::from_iter(ids))?;
-        let served: Vec<&Claim> = claims
-            .iter()
-            .filter(|claim| identify(&known, claim.node, claim.enrolment).is_ok_and(takes))
-            .collect();
+        let served: Vec<&Claim> =
+            claims.iter().filter(|claim| identify(&known, claim.node, claim.enrolment).is_ok_and(takes)).collect();
         submit::later::ripen(work)?;
         let mut offers = offers(work, &served, &known)?;
         claims

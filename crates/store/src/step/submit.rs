@@ -8,6 +8,7 @@ mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hostler_db::Result;
 use hostler_model::{
     Code, Fence, NodeId, Refusal, Resources, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
@@ -19,7 +20,6 @@ use hostler_model::{
     task::{Event, Left, Life, Target, Task, TaskState},
     vm::{Vm, VmState},
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use self::change::{Change, name_wanted};
