@@ -13,6 +13,7 @@ mod http;
 mod life;
 mod memory;
 mod power;
+mod queue;
 mod server;
 mod snapshot;
 mod table;
@@ -30,7 +31,7 @@ use self::table::Row;
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// Only this one: dispatch, life, boot, burst, exec, power, snapshot or memory.
+    /// Only this one: dispatch, life, queue, boot, burst, exec, power, snapshot or memory.
     #[arg(long)]
     only: Option<String>,
     /// Also write the rows here.
@@ -44,7 +45,7 @@ pub(crate) struct Bench {
     boots: usize,
 }
 
-const NAMES: [&str; 8] = ["dispatch", "life", "boot", "burst", "exec", "power", "snapshot", "memory"];
+const NAMES: [&str; 9] = ["dispatch", "life", "queue", "boot", "burst", "exec", "power", "snapshot", "memory"];
 
 /// Builds what is measured, measures, and prints the table.
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
@@ -95,6 +96,9 @@ async fn measure(bench: &Bench) -> Result<Vec<Row>> {
     }
     if wanted("life") {
         rows.extend(life::measure(bench.tasks).await?);
+    }
+    if wanted("queue") {
+        rows.extend(queue::measure(bench.tasks).await?);
     }
     if wanted("boot") {
         rows.extend(boot::measure(bench.boots).await?);

@@ -153,8 +153,8 @@ impl Db {
     pub fn postgres(url: &str, migrations: Migrations) -> Result<Db> {
         let server = postgres::Server::parse(url)?;
         let start = || {
-            let writer = Session::Postgres(postgres::Session::writing(server.clone(), migrations)?);
-            let reading = || Ok(Session::Postgres(postgres::Session::reading(server.clone())?));
+            let writer = Session::Postgres(Box::new(postgres::Session::writing(server.clone(), migrations)?));
+            let reading = || Ok(Session::Postgres(Box::new(postgres::Session::reading(server.clone())?)));
             let readers = reader::Readers::start(reader::OF_A_SERVER, reading)?;
             Ok(Engine::Threads { writer: writer::Writer::start("postgres", writer)?, readers })
         };

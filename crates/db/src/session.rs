@@ -5,7 +5,7 @@ use crate::{Error, Result, Tx, postgres, sqlite};
 /// A connection. At most one transaction is open on it at a time.
 pub(crate) enum Session {
     Sqlite(sqlite::Session),
-    Postgres(postgres::Session),
+    Postgres(Box<postgres::Session>),
 }
 
 /// What a transaction is for.

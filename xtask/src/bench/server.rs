@@ -22,6 +22,11 @@ pub(crate) struct Server {
 impl Server {
     /// Starts one, and waits until so many nodes are fresh.
     pub(crate) async fn start(flags: &[&str], nodes: usize) -> Result<Server> {
+        Server::over(None, flags, nodes).await
+    }
+
+    /// The same, over a database of a server's where one is named.
+    pub(crate) async fn over(database: Option<String>, flags: &[&str], nodes: usize) -> Result<Server> {
         // Beside the build, so that the disk is the one that the floors are measured on.
         let folder = tempfile::Builder::new().prefix("bench").tempdir_in("target")?;
         let data = folder.path().canonicalize()?.join("data");
@@ -30,6 +35,7 @@ impl Server {
             .args(["dev", "--ephemeral", "--listen", "127.0.0.1:0", "--images", "target/images", "--data"])
             .arg(&data)
             .args(flags)
+            .args(database.map(|url| format!("--database={url}")))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -9,8 +9,12 @@ use crate::{Error, Result};
 /// How long a connection may take to be made.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a connection may be silent before it is asked whether it still is one.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// What was answered is on the disk, whatever the server's own setting says. Every text is short and walks an index:
 /// its plan is made once, and none that reads whole tables is taken because they were small when they were last counted.
+/// A process that stands still in a transaction, holding the lock of all who write, loses it.
 const SETTINGS: &str = "
 SET synchronous_commit = on;
 SET standard_conforming_strings = on;
@@ -18,7 +22,9 @@ SET plan_cache_mode = force_generic_plan;
 SET enable_seqscan = off;
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
-SET jit = off";
+SET jit = off;
+SET idle_in_transaction_session_timeout = '30s';
+SET lock_timeout = '60s'";
 
 /// A database on a server. Clones share it.
 #[derive(Clone)]
@@ -36,6 +42,12 @@ impl Server {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(PATIENCE);
         }
+        // A server that went without a word is found out by that, not by the hours that the kernel would wait.
+        config
+            .keepalives_idle(SILENCE)
+            .keepalives_interval(SILENCE)
+            .keepalives_retries(2)
+            .tcp_user_timeout(3 * SILENCE);
         Ok(Server(Arc::new(config)))
     }
 

@@ -77,6 +77,11 @@ impl Session {
     /// servers: the lock goes with the transaction.
     pub(crate) fn begin(&self, purpose: Purpose) -> Result<()> {
         self.connected()?;
+        // Half a beginning is none: nobody could tell what the next transaction on that connection would be part of.
+        self.begun(purpose).inspect_err(|_| drop(self.link.replace(None)))
+    }
+
+    fn begun(&self, purpose: Purpose) -> Result<()> {
         let open = match purpose {
             Purpose::Read => {
                 self.run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")?;
@@ -120,10 +125,14 @@ impl Session {
     /// Makes what was written durable. When the answer is lost, the server is asked on a new connection.
     pub(crate) fn commit(&self) -> Result<()> {
         let open = self.open.replace(Open::Nothing);
-        match (self.run("COMMIT"), open) {
+        // A transaction in which a statement failed is rolled back by COMMIT, without a word: the statement before it fails then.
+        match (self.run("SELECT 1; COMMIT"), open) {
             (Ok(_), _) => Ok(()),
             (Err(error), Open::Writing { xid, .. }) if self.is_broken() => self.what_became_of(xid, error),
-            (Err(error), _) => Err(error),
+            (Err(error), _) => {
+                self.link.replace(None);
+                Err(error)
+            }
         }
     }
 

@@ -204,7 +204,7 @@ async fn a_commit_that_never_was_is_a_failure() {
     let cutting = async {
         wait_for(
             &database,
-            "SELECT CAST(EXISTS (SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query = 'COMMIT'
+            "SELECT CAST(EXISTS (SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND query LIKE '%COMMIT'
                                     AND datname = current_database()) AS TEXT)",
         )
         .await;

@@ -1,0 +1,143 @@
+//! The queue by its parts: submissions alone, one by one and many to a request, and the drain of what has gathered. Each
+//! over a file and over PostgreSQL, beside one-row commits of the same engine in the same run.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use anyhow::{Result, bail};
+use serde_json::json;
+
+use super::{
+    commit::{Engine, Floor},
+    server::Server,
+    table::Row,
+};
+
+/// How many tasks one request of a bulk has: the most that the API takes.
+const BULK: usize = 1000;
+const ECHO: &str = r#"{"kind":"echo","params":{"message":"forty bytes, as the peers are measured"}}"#;
+
+/// What each engine is to reach, as times of its floor.
+struct Targets {
+    single_32: f64,
+    single_128: f64,
+    bulk: f64,
+    drain: f64,
+}
+
+const fn targets(engine: Engine) -> Targets {
+    match engine {
+        Engine::Sqlite => Targets { single_32: 3.0, single_128: 4.0, bulk: 10.0, drain: 2.0 },
+        Engine::Postgres => Targets { single_32: 0.9, single_128: 1.5, bulk: 2.0, drain: 1.0 },
+    }
+}
+
+/// So many tasks for each figure.
+pub(crate) async fn measure(tasks: usize) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for engine in Engine::ALL {
+        rows.extend(measure_on(engine, tasks).await?);
+    }
+    Ok(rows)
+}
+
+async fn measure_on(engine: Engine, tasks: usize) -> Result<Vec<Row>> {
+    let floor = Floor::of(engine)?;
+    let flags = ["--driver", "sim", "--nodes", "4", "--quick-slots", "100"];
+    let server = Server::over(floor.database(), &flags, 4).await?;
+    let before = floor.measure()?;
+    queues(&server, "pause").await?;
+    let singly = |connections| single(&server, connections, tasks);
+    singly(32).await?;
+    let (at_32, at_128) = (singly(32).await?, singly(128).await?);
+    queues(&server, "resume").await?;
+    ended(&server).await?;
+    queues(&server, "pause").await?;
+    let in_bulk = bulk(&server, tasks).await?;
+    let begun = Instant::now();
+    queues(&server, "resume").await?;
+    ended(&server).await?;
+    let drained = tasks as f64 / begun.elapsed().as_secs_f64();
+    let floor = f64::midpoint(before, floor.measure()?);
+    let Targets { single_32, single_128, bulk, drain } = targets(engine);
+    let row =
+        |what: &str, rate, times| Row::at_least_times(&format!("{what}, {engine}"), rate, "tasks/s", floor, times);
+    Ok(vec![
+        row("submits, 32 connections", at_32, single_32),
+        row("submits, 128 connections", at_128, single_128),
+        row("submits, 1,000 to a request", in_bulk, bulk),
+        row(&format!("drain of {tasks} by 4 agents"), drained, drain),
+    ])
+}
+
+/// Tells every node's queue to stand still, or to go on.
+async fn queues(server: &Server, verb: &str) -> Result<()> {
+    let mut connection = server.connect().await?;
+    let (_, nodes) = connection.json("GET", "/api/v1/nodes", "").await?;
+    for node in nodes["items"].as_array().into_iter().flatten() {
+        let path = format!("/api/v1/nodes/{}/{verb}", node["name"].as_str().unwrap_or_default());
+        let (status, answer) = connection.call("POST", &path, "").await?;
+        if status >= 300 {
+            bail!("{path}: {status}: {}", String::from_utf8_lossy(&answer));
+        }
+    }
+    Ok(())
+}
+
+/// Submissions by so many connections, each waiting for one answer before it sends the next.
+pub(crate) async fn single(server: &Server, connections: usize, tasks: usize) -> Result<f64> {
+    let left = Arc::new(AtomicUsize::new(tasks));
+    let mut ready = Vec::new();
+    for _ in 0..connections {
+        ready.push(server.connect().await?);
+    }
+    let begun = Instant::now();
+    let mut submitters = tokio::task::JoinSet::new();
+    for mut connection in ready {
+        let left = left.clone();
+        submitters.spawn(async move {
+            while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
+                let (status, answer) = connection.call("POST", "/api/v1/tasks", ECHO).await?;
+                if status != 202 {
+                    bail!("{status}: {}", String::from_utf8_lossy(&answer));
+                }
+            }
+            Ok(())
+        });
+    }
+    while let Some(ended) = submitters.join_next().await {
+        ended??;
+    }
+    Ok(tasks as f64 / begun.elapsed().as_secs_f64())
+}
+
+async fn bulk(server: &Server, tasks: usize) -> Result<f64> {
+    let one: serde_json::Value = serde_json::from_str(ECHO)?;
+    let body = json!({"tasks": vec![one; BULK]}).to_string();
+    let mut connection = server.connect().await?;
+    let begun = Instant::now();
+    for _ in 0..tasks.div_ceil(BULK) {
+        let (status, answer) = connection.call("POST", "/api/v1/tasks/batch", &body).await?;
+        if status != 200 {
+            bail!("{status}: {}", String::from_utf8_lossy(&answer));
+        }
+    }
+    Ok((tasks.div_ceil(BULK) * BULK) as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// Until no task is under way.
+pub(crate) async fn ended(server: &Server) -> Result<()> {
+    let mut connection = server.connect().await?;
+    for state in ["queued", "running", "aborting"] {
+        let path = format!("/api/v1/tasks?state={state}&limit=1");
+        while connection.json("GET", &path, "").await?.1["items"].as_array().is_none_or(|items| !items.is_empty()) {
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    }
+    Ok(())
+}
