@@ -30,6 +30,17 @@ pub fn check(file: &Path) -> Result<()> {
     if said == "ok" { Ok(()) } else { Err(Error::Aborted(format!("{} is damaged: {said}", file.display()))) }
 }
 
+/// Puts all of an SQLite database into its one file, on the disk.
+pub fn settle(file: &Path) -> Result<()> {
+    let wrap = |error| sqlite::wrap(file, error);
+    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(wrap)?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(wrap)?;
+    drop(connection);
+    File::open(file)
+        .and_then(|file| file.sync_all())
+        .map_err(|e| Error::Aborted(format!("{} cannot be written to the disk: {e}", file.display())))
+}
+
 /// The files of an SQLite database: it is all of them.
 pub fn files(database: &Path) -> Vec<PathBuf> {
     let beside = |suffix: &str| {

@@ -11,6 +11,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -147,6 +148,7 @@ pub fn backup(args: &BackupArgs, globals: &Globals) -> Result<Exit, Failure> {
             Failure::usage(format!("{} is not empty", to.display())).help("name a new folder: one for each backup")
         );
     }
+    fs::set_permissions(to, fs::Permissions::from_mode(0o700)).map_err(failed)?;
     let taken_at = Clock::system().now();
     let copied = match &place {
         Place::File(file) => {
@@ -184,28 +186,32 @@ pub async fn restore(args: &RestoreArgs, globals: &Globals) -> Result<Exit, Fail
         }
         Place::Server(_) => None,
     };
-    if let Some(from) = &args.from {
-        put_back(from, &place)?;
-    }
-    let config = Config {
-        mode: hostler_db::Mode::Inline,
-        clock: Clock::system(),
-        ids: Ids::system(),
-        timing: Timing::default(),
+    let epoch = match (&args.from, &place) {
+        (Some(from), Place::File(file)) => put_file(&whole(from, &place)?.join(FILE), file).await?,
+        (None, Place::File(file)) => begin_anew(Store::open(file, config())).await?,
+        (from, Place::Server(url)) => {
+            if let Some(from) = from {
+                put_dump(&whole(from, &place)?.join(DUMP), url)?;
+            }
+            begin_anew(Store::connect(url, Now::Database, config())).await?
+        }
     };
-    let store = match &place {
-        Place::File(file) => Store::open(file, config),
-        Place::Server(url) => Store::connect(url, Now::Database, config),
-    }
-    .map_err(failed)?;
-    let epoch = store.restored().await.map_err(failed)?;
     drop(folder);
     let next = "start the server: each node gets tasks again once it has said what it has".to_owned();
     output::text(&output::fields([("store epoch", epoch.to_string()), ("next", next)])).map_err(failed)?;
     Ok(Exit::Done)
 }
 
-fn put_back(from: &Path, place: &Place) -> Result<(), Failure> {
+fn config() -> Config {
+    Config { mode: hostler_db::Mode::Inline, clock: Clock::system(), ids: Ids::system(), timing: Timing::default() }
+}
+
+async fn begin_anew(store: hostler_store::Result<Store>) -> Result<u32, Failure> {
+    store.map_err(failed)?.restored().await.map_err(failed)
+}
+
+/// The folder, if it is a whole backup of such a database.
+fn whole<'a>(from: &'a Path, place: &Place) -> Result<&'a Path, Failure> {
     let text = fs::read(from.join(NOTE)).map_err(|error| {
         Failure::usage(format!("{} is no whole backup: {NOTE}: {error}", from.display()))
             .help("name a folder that `hostler backup` made")
@@ -217,39 +223,39 @@ fn put_back(from: &Path, place: &Place) -> Result<(), Failure> {
         return Err(Failure::usage(format!("the backup is of {theirs:?}, and the database is {ours:?}"))
             .help("--database names a PostgreSQL database, --data a folder with a file"));
     }
-    match place {
-        Place::File(file) => put_file(&from.join(FILE), file),
-        Place::Server(url) => {
-            if hostler_db::backup::in_use(url).map_err(failed)? > 0 {
-                return Err(failed("servers run over the database").help("stop all of them, then restore"));
-            }
-            let words = ["--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error"];
-            let dump = from.join(DUMP);
-            let name = hostler_db::backup::variables(url).map_err(failed)?;
-            let name = name.into_iter().find(|(name, _)| *name == "PGDATABASE").map(|(_, value)| value);
-            program("pg_restore", url, |restore| {
-                restore.args(words).arg("--dbname").arg(name.unwrap_or_default()).arg(&dump)
-            })
-        }
-    }
+    Ok(from)
 }
 
-/// The copy is looked at before what is there gives way to it.
-fn put_file(from: &Path, to: &Path) -> Result<(), Failure> {
+fn put_dump(dump: &Path, url: &str) -> Result<(), Failure> {
+    if hostler_db::backup::in_use(url).map_err(failed)? > 0 {
+        return Err(failed("servers run over the database").help("stop all of them, then restore"));
+    }
+    let words = ["--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error", "--dbname"];
+    let variables = hostler_db::backup::variables(url).map_err(failed)?;
+    let name = variables.into_iter().find(|(name, _)| *name == "PGDATABASE").map(|(_, value)| value);
+    program("pg_restore", url, |restore| restore.args(words).arg(name.unwrap_or_default()).arg(dump))
+}
+
+/// The copy is looked at, and its new epoch begins, before it takes the place of what is there, in one step.
+async fn put_file(from: &Path, to: &Path) -> Result<u32, Failure> {
     hostler_db::backup::check(from).map_err(failed)?;
     let new = to.with_extension("db.new");
-    fs::copy(from, &new)
-        .and_then(|_| fs::File::open(&new)?.sync_all())
-        .map_err(|error| failed(format!("{} cannot be written: {error}", new.display())))?;
-    let moment = Clock::system().now().as_micros() / 1_000_000;
-    for old in hostler_db::backup::files(to) {
-        let mut kept = old.as_os_str().to_owned();
-        kept.push(format!(".before-{moment}"));
-        fs::rename(&old, &kept).map_err(|error| failed(format!("{} cannot be put aside: {error}", old.display())))?;
+    for rest in hostler_db::backup::files(&new) {
+        fs::remove_file(&rest).map_err(|error| failed(format!("{} cannot be removed: {error}", rest.display())))?;
+    }
+    let written = fs::copy(from, &new).and_then(|_| fs::set_permissions(&new, fs::Permissions::from_mode(0o600)));
+    written.map_err(|error| failed(format!("{} cannot be written: {error}", new.display())))?;
+    let epoch = Store::open(&new, config()).map_err(failed)?.restored().await.map_err(failed)?;
+    hostler_db::backup::settle(&new).map_err(failed)?;
+    if to.exists() {
+        let kept = to.with_extension(format!("db.before-{}", Clock::system().now().as_micros() / 1_000_000));
+        hostler_db::backup::settle(to).map_err(failed)?;
+        fs::hard_link(to, &kept).map_err(|error| failed(format!("{} cannot be kept: {error}", to.display())))?;
     }
     fs::rename(&new, to).map_err(|error| failed(format!("{} cannot be put in its place: {error}", new.display())))?;
     let folder = to.parent().unwrap_or(Path::new("."));
-    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+    Ok(epoch)
 }
 
 /// Runs one of PostgreSQL's own programs.

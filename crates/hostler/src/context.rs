@@ -16,6 +16,7 @@ pub mod book;
 use std::{
     env, fmt, fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args as _, FromArgMatches as _};
@@ -29,6 +30,8 @@ use crate::exit::{Exit, Failure};
 
 /// Where a server listens that was told nothing else.
 const DEFAULT_URL: &str = "http://127.0.0.1:9090";
+/// How long a server may take to be reached, before another of them is asked.
+const CONNECT: Duration = Duration::from_secs(5);
 /// The file in the data folder that says where its server is.
 const CLIENT_FILE: &str = "client.json";
 
@@ -261,7 +264,7 @@ impl Context {
     /// A client of this server.
     pub fn client(&self) -> Result<Client, Failure> {
         // A proxy of the environment is for what is outside.
-        let builder = reqwest::Client::builder();
+        let builder = reqwest::Client::builder().connect_timeout(CONNECT);
         let builder = if self.is_local() { builder.no_proxy() } else { builder };
         let http = builder.build().map_err(|error| {
             Failure::new(Exit::Failed, format!("HTTP does not work here: {error}"))

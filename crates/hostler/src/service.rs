@@ -104,6 +104,11 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
             store
         }
     };
+    // The same time for all: that of the database, where it is a server's.
+    let clock = Clock::from_fn({
+        let store = store.clone();
+        move || store.now()
+    });
     let ca = shared.ca.unwrap_or_else(|| data.join("ca"));
     let authority = Authority::load_or_create(&ca, clock.now()).map_err(|e| broken("the certificate authority", &e))?;
     let signer = TaskSigner::load_or_create(&ca).map_err(|e| broken("the key that signs tasks", &e))?;

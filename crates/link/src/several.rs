@@ -1,14 +1,15 @@
 //! Several ways to the same server: any of its replicas answers as well as any other.
 //!
-//! The one that answered last is asked first. One that cannot be reached was not asked, so the next is, in the same call;
-//! one whose connection broke may have acted, so that is the caller's to know, and only the next call goes elsewhere.
+//! The one that answered last is asked first. One that cannot be reached was not asked, so the next is, in the same call.
+//! One whose connection broke may have acted, so that is the caller's to know, and only the next call goes elsewhere; so
+//! it does after an answer that says that this server is in no state to serve, and when a caller has given up waiting.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use reqwest::Body;
 use tower::ServiceExt;
 
@@ -33,22 +34,48 @@ impl Several {
         for at in (first..first + self.links.len()).map(|at| at % self.links.len()) {
             let Some(request) = next.take() else { break };
             next = again(&request);
+            let asked = Asked { several: &self, at, well: false };
             match self.links[at].clone().oneshot(request).await {
-                Ok(answer) => {
-                    self.first.store(at, Ordering::Relaxed);
+                Ok(answer) if is_at_work(answer.status()) => {
+                    asked.well();
                     return Ok(answer);
                 }
+                Ok(answer) => return Ok(answer),
                 Err(error @ LinkError::Unreachable { .. }) => last = Some(error),
-                Err(error) => {
-                    self.first.store((at + 1) % self.links.len(), Ordering::Relaxed);
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
-        // Those that could be asked: all, unless a body cannot be sent twice.
-        self.first.store((first + 1) % self.links.len(), Ordering::Relaxed);
         Err(last.unwrap_or_else(|| LinkError::BadRequest("there is no server to ask".to_owned())))
     }
+}
+
+/// A call under way. Unless it is answered well, the next goes elsewhere: also when its caller gives it up.
+struct Asked<'a> {
+    several: &'a Several,
+    at: usize,
+    well: bool,
+}
+
+impl Asked<'_> {
+    fn well(mut self) {
+        self.well = true;
+        self.several.first.store(self.at, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if !self.well {
+            let next = (self.at + 1) % self.several.links.len();
+            // Unless another call has found out more meanwhile.
+            let _ = self.several.first.compare_exchange(self.at, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Whether a server that answers this can serve at all: it does not say that it or its database is away.
+fn is_at_work(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 /// The same request once more, where its body is at hand.
@@ -113,6 +140,27 @@ mod tests {
         let asked = Arc::default();
         let several = Several::new(vec![server("b", &asked, breaks), server("c", &asked, || Ok(()))]);
         assert!(matches!(ask(&several, "x".into()).await, Err(LinkError::Broken { .. })));
+        ask(&several, "x".into()).await.unwrap();
+        assert_eq!(*asked.lock().unwrap(), ["b", "c"]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_serve_or_does_not_answer_is_not_asked_again_first() {
+        let asked = Arc::default();
+        let sick = Link::over(
+            "sick",
+            service_fn(|_: Request<Body>| async {
+                let mut answer = Response::new(Body::default());
+                *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+                Ok(answer)
+            }),
+        );
+        let several = Several::new(vec![sick, server("b", &asked, || Ok(()))]);
+        assert_eq!(ask(&several, "x".into()).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(ask(&several, "x".into()).await.unwrap().status(), StatusCode::OK);
+        let silent = Link::over("silent", service_fn(|_: Request<Body>| std::future::pending()));
+        let several = Several::new(vec![silent, server("c", &asked, || Ok(()))]);
+        tokio::select! { biased; _ = ask(&several, "x".into()) => {}, () = async {} => {} }
         ask(&several, "x".into()).await.unwrap();
         assert_eq!(*asked.lock().unwrap(), ["b", "c"]);
     }

@@ -312,6 +312,9 @@ pub struct Wakes {
     /// More than can be said one by one: everybody looks.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all: bool,
+    /// More tasks ended or spoke than can be said one by one: whoever waits for a task looks.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all_tasks: bool,
     /// Nodes that have something to fetch.
     pub nodes: Vec<NodeId>,
     /// Tasks that ended.

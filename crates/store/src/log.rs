@@ -34,11 +34,16 @@ pub(crate) fn store_epoch(tx: &Tx<'_>) -> Result<u32> {
     Ok(tx.query_one(EPOCH, &(), |row| row.get(0))?.unwrap_or(1))
 }
 
-const RAISE: &str = "UPDATE log_head SET store_epoch = store_epoch + 1 WHERE one = 1";
+const RAISE: &str = "
+UPDATE log_head
+   SET store_epoch = CASE WHEN store_epoch < CAST(?1->>'least' AS BIGINT) THEN CAST(?1->>'least' AS BIGINT)
+                          ELSE store_epoch + 1 END
+ WHERE one = 1";
 
-/// Begins a new epoch.
-pub(crate) fn raise_epoch(tx: &Tx<'_>) -> Result<u32> {
-    tx.execute(RAISE, &())?;
+/// Begins a new epoch, above all that there were: also those of a history that a restore forgot. So it counts the seconds
+/// since 1970, which no restore takes back.
+pub(crate) fn raise_epoch(tx: &Tx<'_>, now: Timestamp) -> Result<u32> {
+    tx.execute(RAISE, &json!({"least": now.as_micros() / 1_000_000}))?;
     store_epoch(tx)
 }
 

@@ -169,7 +169,7 @@ INSERT INTO nodes (id, name, state, freshness, enrolment, facts, last_seen, lost
 SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value->>'enrolment', value->>'facts',
        CAST(value->>'last_seen' AS BIGINT), CAST(value->>'lost_at' AS BIGINT), CAST(value->>'beat_seq' AS BIGINT),
        value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'created_at' AS BIGINT),
-       (SELECT store_epoch FROM log_head)
+       (SELECT CASE WHEN store_epoch > 1 THEN store_epoch - 1 ELSE store_epoch END FROM log_head)
   FROM jsonb_each(?1)
  WHERE true
     ON CONFLICT (id) DO UPDATE

@@ -39,8 +39,9 @@ fn meant(heard: Heard) -> Wakes {
 fn fold(gathered: Vec<Wakes>) -> String {
     let mut wakes = Wakes::default();
     for one in gathered {
-        let Wakes { all, nodes, ended, logged, aborting, seq } = one;
+        let Wakes { all, all_tasks, nodes, ended, logged, aborting, seq } = one;
         wakes.all |= all;
+        wakes.all_tasks |= all_tasks;
         wakes.seq = wakes.seq.max(seq);
         wakes.nodes.extend(nodes);
         wakes.ended.extend(ended);
@@ -49,9 +50,18 @@ fn fold(gathered: Vec<Wakes>) -> String {
     }
     wakes.nodes.sort();
     wakes.nodes.dedup();
-    let text = |wakes: &Wakes| serde_json::to_string(wakes).unwrap_or_default();
-    let word = text(&wakes);
-    if word.len() <= MOST { word } else { text(&Wakes { all: true, seq: wakes.seq, ..Wakes::default() }) }
+    short(&wakes)
+        .or_else(|| {
+            let (ended, logged) = (Vec::new(), Vec::new());
+            short(&Wakes { all_tasks: true, ended, logged, ..wakes.clone() })
+        })
+        .or_else(|| short(&Wakes { all: true, seq: wakes.seq, ..Wakes::default() }))
+        .unwrap_or_default()
+}
+
+/// As a word, where it is not too long for one.
+fn short(wakes: &Wakes) -> Option<String> {
+    serde_json::to_string(wakes).ok().filter(|word| word.len() <= MOST)
 }
 
 #[cfg(test)]
@@ -72,7 +82,7 @@ mod tests {
         assert_eq!((heard.ended, heard.seq, heard.all), (ended(2).ended, 9, false));
         let many = fold(vec![ended(1000)]);
         assert!(many.len() < 8000);
-        assert_eq!(meant(Heard::Word(many)), Wakes { all: true, seq: 7, ..Wakes::default() });
+        assert_eq!(meant(Heard::Word(many)), Wakes { all_tasks: true, seq: 7, ..Wakes::default() });
         assert!(meant(Heard::Gap).all && meant(Heard::Word("?".into())).all);
     }
 }

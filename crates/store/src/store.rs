@@ -265,10 +265,13 @@ impl Store {
     }
 
     /// The database was restored: what was done since it was saved is not in it. A new epoch begins, whose fences are above
-    /// all of before; no node gets a task before it has said all that it has, and nothing is deleted by itself.
+    /// all of before; no node gets a task before it has said all that it has, and nothing is deleted by itself. Tasks that
+    /// had not ended wait again, from now on and with attempts left: whether they were done is for their nodes to say.
     pub async fn restored(&self) -> Result<u32> {
         self.step("store.restored", move |work| {
-            let epoch = log::raise_epoch(work.tx)?;
+            let epoch = log::raise_epoch(work.tx, work.now)?;
+            task::begin_again(work.tx, work.now)?;
+            token::use_up_joins(work.tx, work.now)?;
             work.event(None, "store", "store.restored", Uuid::nil(), json!({"store_epoch": epoch}));
             work.audit(&Actor::system(), None, "store", "store.restored", Uuid::nil(), json!({"store_epoch": epoch}));
             Ok(epoch)

@@ -503,7 +503,8 @@ pub(crate) fn amend<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>) ->
 const RENEW: &str = "
 UPDATE tasks
    SET lease_until = CAST(?1->>'until' AS BIGINT)
- WHERE id IN (SELECT value FROM jsonb_each(?1, '$.ids')) AND lease_until < CAST(?1->>'until' AS BIGINT)";
+  FROM jsonb_each(?1, '$.ids') c
+ WHERE tasks.id = c.value AND tasks.lease_until < CAST(?1->>'until' AS BIGINT)";
 
 /// Makes leases last until then.
 pub(crate) fn renew(tx: &Tx<'_>, ids: &[TaskId], until: Timestamp) -> Result<()> {
@@ -511,6 +512,18 @@ pub(crate) fn renew(tx: &Tx<'_>, ids: &[TaskId], until: Timestamp) -> Result<()>
         tx.execute(RENEW, &json!({"ids": ids, "until": until.as_micros()}))?;
     }
     Ok(())
+}
+
+const BEGIN_AGAIN: &str = "
+UPDATE tasks
+   SET state = 'queued', lease_until = NULL, enrolment = NULL, started_at = NULL, deadline = NULL, clean = 0,
+       queue_deadline = CAST(?1->>'now' AS BIGINT) + 1000000 * queue_timeout_s,
+       max_attempts = CASE WHEN max_attempts < attempt + 2 THEN attempt + 2 ELSE max_attempts END
+ WHERE state IN ('queued', 'running') AND turn <> 'later'";
+
+/// Tasks that had not ended wait again. Nobody knows what is left of them, for nobody knows what was done since.
+pub(crate) fn begin_again(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
+    tx.execute(BEGIN_AGAIN, &json!({"now": now.as_micros()})).map(drop)
 }
 
 /// How many columns [`read`] reads.

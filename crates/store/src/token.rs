@@ -58,6 +58,13 @@ pub(crate) fn use_join(tx: &Tx<'_>, hash: &str, node: NodeId, now: Timestamp) ->
     Ok(())
 }
 
+const USE_UP_JOINS: &str = "UPDATE join_tokens SET used_at = CAST(?1->>'now' AS BIGINT) WHERE used_at IS NULL";
+
+/// No join token that was made is good any more: which of them were used since is not known.
+pub(crate) fn use_up_joins(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
+    tx.execute(USE_UP_JOINS, &json!({"now": now.as_micros()})).map(drop)
+}
+
 const INSERT_API: &str = "
 INSERT INTO api_tokens (hash, principal, tenant, role, label, created_at)
 VALUES (?1->>'hash', ?1->>'principal', ?1->>'tenant', ?1->>'role', ?1->>'label', CAST(?1->>'created_at' AS BIGINT))";

@@ -410,7 +410,7 @@ impl<'a> Work<'a> {
     /// it fails nothing of it is left, and the step may go on.
     pub(crate) fn part(&mut self, part: impl FnOnce(&mut Work<'_>) -> Result<()>) -> Result<()> {
         let (context, now) = (self.context, self.now);
-        let Wakes { all: _, nodes, ended, logged, aborting, seq } = self.tx.part(|tx| {
+        let Wakes { all: _, all_tasks: _, nodes, ended, logged, aborting, seq } = self.tx.part(|tx| {
             let mut work = Work { now, ..Work::begin(tx, context) };
             part(&mut work)?;
             work.finish()

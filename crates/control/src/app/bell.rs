@@ -53,7 +53,7 @@ impl Bell {
     }
 
     fn ring(&self, wake: &Wakes) {
-        if wake.all {
+        if wake.all || wake.all_tasks {
             self.ring_all();
         }
         if !wake.ended.is_empty() || !wake.logged.is_empty() {

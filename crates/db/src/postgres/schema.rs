@@ -11,6 +11,7 @@ use crate::{
 /// Any two numbers will do, as long as every hostler locks the same: `hstl` in ASCII, and which lock.
 pub(super) const FAMILY: i32 = 0x6873_746c;
 const MIGRATING: i32 = 1;
+pub(super) const WRITING: i32 = 2;
 
 const RECORD: &str = "
 CREATE TABLE IF NOT EXISTS hostler_schema (
@@ -31,7 +32,11 @@ VALUES (1, $1, $2)
 pub(super) fn migrate(server: &Server, client: &mut Client, migrations: Migrations) -> Result<()> {
     let fail = |e| server.wrap(&e);
     let mut tx = client.transaction().map_err(fail)?;
-    tx.execute("SELECT pg_advisory_xact_lock($1, $2)", &[&FAMILY, &MIGRATING]).map_err(fail)?;
+    tx.batch_execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0").map_err(fail)?;
+    // Those who start, and then those who write.
+    for lock in [MIGRATING, WRITING] {
+        tx.execute("SELECT pg_advisory_xact_lock($1, $2)", &[&FAMILY, &lock]).map_err(fail)?;
+    }
     tx.batch_execute(RECORD).map_err(fail)?;
     let found = tx.query_opt(HAVE, &[]).map_err(fail)?;
     let (have, marked) = found.map_or((0, 0), |row| (row.get::<_, i64>(0), row.get::<_, i64>(1)));

@@ -2,7 +2,11 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use ::postgres::{Client, Config, NoTls, config::Host, error::SqlState};
+use ::postgres::{
+    Client, Config, NoTls,
+    config::{Host, TargetSessionAttrs},
+    error::SqlState,
+};
 
 use crate::{Error, Result};
 
@@ -23,8 +27,9 @@ SET enable_seqscan = off;
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
 SET jit = off;
-SET idle_in_transaction_session_timeout = '30s';
-SET lock_timeout = '60s'";
+SET idle_in_transaction_session_timeout = '10s';
+SET lock_timeout = '20s';
+SET statement_timeout = '60s'";
 
 /// A database on a server. Clones share it.
 #[derive(Clone)]
@@ -42,6 +47,8 @@ impl Server {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(PATIENCE);
         }
+        // Of several hosts, the one that writes: another's answers may be old.
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         // A server that went without a word is found out by that, not by the hours that the kernel would wait.
         config
             .keepalives_idle(SILENCE)

@@ -16,12 +16,10 @@ use bytes::{BufMut, BytesMut};
 
 use super::{
     dialect,
-    schema::{self, FAMILY},
+    schema::{self, FAMILY, WRITING},
     server::Server,
 };
 use crate::{Error, Migrations, Result, Row, row::Cells, session::Purpose};
-
-const WRITING: i32 = 2;
 
 /// How often a server is asked what became of a commit whose answer was lost, and how far apart.
 const LOOKS: u32 = 10;
@@ -31,6 +29,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 pub(crate) struct Session {
     server: Server,
     link: RefCell<Option<Link>>,
+    /// What the server may still have of a connection that broke.
+    last: RefCell<Option<Backend>>,
     /// The transaction that writes: its number, by which the server knows afterwards what became of it.
     open: Cell<Open>,
 }
@@ -45,8 +45,27 @@ enum Open {
 
 struct Link {
     client: Client,
+    /// By which the server knows the connection.
+    backend: Backend,
     prepared: HashMap<&'static str, Prepared>,
 }
+
+/// A connection, as its server knows it: the number alone may be another's by now.
+struct Backend {
+    pid: i32,
+    since: String,
+}
+
+const BACKEND: &str = "
+SELECT pid, CAST(backend_start AS TEXT)
+  FROM pg_stat_activity
+ WHERE pid = pg_backend_pid()";
+
+/// Ends what is left of a connection that broke at this end only: it would hold its locks until somebody noticed.
+const END: &str = "
+SELECT pg_terminate_backend(pid)
+  FROM pg_stat_activity
+ WHERE pid = $1 AND CAST(backend_start AS TEXT) = $2";
 
 #[derive(Clone)]
 struct Prepared {
@@ -59,18 +78,19 @@ impl Session {
     pub(crate) fn writing(server: Server, migrations: Migrations) -> Result<Session> {
         let mut client = server.connect()?;
         schema::migrate(&server, &mut client, migrations)?;
-        Ok(Session::over(server, client))
+        Session::over(server, client)
     }
 
     /// A connection that only reads.
     pub(crate) fn reading(server: Server) -> Result<Session> {
         let client = server.connect()?;
-        Ok(Session::over(server, client))
+        Session::over(server, client)
     }
 
-    fn over(server: Server, client: Client) -> Session {
-        let link = Link { client, prepared: HashMap::new() };
-        Session { server, link: RefCell::new(Some(link)), open: Cell::new(Open::Nothing) }
+    fn over(server: Server, client: Client) -> Result<Session> {
+        let link = Link::new(&server, client, None)?;
+        let last = RefCell::new(None);
+        Ok(Session { server, link: RefCell::new(Some(link)), last, open: Cell::new(Open::Nothing) })
     }
 
     /// Begins a transaction, on a new connection where the old one broke. One that writes waits for those of other
@@ -78,7 +98,15 @@ impl Session {
     pub(crate) fn begin(&self, purpose: Purpose) -> Result<()> {
         self.connected()?;
         // Half a beginning is none: nobody could tell what the next transaction on that connection would be part of.
-        self.begun(purpose).inspect_err(|_| drop(self.link.replace(None)))
+        let lost = |_: &Error| self.cut();
+        match self.begun(purpose).inspect_err(lost) {
+            // The connection had broken while nobody used it: nothing was begun, and it may well be made again.
+            Err(error) if error.is_outage() => {
+                self.connected()?;
+                self.begun(purpose).inspect_err(lost)
+            }
+            begun => begun,
+        }
     }
 
     fn begun(&self, purpose: Purpose) -> Result<()> {
@@ -130,7 +158,7 @@ impl Session {
             (Ok(_), _) => Ok(()),
             (Err(error), Open::Writing { xid, .. }) if self.is_broken() => self.what_became_of(xid, error),
             (Err(error), _) => {
-                self.link.replace(None);
+                self.cut();
                 Err(error)
             }
         }
@@ -194,19 +222,38 @@ impl Session {
         self.link.borrow().as_ref().is_none_or(|link| link.client.is_closed())
     }
 
+    /// Gives the connection up.
+    fn cut(&self) {
+        self.open.set(Open::Nothing);
+        if let Some(link) = self.link.replace(None) {
+            self.last.replace(Some(link.backend));
+        }
+    }
+
     /// Makes a new connection in place of one that broke.
     fn connected(&self) -> Result<()> {
         if self.is_broken() {
-            self.open.set(Open::Nothing);
-            self.link.replace(None);
+            self.cut();
             let client = self.server.connect()?;
-            self.link.replace(Some(Link { client, prepared: HashMap::new() }));
+            let link = Link::new(&self.server, client, self.last.borrow().as_ref())?;
+            self.last.replace(None);
+            self.link.replace(Some(link));
         }
         Ok(())
     }
 }
 
 impl Link {
+    fn new(server: &Server, mut client: Client, before: Option<&Backend>) -> Result<Link> {
+        let wrap = |error| server.wrap(&error);
+        if let Some(Backend { pid, since }) = before {
+            client.query(END, &[pid, since]).map_err(wrap)?;
+        }
+        let row = client.query_one(BACKEND, &[]).map_err(wrap)?;
+        let backend = Backend { pid: row.get(0), since: row.get(1) };
+        Ok(Link { client, backend, prepared: HashMap::new() })
+    }
+
     /// The statement of a text, prepared once for each connection.
     fn prepare(&mut self, server: &Server, sql: &'static str) -> Result<Prepared> {
         use std::collections::hash_map::Entry;

@@ -83,10 +83,13 @@ fn everything(which: &FileArgs) -> Result<Vec<InForce>, Failure> {
 
 /// An address may carry a password; what comes before the `@` is nobody's business.
 fn redacted(mut one: InForce) -> InForce {
-    if let Some((scheme, rest)) = one.value.as_str().and_then(|text| text.split_once("://"))
-        && let Some((_, host)) = rest.split_once('@')
-    {
-        one.value = format!("{scheme}://(redacted)@{host}").into();
+    if let Some((scheme, rest)) = one.value.as_str().and_then(|text| text.split_once("://")) {
+        let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, _)| (rest, "?(redacted)"));
+        let shown = match rest.rsplit_once('@') {
+            Some((_, host)) => format!("{scheme}://(redacted)@{host}{query}"),
+            None => format!("{scheme}://{rest}{query}"),
+        };
+        one.value = shown.into();
     }
     one
 }
@@ -109,6 +112,8 @@ mod tests {
         let one = |value: &str| InForce { key: "agent.server".into(), value: value.into(), from: Source::Default };
         assert_eq!(redacted(one("https://u:secret@h:1")).value, "https://(redacted)@h:1");
         assert_eq!(redacted(one("https://h:1")).value, "https://h:1");
+        assert_eq!(redacted(one("postgres://u:p@ss@h/d")).value, "postgres://(redacted)@h/d");
+        assert_eq!(redacted(one("postgres://h/d?user=u&password=p")).value, "postgres://h/d?(redacted)");
     }
 
     #[test]

@@ -313,7 +313,8 @@ macro_rules! every_claim {
                 a_node_waits_for_approval
                 a_cordoned_node_gets_tasks_but_no_machines
                 an_event_that_does_not_apply_is_refused
-                after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has;
+                after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has
+                after_a_restore_nothing_is_undone_because_time_went_by;
             log:
                 entries_are_numbered_without_gaps
                 filters_select

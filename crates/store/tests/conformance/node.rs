@@ -5,10 +5,11 @@ use hostler_model::{
     event::Actor,
     kind::KindName,
     node::{NodeEvent, NodeState},
-    task::TaskState,
+    task::{Intent, TaskState},
+    vm::VmState,
 };
 
-use crate::world::{Agent, World};
+use crate::world::{Agent, World, seen};
 
 pub async fn a_token_is_good_once(world: &mut World) {
     let token = world.join_token(None, true).await;
@@ -116,11 +117,33 @@ pub async fn after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has(worl
     world.store.heartbeat(vec![light]).await.unwrap().pop().unwrap().unwrap();
     assert!(world.lease(agent, 9).await.is_empty(), "it has not said all");
     world.beat(agent, Vec::new()).await;
-    let after = world.lease_one(agent).await;
-    assert_eq!(after.task, waiting.id);
-    assert!(after.fence > before.fence && after.fence.store_epoch == before.fence.store_epoch + 1);
-    // What was done under the fence that the store knows counts; nothing was done twice.
+    // What was done under the fence that the store knows counts; nothing is done twice.
     world.succeed(agent, &before).await;
     assert_eq!(world.task(begun.id).await.state, TaskState::Succeeded);
+    let after = world.lease_one(agent).await;
+    assert_eq!(after.task, waiting.id);
+    assert!(after.fence > before.fence && after.fence.store_epoch > before.fence.store_epoch);
     world.succeed(agent, &after).await;
+    let first = world.store.restored().await.unwrap();
+    assert!(world.store.restored().await.unwrap() > first, "every restore is above those before it");
+}
+
+pub async fn after_a_restore_nothing_is_undone_because_time_went_by(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.ok(world.create("web")).await.target.vm.unwrap();
+    let before = world.lease_one(agent).await;
+    let waits = world.ok(world.create("db")).await;
+    // The backup was taken now, and comes back when every deadline is over.
+    world.advance(30 * 24 * 60 * 60);
+    world.store.restored().await.unwrap();
+    world.reopen();
+    world.advance(60);
+    world.store.expire_queued().await.unwrap();
+    world.store.expire_running().await.unwrap();
+    world.store.lapse_leases().await.unwrap();
+    assert_eq!(world.task(before.task).await.state, TaskState::Queued, "not aborting: it may have been done");
+    assert_eq!(world.task(waits.id).await.state, TaskState::Queued);
+    world.beat(agent, vec![seen(vm, VmState::Running)]).await;
+    let again = world.lease(agent, 9).await;
+    assert!(again.iter().any(|leased| leased.task == before.task && leased.intent == Intent::Run), "{again:?}");
 }
