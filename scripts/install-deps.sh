@@ -33,6 +33,8 @@ readonly TEST=(
     ssh:openssh-client
     python3:python3
     python3-venv:python3-venv
+    rabbitmq-server:rabbitmq-server
+    python3-pika:python3-pika
 )
 
 say() { printf '%s\n' "$*" >&2; }
@@ -81,6 +83,7 @@ present() {
     case "$1" in
         ovmf) [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || [ -e /usr/share/OVMF/OVMF_CODE.fd ] ;;
         python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
+        python3-pika) python3 -c 'import pika' 2>/dev/null ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }

@@ -5,3 +5,4 @@ pub mod dev;
 pub mod doc;
 pub mod pair;
 pub mod process;
+pub mod rabbitmq;

@@ -188,6 +188,7 @@ async fn work(
         sources,
         defaults: Defaults::default(),
         names: Vec::new(),
+        broker: None,
     })
     .await?;
     let stop = CancellationToken::new();

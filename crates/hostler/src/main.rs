@@ -3,6 +3,7 @@
 //! This file is the list of verbs. Each family of verbs is a file in [`cli`]; `dev` runs the server and the agent.
 
 mod agent;
+mod broker;
 mod cli;
 mod command;
 mod complete;

@@ -11,12 +11,14 @@ mod default_image;
 
 use std::time::Duration;
 
+use hostler_broker::Broker;
 use hostler_control::Sources;
 use hostler_model::defaults::Defaults;
 use tokio_util::sync::CancellationToken;
 
 use self::default_image::DefaultImage;
 use crate::{
+    broker::{Said, broker},
     context::ClientFile,
     exit::{Exit, Failure},
     folder::{Folder, Stay},
@@ -34,6 +36,7 @@ Examples:
   hostler server                                        as /etc/hostler/hostler.toml says
   hostler server --data ./server --listen 127.0.0.1:9090
   hostler server --agents-listen 0.0.0.0:9091 --names hostler.example.com
+  hostler server --amqp-file /etc/hostler/amqp          nodes may get their tasks by RabbitMQ
 
 Then, for each host:
   hostler --data /var/lib/hostler/server node token     a token; the host joins with `hostler agent`";
@@ -74,6 +77,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         },
         defaults: defaults(&settings, default_image.as_ref())?,
         names: settings.names.0.clone(),
+        broker: by_broker(&settings)?,
     })
     .await?;
     if settings.images.is_dir() {
@@ -109,6 +113,12 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         served = serving => ended(served),
         signal = interrupt.caught() => Ok(Exit::Signalled(signal)),
     }
+}
+
+/// The broker by which nodes may get their tasks.
+fn by_broker(settings: &Server) -> Result<Option<Broker>, Failure> {
+    let Server { amqp, amqp_file: file, amqp_authorities: authorities, .. } = settings;
+    broker(&Said { section: "server", amqp, file, authorities }, "hostler server".to_owned())
 }
 
 /// What machines get that do not say it.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hostler_model::{
     Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
+    broker::Transport,
     event::{Actor, Class},
     id::{EnrolmentId, ImportId, SecretId},
     image::Image,
@@ -180,6 +181,60 @@ pub struct Leased {
     pub lease_expires_at: Timestamp,
     /// When it must have ended.
     pub deadline: Timestamp,
+}
+
+/// What is to be sent to a node by the broker.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// To which node.
+    pub node: NodeId,
+    /// Whose task.
+    pub tenant: TenantId,
+    /// Signed, or plain.
+    pub form: Transport,
+    /// Nobody need take it after this.
+    pub expires_at: Timestamp,
+    /// The attempt that it is for: leased already in plain form, else once its agent begins.
+    pub leased: Leased,
+}
+
+/// An agent that is about to begin what it was offered.
+#[derive(Clone, Copy, Debug)]
+pub struct Started {
+    /// Which node.
+    pub node: NodeId,
+    /// Under which enrolment.
+    pub enrolment: EnrolmentId,
+    /// With which task.
+    pub task: TaskId,
+    /// Under which attempt.
+    pub fence: Fence,
+}
+
+/// Why an offer came back from the broker.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Death {
+    /// Who got it did not want it.
+    Rejected,
+    /// It lay there for too long.
+    Expired,
+    /// It was delivered too often.
+    DeliveryLimit,
+    /// There was no room for it.
+    Overflow,
+}
+
+/// An offer that came to nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DeadOffer {
+    /// Of which task.
+    pub task: TaskId,
+    /// Of which attempt.
+    pub fence: Fence,
+    /// Why.
+    pub death: Death,
+    /// Whether somebody had it before.
+    pub delivered: bool,
 }
 
 /// A node's wish for a text that belongs to a task of its.
@@ -440,6 +495,8 @@ pub struct Gauges {
     pub held: Resources,
     /// What is in use.
     pub used: Resources,
+    /// How many offers wait to be sent, and how many the broker has that no agent has begun.
+    pub outbox: (i64, i64),
     /// The last log entry's number.
     pub seq: i64,
 }

@@ -1,6 +1,7 @@
 //! The store's face: one method per step and per query.
 
 mod image;
+mod offer;
 
 use std::{path::Path, sync::Arc};
 
@@ -25,13 +26,13 @@ use uuid::Uuid;
 
 use crate::{
     Accepted, Answer, Beat, Caller, Cancel, Claim, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
-    NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, StatsFilter, Submission, Swept,
+    NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, StatsFilter, Started, Submission, Swept,
     TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node, secret,
     service::Service,
     snapshot,
-    step::{cancel, edit, expire, heartbeat, join, lease, letter, progress, restart, settle, submit, sweep},
+    step::{cancel, edit, expire, heartbeat, join, lease, letter, progress, restart, settle, start, submit, sweep},
     task, task_log, tenant, token, vm,
     work::{Context, Work},
 };
@@ -66,6 +67,7 @@ struct Inner {
     context: Arc<Context>,
     submit: Committer<submit::Submit>,
     lease: Committer<lease::Take>,
+    start: Committer<start::Begin>,
     progress: Committer<progress::Report>,
     heartbeat: Committer<heartbeat::Hear>,
     settle: Committer<settle::Conclude>,
@@ -95,6 +97,7 @@ impl Store {
         Store(Arc::new(Inner {
             submit: Committer::new(context.clone(), mode),
             lease: Committer::new(context.clone(), mode),
+            start: Committer::new(context.clone(), mode),
             progress: Committer::new(context.clone(), mode),
             heartbeat: Committer::new(context.clone(), mode),
             settle: Committer::new(context.clone(), mode),
@@ -144,6 +147,11 @@ impl Store {
     /// Leases tasks to nodes that ask for work.
     pub async fn lease(&self, batch: Vec<Claim>) -> Result<Vec<Answer<Vec<Leased>>>> {
         self.0.lease.run(batch).await
+    }
+
+    /// Leases what was offered to agents that are about to begin.
+    pub async fn start(&self, batch: Vec<Started>) -> Result<Vec<Answer<Leased>>> {
+        self.0.start.run(batch).await
     }
 
     /// Notes progress, and renews the leases it comes under.

@@ -49,6 +49,7 @@ pub(crate) mod bound;
 mod lane;
 pub(crate) mod later;
 pub(crate) mod list;
+pub(crate) mod outbox;
 pub(crate) mod stats;
 
 use hostler_model::{

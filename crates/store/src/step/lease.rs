@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hostler_model::{
     Fence, NodeId, TaskId,
+    id::EnrolmentId,
     kind::{Admission, Class},
     snapshot::{self, Use},
     task::{Event, Intent, Lease},
@@ -35,14 +36,14 @@ impl Step for Take {
         let known = node::identities(work.tx, &Vec::from_iter(ids))?;
         let served: Vec<&Claim> = claims
             .iter()
-            .filter(|claim| identify(&known, claim.node, claim.enrolment).is_ok_and(|who| who.state.takes_tasks()))
+            .filter(|claim| identify(&known, claim.node, claim.enrolment).is_ok_and(|who| who.is_served()))
             .collect();
         submit::later::ripen(work)?;
         let mut offers = offers(work, &served, &known)?;
         claims
             .iter()
             .map(|claim| match identify(&known, claim.node, claim.enrolment) {
-                Ok(who) if who.state.takes_tasks() => serve(work, claim, &mut offers).map(Ok),
+                Ok(who) if who.is_served() => serve(work, claim, &mut offers).map(Ok),
                 Ok(_) => Ok(Ok(Vec::new())),
                 Err(refusal) => Ok(Err(refusal)),
             })
@@ -106,7 +107,7 @@ fn serve(work: &mut Work<'_>, claim: &Claim, offers: &mut Offers) -> Result<Vec<
         };
         while room > 0 {
             let Some(id) = offers.get_mut(&(claim.node, lane)).and_then(VecDeque::pop_front) else { break };
-            match grant(work, claim, id)? {
+            match grant(work, claim.enrolment, id)? {
                 Granted::Leased(lease) => {
                     leased.push(*lease);
                     room -= 1;
@@ -141,7 +142,7 @@ fn again(work: &mut Work<'_>, claim: &Claim, held: &[(TaskId, Fence)]) -> Result
 }
 
 /// What came of an offer.
-enum Granted {
+pub(super) enum Granted {
     /// The node has it.
     Leased(Box<Leased>),
     /// It ended instead.
@@ -151,7 +152,7 @@ enum Granted {
 }
 
 /// Leases one task, unless its VM's state says that there is nothing to do, or nothing that may be done.
-fn grant(work: &mut Work<'_>, claim: &Claim, id: TaskId) -> Result<Granted> {
+pub(super) fn grant(work: &mut Work<'_>, enrolment: EnrolmentId, id: TaskId) -> Result<Granted> {
     match verdict(work, id)? {
         Verdict::Go => {}
         Verdict::Wait => return Ok(Granted::Later),
@@ -161,7 +162,7 @@ fn grant(work: &mut Work<'_>, claim: &Claim, id: TaskId) -> Result<Granted> {
             }
         }
     }
-    let lease = Lease { enrolment: claim.enrolment, expires_at: work.now.plus(work.context.timing.lease) };
+    let lease = Lease { enrolment, expires_at: work.now.plus(work.context.timing.lease) };
     if work.apply(id, Event::Lease(lease))?.is_err() {
         return Ok(Granted::Settled);
     }
@@ -217,7 +218,7 @@ fn verdict(work: &mut Work<'_>, id: TaskId) -> Result<Verdict> {
     })
 }
 
-fn delivery(work: &Work<'_>, id: TaskId) -> Option<Leased> {
+pub(super) fn delivery(work: &Work<'_>, id: TaskId) -> Option<Leased> {
     let row = work.tasks.get(&id)?;
     let lease = row.lease?;
     let (task, intent) = (&row.task, row.life().intent());

@@ -1,0 +1,177 @@
+//! A RabbitMQ of a test's own: the one of Debian's package, with its data, its cookie and its ports apart from any other
+//! on this host. It ends with this value, whatever became of the test.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+use crate::dev::PATIENCE;
+
+/// Where the package has its programs; those on the PATH want to be root, and use the host's own data.
+const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
+/// Its password is `guest`.
+const USER: &str = "guest";
+
+/// A broker.
+pub struct RabbitMq {
+    home: TempDir,
+    port: u16,
+    others: [u16; 2],
+    process: Option<Child>,
+}
+
+impl RabbitMq {
+    /// Starts one, and waits until it takes connections: ten seconds on a quiet machine.
+    pub async fn start() -> Result<RabbitMq> {
+        let home = tempfile::Builder::new().prefix("hostler-rabbitmq").tempdir()?;
+        let mut broker = RabbitMq { home, port: free()?, others: [free()?, free()?], process: None };
+        fs::write(broker.file("enabled_plugins"), "[].")?;
+        fs::write(
+            broker.file("rabbitmq.conf"),
+            format!("listeners.tcp.1 = 127.0.0.1:{}\nlog.console = false\n", broker.port),
+        )?;
+        broker.again().await?;
+        Ok(broker)
+    }
+
+    /// Its address.
+    pub fn url(&self) -> String {
+        format!("amqp://{USER}:{USER}@127.0.0.1:{}", self.port)
+    }
+
+    /// The port on which it takes connections.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// A file that holds its address, for whoever may read it.
+    pub fn url_file(&self) -> Result<PathBuf> {
+        let file = self.file("url");
+        fs::write(&file, self.url())?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
+        Ok(file)
+    }
+
+    /// Starts it again over its data, and waits.
+    pub async fn again(&mut self) -> Result<()> {
+        let log = fs::File::options().create(true).append(true).open(self.file("out.log"))?;
+        let child = self
+            .command("rabbitmq-server")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .context("RabbitMQ cannot be started; scripts/install-deps.sh test installs it")?;
+        self.process = Some(child);
+        let begun = Instant::now();
+        while !self.takes_connections() {
+            if begun.elapsed() > PATIENCE {
+                bail!("RabbitMQ does not start:\n{}", fs::read_to_string(self.file("out.log")).unwrap_or_default());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut child) = self.process.take() else { return Ok(()) };
+        let group = Pid::from_raw(i32::try_from(child.id())?).context("a pid")?;
+        kill_process_group(group, Signal::KILL)?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// What is in a queue: messages that wait, and that somebody has without having acknowledged them.
+    pub fn queue(&self, name: &str) -> Result<Option<(u64, u64)>> {
+        let listed = self.ctl(&[
+            "-q",
+            "list_queues",
+            "--no-table-headers",
+            "name",
+            "messages_ready",
+            "messages_unacknowledged",
+        ])?;
+        let counts = |line: &str| {
+            let mut words = line.split_whitespace();
+            (words.next() == Some(name))
+                .then(|| Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?)))
+                .flatten()
+        };
+        Ok(listed.lines().find_map(counts))
+    }
+
+    /// Runs `rabbitmqctl`.
+    pub fn ctl(&self, words: &[&str]) -> Result<String> {
+        let Output { status, stdout, stderr } = self.command("rabbitmqctl").args(words).output()?;
+        if !status.success() {
+            bail!("rabbitmqctl {words:?}: {}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
+        }
+        Ok(String::from_utf8_lossy(&stdout).into_owned())
+    }
+
+    /// It answers a greeting that makes no sense with its own: then it listens, and is done with starting.
+    fn takes_connections(&self) -> bool {
+        let greet = || -> std::io::Result<[u8; 4]> {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+            stream.write_all(b"AMQP\x00\x00\x00\x00")?;
+            let mut answer = [0; 4];
+            stream.read_exact(&mut answer)?;
+            Ok(answer)
+        };
+        greet().is_ok_and(|answer| &answer == b"AMQP")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let home = self.home.path();
+        let [distribution, mapper] = self.others;
+        let mut command = Command::new(format!("{PROGRAMS}/{program}"));
+        command
+            .env("HOME", home)
+            .env("RABBITMQ_NODENAME", format!("hostler{}@localhost", self.port))
+            .env("RABBITMQ_NODE_PORT", self.port.to_string())
+            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_DIST_PORT", distribution.to_string())
+            .env("ERL_EPMD_PORT", mapper.to_string())
+            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
+            .env("RABBITMQ_MNESIA_BASE", home.join("data"))
+            .env("RABBITMQ_LOG_BASE", home.join("log"))
+            .env("RABBITMQ_PID_FILE", home.join("pid"))
+            .env("RABBITMQ_CONFIG_FILE", home.join("rabbitmq"))
+            .env("RABBITMQ_ENABLED_PLUGINS_FILE", home.join("enabled_plugins"))
+            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
+            // One scheduler that does not spin: tests share their processors.
+            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none");
+        command
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        let _ = self.kill();
+        // The port mapper is a daemon of its own, and names nothing of ours but its port.
+        let _ = Command::new("epmd").arg("-port").arg(self.others[1].to_string()).arg("-kill").output();
+        crate::process::naming(self.home.path()).into_iter().for_each(crate::process::kill);
+    }
+}
+
+/// A port that nobody has at the moment.
+fn free() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}

@@ -1,0 +1,159 @@
+//! Tasks by way of a real RabbitMQ, with the real server and the real agent: offered, begun, settled; with the broker
+//! down, killed and back; and in plain form, with the example in Python as the agent.
+
+#[path = "rabbitmq/plain.rs"]
+mod plain;
+#[path = "rabbitmq/scene.rs"]
+mod scene;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use self::scene::{Scene, id};
+
+#[tokio::test]
+async fn a_task_is_offered_begun_and_settled_by_the_broker() -> Result<()> {
+    let scene = Scene::with_agent().await?;
+    let node = scene.pair.json(&["node", "show", "n1"])?;
+    assert_eq!((&node["transport"], &node["facts"]["transport"]), (&json!("amqp"), &json!("amqp")));
+    let task = scene.echo(&[])?;
+    assert_eq!((&task["state"], &task["output"]["message"]), (&json!("succeeded"), &json!("hi")));
+    assert_eq!(task["fence"]["attempt"], 1);
+    let settled = r#"hostler_broker_messages_total{queue="hostler.results",outcome="settled"} 1"#;
+    let metrics = scene.metrics().await?;
+    assert!(metrics.contains(settled), "{metrics}");
+    assert!(metrics.contains(r#"hostler_broker_offers_total{outcome="confirmed"} 1"#), "{metrics}");
+    scene.empty(&node).await
+}
+
+#[tokio::test]
+async fn submits_go_on_while_the_broker_is_down_and_offers_go_out_when_it_is_back() -> Result<()> {
+    let mut scene = Scene::with_agent().await?;
+    assert_eq!(scene.echo(&[])?["state"], "succeeded");
+    scene.broker.kill()?;
+    let tasks = (0..5).map(|_| scene.echo(&["--no-wait"])).collect::<Result<Vec<_>>>()?;
+    // A task that is only in the outbox is cancelled at once.
+    let cancelled = scene.echo(&["--no-wait"])?;
+    scene.pair.says(&["task", "cancel", id(&cancelled)?])?;
+    assert_eq!(scene.task(&cancelled)?["state"], "cancelled");
+    assert_eq!(scene.task(&tasks[0])?["state"], "queued");
+    scene.broker.again().await?;
+    for task in &tasks {
+        let ended = scene.until(task, "succeeded").await?;
+        assert_eq!(ended["fence"]["attempt"], 1, "no attempt was lost to the broker");
+    }
+    assert_eq!(scene.pair.json(&["node", "show", "n1"])?["freshness"], "fresh", "heartbeats take another road");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_again_and_again_under_load_costs_no_task_and_no_attempt() -> Result<()> {
+    const TASKS: usize = 60;
+    let mut scene = Scene::with_agent().await?;
+    let mut tasks = Vec::new();
+    for round in 0..3 {
+        for _ in 0..TASKS / 3 {
+            tasks.push(scene.pair.json(&[
+                "task",
+                "submit",
+                "echo",
+                "--params",
+                "{\"message\": \"hi\", \"delay_ms\": 400}",
+                "--no-wait",
+            ])?);
+        }
+        // In the middle of it: some wait in the outbox, some in the queue, some are done and not yet told.
+        let done = tasks.len() / 2;
+        scene
+            .pair
+            .until("half of what was asked for has begun", |pair| {
+                let all = pair.json(&["task", "list", "--kind", "echo", "--limit", "200"])?;
+                let begun = all.as_array().into_iter().flatten().filter(|task| task["state"] != "queued").count();
+                Ok((begun >= done).then_some(()))
+            })
+            .await?;
+        scene.broker.kill()?;
+        scene.broker.again().await?;
+        eprintln!("round {round}: the broker is back");
+    }
+    for task in &tasks {
+        let ended = scene.until(task, "succeeded").await?;
+        assert_eq!(ended["fence"]["attempt"], 1, "{ended}");
+        assert_eq!(ended["output"]["message"], "hi");
+    }
+    let node = scene.pair.json(&["node", "show", "n1"])?;
+    scene.empty(&node).await?;
+    let doctor = scene.pair.json(&["doctor"])?;
+    let bad: Vec<&Value> =
+        doctor["checks"].as_array().into_iter().flatten().filter(|check| check["ok"] == false).collect();
+    assert!(bad.is_empty(), "{bad:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_that_is_killed_with_offers_goes_on_with_them() -> Result<()> {
+    let mut scene = Scene::with_agent().await?;
+    assert_eq!(scene.echo(&[])?["state"], "succeeded");
+    scene.pair.kill_agent()?;
+    let tasks = (0..5).map(|_| scene.echo(&["--no-wait"])).collect::<Result<Vec<_>>>()?;
+    let node = scene.pair.json(&["node", "show", "n1"])?;
+    let queue = format!("agent.{}.tasks", id(&node)?);
+    scene
+        .pair
+        .until("the offers are in the queue", |_| Ok(scene.broker.queue(&queue)?.filter(|(ready, _)| *ready == 5)))
+        .await?;
+    for task in &tasks {
+        let shown = scene.task(task)?;
+        assert_eq!(
+            (&shown["state"], &shown["fence"]["attempt"]),
+            (&json!("queued"), &json!(0)),
+            "nothing is leased yet"
+        );
+    }
+    // One of them is cancelled meanwhile: it ends at once, and its agent is told so when it begins.
+    scene.pair.says(&["task", "cancel", id(&tasks[4])?])?;
+    assert_eq!(scene.task(&tasks[4])?["state"], "cancelled");
+    scene.pair.start_agent().await?;
+    for task in &tasks[..4] {
+        scene.until(task, "succeeded").await?;
+    }
+    scene.empty(&node).await?;
+    assert_eq!(scene.task(&tasks[4])?["state"], "cancelled");
+    assert!(scene.pair.log().contains("an offer is over; it was not begun"), "{}", scene.pair.log());
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_agent_may_change_its_road_and_what_waits_goes_along() -> Result<()> {
+    let mut scene = Scene::with_agent().await?;
+    scene.pair.stop_agent().await?;
+    let task = scene.echo(&["--no-wait"])?;
+    let text = std::fs::read_to_string(scene.pair.config())?;
+    std::fs::write(scene.pair.config(), text.replacen("transport = \"amqp\"", "transport = \"poll\"", 1))?;
+    scene.pair.start_agent().await?;
+    assert_eq!(scene.until(&task, "succeeded").await?["fence"]["attempt"], 1);
+    assert_eq!(scene.pair.json(&["node", "show", "n1"])?["transport"], "poll");
+    let text = std::fs::read_to_string(scene.pair.config())?;
+    std::fs::write(scene.pair.config(), text.replacen("transport = \"poll\"", "transport = \"amqp\"", 1))?;
+    scene.pair.stop_agent().await?;
+    scene.pair.start_agent().await?;
+    assert_eq!(scene.echo(&[])?["state"], "succeeded");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_brokers_password_is_in_no_log_and_no_answer() -> Result<()> {
+    let scene = Scene::with_agent().await?;
+    assert_eq!(scene.echo(&[])?["state"], "succeeded");
+    let secret = "guest:guest";
+    assert!(!scene.pair.log().contains(secret), "{}", scene.pair.log());
+    let shown = std::process::Command::new(hostler_e2e::dev::binary()?)
+        .args(["config", "show", "--config"])
+        .arg(scene.pair.config())
+        .env("HOSTLER_SERVER_AMQP", scene.broker.url())
+        .output()?;
+    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
+    assert!(shown.contains(&format!("amqp://guest@127.0.0.1:{}", scene.broker.port())), "{shown}");
+    assert!(!shown.contains(secret), "{shown}");
+    Ok(())
+}
