@@ -83,7 +83,7 @@ present() {
     case "$1" in
         ovmf) [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || [ -e /usr/share/OVMF/OVMF_CODE.fd ] ;;
         python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
-        python3-pika) python3 -c 'import pika' 2>/dev/null ;;
+        python3-pika) /usr/bin/python3 -c 'import pika' 2>/dev/null ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }

@@ -130,9 +130,13 @@ pub async fn send(node: &Node, ids: Ids) {
 async fn post(node: &Node, batch: &[Report]) -> Result<Vec<Receipt>, LinkError> {
     fail::fail_point!("agent.report.before");
     // An inventory that is under way may not know yet what these results say: see `heartbeat`.
-    let _turn = node.turn.lock().await;
+    let turn = node.turn.lock().await;
     let answer = match &node.road {
-        Some(road) => road.results(node, batch).await,
+        Some(road) => {
+            // A broker may take longer than a lease. Heartbeats from now on know what these results say.
+            drop(turn);
+            road.results(node, batch).await
+        }
         None => node.server.results(&Reports { results: batch.to_vec() }).await,
     };
     fail::fail_point!("agent.report.after");

@@ -20,7 +20,7 @@ mod session;
 mod session;
 
 pub use self::{
-    address::{Address, hidden},
+    address::Address,
     error::BrokerError,
     letter::{Delivery, Kept, Letter, Queue},
     session::{Consumer, Session},

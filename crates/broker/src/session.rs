@@ -33,7 +33,7 @@ use crate::{Broker, BrokerError, Delivery, Kept, Letter, Queue};
 /// How long the broker may take for anything but a confirmation.
 const ANSWER: Duration = Duration::from_secs(15);
 /// How long it may take to confirm: a queue with copies on other brokers writes to their disks first.
-const CONFIRM: Duration = Duration::from_secs(30);
+const CONFIRM: Duration = Duration::from_secs(20);
 /// How long whoever answers a request may take.
 const REPLY: Duration = Duration::from_secs(30);
 /// Heartbeats of the connection, in seconds: two that are missing end it.
@@ -118,11 +118,7 @@ impl Session {
             confirmed = tokio::time::timeout(CONFIRM, confirmed) => match confirmed {
                 Ok(Ok(outcome)) => outcome.told(exchange, key),
                 Ok(Err(_)) => Err(BrokerError::Closed),
-                Err(_) => {
-                    // What is confirmed later would be taken for what is published then.
-                    self.closed.cancel();
-                    Err(BrokerError::Silent { doing: format!("confirm a message of {exchange}"), after: CONFIRM })
-                }
+                Err(_) => Err(BrokerError::Silent { doing: format!("confirm a message of {exchange}"), after: CONFIRM }),
             },
             () = self.closed.cancelled() => Err(BrokerError::Closed),
         }

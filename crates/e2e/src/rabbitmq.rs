@@ -26,7 +26,10 @@ const USER: &str = "guest";
 pub struct RabbitMq {
     home: TempDir,
     port: u16,
-    others: [u16; 2],
+    distribution: u16,
+    mapping: u16,
+    /// Knows which port the broker's own distribution has. Without one of ours the broker starts a daemon, and leaves it.
+    mapper: Child,
     process: Option<Child>,
 }
 
@@ -34,7 +37,16 @@ impl RabbitMq {
     /// Starts one, and waits until it takes connections: ten seconds on a quiet machine.
     pub async fn start() -> Result<RabbitMq> {
         let home = tempfile::Builder::new().prefix("hostler-rabbitmq").tempdir()?;
-        let mut broker = RabbitMq { home, port: free()?, others: [free()?, free()?], process: None };
+        let (port, distribution, mapping) = (free()?, free()?, free()?);
+        let mapper = Command::new("epmd")
+            .args(["-address", "127.0.0.1", "-port"])
+            .arg(mapping.to_string())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("epmd cannot be started; scripts/install-deps.sh test installs it")?;
+        let mut broker = RabbitMq { home, port, distribution, mapping, mapper, process: None };
         fs::write(broker.file("enabled_plugins"), "[].")?;
         fs::write(
             broker.file("rabbitmq.conf"),
@@ -74,6 +86,10 @@ impl RabbitMq {
             .spawn()
             .context("RabbitMQ cannot be started; scripts/install-deps.sh test installs it")?;
         self.process = Some(child);
+        self.until_it_answers().await
+    }
+
+    async fn until_it_answers(&self) -> Result<()> {
         let begun = Instant::now();
         while !self.takes_connections() {
             if begun.elapsed() > PATIENCE {
@@ -82,6 +98,13 @@ impl RabbitMq {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         Ok(())
+    }
+
+    /// Lets it end in order, and starts it again.
+    pub async fn restart(&self) -> Result<()> {
+        self.ctl(&["-q", "stop_app"])?;
+        self.ctl(&["-q", "start_app"])?;
+        self.until_it_answers().await
     }
 
     /// Ends it as a power cut would.
@@ -136,15 +159,14 @@ impl RabbitMq {
 
     fn command(&self, program: &str) -> Command {
         let home = self.home.path();
-        let [distribution, mapper] = self.others;
         let mut command = Command::new(format!("{PROGRAMS}/{program}"));
         command
             .env("HOME", home)
             .env("RABBITMQ_NODENAME", format!("hostler{}@localhost", self.port))
             .env("RABBITMQ_NODE_PORT", self.port.to_string())
             .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_DIST_PORT", distribution.to_string())
-            .env("ERL_EPMD_PORT", mapper.to_string())
+            .env("RABBITMQ_DIST_PORT", self.distribution.to_string())
+            .env("ERL_EPMD_PORT", self.mapping.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env("RABBITMQ_MNESIA_BASE", home.join("data"))
             .env("RABBITMQ_LOG_BASE", home.join("log"))
@@ -165,8 +187,8 @@ impl RabbitMq {
 impl Drop for RabbitMq {
     fn drop(&mut self) {
         let _ = self.kill();
-        // The port mapper is a daemon of its own, and names nothing of ours but its port.
-        let _ = Command::new("epmd").arg("-port").arg(self.others[1].to_string()).arg("-kill").output();
+        let _ = self.mapper.kill();
+        let _ = self.mapper.wait();
         crate::process::naming(self.home.path()).into_iter().for_each(crate::process::kill);
     }
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
 use hostler_broker::{BrokerError, Letter, Session};
 use hostler_model::{
     Fence, NodeId, TaskId,
@@ -26,21 +26,33 @@ use crate::{
 
 /// How many offers go out together.
 const PIECE: usize = 128;
+/// How many such pieces may be under way.
+const PIECES: usize = 8;
 /// Beyond this the broker cannot count the time for which a message is good.
 const LONGEST: Duration = Duration::from_secs(20 * 24 * 3600);
 
-/// Sends until the connection is gone.
+/// Sends until the connection is gone. A queue that takes its time to confirm does not keep the others waiting.
 pub(super) async fn run(app: &App, session: &Session) {
     let mut wakes = app.store.wakes();
     let (queues, outage) = (HashSet::new(), Outage::new("relay"));
     let mut relay = Relay { app, session, queues, look: Instant::now(), outage };
-    while !session.is_closed() {
-        relay.declare().await;
-        while relay.send().await == PIECE && !session.is_closed() {}
+    let mut sending = FuturesUnordered::new();
+    while !session.is_closed() || !sending.is_empty() {
+        let mut more = false;
+        if !session.is_closed() && sending.len() < PIECES {
+            relay.declare().await;
+            let offers = relay.take().await;
+            more = offers.len() == PIECE;
+            if !offers.is_empty() {
+                sending.push(send(app, session, offers));
+            }
+        }
         tokio::select! {
-            () = session.closed() => {}
-            () = woken(&mut wakes) => {}
-            () = tokio::time::sleep(LOOK) => {}
+            Some(missing) = sending.next(), if !sending.is_empty() => relay.miss(&missing),
+            () = session.closed(), if !session.is_closed() => {}
+            () = woken(&mut wakes), if !more => {}
+            () = tokio::time::sleep(LOOK), if !more => {}
+            () = std::future::ready(()), if more && sending.len() < PIECES => {}
         }
     }
 }
@@ -50,10 +62,12 @@ async fn woken(wakes: &mut broadcast::Receiver<Wakes>) {
     loop {
         match wakes.recv().await {
             Ok(wake) if wake.nodes.is_empty() => {}
-            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            Ok(_) | Err(RecvError::Lagged(_)) => break,
             Err(RecvError::Closed) => std::future::pending().await,
         }
     }
+    // One look serves all that came meanwhile.
+    while wakes.try_recv().is_ok() {}
 }
 
 struct Relay<'a> {
@@ -86,47 +100,58 @@ impl Relay<'_> {
         }
     }
 
-    /// Sends what is due; how much that was.
-    async fn send(&mut self) -> usize {
+    /// What is due. Where no node's tasks travel so, nothing can be.
+    async fn take(&mut self) -> Vec<Offer> {
+        if self.queues.is_empty() {
+            return Vec::new();
+        }
         let offers = self.app.store.offers(PIECE).await;
         self.outage.note(&offers);
-        let offers = offers.unwrap_or_default();
-        let sent = join_all(offers.iter().map(|offer| publish(self.app, self.session, offer))).await;
-        let (mut confirmed, mut returned) = (Vec::new(), Vec::new());
-        for (offer, sent) in offers.iter().zip(sent) {
-            match sent {
-                Ok(()) => confirmed.push(named(offer)),
-                Err(error) => {
-                    self.failed(offer, &error);
-                    returned.push(offer.leased.task);
-                }
-            }
-        }
-        self.app.metrics.offered(confirmed.len(), returned.len());
-        let all_failed = confirmed.is_empty() && !returned.is_empty();
-        self.note(confirmed, returned).await;
-        // What failed is due again at once: the pause is for it.
-        if all_failed { 0 } else { offers.len() }
+        offers.unwrap_or_default()
     }
 
-    /// What is not noted is sent once more, after a while; its fence makes that harmless.
-    async fn note(&mut self, confirmed: Vec<(TaskId, Fence, Intent)>, returned: Vec<TaskId>) {
-        if !confirmed.is_empty() {
-            self.outage.note(&self.app.store.confirm_offers(confirmed).await);
-        }
-        if !returned.is_empty() {
-            self.outage.note(&self.app.store.return_offers(returned).await);
-        }
-    }
-
-    fn failed(&mut self, offer: &Offer, error: &SendError) {
-        if let SendError::Broker(BrokerError::Unroutable { .. }) = error {
-            self.queues.remove(&offer.node);
+    /// Queues that are not there after all are made again.
+    fn miss(&mut self, nodes: &[NodeId]) {
+        for node in nodes {
+            self.queues.remove(node);
             self.look = Instant::now();
         }
-        if !self.session.is_closed() {
+    }
+}
+
+/// Sends offers, and notes what became of them; the nodes whose queues are not there.
+async fn send(app: &App, session: &Session, offers: Vec<Offer>) -> Vec<NodeId> {
+    let sent = join_all(offers.iter().map(|offer| publish(app, session, offer))).await;
+    let (mut confirmed, mut returned, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    for (offer, sent) in offers.iter().zip(sent) {
+        let Err(error) = sent else {
+            confirmed.push(named(offer));
+            continue;
+        };
+        if !session.is_closed() {
             tracing::warn!(task.id = %offer.leased.task, node.id = %offer.node, %error, "an offer could not be sent; it is sent again");
         }
+        match error {
+            SendError::Broker(BrokerError::Unroutable { .. }) => missing.push(offer.node),
+            // Its queue does not answer: it is due again after a while, and the others go first.
+            SendError::Broker(BrokerError::Silent { .. }) => continue,
+            SendError::Broker(_) | SendError::Sign(_) => {}
+        }
+        returned.push(offer.leased.task);
+    }
+    app.metrics.offered(confirmed.len(), offers.len() - confirmed.len());
+    note(app, confirmed, returned).await;
+    missing
+}
+
+/// What is not noted is sent once more, after a while; its fence makes that harmless.
+async fn note(app: &App, confirmed: Vec<(TaskId, Fence, Intent)>, returned: Vec<TaskId>) {
+    let mut outage = Outage::new("relay");
+    if !confirmed.is_empty() {
+        outage.note(&app.store.confirm_offers(confirmed).await);
+    }
+    if !returned.is_empty() {
+        outage.note(&app.store.return_offers(returned).await);
     }
 }
 

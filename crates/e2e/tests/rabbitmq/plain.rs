@@ -12,6 +12,9 @@ use serde_json::{Value, json};
 
 use crate::scene::{Scene, id};
 
+/// Debian's, which has Debian's python3-pika.
+const PYTHON: &str = "/usr/bin/python3";
+
 /// The example, as a process.
 struct Example {
     child: Child,
@@ -23,7 +26,7 @@ impl Example {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/plain_agent.py");
         let log = scene.pair.folder("plain.log");
         let out = fs::File::options().create(true).append(true).open(&log)?;
-        let child = Command::new("python3")
+        let child = Command::new(PYTHON)
             .arg(script)
             .env("AMQP_URL", scene.broker.url())
             .env("AGENT_ID", id(node)?)
@@ -33,7 +36,7 @@ impl Example {
             .stdout(out.try_clone()?)
             .stderr(out)
             .spawn()
-            .context("python3 cannot be started")?;
+            .context("Debian's python3 cannot be started")?;
         Ok(Example { child, log })
     }
 
@@ -64,7 +67,7 @@ channel.basic_publish(sys.argv[1], sys.argv[2], open(sys.argv[3], 'rb').read())
 ";
     let file = scene.pair.folder("message");
     fs::write(&file, body)?;
-    let output = Command::new("python3")
+    let output = Command::new(PYTHON)
         .args(["-c", SCRIPT, exchange, key])
         .arg(file)
         .env("AMQP_URL", scene.broker.url())
@@ -74,7 +77,7 @@ channel.basic_publish(sys.argv[1], sys.argv[2], open(sys.argv[3], 'rb').read())
 
 async fn with_plain_node() -> Result<(Scene, Value)> {
     let scene = Scene::new().await?;
-    let node = scene.pair.json(&["node", "add", "rack9", "--can", "echo,diag.health_probe"])?;
+    let node = scene.pair.json(&["node", "add", "rack9", "--can", "echo,diag.health_probe", "--memory", "1G"])?;
     assert_eq!((&node["transport"], &node["state"]), (&json!("plain"), &json!("ready")));
     let queue = format!("agent.{}.tasks", id(&node)?);
     scene.pair.until("its queue is there", |_| scene.broker.queue(&queue)).await?;

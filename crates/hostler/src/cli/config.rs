@@ -68,7 +68,7 @@ fn everything(which: &FileArgs) -> Result<Vec<InForce>, Failure> {
 /// An address may carry a password; what comes before the `@` is nobody's business.
 fn redacted(mut one: InForce) -> InForce {
     if let Some((scheme, rest)) = one.value.as_str().and_then(|text| text.split_once("://"))
-        && let Some((_, host)) = rest.split_once('@')
+        && let Some((_, host)) = rest.rsplit_once('@')
     {
         one.value = format!("{scheme}://(redacted)@{host}").into();
     }
@@ -92,6 +92,7 @@ mod tests {
     fn a_password_is_not_shown() {
         let one = |value: &str| InForce { key: "agent.server".into(), value: value.into(), from: Source::Default };
         assert_eq!(redacted(one("https://u:secret@h:1")).value, "https://(redacted)@h:1");
+        assert_eq!(redacted(one("amqp://u:s@cret@h:1/v")).value, "amqp://(redacted)@h:1/v");
         assert_eq!(redacted(one("https://h:1")).value, "https://h:1");
     }
 

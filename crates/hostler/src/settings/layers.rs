@@ -144,7 +144,7 @@ pub fn in_force<S: Section>(file: &File) -> Result<Vec<InForce>, Failure> {
     let all = object(&merged::<S>(&of_environment::<S>()?, file)?);
     let told = |key: &super::Key| InForce {
         key: format!("{}.{}", S::NAME, key.name),
-        value: shown(key.name, all.get(key.name).cloned().unwrap_or_default()),
+        value: all.get(key.name).cloned().unwrap_or_default(),
         from: if given.contains_key(key.name) {
             Source::Given(set_variable::<S>(key.name))
         } else if let (true, Some(name)) = (plainly.contains_key(key.name), plain::<S>(key.name)) {
@@ -156,14 +156,6 @@ pub fn in_force<S: Section>(file: &File) -> Result<Vec<InForce>, Failure> {
         },
     };
     Ok(S::KEYS.iter().map(told).collect())
-}
-
-/// A value fit to be shown: an address may have a password in it.
-fn shown(key: &str, value: Value) -> Value {
-    match (key, value) {
-        ("amqp", Value::String(address)) => hostler_broker::hidden(&address).into(),
-        (_, value) => value,
-    }
 }
 
 /// The variable of a key.
@@ -259,14 +251,6 @@ mod tests {
         assert_eq!((&name.value, name.from.to_string()), (&Value::from("n1"), "/etc/x.toml".to_owned()));
         let run = all.iter().find(|one| one.key == "agent.driver").unwrap();
         assert_eq!((&run.value, &run.from), (&Value::from("qemu"), &Source::Default));
-    }
-
-    #[test]
-    fn a_password_in_an_address_is_not_shown() {
-        let file = File::parse("f", "[server]\namqp = \"amqp://h:hunter2@b/v\"\n").unwrap();
-        let all = in_force::<Server>(&file).unwrap();
-        let amqp = all.iter().find(|one| one.key == "server.amqp").unwrap();
-        assert_eq!(amqp.value, Value::from("amqp://h@b:5672/v"));
     }
 
     #[test]
