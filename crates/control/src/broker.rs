@@ -19,11 +19,11 @@ use std::{sync::Arc, time::Duration};
 
 use hostler_broker::{Broker, BrokerError, Consumer, Delivery, Queue, Session};
 use hostler_model::{
-    NodeId,
     broker::{
         DEAD_QUEUE, JOBS, JOBS_DEAD, RESULTS, RESULTS_DEAD, RESULTS_DEAD_QUEUE, RESULTS_QUEUE, TELEMETRY,
-        TELEMETRY_QUEUE, offers_key, offers_queue,
+        TELEMETRY_QUEUE, Transport, offers_key, offers_queue,
     },
+    node::Node,
     retry::Backoff,
 };
 use tokio_util::sync::CancellationToken;
@@ -37,6 +37,8 @@ use crate::{
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often one message is delivered before it is put aside: who consumes it may have been killed that often.
 const DELIVERIES: u16 = 20;
+/// How often to an agent of ours: what waits for a slot there comes again with each connection, and no agent dies of it.
+const TO_OURS: u16 = 1000;
 /// How long a heartbeat is news.
 const NEWS: Duration = Duration::from_secs(60);
 /// How many heartbeats lie there at most.
@@ -123,12 +125,16 @@ fn queues() -> [Queue; 4] {
 }
 
 /// The queue of a node's offers.
-fn offers_of(node: NodeId) -> Queue {
+fn offers_of(node: &Node) -> Queue {
+    let deliveries = match node.transport {
+        Transport::Plain => DELIVERIES,
+        Transport::Amqp | Transport::Poll => TO_OURS,
+    };
     Queue {
-        name: offers_queue(node),
-        from: (JOBS, offers_key(node)),
+        name: offers_queue(node.id),
+        from: (JOBS, offers_key(node.id)),
         dead: Some(JOBS_DEAD),
-        deliveries: Some(DELIVERIES),
+        deliveries: Some(deliveries),
         keeps: None,
         most: None,
     }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
 
@@ -22,9 +23,19 @@ const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 /// Its password is `guest`.
 const USER: &str = "guest";
 
+/// How it takes connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wire {
+    /// As they come.
+    Plain,
+    /// Encrypted, with a certificate of an authority of its own.
+    Tls,
+}
+
 /// A broker.
 pub struct RabbitMq {
     home: TempDir,
+    wire: Wire,
     port: u16,
     distribution: u16,
     mapping: u16,
@@ -36,6 +47,11 @@ pub struct RabbitMq {
 impl RabbitMq {
     /// Starts one, and waits until it takes connections: ten seconds on a quiet machine.
     pub async fn start() -> Result<RabbitMq> {
+        Self::start_with(Wire::Plain).await
+    }
+
+    /// The same, over this.
+    pub async fn start_with(wire: Wire) -> Result<RabbitMq> {
         let home = tempfile::Builder::new().prefix("hostler-rabbitmq").tempdir()?;
         let (port, distribution, mapping) = (free()?, free()?, free()?);
         let mapper = Command::new("epmd")
@@ -46,19 +62,40 @@ impl RabbitMq {
             .stderr(Stdio::null())
             .spawn()
             .context("epmd cannot be started; scripts/install-deps.sh test installs it")?;
-        let mut broker = RabbitMq { home, port, distribution, mapping, mapper, process: None };
+        let mut broker = RabbitMq { home, wire, port, distribution, mapping, mapper, process: None };
         fs::write(broker.file("enabled_plugins"), "[].")?;
-        fs::write(
-            broker.file("rabbitmq.conf"),
-            format!("listeners.tcp.1 = 127.0.0.1:{}\nlog.console = false\n", broker.port),
-        )?;
+        fs::write(broker.file("rabbitmq.conf"), broker.configuration()?)?;
         broker.again().await?;
         Ok(broker)
     }
 
+    fn configuration(&self) -> Result<String> {
+        let port = self.port;
+        if self.wire == Wire::Plain {
+            return Ok(format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = false\n"));
+        }
+        let [authority, certificate, key] = certified()?;
+        fs::write(self.authority(), authority)?;
+        fs::write(self.file("certificate.pem"), certificate)?;
+        fs::write(self.file("key.pem"), key)?;
+        let home = self.home.path().display();
+        Ok(format!(
+            "listeners.tcp = none\nlisteners.ssl.1 = 127.0.0.1:{port}\nlog.console = false\n\
+             ssl_options.cacertfile = {home}/authority.pem\nssl_options.certfile = {home}/certificate.pem\n\
+             ssl_options.keyfile = {home}/key.pem\nssl_options.verify = verify_none\n\
+             ssl_options.fail_if_no_peer_cert = false\n"
+        ))
+    }
+
+    /// The authority of its certificate, PEM.
+    pub fn authority(&self) -> PathBuf {
+        self.file("authority.pem")
+    }
+
     /// Its address.
     pub fn url(&self) -> String {
-        format!("amqp://{USER}:{USER}@127.0.0.1:{}", self.port)
+        let scheme = if self.wire == Wire::Tls { "amqps" } else { "amqp" };
+        format!("{scheme}://{USER}:{USER}@127.0.0.1:{}", self.port)
     }
 
     /// The port on which it takes connections.
@@ -148,6 +185,10 @@ impl RabbitMq {
     fn takes_connections(&self) -> bool {
         let greet = || -> std::io::Result<[u8; 4]> {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+            if self.wire == Wire::Tls {
+                // It listens last of all.
+                return Ok(*b"AMQP");
+            }
             stream.set_read_timeout(Some(Duration::from_secs(2)))?;
             stream.write_all(b"AMQP\x00\x00\x00\x00")?;
             let mut answer = [0; 4];
@@ -191,6 +232,17 @@ impl Drop for RabbitMq {
         let _ = self.mapper.wait();
         crate::process::naming(self.home.path()).into_iter().for_each(crate::process::kill);
     }
+}
+
+/// An authority, a certificate of its for this host, and that one's key: PEM.
+fn certified() -> Result<[String; 3]> {
+    let (root, key) = (KeyPair::generate()?, KeyPair::generate()?);
+    let mut of_root = CertificateParams::new(Vec::new())?;
+    of_root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = of_root.self_signed(&root)?.pem();
+    let issuer = Issuer::new(of_root, root);
+    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &issuer)?;
+    Ok([authority, certificate.pem(), key.serialize_pem()])
 }
 
 /// A port that nobody has at the moment.

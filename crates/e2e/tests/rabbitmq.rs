@@ -7,6 +7,7 @@ mod plain;
 mod scene;
 
 use anyhow::Result;
+use hostler_e2e::rabbitmq::Wire;
 use serde_json::{Value, json};
 
 use self::scene::{Scene, id};
@@ -155,5 +156,82 @@ async fn the_brokers_password_is_in_no_log_and_no_answer() -> Result<()> {
     let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
     assert!(shown.contains(&format!("amqp://(redacted)@127.0.0.1:{}", scene.broker.port())), "{shown}");
     assert!(!shown.contains(secret), "{shown}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_offer_that_comes_again_and_again_is_done_once() -> Result<()> {
+    let mut scene = Scene::with_agent().await?;
+    let node = scene.pair.json(&["node", "show", "n1"])?;
+    let queue = format!("agent.{}.tasks", id(&node)?);
+    scene.pair.stop_agent().await?;
+    let task = scene.echo(&["--no-wait"])?;
+    scene
+        .pair
+        .until("the offer is in the queue", |_| Ok(scene.broker.queue(&queue)?.filter(|found| *found == (1, 0))))
+        .await?;
+    let again = "
+method, properties, body = channel.basic_get(sys.argv[1])
+open(sys.argv[2], 'wb').write(body)
+for _ in range(3):
+    channel.basic_publish('', sys.argv[1], body, properties)
+channel.basic_ack(method.delivery_tag)
+";
+    let copy = scene.pair.folder("offer").display().to_string();
+    scene.python(again, &[&queue, &copy])?;
+    scene.pair.start_agent().await?;
+    scene.until(&task, "succeeded").await?;
+    scene.empty(&node).await?;
+    // And once more, when it is long over.
+    scene.python("channel.basic_publish('', sys.argv[1], open(sys.argv[2], 'rb').read())", &[&queue, &copy])?;
+    scene.empty(&node).await?;
+    let over =
+        |pair: &hostler_e2e::pair::Pair| Ok(pair.log().contains("an offer is over; it was not begun").then_some(()));
+    scene.pair.until("the agent is told that it is over", over).await?;
+    let done = format!("done task.id={}", id(&task)?);
+    assert_eq!(scene.pair.log().matches(&done).count(), 1, "{}", scene.pair.log());
+    assert_eq!(scene.task(&task)?["fence"]["attempt"], 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_no_offer_of_the_servers_is_rejected_and_ends_nothing() -> Result<()> {
+    let scene = Scene::with_agent().await?;
+    let node = scene.pair.json(&["node", "show", "n1"])?;
+    let forge = "
+for body in [b'', b'{}', b'\\xff\\xfe', b'eyJhbGciOiJub25lIn0.e30.', b'x' * (1 << 20)]:
+    channel.basic_publish('jobs', sys.argv[1], body)
+";
+    scene.python(forge, &[&format!("agent.{}", id(&node)?)])?;
+    scene.empty(&node).await?;
+    let line = r#"hostler_broker_messages_total{queue="hostler.jobs.dead",outcome="malformed"} 5"#;
+    let metrics = scene.metrics().await?;
+    assert!(metrics.contains(line), "{metrics}");
+    assert_eq!(scene.echo(&[])?["state"], "succeeded");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_over_tls_is_believed_by_its_authority_only() -> Result<()> {
+    let mut scene = Scene::over(Wire::Tls).await?;
+    scene.pair.start_server().await?;
+    scene.join().await?;
+    assert_eq!(scene.echo(&[])?["state"], "succeeded");
+
+    // Another authority than the broker's.
+    let text = std::fs::read_to_string(scene.pair.config())?;
+    let system = "/etc/ssl/certs/ca-certificates.crt";
+    std::fs::write(scene.pair.config(), text.replace(&scene.broker.authority().display().to_string(), system))?;
+    scene.pair.stop_server().await?;
+    scene.pair.start_server().await?;
+    let said = |pair: &hostler_e2e::pair::Pair| Ok(pair.log().contains("cannot be reached").then_some(()));
+    scene.pair.until("the broker is not believed", said).await?;
+    assert!(scene.metrics().await?.contains("hostler_broker_connected 0"));
+    let task = scene.echo(&["--no-wait"])?;
+    assert_eq!(scene.task(&task)?["state"], "queued");
+    std::fs::write(scene.pair.config(), text)?;
+    scene.pair.stop_server().await?;
+    scene.pair.start_server().await?;
+    scene.until(&task, "succeeded").await?;
     Ok(())
 }

@@ -93,7 +93,7 @@ impl Relay<'_> {
             if node.transport == Transport::Poll || self.queues.contains(&node.id) {
                 continue;
             }
-            match self.session.queue(&offers_of(node.id)).await {
+            match self.session.queue(&offers_of(&node)).await {
                 Ok(()) => drop(self.queues.insert(node.id)),
                 Err(error) => tracing::warn!(node.id = %node.id, %error, "the queue of a node's offers cannot be made"),
             }

@@ -11,12 +11,15 @@ use hostler_model::{
 };
 use hostler_store::{Answer, Settle};
 
-use super::{BATCH, gather, insist};
+use super::{gather, insist};
 use crate::app::App;
+
+/// How many may be here unsettled: each may be large.
+const AT_ONCE: u16 = 64;
 
 /// Takes results until the connection is gone.
 pub(super) async fn run(app: &App, session: &Session) -> BrokerError {
-    let mut consumer = match session.consume(RESULTS_QUEUE, BATCH as u16).await {
+    let mut consumer = match session.consume(RESULTS_QUEUE, AT_ONCE).await {
         Ok(consumer) => consumer,
         Err(error) => return error,
     };

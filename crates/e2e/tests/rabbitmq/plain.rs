@@ -6,14 +6,11 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use hostler_e2e::pair::Pair;
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, id};
-
-/// Debian's, which has Debian's python3-pika.
-const PYTHON: &str = "/usr/bin/python3";
+use crate::scene::{PYTHON, Scene, id};
 
 /// The example, as a process.
 struct Example {
@@ -57,22 +54,12 @@ impl Drop for Example {
     }
 }
 
-/// Publishes with Python, as anybody may: exchange, key, and the message as it stands.
+/// Publishes as anybody may: exchange, key, and the message as it stands.
 fn publish(scene: &Scene, exchange: &str, key: &str, body: &[u8]) -> Result<()> {
-    const SCRIPT: &str = "
-import os, sys, pika
-channel = pika.BlockingConnection(pika.URLParameters(os.environ['AMQP_URL'])).channel()
-channel.confirm_delivery()
-channel.basic_publish(sys.argv[1], sys.argv[2], open(sys.argv[3], 'rb').read())
-";
     let file = scene.pair.folder("message");
     fs::write(&file, body)?;
-    let output = Command::new(PYTHON)
-        .args(["-c", SCRIPT, exchange, key])
-        .arg(file)
-        .env("AMQP_URL", scene.broker.url())
-        .output()?;
-    if output.status.success() { Ok(()) } else { bail!("{}", String::from_utf8_lossy(&output.stderr)) }
+    let script = "channel.basic_publish(sys.argv[1], sys.argv[2], open(sys.argv[3], 'rb').read())";
+    scene.python(script, &[exchange, key, &file.display().to_string()]).map(drop)
 }
 
 async fn with_plain_node() -> Result<(Scene, Value)> {
@@ -132,6 +119,24 @@ async fn a_plain_task_that_nobody_takes_in_time_was_not_done() -> Result<()> {
     let task = scene.echo(&["--queue-timeout", "2s", "--no-wait"])?;
     let ended = scene.until(&task, "failed").await?;
     assert_eq!(ended["error"]["code"], "DEADLINE_EXCEEDED", "{ended}");
+    scene.empty(&node).await
+}
+
+#[tokio::test]
+async fn of_a_plain_task_whose_consumer_died_nobody_knows() -> Result<()> {
+    let (scene, node) = with_plain_node().await?;
+    let task = scene.echo(&["--queue-timeout", "8s", "--no-wait"])?;
+    let queue = format!("agent.{}.tasks", id(&node)?);
+    scene.until(&task, "running").await?;
+    // It takes the task, and ends without a word.
+    let script = "
+for _ in channel.consume(sys.argv[1]):
+    break
+";
+    scene.python(script, &[&queue])?;
+    let ended = scene.until(&task, "failed").await?;
+    assert_eq!(ended["error"]["code"], "OUTCOME_UNKNOWN", "{ended}");
+    assert_eq!(ended["dead_letter"], "waiting", "a person is to decide");
     scene.empty(&node).await
 }
 

@@ -1,10 +1,16 @@
 //! A broker, a server that knows it, and an agent whose tasks come by it.
 
-use std::fs;
+use std::{fs, process::Command};
 
 use anyhow::{Context, Result, bail};
-use hostler_e2e::{pair::Pair, rabbitmq::RabbitMq};
+use hostler_e2e::{
+    pair::Pair,
+    rabbitmq::{RabbitMq, Wire},
+};
 use serde_json::Value;
+
+/// Debian's, which has Debian's python3-pika.
+pub const PYTHON: &str = "/usr/bin/python3";
 
 pub struct Scene {
     pub pair: Pair,
@@ -14,31 +20,56 @@ pub struct Scene {
 impl Scene {
     /// A broker and a server; no agent.
     pub async fn new() -> Result<Scene> {
+        let mut scene = Scene::over(Wire::Plain).await?;
+        scene.pair.start_server().await?;
+        Ok(scene)
+    }
+
+    /// A broker, and what is to be said of it; nothing else runs.
+    pub async fn over(wire: Wire) -> Result<Scene> {
         hostler_trust::install_crypto();
-        let broker = RabbitMq::start().await?;
-        let mut pair = Pair::new()?;
-        let file = broker.url_file()?;
-        pair.configure("server", &format!("amqp_file = \"{}\"", file.display()))?;
-        pair.configure(
-            "agent",
-            &format!("transport = \"amqp\"\namqp_file = \"{}\"\ndriver = \"sim\"", file.display()),
-        )?;
-        pair.start_server().await?;
+        let broker = RabbitMq::start_with(wire).await?;
+        let pair = Pair::new()?;
+        let (file, authority) = (broker.url_file()?, broker.authority());
+        let way = format!("amqp_file = \"{}\"\namqp_authorities = \"{}\"", file.display(), authority.display());
+        pair.configure("server", &way)?;
+        pair.configure("agent", &format!("transport = \"amqp\"\n{way}\ndriver = \"sim\""))?;
         Ok(Scene { pair, broker })
     }
 
     /// And an agent that has its first heartbeat behind it.
     pub async fn with_agent() -> Result<Scene> {
         let mut scene = Scene::new().await?;
-        let issued = scene.pair.json(&["node", "token"])?;
-        fs::write(scene.pair.token_file(), issued["token"].as_str().unwrap_or_default())?;
-        scene.pair.start_agent().await?;
+        scene.join().await?;
         let node = scene.pair.json(&["node", "show", "n1"])?;
         scene.pair.until("its queue is there", |_| scene.broker.queue(&format!("agent.{}.tasks", id(&node)?))).await?;
         // A queue that was made a moment ago is not safe from a power cut in this RabbitMQ: its copies are, once it ended
         // in order. That much is between an operator and the broker.
         scene.broker.restart().await?;
         Ok(scene)
+    }
+
+    /// Starts the agent for the first time.
+    pub async fn join(&mut self) -> Result<()> {
+        let issued = self.pair.json(&["node", "token"])?;
+        fs::write(self.pair.token_file(), issued["token"].as_str().unwrap_or_default())?;
+        self.pair.start_agent().await
+    }
+
+    /// Runs a few lines of Python with a channel to the broker, `channel`, on which what is published is confirmed.
+    pub fn python(&self, script: &str, words: &[&str]) -> Result<String> {
+        const HEAD: &str = "
+import os, sys, pika
+channel = pika.BlockingConnection(pika.URLParameters(os.environ['AMQP_URL'])).channel()
+channel.confirm_delivery()
+";
+        let mut command = Command::new(PYTHON);
+        let output =
+            command.arg("-c").arg(format!("{HEAD}{script}")).args(words).env("AMQP_URL", self.broker.url()).output()?;
+        if !output.status.success() {
+            bail!("{script}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// Submits an echo.
