@@ -140,6 +140,9 @@ impl Served {
     }
 
     fn wake(&mut self, wake: &Wakes, due: &mut Vec<Poll>) {
+        if wake.all {
+            self.take_all(due);
+        }
         for (node, task) in &wake.aborting {
             remember(&mut self.abort, *node, *task);
         }

@@ -12,6 +12,7 @@
 //! process do: each begins with a lock that it keeps until its end. What a step reads is therefore what it changes.
 //! Never here: what the tables mean.
 
+pub mod backup;
 mod document;
 mod migration;
 mod postgres;
@@ -31,6 +32,7 @@ use std::{
 
 pub use document::Document;
 pub use migration::Migrations;
+pub use postgres::{Channel, Heard};
 pub use row::{Cell, FromCell, Row};
 use session::{Purpose, Session};
 pub use tx::{Texts, Tx};
@@ -112,6 +114,8 @@ pub struct Db(Arc<Inner>);
 
 struct Inner {
     name: String,
+    /// Where it is a server's.
+    server: Option<postgres::Server>,
     engine: Engine,
 }
 
@@ -141,7 +145,7 @@ impl Db {
                 }
             }
         };
-        Ok(Db(Arc::new(Inner { name: path.display().to_string(), engine })))
+        Ok(Db(Arc::new(Inner { name: path.display().to_string(), server: None, engine })))
     }
 
     /// Opens a PostgreSQL database (`postgres://user@host/name`) and brings it up to date. One from a newer program is
@@ -156,7 +160,7 @@ impl Db {
         };
         // Its client has a runtime of its own, and the caller may be in another.
         let engine = thread::scope(|scope| scope.spawn(start).join().unwrap_or_else(|_| Err(Error::Closed)))?;
-        Ok(Db(Arc::new(Inner { name: server.to_string(), engine })))
+        Ok(Db(Arc::new(Inner { name: server.to_string(), server: Some(server), engine })))
     }
 
     /// Runs a step in a transaction and returns once it is durable. `label` names its crash points:
@@ -173,6 +177,16 @@ impl Db {
                 writer::run_inline(&session, label, step)
             }
         }
+    }
+
+    /// A channel to the other processes over this database; `None` where there can be no others. `hear` is called for
+    /// what another says; `fold` makes one word, of fewer than 8,000 bytes, of what gathered.
+    pub fn channel<T: Send + 'static>(
+        &self,
+        hear: impl Fn(Heard) + Send + 'static,
+        fold: impl Fn(Vec<T>) -> String + Send + 'static,
+    ) -> Result<Option<Channel<T>>> {
+        self.0.server.as_ref().map(|server| Channel::start(server, hear, fold)).transpose()
     }
 
     /// Runs a query on a state that was committed, without waiting for the writer.

@@ -1,10 +1,14 @@
 //! PostgreSQL: the connections to a server, and what makes the same texts run there.
 
+mod channel;
 mod dialect;
 mod schema;
 mod server;
 mod session;
+#[cfg(test)]
+mod tests;
 
+pub use channel::{Channel, Heard};
 pub(crate) use server::Server;
 pub(crate) use session::Session;
 

@@ -81,7 +81,7 @@ impl Session {
     }
 }
 
-fn wrap(path: &Path, source: rusqlite::Error) -> Error {
+pub(crate) fn wrap(path: &Path, source: rusqlite::Error) -> Error {
     match source.sqlite_error_code() {
         Some(rusqlite::ErrorCode::DiskFull) => Error::Full { path: path.to_owned() },
         _ => Error::Sqlite { path: path.to_owned(), source },

@@ -50,6 +50,15 @@ impl Tx<'_> {
         Ok(self.query(sql, batch, read)?.pop())
     }
 
+    /// When the transaction began to write, by the clock of the database's server, in microseconds since the Unix epoch;
+    /// a file has none.
+    pub fn began(&self) -> Option<i64> {
+        match self.0 {
+            Session::Sqlite(_) => None,
+            Session::Postgres(session) => session.began(),
+        }
+    }
+
     /// The text that this engine runs.
     pub fn pick(&self, texts: &Texts) -> &'static str {
         match self.0 {

@@ -3,6 +3,7 @@
 
 pub mod dev;
 pub mod doc;
+pub mod fleet;
 pub mod pair;
 pub mod process;
 pub mod rabbitmq;

@@ -190,3 +190,34 @@ fn a_default_that_is_configured_must_be_there_and_whence_it_is_can_be_seen() -> 
     assert_eq!(whence("server.default_initramfs"), Some(built_in));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_store_that_was_put_back_keeps_the_machines_that_it_does_not_know() -> Result<()> {
+    let mut pair = Pair::new()?;
+    pair.start_server().await?;
+    fs::write(pair.token_file(), join_token(&pair)?)?;
+    pair.start_agent().await?;
+    pair.says(&["vm", "create", "known"])?;
+    let folder = pair.folder("backup").display().to_string();
+    pair.says(&["backup", &folder])?;
+    pair.says(&["vm", "create", "later"])?;
+    let machines = pair.qemus();
+    let refused = pair.hostler(&["restore", &folder])?;
+    assert!(!refused.status.success(), "a server runs over it");
+
+    pair.stop_server().await?;
+    let said = pair.says(&["restore", &folder])?;
+    assert!(said.contains("store epoch  2"), "{said}");
+    pair.start_server().await?;
+    pair.until("the machine that is known runs programs", |pair| {
+        Ok(pair.hostler(&["vm", "exec", "known", "--", "true"])?.status.success().then_some(()))
+    })
+    .await?;
+    assert_eq!(pair.json(&["vm", "list"])?.as_array().map(Vec::len), Some(1));
+    assert_eq!(pair.qemus(), machines, "nothing is deleted by itself");
+    pair.until("the other is told to be nobody's", |pair| {
+        Ok(pair.says(&["event"])?.contains("node.orphan").then_some(()))
+    })
+    .await?;
+    Ok(())
+}

@@ -183,7 +183,8 @@ async fn work(
     let sources = service::sources(&args.image_source_allow, &args.image_roots, args.image_catalogue.as_deref())?;
     let server = service::open(Opening {
         data: &folder.data,
-        issuer: ISSUER,
+        shared: service::Shared::default(),
+            issuer: ISSUER,
         lease,
         sources,
         defaults: Defaults::default(),

@@ -82,6 +82,10 @@ enum Verb {
     Top(cli::top::Args),
     /// Look at everything that must be well, and say what is not
     Doctor(cli::doctor::Args),
+    /// Copy the server's database while it is in use
+    Backup(cli::backup::BackupArgs),
+    /// Put a copy of the server's database back
+    Restore(cli::backup::RestoreArgs),
     /// The configuration of server and agent: show, check, example
     Config(cli::config::Args),
     /// Servers by name: list, use, add, show, remove, rename
@@ -109,6 +113,8 @@ impl Verb {
             Verb::Event(args) => cli::event::run(args, globals).await,
             Verb::Top(args) => cli::top::run(args, globals).await,
             Verb::Doctor(args) => cli::doctor::run(args, globals).await,
+            Verb::Backup(args) => cli::backup::backup(&args, globals),
+            Verb::Restore(args) => cli::backup::restore(&args, globals).await,
             Verb::Context(args) => cli::context::run(args, globals),
             Verb::Config(args) => cli::config::run(args, globals),
             Verb::Completions(args) => complete::run(&args),

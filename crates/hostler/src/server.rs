@@ -9,7 +9,7 @@
 
 mod default_image;
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use hostler_broker::Broker;
 use hostler_control::Sources;
@@ -24,7 +24,7 @@ use crate::{
     folder::{Folder, Stay},
     interrupt::Interrupt,
     output,
-    service::{self, Opening, address, bind},
+    service::{self, Opening, Shared, address, bind},
     settings::{FileArgs, Server, ServerFlags, layers},
 };
 
@@ -65,6 +65,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     let (api, agents) = (bind(settings.listen).await?, bind(settings.agents_listen).await?);
     let server = service::open(Opening {
         data: &folder.data,
+        shared: shared(&settings),
         issuer: ISSUER,
         lease: Duration::from_secs(settings.lease_seconds),
         sources: Sources {
@@ -119,6 +120,15 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
 fn by_broker(settings: &Server) -> Result<Option<Broker>, Failure> {
     let Server { amqp, amqp_file: file, amqp_authorities: authorities, .. } = settings;
     broker(&Said { section: "server", amqp, file, authorities }, "hostler server".to_owned())
+}
+
+fn shared(settings: &Server) -> Shared {
+    let named = |path: &Path| Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty());
+    Shared {
+        database: Some(settings.database.clone()).filter(|url| !url.is_empty()),
+        ca: named(&settings.ca),
+        blobs: named(&settings.blobs),
+    }
 }
 
 /// What machines get that do not say it.

@@ -18,7 +18,7 @@ use hostler_model::{
     kind::Role,
 };
 use hostler_db::Mode;
-use hostler_store::{Caller, NewApiToken, ShippedImage, Store, Timing};
+use hostler_store::{Caller, NewApiToken, Now, ShippedImage, Store, Timing};
 use hostler_trust::{
     ApiToken, Authority, TaskSigner,
     file::{read_private, write_private},
@@ -61,6 +61,8 @@ pub fn address(listener: &TcpListener) -> Result<SocketAddr, Failure> {
 pub struct Opening<'a> {
     /// Its data folder.
     pub data: &'a Path,
+    /// Where the rest is, which several servers may share.
+    pub shared: Shared,
     /// What it calls itself in the tasks it signs.
     pub issuer: &'a str,
     /// How long an agent may be silent.
@@ -75,10 +77,21 @@ pub struct Opening<'a> {
     pub broker: Option<Broker>,
 }
 
-/// Opens the store, the authority and the keys in a data folder. Imports that the process before this one did are over:
-/// whoever has the folder is alone with it.
+/// What several servers share.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    /// A database of a server's, in place of a file in the data folder.
+    pub database: Option<String>,
+    /// The authority's folder, where it is not in the data folder.
+    pub ca: Option<PathBuf>,
+    /// The images' bytes, where they are not in the data folder.
+    pub blobs: Option<PathBuf>,
+}
+
+/// Opens the store, the authority and the keys in a data folder. Imports that the process before this one did are over
+/// where whoever has the folder is alone with the database.
 pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
-    let Opening { data, issuer, lease, sources, defaults, names, broker } = opening;
+    let Opening { data, shared, issuer, lease, sources, defaults, names, broker } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
@@ -86,11 +99,25 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
     };
     let timing = Timing { lease, ..Timing::default() };
     let config = hostler_store::Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing };
-    let store = Store::open(&data.join("hostler.db"), config).map_err(|e| broken("the database", &e))?;
-    while store.end_earlier_imports().await.map_err(|e| broken("the database", &e))?.more {}
-    let ca = data.join("ca");
+    let store = match &shared.database {
+        Some(url) => connect(url, config)?,
+        None => {
+            let store = Store::open(&data.join("hostler.db"), config).map_err(|e| broken("the database", &e))?;
+            while store.end_earlier_imports().await.map_err(|e| broken("the database", &e))?.more {}
+            store
+        }
+    };
+    let ca = shared.ca.unwrap_or_else(|| data.join("ca"));
     let authority = Authority::load_or_create(&ca, clock.now()).map_err(|e| broken("the certificate authority", &e))?;
     let signer = TaskSigner::load_or_create(&ca).map_err(|e| broken("the key that signs tasks", &e))?;
+    let mark = format!("{} {}", authority.fingerprint(), signer.kid());
+    if !store.claim(mark).await.map_err(|e| broken("the database", &e))? {
+        let detail = "the database belongs to servers with another certificate authority or signing key";
+        return Err(Failure::new(Exit::Failed, detail).help(format!(
+            "put the folder of its certificate authority in the place of {}, or name it with --ca",
+            ca.display()
+        )));
+    }
     Ok(Server::new(ServerConfig {
         store,
         clock,
@@ -98,7 +125,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         authority,
         signer,
         issuer: issuer.to_owned(),
-        blobs: data.join("blobs"),
+        blobs: shared.blobs.unwrap_or_else(|| data.join("blobs")),
         sources,
         defaults,
         names,
@@ -106,6 +133,17 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         limits: Limits::default(),
         broker,
     }))
+}
+
+fn connect(url: &str, config: hostler_store::Config) -> Result<Store, Failure> {
+    if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(Failure::usage("the database is no address of a PostgreSQL database")
+            .help("write it as postgres://user@host/name"));
+    }
+    Store::connect(url, Now::Database, config).map_err(|error| {
+        Failure::new(Exit::Unreachable, error)
+            .help("see that PostgreSQL 15 or later runs there, that the database exists, and that this user may use it")
+    })
 }
 
 /// Where imports of images may come from: networks that are not the open internet, folders of this host, a file with

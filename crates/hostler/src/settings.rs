@@ -110,6 +110,22 @@ section! {
         #[arg(value_name = "DIR")]
         data: PathBuf = PathBuf::from("/var/lib/hostler/server");
 
+        /// A PostgreSQL database in place of a file in the data folder, such as
+        /// postgres://hostler:PASSWORD@db.example.com/hostler: then several servers may run over
+        /// it. Where it has a password only its owner should be able to read this file
+        #[arg(value_name = "URL", hide_env_values = true)]
+        database: String = String::new();
+
+        /// The folder of the certificate authority and of the key that signs tasks; `ca` in the
+        /// data folder where it is empty. All servers over one database have the same
+        #[arg(value_name = "DIR", value_parser = path())]
+        ca: PathBuf = PathBuf::new();
+
+        /// The folder of the images' bytes; `blobs` in the data folder where it is empty. All
+        /// servers over one database share it, such as over NFS
+        #[arg(value_name = "DIR", value_parser = path())]
+        blobs: PathBuf = PathBuf::new();
+
         /// A folder with images that are taken in at each start; none where it is empty or
         /// not there
         #[arg(value_name = "DIR")]
@@ -195,7 +211,8 @@ section! {
 section! {
     /// The agent.
     Agent, AgentFlags, "agent" {
-        /// Where the server takes agents: its agents_listen, by a name that stands in its names
+        /// Where the server takes agents: its agents_listen, by a name that stands in its names.
+        /// Of several servers over one database, all of them with commas between
         #[arg(value_name = "URL")]
         server: String = "https://127.0.0.1:9091".to_owned();
 

@@ -11,6 +11,7 @@
 mod answer;
 mod error;
 mod link;
+mod several;
 pub mod sse;
 
 pub use answer::{Answer, chunks};

@@ -19,6 +19,7 @@ use tower::{BoxError, Service, ServiceExt, service_fn, util::BoxCloneSyncService
 use crate::{
     answer::{self, Answer},
     error::LinkError,
+    several::Several,
 };
 
 type Inner = BoxCloneSyncService<Request<Body>, Response<Body>, LinkError>;
@@ -34,16 +35,33 @@ pub struct Link {
 }
 
 impl Link {
-    /// Over real sockets. `base` is the server's address, such as `https://10.0.0.1:9090`; the requests' relative
-    /// addresses are appended to it.
+    /// Over real sockets. `base` is the server's address, such as `https://10.0.0.1:9090`, or those of its replicas with
+    /// commas between; the requests' relative addresses are appended to it.
     ///
     /// # Errors
     /// When `base` is no `http` or `https` address, or has a query or a fragment.
     pub fn http(client: reqwest::Client, base: &str) -> Result<Link, LinkError> {
-        let base: Arc<str> = read_base(base)?.into();
-        let to = base.clone();
-        let service = service_fn(move |request| send(client.clone(), base.clone(), request));
-        Ok(Link { inner: BoxCloneSyncService::new(service), to })
+        let one = |base: &str| {
+            let base: Arc<str> = read_base(base.trim())?.into();
+            let client = client.clone();
+            let to = base.clone();
+            Ok(Link::over(&to, service_fn(move |request| send(client.clone(), base.clone(), request))))
+        };
+        let mut links = base.split(',').map(one).collect::<Result<Vec<Link>, LinkError>>()?;
+        if links.len() == 1 {
+            return Ok(links.remove(0));
+        }
+        let several = Several::new(links);
+        Ok(Link::over(base, service_fn(move |request| several.clone().send(request))))
+    }
+
+    /// Over a service that is one already.
+    pub(crate) fn over<S>(to: &str, service: S) -> Link
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = LinkError> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+    {
+        Link { inner: BoxCloneSyncService::new(service), to: to.into() }
     }
 
     /// To a service in this process.

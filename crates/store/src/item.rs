@@ -20,6 +20,7 @@ use hostler_model::{
     task::{Intent, Target, Task, TaskState},
     vm::{Vm, VmSpec, VmState},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// A task to be written down.
@@ -360,8 +361,12 @@ pub struct Caller {
 }
 
 /// What a step changed that others may be waiting for: hints, never the truth.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Wakes {
+    /// More than can be said one by one: everybody looks.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub all: bool,
     /// Nodes that have something to fetch.
     pub nodes: Vec<NodeId>,
     /// Tasks that ended.

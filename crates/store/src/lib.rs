@@ -19,6 +19,7 @@ mod log;
 mod node;
 #[cfg(test)]
 mod plan;
+mod relay;
 mod rows;
 mod secret;
 mod service;
@@ -34,7 +35,7 @@ mod work;
 
 pub use image::Origin;
 pub use item::*;
-pub use store::{Config, Store};
+pub use store::{Config, Now, Store};
 
 /// Why a step or a query failed, apart from a refusal of an item: our own fault, or the disk's.
 #[derive(Debug, thiserror::Error)]

@@ -34,10 +34,31 @@ pub(crate) fn store_epoch(tx: &Tx<'_>) -> Result<u32> {
     Ok(tx.query_one(EPOCH, &(), |row| row.get(0))?.unwrap_or(1))
 }
 
+const RAISE: &str = "UPDATE log_head SET store_epoch = store_epoch + 1 WHERE one = 1";
+
+/// Begins a new epoch.
+pub(crate) fn raise_epoch(tx: &Tx<'_>) -> Result<u32> {
+    tx.execute(RAISE, &())?;
+    store_epoch(tx)
+}
+
 const ADVANCE: &str = "
 UPDATE log_head
    SET seq = CAST(?1->>'seq' AS BIGINT), hash = ?1->>'hash'
  WHERE one = 1";
+
+const MARK: &str = "SELECT mark FROM log_head WHERE one = 1";
+
+/// Whose certificates and signatures go with this database, once a server has said it.
+pub(crate) fn mark(tx: &Tx<'_>) -> Result<Option<String>> {
+    Ok(tx.query_one(MARK, &(), |row| row.get(0))?.flatten())
+}
+
+const SET_MARK: &str = "UPDATE log_head SET mark = ?1->>'mark' WHERE one = 1";
+
+pub(crate) fn set_mark(tx: &Tx<'_>, mark: &str) -> Result<()> {
+    tx.execute(SET_MARK, &json!({"mark": mark})).map(drop)
+}
 
 const INSERT: &str = "
 INSERT INTO log (seq, at, class, tenant, kind, noun, subject, data)

@@ -99,25 +99,24 @@ pub(crate) struct Identity {
     pub(crate) state: NodeState,
     pub(crate) paused: bool,
     pub(crate) transport: Transport,
-}
-
-impl Identity {
-    /// Whether its agent, when it asks, is handed tasks.
-    pub(crate) fn is_served(&self) -> bool {
-        self.state.takes_tasks() && self.transport == Transport::Poll
-    }
+    /// Whether it has said all that it has since the store's epoch began.
+    pub(crate) compared: bool,
+    /// The store's epoch.
+    pub(crate) store_epoch: u32,
 }
 
 const IDENTITIES: &str = "
-SELECT n.id, n.enrolment, n.state, n.paused_at IS NOT NULL, n.transport
+SELECT n.id, n.enrolment, n.state, n.paused_at IS NOT NULL, n.heard_epoch = h.store_epoch, h.store_epoch, n.transport
   FROM jsonb_each(?1) wanted
-  JOIN nodes n ON n.id = wanted.value";
+  JOIN nodes n ON n.id = wanted.value
+  JOIN log_head h ON h.one = 1";
 
 /// Who these nodes are.
 pub(crate) fn identities(tx: &Tx<'_>, ids: &[NodeId]) -> Result<BTreeMap<NodeId, Identity>> {
     let read = |row: &Row<'_>| {
-        let (enrolment, state, paused, transport) = (row.parse_opt(1)?, row.word(2)?, row.get(3)?, row.word(4)?);
-        Ok((row.parse(0)?, Identity { enrolment, state, paused, transport }))
+        let (enrolment, state, paused, transport) = (row.parse_opt(1)?, row.word(2)?, row.get(3)?, row.word(6)?);
+        let identity = Identity { enrolment, state, paused, transport, compared: row.get(4)?, store_epoch: row.get(5)? };
+        Ok((row.parse(0)?, identity))
     };
     Ok(tx.query(IDENTITIES, &ids, read)?.into_iter().collect())
 }
@@ -168,11 +167,12 @@ pub(crate) fn books(tx: &Tx<'_>) -> Result<BTreeMap<NodeId, Book>> {
 
 const PUT: &str = "
 INSERT INTO nodes (id, name, state, freshness, transport, enrolment, facts, last_seen, lost_at, beat_seq, orphans,
-                   paused_at, created_at)
+                   paused_at, created_at, heard_epoch)
 SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value->>'transport', value->>'enrolment',
        value->>'facts',
        CAST(value->>'last_seen' AS BIGINT), CAST(value->>'lost_at' AS BIGINT), CAST(value->>'beat_seq' AS BIGINT),
-       value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'created_at' AS BIGINT)
+       value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'created_at' AS BIGINT),
+       (SELECT store_epoch FROM log_head)
   FROM jsonb_each(?1)
  WHERE true
     ON CONFLICT (id) DO UPDATE
@@ -231,6 +231,16 @@ UPDATE nodes
    SET last_seen = CAST(?1->>'now' AS BIGINT), beat_seq = CAST(?1->>'seq' AS BIGINT)
  WHERE id IN (SELECT value FROM jsonb_each(?1, '$.ids'))";
 
+const COMPARED: &str = "
+UPDATE nodes
+   SET heard_epoch = (SELECT store_epoch FROM log_head)
+ WHERE id IN (SELECT value FROM jsonb_each(?1)) AND heard_epoch < (SELECT store_epoch FROM log_head)";
+
+/// Nodes have said all that they have: they get tasks again.
+pub(crate) fn compared(tx: &Tx<'_>, ids: &[NodeId]) -> Result<()> {
+    tx.execute(COMPARED, &ids).map(drop)
+}
+
 /// Notes when nodes were heard.
 pub(crate) fn heard(tx: &Tx<'_>, ids: &[NodeId], now: Timestamp, seq: i64) -> Result<()> {
     if !ids.is_empty() {
@@ -261,4 +271,4 @@ fn read(row: &Row<'_>) -> Result<NodeRow> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, IDENTITIES, HEARD];
+pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, IDENTITIES, HEARD, COMPARED];

@@ -3,7 +3,10 @@
 mod image;
 mod offer;
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicI64},
+};
 
 use hostler_model::{
     Clock, Code, Ids, NodeId, Refusal, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
@@ -29,7 +32,9 @@ use crate::{
     NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, StatsFilter, Started, Submission, Swept,
     TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
-    log, node, secret,
+    log, node,
+    relay::Relay,
+    secret,
     service::Service,
     snapshot,
     step::{cancel, edit, expire, heartbeat, join, lease, letter, progress, restart, settle, start, submit, sweep},
@@ -58,6 +63,15 @@ pub struct Config {
     pub timing: Timing,
 }
 
+/// Whose clock counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Now {
+    /// That of [`Config`].
+    HandedIn,
+    /// That of the database's server: the same for all who write to it.
+    Database,
+}
+
 /// Every durable fact. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Store(Arc<Inner>);
@@ -80,21 +94,26 @@ impl Store {
     /// Opens the file, or makes it. In [`Mode::Threads`] the steps' committers start with their first call, in the
     /// tokio runtime of that call.
     pub fn open(path: &Path, config: Config) -> Result<Store> {
-        Ok(Store::over(Db::sqlite(path, config.mode, MIGRATIONS)?, config))
+        Store::over(Db::sqlite(path, config.mode, MIGRATIONS)?, Now::HandedIn, config)
     }
 
     /// Opens a database of a PostgreSQL server, `postgres://user@host/name`; its tables are made where there are none.
     /// Several processes may have it open. The mode is [`Mode::Threads`], whatever the configuration says.
-    pub fn connect(url: &str, config: Config) -> Result<Store> {
-        Ok(Store::over(Db::postgres(url, ON_A_SERVER)?, Config { mode: Mode::Threads, ..config }))
+    pub fn connect(url: &str, now: Now, config: Config) -> Result<Store> {
+        Store::over(Db::postgres(url, ON_A_SERVER)?, now, Config { mode: Mode::Threads, ..config })
     }
 
-    fn over(db: Db, config: Config) -> Store {
+    fn over(db: Db, now: Now, config: Config) -> Result<Store> {
         let Config { mode, clock, ids, timing } = config;
         let service = Service::begin(clock.now());
         let (wakes, _) = broadcast::channel(WAKES);
-        let context = Arc::new(Context { db, clock, ids, timing, service, wakes });
-        Store(Arc::new(Inner {
+        let relay = Relay::start(&db, &wakes)?;
+        let ahead = match now {
+            Now::HandedIn => None,
+            Now::Database => Some(AtomicI64::new(0)),
+        };
+        let context = Arc::new(Context { db, clock, ids, timing, service, wakes, relay, ahead });
+        Ok(Store(Arc::new(Inner {
             submit: Committer::new(context.clone(), mode),
             lease: Committer::new(context.clone(), mode),
             start: Committer::new(context.clone(), mode),
@@ -102,7 +121,7 @@ impl Store {
             heartbeat: Committer::new(context.clone(), mode),
             settle: Committer::new(context.clone(), mode),
             context,
-        }))
+        })))
     }
 
     /// Hints about what changed; every step sends one after its commit. A receiver that lags has missed only hints.
@@ -115,9 +134,9 @@ impl Store {
         self.0.context.service.interrupted(self.now());
     }
 
-    /// Now, by the clock that was handed in.
+    /// Now, by the clock that counts.
     pub fn now(&self) -> Timestamp {
-        self.0.context.clock.now()
+        self.0.context.now()
     }
 
     async fn step<T, F>(&self, label: &'static str, step: F) -> Result<T>
@@ -239,6 +258,33 @@ impl Store {
 
 /// Records.
 impl Store {
+    /// Says whose certificates and signatures go with what is stored: the first server's, and then only the same. One
+    /// with others would make what no agent believes.
+    pub async fn claim(&self, mark: String) -> Result<bool> {
+        self.step("store.claim", move |work| match log::mark(work.tx)? {
+            Some(known) => Ok(known == mark),
+            None => {
+                log::set_mark(work.tx, &mark)?;
+                work.audit(&Actor::system(), None, "store", "store.claim", Uuid::nil(), json!({"mark": mark}));
+                Ok(true)
+            }
+        })
+        .await
+    }
+
+    /// The database was restored: what was done since it was saved is not in it. A new epoch begins, whose fences are above
+    /// all of before; no node gets a task before it has said all that it has, and nothing is deleted by itself.
+    pub async fn restored(&self) -> Result<u32> {
+        self.step("store.restored", move |work| {
+            let epoch = log::raise_epoch(work.tx)?;
+            task::outbox::anew(work.tx, epoch)?;
+            work.event(None, "store", "store.restored", Uuid::nil(), json!({"store_epoch": epoch}));
+            work.audit(&Actor::system(), None, "store", "store.restored", Uuid::nil(), json!({"store_epoch": epoch}));
+            Ok(epoch)
+        })
+        .await
+    }
+
     /// Writes a join token down.
     pub async fn create_join_token(&self, token: NewJoinToken) -> Result<()> {
         self.step("store.token", move |work| {

@@ -6,7 +6,10 @@
 //!
 //! Whatever a decision needs and nobody read beforehand is read when it is asked for, so reading ahead is only speed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use hostler_model::{
     Clock, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
@@ -28,6 +31,7 @@ use crate::{
     idempotency::FirstAnswer,
     log,
     node::{self, NodeRow},
+    relay::Relay,
     rows::Rows,
     secret,
     service::Service,
@@ -51,6 +55,10 @@ pub(crate) struct Context {
     /// Since when this store is in service: silence and leases are not judged before there was time to be heard.
     pub(crate) service: Service,
     pub(crate) wakes: broadcast::Sender<Wakes>,
+    /// To the other servers over the same database, where there can be any.
+    pub(crate) relay: Option<Relay>,
+    /// By how much the database's clock is ahead of this one's, in microseconds, where it is the database's that counts.
+    pub(crate) ahead: Option<AtomicI64>,
 }
 
 impl Context {
@@ -68,14 +76,37 @@ impl Context {
         });
         let (answer, wakes) = done.await.inspect_err(|error| {
             if error.is_outage() {
-                self.service.interrupted(self.clock.now());
+                self.service.interrupted(self.now());
             }
         })?;
         if wakes != Wakes::default() {
+            if let Some(relay) = &self.relay {
+                relay.say(&wakes);
+            }
             // Nobody may be listening.
             drop(self.wakes.send(wakes));
         }
         Ok(answer)
+    }
+
+    /// Now: the handed in clock's, or the database's as far as it is known.
+    pub(crate) fn now(&self) -> Timestamp {
+        let here = self.clock.now();
+        match &self.ahead {
+            Some(ahead) => Timestamp::from_micros(here.as_micros() + ahead.load(Ordering::Relaxed)),
+            None => here,
+        }
+    }
+
+    /// Now, for a step: it has the database's time with its locks.
+    fn now_in(&self, tx: &Tx<'_>) -> Timestamp {
+        match (&self.ahead, tx.began()) {
+            (Some(ahead), Some(there)) => {
+                ahead.store(there - self.clock.now().as_micros(), Ordering::Relaxed);
+                Timestamp::from_micros(there)
+            }
+            _ => self.clock.now(),
+        }
     }
 }
 
@@ -132,7 +163,7 @@ impl<'a> Work<'a> {
         Work {
             tx,
             context,
-            now: context.clock.now(),
+            now: context.now_in(tx),
             tasks: Rows::default(),
             vms: Rows::default(),
             snapshots: Rows::default(),
@@ -388,7 +419,7 @@ impl<'a> Work<'a> {
     /// it fails nothing of it is left, and the step may go on.
     pub(crate) fn part(&mut self, part: impl FnOnce(&mut Work<'_>) -> Result<()>) -> Result<()> {
         let (context, now) = (self.context, self.now);
-        let Wakes { nodes, ended, logged, aborting, seq } = self.tx.part(|tx| {
+        let Wakes { all: _, nodes, ended, logged, aborting, seq } = self.tx.part(|tx| {
             let mut work = Work { now, ..Work::begin(tx, context) };
             part(&mut work)?;
             work.finish()

@@ -53,6 +53,9 @@ impl Bell {
     }
 
     fn ring(&self, wake: &Wakes) {
+        if wake.all {
+            self.ring_all();
+        }
         if !wake.ended.is_empty() || !wake.logged.is_empty() {
             let tasks = self.tasks();
             for waiting in wake.ended.iter().chain(&wake.logged).filter_map(|task| tasks.get(task)) {

@@ -61,7 +61,7 @@ pub(super) async fn run(app: &App, session: &Session) {
 async fn woken(wakes: &mut broadcast::Receiver<Wakes>) {
     loop {
         match wakes.recv().await {
-            Ok(wake) if wake.nodes.is_empty() => {}
+            Ok(wake) if wake.nodes.is_empty() && !wake.all => {}
             Ok(_) | Err(RecvError::Lagged(_)) => break,
             Err(RecvError::Closed) => std::future::pending().await,
         }

@@ -61,6 +61,12 @@ fn refusal(error: &Error, request: RequestId) -> Refusal {
             "the server's disk is full, so nothing can be written down; reads still work. Free some space and repeat",
         );
     }
+    if matches!(error, Error::Store(error) if error.is_outage()) {
+        return Refusal::new(
+            Code::Unavailable,
+            "the database does not answer. Repeat in a moment; with the same Idempotency-Key nothing is done twice",
+        );
+    }
     Refusal::new(Code::Internal, "the server failed; its log says why, under this request's id")
 }
 

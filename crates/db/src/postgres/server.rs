@@ -39,6 +39,23 @@ impl Server {
         Ok(Server(Arc::new(config)))
     }
 
+    /// What its address says.
+    pub(crate) fn config(&self) -> &Config {
+        &self.0
+    }
+
+    /// The same, whose connections are called this at the server.
+    pub(crate) fn named(&self, name: &str) -> Server {
+        let mut config = (*self.0).clone();
+        config.application_name(name);
+        Server(Arc::new(config))
+    }
+
+    /// A connection that was there is not any more.
+    pub(crate) fn gone(&self) -> Error {
+        Error::Postgres { server: self.to_string(), detail: "there is no connection".to_owned(), outage: true }
+    }
+
     /// A new connection.
     pub(crate) fn connect(&self) -> Result<Client> {
         let mut client = self.0.connect(NoTls).map_err(|e| self.wrap(&e))?;

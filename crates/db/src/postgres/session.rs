@@ -40,7 +40,7 @@ pub(crate) struct Session {
 enum Open {
     Nothing,
     Reading,
-    Writing { xid: i64 },
+    Writing { xid: i64, at: i64 },
 }
 
 struct Link {
@@ -85,13 +85,22 @@ impl Session {
             Purpose::Write => {
                 let begin = format!(
                     "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({FAMILY}, {WRITING}); \
-                     SELECT pg_current_xact_id()::text"
+                     SELECT pg_current_xact_id(), CAST(1000000 * EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT)"
                 );
-                Open::Writing { xid: last_number(&self.run(&begin)?)? }
+                let answer = self.run(&begin)?;
+                Open::Writing { xid: number(&answer, 0)?, at: number(&answer, 1)? }
             }
         };
         self.open.set(open);
         Ok(())
+    }
+
+    /// The server's time when the transaction began to write, in microseconds since the Unix epoch.
+    pub(crate) fn began(&self) -> Option<i64> {
+        match self.open.get() {
+            Open::Writing { at, .. } => Some(at),
+            Open::Nothing | Open::Reading => None,
+        }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -113,7 +122,7 @@ impl Session {
         let open = self.open.replace(Open::Nothing);
         match (self.run("COMMIT"), open) {
             (Ok(_), _) => Ok(()),
-            (Err(error), Open::Writing { xid }) if self.is_broken() => self.what_became_of(xid, error),
+            (Err(error), Open::Writing { xid, .. }) if self.is_broken() => self.what_became_of(xid, error),
             (Err(error), _) => Err(error),
         }
     }
@@ -121,7 +130,7 @@ impl Session {
     fn what_became_of(&self, xid: i64, error: Error) -> Result<()> {
         for _ in 0..LOOKS {
             match self.connected().and_then(|()| self.run(&format!("SELECT pg_xact_status('{xid}'::xid8)"))) {
-                Ok(answer) => match word(&answer).as_deref() {
+                Ok(answer) => match word(&answer, 0) {
                     Some("committed") => return Ok(()),
                     Some("in progress") => {}
                     Some(_) | None => return Err(error),
@@ -169,11 +178,7 @@ impl Session {
     }
 
     fn link(&self) -> Result<RefMut<'_, Link>> {
-        RefMut::filter_map(self.link.borrow_mut(), Option::as_mut).map_err(|_| Error::Postgres {
-            server: self.server.to_string(),
-            detail: "there is no connection".to_owned(),
-            outage: true,
-        })
+        RefMut::filter_map(self.link.borrow_mut(), Option::as_mut).map_err(|_| self.server.gone())
     }
 
     fn is_broken(&self) -> bool {
@@ -227,16 +232,15 @@ impl ToSql for Batch {
     to_sql_checked!();
 }
 
-fn word(answer: &[SimpleQueryMessage]) -> Option<String> {
-    let last = answer.iter().rev().find_map(|message| match message {
-        SimpleQueryMessage::Row(row) => row.get(0),
+fn word(answer: &[SimpleQueryMessage], column: usize) -> Option<&str> {
+    answer.iter().rev().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row.get(column)),
         _ => None,
-    });
-    last.map(str::to_owned)
+    })?
 }
 
-fn last_number(answer: &[SimpleQueryMessage]) -> Result<i64> {
-    word(answer)
+fn number(answer: &[SimpleQueryMessage], column: usize) -> Result<i64> {
+    word(answer, column)
         .and_then(|text| text.parse().ok())
-        .ok_or_else(|| Error::Lost("the server did not say its transaction's number".to_owned()))
+        .ok_or_else(|| Error::Lost("the server did not say the transaction's number and time".to_owned()))
 }

@@ -240,6 +240,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let server = service::open(Opening {
             data: dir.path(),
+            shared: service::Shared::default(),
             issuer: "test",
             lease: std::time::Duration::from_secs(30),
             // It lets no file in.

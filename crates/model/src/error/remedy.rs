@@ -92,7 +92,7 @@ impl Code {
                 "Too much arrives at once. Repeat after the seconds of `Retry-After`, with the same `Idempotency-Key`."
             }
             Code::Unavailable => {
-                "The server is starting or going away. Repeat in a moment, with the same `Idempotency-Key`."
+                "The server is starting or going away, or its database does not answer. Repeat in a moment, with the same `Idempotency-Key`."
             }
             Code::ImageUnsafe => {
                 "The detail says what the file refers to or claims. Export it anew without a backing or data file (`qemu-img convert`), and import that."

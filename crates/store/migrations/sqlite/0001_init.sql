@@ -1,15 +1,18 @@
 -- Ids are UUIDs as text, moments are microseconds since the Unix epoch, documents are JSON as text.
 -- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
 
--- One row: the store's epoch, the number of the last log entry, the hash of the last link.
+-- One row: the store's epoch, the number of the last log entry, the hash of the last link; `mark`: the certificate
+-- authority and the signing key of the servers over this database.
 CREATE TABLE log_head (
     one         INTEGER PRIMARY KEY CHECK (one = 1),
     store_epoch INTEGER NOT NULL,
     seq         INTEGER NOT NULL,
-    hash        TEXT    NOT NULL
+    hash        TEXT    NOT NULL,
+    mark        TEXT
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO log_head VALUES (1, 1, 0, '0000000000000000000000000000000000000000000000000000000000000000');
+INSERT INTO log_head (one, store_epoch, seq, hash)
+VALUES (1, 1, 0, '0000000000000000000000000000000000000000000000000000000000000000');
 
 -- Events and audit entries, without gaps.
 CREATE TABLE log (
@@ -85,7 +88,8 @@ CREATE TABLE allocations (
 ) STRICT, WITHOUT ROWID;
 
 -- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
--- after it may be newer than the inventory that the next heartbeat brings. `orphans`: machines reported here that are
+-- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
+-- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
 -- not ours, as they were last written to the log. `transport`: by which road its tasks travel.
 CREATE TABLE nodes (
     id         TEXT PRIMARY KEY,
@@ -98,6 +102,7 @@ CREATE TABLE nodes (
     last_seen  INTEGER,
     lost_at    INTEGER,
     beat_seq   INTEGER,
+    heard_epoch INTEGER NOT NULL,
     orphans    TEXT    NOT NULL,
     paused_at  INTEGER,
     created_at INTEGER NOT NULL

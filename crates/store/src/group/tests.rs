@@ -57,7 +57,9 @@ impl Bench {
         let clock = Clock::from_fn(|| Timestamp::from_micros(0));
         let (wakes, _) = broadcast::channel(1);
         let service = Service::begin(clock.now());
-        let context = Arc::new(Context { db, clock, ids: Ids::seeded(1), timing: Timing::default(), service, wakes });
+        let (relay, ahead) = (None, None);
+        let timing = Timing::default();
+        let context = Arc::new(Context { db, clock, ids: Ids::seeded(1), timing, service, wakes, relay, ahead });
         Bench { committer: Committer::new(context, mode), sizes: Arc::default(), _dir: dir }
     }
 

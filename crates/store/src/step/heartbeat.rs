@@ -21,7 +21,7 @@ use super::{edit, identify};
 use crate::{
     Answer, Beat,
     group::Step,
-    node::{self, Identity, NodeRow},
+    node::{self, Identity},
     snapshot::{self as snapshots, SnapshotRow},
     vm as vms,
     work::Work,
@@ -39,6 +39,7 @@ impl Step for Hear {
 
     fn run(work: &mut Work<'_>, beats: &[Beat]) -> Result<Vec<Answer<HeartbeatAnswer>>> {
         let known = read(work, beats)?;
+        compared(work, beats, &known)?;
         let mut heard = BTreeSet::new();
         beats
             .iter()
@@ -75,18 +76,21 @@ fn read(work: &mut Work<'_>, beats: &[Beat]) -> Result<BTreeMap<NodeId, Identity
     }
     let tasks: Vec<TaskId> = beats.iter().flat_map(|beat| &beat.heartbeat.leases).map(|held| held.task).collect();
     work.read_task_rows(&tasks)?;
-    let identity = |row: &NodeRow| {
-        (
-            row.node.id,
-            Identity {
-                enrolment: row.node.enrolment,
-                state: row.node.state,
-                paused: row.node.paused_at.is_some(),
-                transport: row.node.transport,
-            },
-        )
+    node::identities(work.tx, &nodes)
+}
+
+/// Nodes that say all that they have for the first time since the store was restored get tasks again.
+fn compared(work: &mut Work<'_>, beats: &[Beat], known: &BTreeMap<NodeId, Identity>) -> Result<()> {
+    let new = |beat: &&Beat| {
+        let who = known.get(&beat.node);
+        beat.heartbeat.inventory.full && who.is_some_and(|who| !who.compared && who.enrolment == Some(beat.enrolment))
     };
-    Ok(work.nodes.all().map(identity).collect())
+    let nodes: BTreeSet<NodeId> = beats.iter().filter(new).map(|beat| beat.node).collect();
+    if !nodes.is_empty() {
+        node::compared(work.tx, &Vec::from_iter(nodes.iter().copied()))?;
+        nodes.into_iter().for_each(|node| work.wake(Some(node)));
+    }
+    Ok(())
 }
 
 fn hear(work: &mut Work<'_>, beat: &Beat, compare: bool) -> Result<HeartbeatAnswer> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hostler_model::{
     Fence, NodeId, TaskId,
+    broker::Transport,
     id::EnrolmentId,
     kind::{Admission, Class},
     snapshot::{self, Use},
@@ -36,19 +37,25 @@ impl Step for Take {
         let known = node::identities(work.tx, &Vec::from_iter(ids))?;
         let served: Vec<&Claim> = claims
             .iter()
-            .filter(|claim| identify(&known, claim.node, claim.enrolment).is_ok_and(|who| who.is_served()))
+            .filter(|claim| identify(&known, claim.node, claim.enrolment).is_ok_and(takes))
             .collect();
         submit::later::ripen(work)?;
         let mut offers = offers(work, &served, &known)?;
         claims
             .iter()
             .map(|claim| match identify(&known, claim.node, claim.enrolment) {
-                Ok(who) if who.is_served() => serve(work, claim, &mut offers).map(Ok),
+                Ok(who) if takes(who) => serve(work, claim, who.store_epoch, &mut offers).map(Ok),
                 Ok(_) => Ok(Ok(Vec::new())),
                 Err(refusal) => Ok(Err(refusal)),
             })
             .collect()
     }
+}
+
+/// Whether a node that asks gets tasks. After the store was restored it first says what it has: tasks may have been done of which
+/// the store does not know.
+fn takes(who: Identity) -> bool {
+    who.state.takes_tasks() && who.compared && who.transport == Transport::Poll
 }
 
 /// How many tasks to be undone one claim gets: they take no slot, but an answer must stay small.
@@ -89,7 +96,7 @@ fn offers(work: &mut Work<'_>, claims: &[&Claim], known: &BTreeMap<NodeId, Ident
     Ok(offers)
 }
 
-fn serve(work: &mut Work<'_>, claim: &Claim, offers: &mut Offers) -> Result<Vec<Leased>> {
+fn serve(work: &mut Work<'_>, claim: &Claim, store_epoch: u32, offers: &mut Offers) -> Result<Vec<Leased>> {
     let mut leased = match &claim.resync {
         Some(held) => again(work, claim, held)?,
         None => Vec::new(),
@@ -107,7 +114,7 @@ fn serve(work: &mut Work<'_>, claim: &Claim, offers: &mut Offers) -> Result<Vec<
         };
         while room > 0 {
             let Some(id) = offers.get_mut(&(claim.node, lane)).and_then(VecDeque::pop_front) else { break };
-            match grant(work, claim.enrolment, id)? {
+            match grant(work, claim.enrolment, store_epoch, id)? {
                 Granted::Leased(lease) => {
                     leased.push(*lease);
                     room -= 1;
@@ -152,7 +159,7 @@ pub(super) enum Granted {
 }
 
 /// Leases one task, unless its VM's state says that there is nothing to do, or nothing that may be done.
-pub(super) fn grant(work: &mut Work<'_>, enrolment: EnrolmentId, id: TaskId) -> Result<Granted> {
+pub(super) fn grant(work: &mut Work<'_>, enrolment: EnrolmentId, store_epoch: u32, id: TaskId) -> Result<Granted> {
     match verdict(work, id)? {
         Verdict::Go => {}
         Verdict::Wait => return Ok(Granted::Later),
@@ -161,6 +168,10 @@ pub(super) fn grant(work: &mut Work<'_>, enrolment: EnrolmentId, id: TaskId) -> 
                 return Ok(Granted::Settled);
             }
         }
+    }
+    // Attempts of before a restore are counted on, and none of them is this one.
+    if let Some(row) = work.tasks.change(&id) {
+        row.task.fence.store_epoch = store_epoch;
     }
     let lease = Lease { enrolment, expires_at: work.now.plus(work.context.timing.lease) };
     if work.apply(id, Event::Lease(lease))?.is_err() {

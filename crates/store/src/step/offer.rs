@@ -41,7 +41,7 @@ pub(crate) fn take(work: &mut Work<'_>, limit: usize) -> Result<Vec<Offer>> {
     for (id, form) in forms {
         offers.extend(match form {
             Transport::Plain => plain(work, &known, id)?,
-            Transport::Amqp | Transport::Poll => signed(work, id),
+            Transport::Amqp | Transport::Poll => signed(work, &known, id),
         });
     }
     let taken: Vec<TaskId> = offers.iter().map(|offer| offer.leased.task).collect();
@@ -50,8 +50,9 @@ pub(crate) fn take(work: &mut Work<'_>, limit: usize) -> Result<Vec<Offer>> {
 }
 
 /// The next attempt, as its agent will have it once it says that it begins.
-fn signed(work: &Work<'_>, id: TaskId) -> Option<Offer> {
+fn signed(work: &Work<'_>, known: &BTreeMap<NodeId, node::Identity>, id: TaskId) -> Option<Offer> {
     let row = work.tasks.get(&id)?;
+    let store_epoch = known.get(&row.task.node?)?.store_epoch;
     let (task, intent) = (&row.task, row.life().intent());
     let expires_at = match intent {
         Intent::Run => task.queue_deadline,
@@ -59,7 +60,7 @@ fn signed(work: &Work<'_>, id: TaskId) -> Option<Offer> {
     };
     let leased = Leased {
         task: task.id,
-        fence: task.fence.next(),
+        fence: Fence { store_epoch, ..task.fence.next() },
         epoch: task.target.vm.and_then(|vm| work.vms.get(&vm)).map(|vm| vm.vm.epoch),
         intent,
         kind: task.kind,
@@ -81,8 +82,9 @@ fn plain(work: &mut Work<'_>, known: &BTreeMap<NodeId, node::Identity>, id: Task
     if row.lease.is_some() {
         return Ok(lease::delivery(work, id).map(of));
     }
-    let Some(enrolment) = known.get(&node).and_then(|who| who.enrolment) else { return Ok(None) };
-    match lease::grant(work, enrolment, id)? {
+    let Some(who) = known.get(&node) else { return Ok(None) };
+    let Some(enrolment) = who.enrolment else { return Ok(None) };
+    match lease::grant(work, enrolment, who.store_epoch, id)? {
         Granted::Leased(leased) => Ok(Some(of(*leased))),
         Granted::Settled => {
             work.wake(Some(node));

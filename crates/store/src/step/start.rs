@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use hostler_db::Result;
 use hostler_model::{
-    Code, NodeId, Refusal, TaskId,
+    Code, Fence, NodeId, Refusal, TaskId,
     task::{Event, TaskState},
 };
 
@@ -64,14 +64,16 @@ fn begin(work: &mut Work<'_>, item: &Started, who: Identity) -> Result<Answer<Le
         let renewed = work.apply(item.task, Event::Renew { fence: item.fence, expires_at })?;
         return Ok(renewed.ok().and_then(|_| lease::delivery(work, item.task)).ok_or_else(|| over(item.task)));
     }
-    if row.ended() || row.task.fence.next() != item.fence {
+    let offered = Fence { store_epoch: who.store_epoch, ..row.task.fence.next() };
+    if row.ended() || offered != item.fence {
         return Ok(Err(over(item.task)));
     }
     let stays = row.task.state == TaskState::Queued && (who.paused || !row.ripe);
-    if stays || !who.state.takes_tasks() {
+    // After the store was restored a node first says what it has.
+    if stays || !who.state.takes_tasks() || !who.compared {
         return Ok(Err(not_yet(item.task)));
     }
-    Ok(match lease::grant(work, item.enrolment, item.task)? {
+    Ok(match lease::grant(work, item.enrolment, who.store_epoch, item.task)? {
         Granted::Leased(leased) => Ok(*leased),
         Granted::Later => Err(not_yet(item.task)),
         Granted::Settled => {

@@ -24,10 +24,11 @@ use super::{COLUMNS, TaskRow, read};
 
 const WAITING: &str = "
 INSERT INTO outbox (task, node, store_epoch, attempt, intent, form, due_at)
-SELECT c.value->>'task', n.id, CAST(c.value->>'store_epoch' AS BIGINT), CAST(c.value->>'attempt' AS BIGINT),
-       c.value->>'intent', n.transport, CAST(c.value->>'due_at' AS BIGINT)
+SELECT c.value->>'task', n.id, h.store_epoch, CAST(c.value->>'attempt' AS BIGINT), c.value->>'intent', n.transport,
+       CAST(c.value->>'due_at' AS BIGINT)
   FROM jsonb_each(?1) c
   JOIN nodes n ON n.id = c.value->>'node'
+  JOIN log_head h ON h.one = 1
  WHERE n.transport = 'amqp' OR (n.transport = 'plain' AND c.value->>'intent' = 'run')
     ON CONFLICT (task) DO UPDATE
    SET node = excluded.node, store_epoch = excluded.store_epoch, attempt = excluded.attempt, intent = excluded.intent,
@@ -44,7 +45,6 @@ DELETE FROM outbox
 struct Waiting {
     task: TaskId,
     node: NodeId,
-    store_epoch: u32,
     attempt: u32,
     intent: Intent,
     due_at: i64,
@@ -79,11 +79,10 @@ fn waits(row: &TaskRow) -> Option<Waiting> {
         | TaskState::Failed
         | TaskState::Cancelled => return None,
     }
-    let Fence { store_epoch, attempt } = task.fence.next();
+    let Fence { attempt, .. } = task.fence.next();
     Some(Waiting {
         task: task.id,
         node: task.node?,
-        store_epoch,
         attempt,
         intent: row.life().intent(),
         due_at: task.not_before.as_micros(),
@@ -95,9 +94,10 @@ const FORGET_NODE: &str = "DELETE FROM outbox WHERE node = ?1->>'node'";
 const FILL_NODE: &str = concat!(
     "
 INSERT INTO outbox (task, node, store_epoch, attempt, intent, form, due_at)
-SELECT t.id, n.id, t.store_epoch, t.attempt + 1, CASE t.state WHEN 'aborting' THEN 'abort' ELSE 'run' END, n.transport,
+SELECT t.id, n.id, h.store_epoch, t.attempt + 1, CASE t.state WHEN 'aborting' THEN 'abort' ELSE 'run' END, n.transport,
        t.not_before
   FROM nodes n
+  JOIN log_head h ON h.one = 1
   JOIN tasks t ON t.node = n.id AND t.state IN ('queued', 'aborting') AND t.lease_until IS NULL
  WHERE n.id = ?1->>'node' AND (n.transport = 'amqp' OR (n.transport = 'plain' AND t.state = 'queued'))
    AND ",
@@ -122,7 +122,9 @@ SELECT ",
   FROM outbox o
   JOIN tasks t ON t.id = o.task
   JOIN nodes n ON n.id = o.node
+  JOIN log_head h ON h.one = 1
  WHERE o.confirmed_at IS NULL AND o.due_at <= CAST(?1->>'now' AS BIGINT) AND n.state <> 'pending'
+   AND (n.heard_epoch = h.store_epoch OR o.form = 'plain')
    AND ((t.lease_until IS NOT NULL AND o.form = 'plain')
      OR (t.lease_until IS NULL AND t.ripe = 1
          AND (t.state = 'aborting'
@@ -175,6 +177,15 @@ pub(crate) fn confirm(tx: &Tx<'_>, sent: &[(TaskId, Fence, Intent)], now: Timest
     tx.execute(CONFIRM, &json!({"sent": rows, "now": now.as_micros()}))?;
     tx.execute(DELIVERED, &sent.iter().map(|(task, ..)| *task).collect::<Vec<_>>())?;
     Ok(())
+}
+
+const ANEW: &str = "
+UPDATE outbox
+   SET store_epoch = CAST(?1->>'store_epoch' AS BIGINT), due_at = 0, confirmed_at = NULL";
+
+/// The store was restored: what the broker has of before is over, whatever became of it.
+pub(crate) fn anew(tx: &Tx<'_>, store_epoch: u32) -> Result<()> {
+    tx.execute(ANEW, &json!({"store_epoch": store_epoch})).map(drop)
 }
 
 const STANDING: &str = "

@@ -21,6 +21,7 @@ mod progress;
 mod query;
 mod schedule;
 mod secret;
+mod servers;
 mod settle;
 mod snapshot;
 mod stats;
@@ -310,7 +311,8 @@ macro_rules! every_claim {
                 a_node_that_joins_again_keeps_its_id
                 a_node_waits_for_approval
                 a_cordoned_node_gets_tasks_but_no_machines
-                an_event_that_does_not_apply_is_refused;
+                an_event_that_does_not_apply_is_refused
+                after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has;
             offer:
                 what_is_offered_stays_queued_until_its_agent_begins
                 what_the_broker_has_is_never_offered_again
@@ -324,6 +326,7 @@ macro_rules! every_claim {
                 what_is_to_be_undone_is_offered_as_that
                 only_one_change_of_a_machine_is_offered_at_a_time
                 a_paused_node_is_offered_nothing_and_begins_nothing
+                after_a_restore_what_was_offered_before_is_over_and_offered_anew
                 an_offer_that_is_rejected_ends_its_task_with_the_reason
                 an_offer_to_undo_that_is_rejected_is_made_again
                 a_plain_task_has_one_attempt_which_begins_as_it_is_sent

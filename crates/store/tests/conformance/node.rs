@@ -5,6 +5,7 @@ use hostler_model::{
     event::Actor,
     kind::KindName,
     node::{NodeEvent, NodeState},
+    task::TaskState,
 };
 
 use crate::world::{Agent, World};
@@ -100,4 +101,26 @@ pub async fn a_token_for_any_node_takes_no_approved_nodes_place(world: &mut Worl
     world.store.join(world.join(&token, "b", world.id())).await.unwrap().unwrap();
     let token = world.join_token(None, false).await;
     world.store.join(world.join(&token, "b", world.id())).await.unwrap().unwrap();
+}
+
+pub async fn after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has(world: &mut World) {
+    let agent = world.node("a").await;
+    let begun = world.ok(world.echo()).await;
+    let before = world.lease_one(agent).await;
+    assert_eq!(before.task, begun.id);
+    let waiting = world.ok(world.echo()).await;
+    world.store.restored().await.unwrap();
+    world.reopen();
+    assert!(world.lease(agent, 9).await.is_empty());
+    let light = world.heartbeat(agent, &[], false, Vec::new());
+    world.store.heartbeat(vec![light]).await.unwrap().pop().unwrap().unwrap();
+    assert!(world.lease(agent, 9).await.is_empty(), "it has not said all");
+    world.beat(agent, Vec::new()).await;
+    let after = world.lease_one(agent).await;
+    assert_eq!(after.task, waiting.id);
+    assert!(after.fence > before.fence && after.fence.store_epoch == before.fence.store_epoch + 1);
+    // What was done under the fence that the store knows counts; nothing was done twice.
+    world.succeed(agent, &before).await;
+    assert_eq!(world.task(begun.id).await.state, TaskState::Succeeded);
+    world.succeed(agent, &after).await;
 }

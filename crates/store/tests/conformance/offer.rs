@@ -249,6 +249,23 @@ pub async fn a_paused_node_is_offered_nothing_and_begins_nothing(world: &mut Wor
     start(world, agent, &offer).await.unwrap();
 }
 
+pub async fn after_a_restore_what_was_offered_before_is_over_and_offered_anew(world: &mut World) {
+    let agent = ours(world, "a").await;
+    let task = world.ok(world.echo()).await;
+    let before = offered(world).await;
+    confirm(world, &before).await;
+    world.store.restored().await.unwrap();
+    world.reopen();
+    assert_eq!(start(world, agent, &before).await.unwrap_err().code, Code::StaleFence);
+    assert!(offers(world).await.is_empty(), "its node has not said what it has");
+    world.beat(agent, Vec::new()).await;
+    let after = offered(world).await;
+    assert_eq!(after.leased.task, task.id);
+    assert!(after.leased.fence > before.leased.fence);
+    assert_eq!(start(world, agent, &before).await.unwrap_err().code, Code::StaleFence);
+    assert_eq!(start(world, agent, &after).await.unwrap().fence, after.leased.fence);
+}
+
 pub async fn an_offer_that_is_rejected_ends_its_task_with_the_reason(world: &mut World) {
     ours(world, "a").await;
     let task = world.ok(world.create("web")).await;

@@ -26,7 +26,7 @@ use hostler_model::{
 use hostler_db::Mode;
 use hostler_fixture::Database;
 use hostler_store::{
-    Accepted, Answer, Beat, Cancel, Claim, Config, Idempotency, JoinNode, Leased, LogFilter, NewJoinToken, NewMachine,
+    Accepted, Answer, Beat, Cancel, Claim, Config, Idempotency, JoinNode, Leased, LogFilter, NewJoinToken, NewMachine, Now,
     Progressed, Settle, Store, Submission, Timing,
 };
 use serde_json::{Value, json};
@@ -75,18 +75,19 @@ impl Engine for Sqlite {
     }
 }
 
-/// A database on a PostgreSQL server.
-pub struct Postgres(Database<'static>);
+/// A database on a PostgreSQL server. Clones are further servers over it.
+#[derive(Clone)]
+pub struct Postgres(Arc<Database<'static>>);
 
 impl Postgres {
     pub fn new() -> Postgres {
-        Postgres(hostler_fixture::Postgres::shared().unwrap().database().unwrap())
+        Postgres(Arc::new(hostler_fixture::Postgres::shared().unwrap().database().unwrap()))
     }
 }
 
 impl Engine for Postgres {
     fn open(&self, clock: Clock, ids: Ids) -> Store {
-        Store::connect(&self.0.address(), config(Mode::Threads, clock, ids)).unwrap()
+        Store::connect(&self.0.url(), Now::HandedIn, config(Mode::Threads, clock, ids)).unwrap()
     }
 
     fn tamper(&self, sql: &str) {
@@ -126,6 +127,13 @@ impl World {
         // Leases are judged after a full lease of service.
         world.advance(60);
         world
+    }
+
+    /// Another server over the same database, by the same clock.
+    pub fn beside(&self, engine: impl Engine + 'static) -> World {
+        let (clock, ids) = (self.clock.clone(), Ids::seeded(2));
+        let store = engine.open(reading(&clock), ids.clone());
+        World { engine: Box::new(engine), store, clock, ids, tampered: Cell::new(false) }
     }
 
     /// A tenant has the image that the machines of these tests are made of: since before the log begins.

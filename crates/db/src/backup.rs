@@ -1,0 +1,76 @@
+//! Copies of a database while it is in use, and how they come back.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use ::postgres::config::Host;
+use rusqlite::{Connection, OpenFlags};
+
+use crate::{Error, Result, postgres::Server, sqlite};
+
+/// Writes a copy of an SQLite file as it is now; whoever writes to it goes on. The copy is on the disk when this returns.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    let wrap = |error| sqlite::wrap(from, error);
+    let connection = Connection::open_with_flags(from, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(wrap)?;
+    connection.busy_timeout(std::time::Duration::from_secs(60)).map_err(wrap)?;
+    let name = to.to_str().ok_or_else(|| Error::Aborted(format!("{} is no name for a copy", to.display())))?;
+    connection.execute("VACUUM INTO ?1", [name]).map_err(wrap)?;
+    let synced = File::open(to).and_then(|file| file.sync_all());
+    synced.map_err(|e| Error::Aborted(format!("{} cannot be written to the disk: {e}", to.display())))
+}
+
+/// Whether every page of an SQLite file is what it should be.
+pub fn check(file: &Path) -> Result<()> {
+    let wrap = |error| sqlite::wrap(file, error);
+    let connection = Connection::open_with_flags(file, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(wrap)?;
+    let said: String = connection.query_row("PRAGMA integrity_check(1)", [], |row| row.get(0)).map_err(wrap)?;
+    if said == "ok" { Ok(()) } else { Err(Error::Aborted(format!("{} is damaged: {said}", file.display()))) }
+}
+
+/// The files of an SQLite database: it is all of them.
+pub fn files(database: &Path) -> Vec<PathBuf> {
+    let beside = |suffix: &str| {
+        let mut name = database.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    [beside(""), beside("-wal"), beside("-shm")].into_iter().filter(|file| file.exists()).collect()
+}
+
+/// How many connections programs of ours have to a database.
+pub fn in_use(url: &str) -> Result<i64> {
+    let server = Server::parse(url)?;
+    let ask = || {
+        let row = server.connect()?.query_one(IN_USE, &[]).map_err(|e| server.wrap(&e))?;
+        row.try_get(0).map_err(|e| server.wrap(&e))
+    };
+    // Its client has a runtime of its own, and the caller may be in another.
+    thread::scope(|scope| scope.spawn(ask).join().unwrap_or(Err(Error::Closed)))
+}
+
+const IN_USE: &str = "
+SELECT COUNT(*)
+  FROM pg_stat_activity
+ WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'hostler%'";
+
+/// The variables by which PostgreSQL's own programs reach a database: what an address says, none of it in a command line,
+/// which everybody on the host may read.
+pub fn variables(url: &str) -> Result<Vec<(&'static str, String)>> {
+    let server = Server::parse(url)?;
+    let config = server.config();
+    let host = config.get_hosts().first().map(|host| match host {
+        Host::Tcp(name) => name.clone(),
+        Host::Unix(path) => path.display().to_string(),
+    });
+    let said = [
+        ("PGHOST", host),
+        ("PGPORT", config.get_ports().first().map(u16::to_string)),
+        ("PGUSER", config.get_user().map(str::to_owned)),
+        ("PGPASSWORD", config.get_password().map(|word| String::from_utf8_lossy(word).into_owned())),
+        ("PGDATABASE", config.get_dbname().or(config.get_user()).map(str::to_owned)),
+    ];
+    Ok(said.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
+}

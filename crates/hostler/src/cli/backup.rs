@@ -1,0 +1,261 @@
+//! `hostler backup` and `hostler restore`: the server's database, copied while it is in use, and put back.
+//!
+//! ```text
+//! backup:  database ─► a folder: backup.json · hostler.db | hostler.dump      servers go on
+//! restore: the folder ─► database ─► a new epoch                             no server runs
+//! ```
+//!
+//! The folder has what the store knows, and nothing else: images' bytes, the certificate authority and what lies on hosts
+//! are files that are copied as files. What was done after the backup is not known afterwards, so a restored store begins
+//! a new epoch: nodes say what they have before they get a task, and nothing is deleted by itself.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use hostler_model::{Clock, Ids, Timestamp};
+use hostler_store::{Config, Now, Store, Timing};
+use serde::{Deserialize, Serialize};
+
+use super::Globals;
+use crate::{
+    exit::{Exit, Failure},
+    folder::{Folder, Stay},
+    output,
+    settings::{FileArgs, Server, ServerFlags, layers},
+};
+
+const BACKUP: &str = "\
+Examples:
+  hostler backup /srv/backup/monday                          of the server that /etc/hostler/hostler.toml speaks of
+  hostler --data ~/.local/share/hostler backup ./monday      of a `hostler dev`
+
+Beside it copy the folders `ca` and `blobs` of the data folder: they are files that never change.";
+
+const RESTORE: &str = "\
+Examples:
+  hostler restore /srv/backup/monday                         while no server runs over the database
+  hostler restore --already                                  it was put back by other means; only begin a new epoch
+
+What was there before is kept beside it, where it is a file.";
+
+/// What a backup says of itself.
+const NOTE: &str = "backup.json";
+/// A copy of an SQLite file.
+const FILE: &str = "hostler.db";
+/// What `pg_dump` wrote.
+const DUMP: &str = "hostler.dump";
+
+/// Which database.
+#[derive(clap::Args, Debug)]
+pub struct Which {
+    #[command(flatten)]
+    file: FileArgs,
+
+    /// A PostgreSQL database, where it is not that of the configuration
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    database: Option<String>,
+}
+
+/// The flags of `backup`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = BACKUP)]
+pub struct BackupArgs {
+    #[command(flatten)]
+    which: Which,
+
+    /// A folder that is made for it
+    #[arg(value_name = "FOLDER")]
+    to: PathBuf,
+}
+
+/// The flags of `restore`.
+#[derive(clap::Args, Debug)]
+#[command(after_help = RESTORE)]
+pub struct RestoreArgs {
+    #[command(flatten)]
+    which: Which,
+
+    /// The database was put back by other means: only begin a new epoch
+    #[arg(long)]
+    already: bool,
+
+    /// A folder that `hostler backup` made
+    #[arg(value_name = "FOLDER", required_unless_present = "already", conflicts_with = "already")]
+    from: Option<PathBuf>,
+}
+
+/// What a backup says of itself, for people and for `restore`.
+#[derive(Serialize, Deserialize)]
+struct Note {
+    /// `sqlite` or `postgres`.
+    engine: Engine,
+    /// By this clock.
+    taken_at: Timestamp,
+    /// The program that took it.
+    version: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// Where the store is.
+enum Place {
+    /// In this file.
+    File(PathBuf),
+    /// At this address.
+    Server(String),
+}
+
+impl Place {
+    fn engine(&self) -> Engine {
+        match self {
+            Place::File(_) => Engine::Sqlite,
+            Place::Server(_) => Engine::Postgres,
+        }
+    }
+}
+
+fn place(which: &Which, globals: &Globals) -> Result<Place, Failure> {
+    let settings: Server = layers::merged(&ServerFlags::default(), &layers::File::read(&which.file)?)?;
+    let address = which.database.clone().or(Some(settings.database)).filter(|url| !url.is_empty());
+    Ok(match (address, &globals.server.data) {
+        (Some(url), None) => Place::Server(url),
+        (_, Some(data)) => Place::File(data.join(FILE)),
+        (None, None) => Place::File(settings.data.join(FILE)),
+    })
+}
+
+fn failed(what: impl std::fmt::Display) -> Failure {
+    Failure::new(Exit::Failed, what)
+}
+
+/// Takes a backup.
+pub fn backup(args: &BackupArgs, globals: &Globals) -> Result<Exit, Failure> {
+    let place = place(&args.which, globals)?;
+    let to = &args.to;
+    hostler_trust::file::create_private_dir(to).map_err(|e| failed(e).help("name another folder"))?;
+    let used = fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some());
+    if used {
+        return Err(Failure::usage(format!("{} is not empty", to.display())).help("name a new folder: one for each backup"));
+    }
+    let taken_at = Clock::system().now();
+    let copied = match &place {
+        Place::File(file) => {
+            if !file.is_file() {
+                let help = "--data names the server's data folder, --database a PostgreSQL database";
+                return Err(Failure::usage(format!("there is no {}", file.display())).help(help));
+            }
+            hostler_db::backup::copy(file, &to.join(FILE)).map(|()| to.join(FILE)).map_err(failed)
+        }
+        Place::Server(url) => {
+            let file = to.join(DUMP);
+            let words = ["--format=custom", "--no-owner", "--file"];
+            program("pg_dump", url, |dump| dump.args(words).arg(&file)).map(|()| file)
+        }
+    };
+    let file = copied.inspect_err(|_| drop(fs::remove_dir_all(to)))?;
+    let note = Note { engine: place.engine(), taken_at, version: env!("CARGO_PKG_VERSION").to_owned() };
+    // Last: a folder with it is a whole backup.
+    let text = serde_json::to_vec_pretty(&note).map_err(failed)?;
+    hostler_trust::file::write_private(&to.join(NOTE), &text).map_err(failed)?;
+    let size = fs::metadata(&file).map_or(0, |meta| meta.len());
+    output::text(&output::fields([("backup", to.display().to_string()), ("size", output::bytes(size))])).map_err(failed)?;
+    Ok(Exit::Done)
+}
+
+/// Puts a backup back, and begins a new epoch.
+pub async fn restore(args: &RestoreArgs, globals: &Globals) -> Result<Exit, Failure> {
+    let place = place(&args.which, globals)?;
+    // Whoever has the folder is alone with the file.
+    let folder = match &place {
+        Place::File(file) => {
+            let data = file.parent().unwrap_or(Path::new(".")).to_owned();
+            Some(Folder::take(data, Stay::Stays)?)
+        }
+        Place::Server(_) => None,
+    };
+    if let Some(from) = &args.from {
+        put_back(from, &place)?;
+    }
+    let config = Config {
+        mode: hostler_db::Mode::Inline,
+        clock: Clock::system(),
+        ids: Ids::system(),
+        timing: Timing::default(),
+    };
+    let store = match &place {
+        Place::File(file) => Store::open(file, config),
+        Place::Server(url) => Store::connect(url, Now::Database, config),
+    }
+    .map_err(failed)?;
+    let epoch = store.restored().await.map_err(failed)?;
+    drop(folder);
+    let next = "start the server: each node gets tasks again once it has said what it has".to_owned();
+    output::text(&output::fields([("store epoch", epoch.to_string()), ("next", next)])).map_err(failed)?;
+    Ok(Exit::Done)
+}
+
+fn put_back(from: &Path, place: &Place) -> Result<(), Failure> {
+    let text = fs::read(from.join(NOTE)).map_err(|error| {
+        Failure::usage(format!("{} is no whole backup: {NOTE}: {error}", from.display()))
+            .help("name a folder that `hostler backup` made")
+    })?;
+    let note: Note = serde_json::from_slice(&text)
+        .map_err(|error| failed(format!("{}: {error}", from.join(NOTE).display())))?;
+    if note.engine != place.engine() {
+        let (theirs, ours) = (note.engine, place.engine());
+        return Err(Failure::usage(format!("the backup is of {theirs:?}, and the database is {ours:?}"))
+            .help("--database names a PostgreSQL database, --data a folder with a file"));
+    }
+    match place {
+        Place::File(file) => put_file(&from.join(FILE), file),
+        Place::Server(url) => {
+            if hostler_db::backup::in_use(url).map_err(failed)? > 0 {
+                return Err(failed("servers run over the database").help("stop all of them, then restore"));
+            }
+            let words = ["--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error"];
+            let dump = from.join(DUMP);
+            let name = hostler_db::backup::variables(url).map_err(failed)?;
+            let name = name.into_iter().find(|(name, _)| *name == "PGDATABASE").map(|(_, value)| value);
+            program("pg_restore", url, |restore| restore.args(words).arg("--dbname").arg(name.unwrap_or_default()).arg(&dump))
+        }
+    }
+}
+
+/// The copy is looked at before what is there gives way to it.
+fn put_file(from: &Path, to: &Path) -> Result<(), Failure> {
+    hostler_db::backup::check(from).map_err(failed)?;
+    let new = to.with_extension("db.new");
+    fs::copy(from, &new)
+        .and_then(|_| fs::File::open(&new)?.sync_all())
+        .map_err(|error| failed(format!("{} cannot be written: {error}", new.display())))?;
+    let moment = Clock::system().now().as_micros() / 1_000_000;
+    for old in hostler_db::backup::files(to) {
+        let mut kept = old.as_os_str().to_owned();
+        kept.push(format!(".before-{moment}"));
+        fs::rename(&old, &kept).map_err(|error| failed(format!("{} cannot be put aside: {error}", old.display())))?;
+    }
+    fs::rename(&new, to).map_err(|error| failed(format!("{} cannot be put in its place: {error}", new.display())))?;
+    let folder = to.parent().unwrap_or(Path::new("."));
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+}
+
+/// Runs one of PostgreSQL's own programs.
+fn program(name: &str, url: &str, with: impl FnOnce(&mut Command) -> &mut Command) -> Result<(), Failure> {
+    let mut command = Command::new(name);
+    command.envs(hostler_db::backup::variables(url).map_err(failed)?);
+    let output = with(&mut command).output().map_err(|error| {
+        failed(format!("{name} cannot be run: {error}")).help("install the client programs of PostgreSQL, as new as the server")
+    })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(failed(format!("{name} failed: {}", String::from_utf8_lossy(&output.stderr).trim())))
+}
