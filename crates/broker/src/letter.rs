@@ -88,8 +88,6 @@ pub struct Delivery {
     pub reply_to: Option<String>,
     /// Why it died before it came here, where it did: `rejected`, `expired`, `delivery_limit`, `maxlen`.
     pub death: Option<String>,
-    /// Whether somebody had it before.
-    pub again: bool,
     pub(crate) acker: Acker,
 }
 

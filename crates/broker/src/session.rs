@@ -310,7 +310,6 @@ fn delivery(message: ConsumerMessage, channel: &Channel) -> Option<Delivery> {
     let properties = message.basic_properties.unwrap_or_default();
     let text = |part: Option<&String>| part.cloned();
     let headers = properties.headers();
-    let count = headers.and_then(|table| table.get(&"x-delivery-count".try_into().ok()?));
     Some(Delivery {
         body: message.content.unwrap_or_default(),
         content_type: text(properties.content_type()).unwrap_or_default(),
@@ -321,16 +320,8 @@ fn delivery(message: ConsumerMessage, channel: &Channel) -> Option<Delivery> {
             FieldValue::S(reason) => Some(reason.as_ref().clone()),
             _ => None,
         }),
-        again: deliver.redelivered() || count.is_some_and(|count| !is_zero(count)),
         acker: Acker { channel: channel.clone(), tag: deliver.delivery_tag() },
     })
-}
-
-fn is_zero(value: &FieldValue) -> bool {
-    matches!(
-        value,
-        FieldValue::l(0) | FieldValue::I(0) | FieldValue::i(0) | FieldValue::s(0) | FieldValue::b(0) | FieldValue::B(0)
-    )
 }
 
 fn arguments(broker: &Broker) -> Result<OpenConnectionArguments, BrokerError> {

@@ -52,11 +52,11 @@ const BATCH: usize = 256;
 pub(crate) async fn run(app: Arc<App>, broker: Broker, closing: CancellationToken) {
     let mut tries = 0;
     loop {
-        let error = tokio::select! {
-            error = serve(&app, &broker, &mut tries) => error,
-            () = closing.cancelled() => return,
-        };
+        let error = serve(&app, &broker, &closing, &mut tries).await;
         app.metrics.broker_connected(false);
+        if closing.is_cancelled() {
+            return;
+        }
         if tries == 0 {
             tracing::warn!(broker = %broker.address, %error, "the broker is not there; trying until it is");
         }
@@ -70,8 +70,12 @@ pub(crate) async fn run(app: Arc<App>, broker: Broker, closing: CancellationToke
 }
 
 /// One connection, from its beginning to its end; why it ended.
-async fn serve(app: &App, broker: &Broker, tries: &mut u32) -> BrokerError {
-    let session = match open(broker).await {
+async fn serve(app: &App, broker: &Broker, closing: &CancellationToken, tries: &mut u32) -> BrokerError {
+    let opened = tokio::select! {
+        opened = open(broker) => opened,
+        () = closing.cancelled() => Err(BrokerError::Closed),
+    };
+    let session = match opened {
         Ok(session) => session,
         Err(error) => return error,
     };
@@ -84,6 +88,7 @@ async fn serve(app: &App, broker: &Broker, tries: &mut u32) -> BrokerError {
             error = dead::run(app, &session) => error,
             error = telemetry::run(app, &session) => error,
             () = session.closed() => BrokerError::Closed,
+            () = closing.cancelled() => BrokerError::Closed,
         };
         session.close();
         error

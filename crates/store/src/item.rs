@@ -234,8 +234,6 @@ pub struct DeadOffer {
     pub fence: Fence,
     /// Why.
     pub death: Death,
-    /// Whether somebody had it before.
-    pub delivered: bool,
 }
 
 /// A node's wish for a text that belongs to a task of its.

@@ -40,5 +40,5 @@ fn read(app: &App, delivery: &Delivery) -> Option<DeadOffer> {
         return None;
     };
     app.metrics.received(DEAD_QUEUE, word);
-    Some(DeadOffer { task, fence, death, delivered: delivery.again })
+    Some(DeadOffer { task, fence, death })
 }

@@ -1,9 +1,14 @@
 //! A broker, a server that knows it, and an agent whose tasks come by it.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use hostler_e2e::{
+    dev::PATIENCE,
     pair::Pair,
     rabbitmq::{RabbitMq, Wire},
 };
@@ -99,6 +104,21 @@ channel.confirm_delivery()
         let (url, token) = (file["url"].as_str().context("a url")?, file["token"].as_str().context("a token")?);
         let answer = reqwest::Client::builder().no_proxy().build()?.get(format!("{url}/metrics")).bearer_auth(token);
         Ok(answer.send().await?.error_for_status()?.text().await?)
+    }
+
+    /// Waits until the server counts this.
+    pub async fn counted(&self, line: &str) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let metrics = self.metrics().await?;
+            if metrics.lines().any(|told| told == line) {
+                return Ok(());
+            }
+            if begun.elapsed() > PATIENCE {
+                bail!("{line} is not in\n{metrics}\n{}", self.pair.log());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Waits until nothing is left in a node's queue or in the server's.

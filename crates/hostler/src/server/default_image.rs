@@ -247,6 +247,7 @@ mod tests {
             sources: Sources::default(),
             defaults: Defaults::default(),
             names: Vec::new(),
+            broker: None,
         })
         .await
         .unwrap();

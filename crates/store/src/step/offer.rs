@@ -136,8 +136,8 @@ fn unbegun(work: &mut Work<'_>, row: &TaskRow, offer: &DeadOffer) -> Result<bool
     }
 }
 
-/// Who rejects a task says that it has done nothing. Of one that its consumers died of, or that ran out of time after
-/// somebody had it, nobody knows.
+/// Who rejects a task says that it has done nothing. Of all others nobody knows: the broker does not say whether somebody had
+/// what ran out of time.
 fn in_plain_form(work: &mut Work<'_>, row: &TaskRow, offer: &DeadOffer) -> Result<bool> {
     let node = row.task.node.into_iter().collect::<Vec<_>>();
     let is_plain = node::identities(work.tx, &node)?.values().any(|who| who.transport == Transport::Plain);
@@ -146,7 +146,6 @@ fn in_plain_form(work: &mut Work<'_>, row: &TaskRow, offer: &DeadOffer) -> Resul
     }
     let (code, effects) = match offer.death {
         Death::Rejected => (Code::TaskRefused, Effects::Undone),
-        Death::Expired if !offer.delivered => (Code::DeadlineExceeded, Effects::Undone),
         Death::Expired | Death::DeliveryLimit | Death::Overflow => (Code::OutcomeUnknown, Effects::Remain),
     };
     let end = End::Failed { code, detail: reason(offer.death).to_owned(), retryable: false, effects };
@@ -156,7 +155,7 @@ fn in_plain_form(work: &mut Work<'_>, row: &TaskRow, offer: &DeadOffer) -> Resul
 const fn reason(death: Death) -> &'static str {
     match death {
         Death::Rejected => "its agent rejected the offer",
-        Death::Expired => "nobody took the offer from the broker's queue in time",
+        Death::Expired => "nobody told what became of it before its time in the queue was over",
         Death::DeliveryLimit => "the offer was delivered again and again, and never acknowledged",
         Death::Overflow => "the broker's queue of its node was full",
     }

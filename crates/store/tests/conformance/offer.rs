@@ -58,8 +58,15 @@ async fn start_under(world: &World, agent: Agent, task: TaskId, fence: Fence) ->
     world.store.start(vec![Started { node, enrolment, task, fence }]).await.unwrap().pop().unwrap()
 }
 
+/// A task that was begun, and of which its agent was not heard again.
+async fn lapsed(world: &World, agent: Agent) {
+    start(world, agent, &offered(world).await).await.unwrap();
+    world.serve(31).await;
+    assert_eq!(world.store.lapse_leases().await.unwrap().changed, 1);
+}
+
 fn dead(offer: &Offer, death: Death) -> Vec<DeadOffer> {
-    vec![DeadOffer { task: offer.leased.task, fence: offer.leased.fence, death, delivered: false }]
+    vec![DeadOffer { task: offer.leased.task, fence: offer.leased.fence, death }]
 }
 
 fn told(node: NodeId, task: TaskId, ok: bool) -> PlainResult {
@@ -204,10 +211,7 @@ pub async fn what_lapsed_is_offered_under_the_next_fence(world: &mut World) {
 pub async fn what_is_to_be_undone_is_offered_as_that(world: &mut World) {
     let agent = ours(world, "a").await;
     let task = world.ok(world.echo()).await;
-    let first = offered(world).await;
-    start(world, agent, &first).await.unwrap();
-    world.serve(31).await;
-    world.store.lapse_leases().await.unwrap();
+    lapsed(world, agent).await;
     world.serve(60).await;
     let run = offered(world).await;
     confirm(world, &run).await;
@@ -286,10 +290,7 @@ pub async fn an_offer_that_is_rejected_ends_its_task_with_the_reason(world: &mut
 pub async fn an_offer_to_undo_that_is_rejected_is_made_again(world: &mut World) {
     let agent = ours(world, "a").await;
     let task = world.ok(world.echo()).await;
-    let first = offered(world).await;
-    start(world, agent, &first).await.unwrap();
-    world.serve(31).await;
-    world.store.lapse_leases().await.unwrap();
+    lapsed(world, agent).await;
     world.cancel(task.id).await.unwrap();
     world.serve(60).await;
     let abort = offered(world).await;
@@ -360,19 +361,17 @@ pub async fn a_plain_result_in_anothers_name_changes_nothing(world: &mut World) 
 pub async fn what_a_plain_consumer_rejects_was_not_done_and_what_it_died_of_is_unknown(world: &mut World) {
     let node = theirs(world, "p").await;
     let cases = [
-        (Death::Rejected, false, Code::TaskRefused),
-        (Death::Expired, false, Code::DeadlineExceeded),
-        (Death::Expired, true, Code::OutcomeUnknown),
-        (Death::DeliveryLimit, true, Code::OutcomeUnknown),
+        (Death::Rejected, Code::TaskRefused),
+        (Death::Expired, Code::OutcomeUnknown),
+        (Death::DeliveryLimit, Code::OutcomeUnknown),
     ];
-    for (death, delivered, code) in cases {
+    for (death, code) in cases {
         let mut submission = world.echo();
         submission.target.node = Some(node.id);
         let task = world.ok(submission).await;
         let offer = offered(world).await;
         confirm(world, &offer).await;
-        let dead = DeadOffer { delivered, ..dead(&offer, death)[0] };
-        assert_eq!(world.store.bury_offers(vec![dead]).await.unwrap(), 1);
+        assert_eq!(world.store.bury_offers(dead(&offer, death)).await.unwrap(), 1);
         let shown = world.task(task.id).await;
         assert_eq!((shown.state, shown.error.unwrap().code), (TaskState::Failed, code));
     }
