@@ -201,7 +201,6 @@ async fn offered(node: &Arc<Node>, session: &Session, delivery: Delivery, ids: I
         tracing::error!(%error, task.id = %offer.sub, "the journal cannot be written, so an offer was not taken");
         return;
     }
-    fail::fail_point!("agent.offer.journalled");
     if let Err(error) = delivery.ack().await {
         tracing::debug!(%error, "an offer could not be acknowledged; it comes again, and is ours already");
     }

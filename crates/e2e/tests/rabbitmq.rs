@@ -1,6 +1,9 @@
 //! Tasks by way of a real RabbitMQ, with the real server and the real agent: offered, begun, settled; with the broker
 //! down, killed and back; and in plain form, with the example in Python as the agent.
 
+#[cfg(feature = "crash-points")]
+#[path = "rabbitmq/crash.rs"]
+mod crash;
 #[path = "rabbitmq/plain.rs"]
 mod plain;
 #[path = "rabbitmq/scene.rs"]
