@@ -144,12 +144,30 @@ impl RabbitMq {
         self.until_it_answers().await
     }
 
+    /// Lets it neither answer nor end.
+    pub fn hang(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// It goes on.
+    pub fn wake(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let child = self.process.as_ref().context("it runs")?;
+        let group = Pid::from_raw(i32::try_from(child.id())?).context("a pid")?;
+        Ok(kill_process_group(group, signal)?)
+    }
+
     /// Ends it as a power cut would.
     pub fn kill(&mut self) -> Result<()> {
-        let Some(mut child) = self.process.take() else { return Ok(()) };
-        let group = Pid::from_raw(i32::try_from(child.id())?).context("a pid")?;
-        kill_process_group(group, Signal::KILL)?;
-        child.wait()?;
+        if self.process.is_some() {
+            self.signal(Signal::KILL)?;
+        }
+        if let Some(mut child) = self.process.take() {
+            child.wait()?;
+        }
         Ok(())
     }
 

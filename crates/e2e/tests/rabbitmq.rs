@@ -10,7 +10,7 @@ mod plain;
 mod scene;
 
 use anyhow::Result;
-use hostler_e2e::rabbitmq::Wire;
+use hostler_e2e::{pair::Pair, rabbitmq::Wire};
 use serde_json::{Value, json};
 
 use self::scene::{Scene, id};
@@ -26,6 +26,15 @@ async fn a_task_is_offered_begun_and_settled_by_the_broker() -> Result<()> {
     let settled = r#"hostler_broker_messages_total{queue="hostler.results",outcome="settled"} 1"#;
     scene.counted(settled).await?;
     scene.counted(r#"hostler_broker_offers_total{outcome="confirmed"} 1"#).await?;
+    let watch = "
+queue = channel.queue_declare('', exclusive=True).method.queue
+channel.queue_bind(queue, 'agent.telemetry', 'heartbeat.#')
+for _, _, body in channel.consume(queue):
+    print(body.decode())
+    break
+";
+    let said: Value = serde_json::from_str(&scene.python(watch, &[])?)?;
+    assert_eq!((&said["agentId"], &said["inventory"]["full"]), (&node["id"], &json!(true)), "others may watch");
     scene.empty(&node).await
 }
 
@@ -187,8 +196,7 @@ channel.basic_ack(method.delivery_tag)
     // And once more, when it is long over.
     scene.python("channel.basic_publish('', sys.argv[1], open(sys.argv[2], 'rb').read())", &[&queue, &copy])?;
     scene.empty(&node).await?;
-    let over =
-        |pair: &hostler_e2e::pair::Pair| Ok(pair.log().contains("an offer is over; it was not begun").then_some(()));
+    let over = |pair: &Pair| Ok(pair.log().contains("an offer is over; it was not begun").then_some(()));
     scene.pair.until("the agent is told that it is over", over).await?;
     let done = format!("done task.id={}", id(&task)?);
     assert_eq!(scene.pair.log().matches(&done).count(), 1, "{}", scene.pair.log());
@@ -225,7 +233,7 @@ async fn a_broker_over_tls_is_believed_by_its_authority_only() -> Result<()> {
     std::fs::write(scene.pair.config(), text.replace(&scene.broker.authority().display().to_string(), system))?;
     scene.pair.stop_server().await?;
     scene.pair.start_server().await?;
-    let said = |pair: &hostler_e2e::pair::Pair| Ok(pair.log().contains("cannot be reached").then_some(()));
+    let said = |pair: &Pair| Ok(pair.log().contains("cannot be reached").then_some(()));
     scene.pair.until("the broker is not believed", said).await?;
     assert!(scene.metrics().await?.contains("hostler_broker_connected 0"));
     let task = scene.echo(&["--no-wait"])?;
@@ -234,5 +242,50 @@ async fn a_broker_over_tls_is_believed_by_its_authority_only() -> Result<()> {
     scene.pair.stop_server().await?;
     scene.pair.start_server().await?;
     scene.until(&task, "succeeded").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_that_hangs_lapses_no_lease() -> Result<()> {
+    let scene = Scene::with_agent().await?;
+    let task = scene.pair.json(&[
+        "task",
+        "submit",
+        "echo",
+        "--param",
+        "message=hi",
+        "--param",
+        "delay_ms=3000",
+        "--no-wait",
+    ])?;
+    scene.until(&task, "running").await?;
+    scene.broker.hang()?;
+    let done = format!("done task.id={}", id(&task)?);
+    scene.pair.until("it is done", |pair| Ok(pair.log().contains(&done).then_some(()))).await?;
+    // Until the connection is given up a lease of 5 s passes several times.
+    let gone = |pair: &Pair| Ok(pair.log().contains("the broker is not there").then_some(()));
+    scene.pair.until("the connection is given up", gone).await?;
+    assert_eq!(scene.task(&task)?["state"], "running", "its result has not come through");
+    scene.broker.wake()?;
+    assert_eq!(scene.until(&task, "succeeded").await?["fence"]["attempt"], 1);
+    assert!(!scene.pair.log().contains("lapse_leases"), "{}", scene.pair.log());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_real_machine_comes_and_goes_by_the_broker() -> Result<()> {
+    let mut scene = Scene::over(Wire::Plain).await?;
+    let text = std::fs::read_to_string(scene.pair.config())?;
+    std::fs::write(scene.pair.config(), text.replace("driver = \"sim\"\n", ""))?;
+    scene.pair.start_server().await?;
+    scene.join().await?;
+    scene.pair.says(&["vm", "create", "m"])?;
+    assert_eq!(scene.pair.says(&["vm", "exec", "m", "--", "echo", "up"])?, "up\n");
+    assert_eq!(scene.pair.qemus().len(), 1);
+    scene.broker.kill()?;
+    assert_eq!(scene.pair.qemus().len(), 1, "a machine needs no broker");
+    scene.broker.again().await?;
+    scene.pair.says(&["vm", "delete", "m"])?;
+    assert!(scene.pair.qemus().is_empty());
     Ok(())
 }
