@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """An agent of hostler's that is not hostler's: it takes tasks in plain form from RabbitMQ, and does them here.
 
-    hostler node add rack9 --can echo              # on the server's side; prints the node's id
+    hostler node add rack9 --can echo --memory 1G --user rack9      # on the server's side; prints the node's id
     AMQP_URL=amqp://rack9:secret@broker/ AGENT_ID=<the id> python3 examples/plain_agent.py
 
 It needs pika (Debian: python3-pika). The queue of the node is made by the server; the user needs to read from it, and to
@@ -60,7 +60,10 @@ class Done:
 class Agent:
     def __init__(self, url, agent_id, done):
         self.agent_id, self.done = agent_id, done
-        self.connection = pika.BlockingConnection(pika.URLParameters(url))
+        parameters = pika.URLParameters(url)
+        # The broker vouches for this: nobody else's messages can say it (`hostler node add --user`).
+        self.user = parameters.credentials.username
+        self.connection = pika.BlockingConnection(parameters)
         self.channel = self.connection.channel()
         self.channel.confirm_delivery()
         self.channel.basic_qos(prefetch_count=1)
@@ -101,7 +104,7 @@ class Agent:
 
     def publish(self, exchange, key, said, mandatory=False):
         # Kept on the broker's disk. With confirm_delivery this returns when the broker has it, and raises when not.
-        kept = pika.BasicProperties(content_type="application/json", delivery_mode=2)
+        kept = pika.BasicProperties(content_type="application/json", delivery_mode=2, user_id=self.user)
         self.channel.basic_publish(exchange, key, json.dumps(said).encode(), kept, mandatory=mandatory)
 
 

@@ -31,6 +31,7 @@ pub fn read(config: &AgentConfig) -> NodeFacts {
         images: Vec::new(),
         labels: config.labels.clone(),
         transport: Some(if config.broker.is_some() { Transport::Amqp } else { Transport::Poll }),
+        broker_user: None,
     }
 }
 

@@ -86,6 +86,8 @@ pub struct Delivery {
     pub correlation: Option<String>,
     /// Where an answer goes.
     pub reply_to: Option<String>,
+    /// Of which user it is, where it says that: the broker lets it be said of nobody else.
+    pub user: Option<String>,
     /// Why it died before it came here, where it did: `rejected`, `expired`, `delivery_limit`, `maxlen`.
     pub death: Option<String>,
     pub(crate) acker: Acker,

@@ -316,6 +316,7 @@ fn delivery(message: ConsumerMessage, channel: &Channel) -> Option<Delivery> {
         id: text(properties.message_id()).unwrap_or_default(),
         correlation: text(properties.correlation_id()),
         reply_to: text(properties.reply_to()),
+        user: text(properties.user_id()),
         death: headers.and_then(|table| match table.get(&"x-first-death-reason".try_into().ok()?)? {
             FieldValue::S(reason) => Some(reason.as_ref().clone()),
             _ => None,

@@ -135,6 +135,15 @@ pub struct NewPlainNode {
     /// What it can do: kinds of task, `*` as a wildcard at the end.
     #[serde(default)]
     pub capabilities: Vec<String>,
+    /// The broker's user that alone may speak for it. Its messages say in their property `user_id` who they are of, which
+    /// the broker does not let anybody else say; without one, whoever may publish may speak for the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// Whether a message of this user, if it says one, may speak for a node that only `of` may speak for, if anybody.
+pub fn may_speak(of: Option<&str>, user: Option<&str>) -> bool {
+    of.is_none_or(|of| user == Some(of))
 }
 
 /// A task in its plain form, as a consumer that is not ours gets it. It is sent once; the broker may deliver it again, so
@@ -253,6 +262,12 @@ mod tests {
         for bad in ["", ID, "x:1.1", &format!("{ID}:1")] {
             assert_eq!(read_offer_id(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn only_a_nodes_own_user_speaks_for_it_where_it_has_one() {
+        let told = [(None, None), (None, Some("b")), (Some("a"), Some("a")), (Some("a"), Some("b")), (Some("a"), None)];
+        assert_eq!(told.map(|(of, user)| may_speak(of, user)), [true, true, true, false, false]);
     }
 
     #[test]

@@ -245,6 +245,9 @@ pub struct NodeFacts {
     /// By which road it takes its tasks; an older agent does not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub transport: Option<Transport>,
+    /// Of a node whose agent is somebody else's: the broker's user whose word alone is taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broker_user: Option<String>,
 }
 
 /// A node as people see it.

@@ -24,7 +24,7 @@ use hostler_model::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use offer::{DeadOffer, Death, Offer, Started};
+pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
 
 /// A task to be written down.
 #[derive(Clone, Debug)]

@@ -58,10 +58,11 @@ impl App {
     /// Adds a node whose agent is somebody else's.
     pub async fn add_plain_node(&self, call: &Call, new: NewPlainNode) -> Result<Node> {
         let now = self.clock.now();
-        let NewPlainNode { name, capacity, capabilities } = new;
+        let NewPlainNode { name, capacity, capabilities, user } = new;
         let facts = NodeFacts {
             capacity: crate::broker::sane(&capacity),
             capabilities,
+            broker_user: user,
             ..NodeFacts::default()
         };
         // Nobody joins with it, so no token is spent.

@@ -6,10 +6,10 @@ use futures_util::future::join_all;
 use hostler_broker::{BrokerError, Delivery, Kept, Letter, Session};
 use hostler_model::{
     Code, Refusal,
-    broker::{PlainResult, RESULT_BYTES, RESULTS_QUEUE, Settled, glimpse},
+    broker::{RESULT_BYTES, RESULTS_QUEUE, Settled, glimpse},
     internal::Receipt,
 };
-use hostler_store::{Answer, Settle};
+use hostler_store::{Answer, PlainSettle, Settle};
 
 use super::{gather, insist};
 use crate::app::App;
@@ -37,7 +37,7 @@ pub(super) async fn run(app: &App, session: &Session) -> BrokerError {
 /// One of a batch: what it says, or why it is refused.
 enum Read {
     Ours(Box<Settle>),
-    Theirs(Box<PlainResult>),
+    Theirs(Box<PlainSettle>),
     Refused(Refused),
 }
 
@@ -49,12 +49,12 @@ struct Refused {
 }
 
 async fn settle(app: &App, session: &Session, batch: &[Delivery]) -> Option<Vec<Result<Receipt, Refused>>> {
-    let read: Vec<Read> = batch.iter().map(|delivery| read(app, &delivery.body)).collect();
+    let read: Vec<Read> = batch.iter().map(|delivery| read(app, delivery)).collect();
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for one in &read {
         match one {
             Read::Ours(settle) => ours.push((**settle).clone()),
-            Read::Theirs(result) => theirs.push((**result).clone()),
+            Read::Theirs(settle) => theirs.push((**settle).clone()),
             Read::Refused(_) => {}
         }
     }
@@ -81,14 +81,15 @@ fn reason(refusal: &Refusal) -> &'static str {
     if refusal.code == Code::IdentityMismatch || refusal.code == Code::NodeNotFound { "identity" } else { "internal" }
 }
 
-fn read(app: &App, body: &[u8]) -> Read {
+fn read(app: &App, delivery: &Delivery) -> Read {
+    let body = delivery.body.as_slice();
     let refused = |why, detail: String| Read::Refused(Refused { why, detail });
     if body.len() > RESULT_BYTES {
         return refused("too_large", format!("{} bytes, and {RESULT_BYTES} are read at most", body.len()));
     }
     if body.trim_ascii_start().starts_with(b"{") {
         return match serde_json::from_slice(body) {
-            Ok(result) => Read::Theirs(Box::new(result)),
+            Ok(result) => Read::Theirs(Box::new(PlainSettle { result, user: delivery.user.clone() })),
             Err(error) => refused("malformed", error.to_string()),
         };
     }

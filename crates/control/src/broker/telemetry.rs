@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use hostler_broker::{BrokerError, Session};
+use hostler_broker::{BrokerError, Delivery, Session};
 use hostler_model::{
     NodeId, Resources,
-    broker::{PlainHeartbeat, TELEMETRY_BYTES, TELEMETRY_QUEUE, Transport, glimpse},
+    broker::{PlainHeartbeat, TELEMETRY_BYTES, TELEMETRY_QUEUE, Transport, glimpse, may_speak},
     internal::{Heartbeat, Inventory},
     node::{Node, NodeFacts},
 };
@@ -28,8 +28,9 @@ pub(super) async fn run(app: &App, session: &Session) -> BrokerError {
     };
     while let Some(batch) = gather(&mut consumer).await {
         // Of several of one node the last is news.
-        let said: BTreeMap<NodeId, PlainHeartbeat> =
-            batch.iter().filter_map(|delivery| read(app, &delivery.body)).map(|said| (said.agent_id, said)).collect();
+        let said: Vec<Said> = batch.iter().filter_map(|delivery| read(app, delivery)).collect();
+        let said: BTreeMap<(NodeId, Option<String>), PlainHeartbeat> =
+            said.into_iter().map(|(said, user)| ((said.agent_id, user), said)).collect();
         if hear(app, session, said).await.is_none() {
             return BrokerError::Closed;
         }
@@ -40,21 +41,28 @@ pub(super) async fn run(app: &App, session: &Session) -> BrokerError {
     BrokerError::Closed
 }
 
-fn read(app: &App, body: &[u8]) -> Option<PlainHeartbeat> {
+/// A heartbeat, and whose it is as far as the broker vouches for it.
+type Said = (PlainHeartbeat, Option<String>);
+
+fn read(app: &App, delivery: &Delivery) -> Option<Said> {
+    let body = delivery.body.as_slice();
     let read = if body.len() > TELEMETRY_BYTES { None } else { serde_json::from_slice(body).ok() };
     if read.is_none() {
         app.metrics.received(TELEMETRY_QUEUE, "malformed");
         tracing::warn!(bytes = body.len(), begins = glimpse(body), "telemetry that cannot be read was thrown away");
     }
-    read
+    read.map(|said| (said, delivery.user.clone()))
 }
 
-async fn hear(app: &App, session: &Session, said: BTreeMap<NodeId, PlainHeartbeat>) -> Option<()> {
+async fn hear(app: &App, session: &Session, said: BTreeMap<(NodeId, Option<String>), PlainHeartbeat>) -> Option<()> {
     let mut beats = Vec::new();
-    for (id, said) in said {
+    for ((id, user), said) in said {
         match insist(session, "telemetry", || app.store.node(id)).await? {
-            Some(node) if node.transport == Transport::Plain => beats.extend(beat(node, said)),
-            Some(_) => app.metrics.received(TELEMETRY_QUEUE, "not_plain"),
+            Some(node) if node.transport != Transport::Plain => app.metrics.received(TELEMETRY_QUEUE, "not_plain"),
+            Some(node) if !may_speak(node.facts.broker_user.as_deref(), user.as_deref()) => {
+                app.metrics.received(TELEMETRY_QUEUE, "identity");
+            }
+            Some(node) => beats.extend(beat(node, said)),
             None => app.metrics.received(TELEMETRY_QUEUE, "unknown"),
         }
     }

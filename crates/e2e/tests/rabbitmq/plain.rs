@@ -58,13 +58,17 @@ impl Drop for Example {
 fn publish(scene: &Scene, exchange: &str, key: &str, body: &[u8]) -> Result<()> {
     let file = scene.pair.folder("message");
     fs::write(&file, body)?;
-    let script = "channel.basic_publish(sys.argv[1], sys.argv[2], open(sys.argv[3], 'rb').read())";
+    let script = "
+said = pika.BasicProperties(user_id='guest')
+channel.basic_publish(sys.argv[1], sys.argv[2], open(sys.argv[3], 'rb').read(), said)
+";
     scene.python(script, &[exchange, key, &file.display().to_string()]).map(drop)
 }
 
 async fn with_plain_node() -> Result<(Scene, Value)> {
     let scene = Scene::new().await?;
-    let node = scene.pair.json(&["node", "add", "rack9", "--can", "echo,diag.health_probe", "--memory", "1G"])?;
+    let can = "echo,diag.health_probe";
+    let node = scene.pair.json(&["node", "add", "rack9", "--can", can, "--memory", "1G", "--user", "guest"])?;
     assert_eq!((&node["transport"], &node["state"]), (&json!("plain"), &json!("ready")));
     let queue = format!("agent.{}.tasks", id(&node)?);
     scene.pair.until("its queue is there", |_| scene.broker.queue(&queue)).await?;
@@ -182,5 +186,39 @@ async fn what_makes_no_sense_is_counted_put_aside_and_changes_nothing() -> Resul
     // And it goes on as before.
     publish(&scene, "results", &key, &result(task_id, node_id))?;
     assert_eq!(scene.until(&task, "succeeded").await?["output"]["message"], "forged");
+    Ok(())
+}
+
+#[tokio::test]
+async fn nobody_but_its_own_user_speaks_for_a_plain_node() -> Result<()> {
+    let (scene, node) = with_plain_node().await?;
+    let task = scene.echo(&["--no-wait"])?;
+    scene.until(&task, "running").await?;
+    scene.broker.ctl(&["-q", "add_user", "other", "secret"])?;
+    scene.broker.ctl(&["-q", "set_permissions", "other", ".*", ".*", ".*"])?;
+    let other = scene.broker.url().replace("guest:guest", "other:secret");
+    let result =
+        json!({"taskId": id(&task)?, "agentId": id(&node)?, "ok": true, "result": {"message": "forged"}}).to_string();
+    let beat = json!({"agentId": id(&node)?, "version": "forged"}).to_string();
+    // It does not say who it is, or says who it is, or says that it is somebody else.
+    let forge = "
+url, result, beat = sys.argv[1:]
+for user in (None, 'other', 'guest'):
+    channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
+    channel.confirm_delivery()
+    said = pika.BasicProperties(user_id=user)
+    try:
+        channel.basic_publish('results', 'task.x', result.encode(), said)
+        channel.basic_publish('agent.telemetry', 'heartbeat.x', beat.encode(), said)
+    except pika.exceptions.ChannelClosedByBroker as error:
+        print(user, error.reply_code)
+";
+    assert_eq!(scene.python(forge, &[&other, &result, &beat])?, "guest 406\n", "the broker refuses the lie");
+    scene.counted(r#"hostler_broker_messages_total{queue="hostler.results",outcome="identity"} 2"#).await?;
+    scene.counted(r#"hostler_broker_messages_total{queue="hostler.telemetry",outcome="identity"} 2"#).await?;
+    assert_eq!(scene.task(&task)?["state"], "running");
+    assert_ne!(scene.pair.json(&["node", "show", "rack9"])?["facts"]["agent_version"], "forged");
+    publish(&scene, "results", "task.x", result.as_bytes())?;
+    scene.until(&task, "succeeded").await?;
     Ok(())
 }

@@ -1,6 +1,10 @@
 //! What travels by the broker, as the store hands it out and takes it back.
 
-use hostler_model::{Fence, NodeId, TaskId, TenantId, Timestamp, broker::Transport, id::EnrolmentId};
+use hostler_model::{
+    Fence, NodeId, TaskId, TenantId, Timestamp,
+    broker::{PlainResult, Transport},
+    id::EnrolmentId,
+};
 
 use super::Leased;
 
@@ -30,6 +34,15 @@ pub struct Started {
     pub task: TaskId,
     /// Under which attempt.
     pub fence: Fence,
+}
+
+/// A result of a consumer that is not ours.
+#[derive(Clone, PartialEq, Debug)]
+pub struct PlainSettle {
+    /// What it says.
+    pub result: PlainResult,
+    /// Whose it is, as far as the broker vouches for it.
+    pub user: Option<String>,
 }
 
 /// Why an offer came back from the broker.

@@ -1,32 +1,43 @@
 //! Results of consumers that are not ours: of the one attempt that there is, without a fence. Who says so is whom the
-//! broker lets say it; that the node's agent is not ours, and that the task was sent to it, is looked at here.
+//! broker lets say it; that the node's agent is not ours, that its own user says so where it has one, and that the task was
+//! sent to it, is looked at here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_db::Result;
 use hostler_model::{
     Code, NodeId, Refusal, TaskId,
-    broker::{PlainResult, Transport},
+    broker::{PlainResult, Transport, may_speak},
     internal::{Receipt, Report},
+    node::Node,
     task::{Effects, End},
 };
 
 use super::settle;
-use crate::{Answer, node, work::Work};
+use crate::{Answer, PlainSettle, node, work::Work};
 
 /// Writes results down. A repeat changes nothing.
-pub(crate) fn settle(work: &mut Work<'_>, results: &[PlainResult]) -> Result<Vec<Answer<Receipt>>> {
-    let nodes: BTreeSet<NodeId> = results.iter().map(|result| result.agent_id).collect();
-    let known = node::identities(work.tx, &Vec::from_iter(nodes))?;
-    let tasks: Vec<TaskId> = results.iter().map(|result| result.task_id).collect();
+pub(crate) fn settle(work: &mut Work<'_>, settles: &[PlainSettle]) -> Result<Vec<Answer<Receipt>>> {
+    let nodes: BTreeSet<NodeId> = settles.iter().map(|settle| settle.result.agent_id).collect();
+    let rows = node::by_ids(work.tx, &Vec::from_iter(nodes))?;
+    let known: BTreeMap<NodeId, Node> = rows.into_iter().map(|row| (row.node.id, row.node)).collect();
+    let tasks: Vec<TaskId> = settles.iter().map(|settle| settle.result.task_id).collect();
     work.read_tasks(&tasks)?;
-    results
-        .iter()
-        .map(|result| match known.get(&result.agent_id).map(|who| who.transport) {
-            Some(Transport::Plain) => conclude(work, result),
-            Some(Transport::Poll | Transport::Amqp) | None => Ok(Err(not_plain(result))),
-        })
-        .collect()
+    let one = |settle: &PlainSettle| match known.get(&settle.result.agent_id) {
+        Some(node) if node.transport != Transport::Plain => Ok(Err(not_plain(&settle.result))),
+        Some(node) if !may_speak(node.facts.broker_user.as_deref(), settle.user.as_deref()) => {
+            Ok(Err(not_its_user(&settle.result)))
+        }
+        Some(_) => conclude(work, &settle.result),
+        None => Ok(Err(not_plain(&settle.result))),
+    };
+    settles.iter().map(one).collect()
+}
+
+fn not_its_user(result: &PlainResult) -> Refusal {
+    let detail =
+        "the broker does not vouch that this is of the user that speaks for the node: set the property user_id";
+    Refusal::new(Code::IdentityMismatch, detail).with("node", result.agent_id.to_string())
 }
 
 fn conclude(work: &mut Work<'_>, result: &PlainResult) -> Result<Answer<Receipt>> {

@@ -3,7 +3,7 @@
 
 use hostler_model::{
     Fence, NodeId, TaskId,
-    broker::{PlainResult, Transport},
+    broker::Transport,
     event::Actor,
     internal::Receipt,
     node::Node,
@@ -11,7 +11,7 @@ use hostler_model::{
 };
 
 use crate::{
-    Answer, DeadOffer, JoinNode, Offer, Result, Store,
+    Answer, DeadOffer, JoinNode, Offer, PlainSettle, Result, Store,
     step::{join, offer, plain},
     task::outbox,
 };
@@ -43,7 +43,7 @@ impl Store {
     }
 
     /// Writes results of consumers that are not ours down.
-    pub async fn settle_plain(&self, results: Vec<PlainResult>) -> Result<Vec<Answer<Receipt>>> {
+    pub async fn settle_plain(&self, results: Vec<PlainSettle>) -> Result<Vec<Answer<Receipt>>> {
         self.step("store.settle", move |work| plain::settle(work, &results)).await
     }
 

@@ -332,6 +332,7 @@ macro_rules! every_claim {
                 a_plain_task_has_one_attempt_which_begins_as_it_is_sent
                 a_plain_failure_keeps_its_room_unless_nothing_is_left
                 a_plain_result_in_anothers_name_changes_nothing
+                only_a_plain_nodes_own_user_speaks_for_it
                 what_a_plain_consumer_rejects_was_not_done_and_what_it_died_of_is_unknown
                 a_plain_task_that_is_cancelled_ends_by_evidence_only
                 a_plain_nodes_name_is_its_own;

@@ -10,7 +10,7 @@ use hostler_model::{
     task::{Effects, Intent, TaskState},
     vm::VmState,
 };
-use hostler_store::{Answer, Beat, DeadOffer, Death, JoinNode, Leased, Offer, Queue, Started};
+use hostler_store::{Answer, Beat, DeadOffer, Death, JoinNode, Leased, Offer, PlainSettle, Queue, Started};
 use serde_json::json;
 
 use crate::world::{Agent, TENANT, World, cancelled, facts, failed};
@@ -24,8 +24,13 @@ async fn ours(world: &World, name: &str) -> Agent {
 
 /// A node of somebody else's.
 async fn theirs(world: &World, name: &str) -> Node {
-    let (node, enrolment) = (world.id(), world.id());
-    let new = JoinNode { token_hash: String::new(), node, name: name.parse().unwrap(), enrolment, facts: facts() };
+    theirs_of(world, name, None).await
+}
+
+async fn theirs_of(world: &World, name: &str, user: Option<&str>) -> Node {
+    let (node, enrolment, name) = (world.id(), world.id(), name.parse().unwrap());
+    let facts = NodeFacts { broker_user: user.map(str::to_owned), ..facts() };
+    let new = JoinNode { token_hash: String::new(), node, name, enrolment, facts };
     world.store.add_plain_node(new, Actor::system()).await.unwrap().unwrap()
 }
 
@@ -75,7 +80,12 @@ fn told(node: NodeId, task: TaskId, ok: bool) -> PlainResult {
 }
 
 async fn settle(world: &World, result: PlainResult) -> Answer<Receipt> {
-    world.store.settle_plain(vec![result]).await.unwrap().pop().unwrap()
+    settle_as(world, result, None).await
+}
+
+async fn settle_as(world: &World, result: PlainResult, user: Option<&str>) -> Answer<Receipt> {
+    let user = user.map(str::to_owned);
+    world.store.settle_plain(vec![PlainSettle { result, user }]).await.unwrap().pop().unwrap()
 }
 
 pub async fn what_is_offered_stays_queued_until_its_agent_begins(world: &mut World) {
@@ -356,6 +366,18 @@ pub async fn a_plain_result_in_anothers_name_changes_nothing(world: &mut World) 
     assert_eq!(settle(world, told(plain.id, world.id(), true)).await, Ok(Receipt::Unknown));
     assert_eq!(world.task(task.id).await.state, TaskState::Running);
     assert_eq!(world.task(signed.id).await.state, TaskState::Queued);
+}
+
+pub async fn only_a_plain_nodes_own_user_speaks_for_it(world: &mut World) {
+    let node = theirs_of(world, "p", Some("p")).await;
+    let task = world.ok(world.echo()).await;
+    confirm(world, &offered(world).await).await;
+    for user in [None, Some("q")] {
+        let refused = settle_as(world, told(node.id, task.id, true), user).await.unwrap_err();
+        assert_eq!(refused.code, Code::IdentityMismatch);
+    }
+    assert_eq!(world.task(task.id).await.state, TaskState::Running);
+    assert_eq!(settle_as(world, told(node.id, task.id, true), Some("p")).await, Ok(Receipt::Settled));
 }
 
 pub async fn what_a_plain_consumer_rejects_was_not_done_and_what_it_died_of_is_unknown(world: &mut World) {

@@ -15,7 +15,7 @@ use crate::{
 
 pub(super) const ADD: &str = "\
 Examples:
-  hostler node add rack9 --can echo                        it gets echo tasks, and takes no room
+  hostler node add rack9 --can diag.health_probe --user rack9    it takes no room
   hostler node add hyperv1 --can 'vm.*' --vcpus 16 --memory 64G --disk 500G --vms 20
 
 Its consumer takes JSON from the queue that is shown, and publishes results and heartbeats: docs/rabbitmq.md.";
@@ -34,6 +34,9 @@ pub struct AddArgs {
     /// Kinds of task that it can do, `*` at the end for all that begin so
     #[arg(long, value_name = "KIND", value_delimiter = ',', required = true)]
     can: Vec<String>,
+    /// The broker's user that alone may speak for it; without one, whoever may publish may
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
     /// Processors that may be promised there
     #[arg(long, value_name = "N", default_value_t = 0)]
     vcpus: i64,
@@ -83,9 +86,9 @@ impl From<Road> for Transport {
 
 /// Adds a node.
 pub async fn add(args: AddArgs, session: &Session) -> Result<Exit, Failure> {
-    let AddArgs { name, can, vcpus, memory, disk, vms } = args;
+    let AddArgs { name, can, user, vcpus, memory, disk, vms } = args;
     let capacity = Resources { vcpus, memory_mib: memory.0, disk_gib: disk.0, vms };
-    let new = NewPlainNode { name, capacity, capabilities: can };
+    let new = NewPlainNode { name, capacity, capabilities: can, user };
     let node = session.client.add_plain_node(&new).await?;
     session.print(&node, || told(&node))?;
     Ok(Exit::Done)
@@ -96,6 +99,7 @@ fn told(node: &Node) -> String {
         ("name", node.name.to_string()),
         ("id", node.id.to_string()),
         ("queue", offers_queue(node.id)),
+        ("user", node.facts.broker_user.clone().unwrap_or_default()),
         ("can", node.facts.capabilities.join(", ")),
     ])
 }
