@@ -8,11 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use hostler_model::{
-    Code,
-    kind::{KindName, OnUncertain},
-    retry::{Backoff, RetryPolicy},
-};
+use hostler_model::{Code, kind::KindInfo};
 
 /// A document's path, and what makes it of what is there now.
 type Document = (&'static str, fn(&str) -> Result<String>);
@@ -77,39 +73,17 @@ fn kinds() -> String {
     let mut table = String::from(
         "| kind | slots | begins within | ends within | attempts, pauses | because |\n|---|---|---|---|---|---|\n",
     );
-    for kind in KindName::ALL {
-        let spec = kind.spec();
-        let (queue, time) = (spec.queue_deadline.as_secs(), (spec.timeout)(&serde_json::json!({})).as_secs());
-        let again = match spec.on_uncertain {
-            OnUncertain::Inspect | OnUncertain::Rerun => "",
-            OnUncertain::Fail => "; never when it may have begun",
-        };
+    for kind in KindInfo::all() {
         let _ = writeln!(
             table,
-            "| `{kind}` | {} | {} | {} | {}{again} | {} |",
-            spec.class.as_str(),
-            long(queue),
-            long(time),
-            retries(&spec.retry),
-            spec.retry_why
+            "| `{}` | {} | {} | {} | {} | {} |",
+            kind.kind,
+            kind.class.as_str(),
+            kind.begins_within(),
+            kind.ends_within(),
+            kind.attempts(),
+            kind.because
         );
     }
     table
-}
-
-fn retries(retry: &RetryPolicy) -> String {
-    let RetryPolicy { attempts, backoff, first_seconds, most_seconds } = *retry;
-    let backoff = match backoff {
-        Backoff::Linear => "linear",
-        Backoff::Exponential => "exponential",
-    };
-    format!("{attempts}, {backoff} {} to {}", long(first_seconds.into()), long(most_seconds.into()))
-}
-
-fn long(seconds: u64) -> String {
-    match seconds {
-        s if s > 0 && s.is_multiple_of(3600) => format!("{} h", s / 3600),
-        s if s > 0 && s.is_multiple_of(60) => format!("{} min", s / 60),
-        s => format!("{s} s"),
-    }
 }

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use hostler_broker::Broker;
+use hostler_db::Mode;
 use hostler_link::Link;
 pub use hostler_model::node::Slots;
 use hostler_model::{Clock, Ids, Resources};
-use hostler_db::Mode;
 use hostler_trust::{Credentials, JoinToken};
 
 use crate::hypervisor::Hypervisor;

@@ -93,7 +93,7 @@ fn later_attempt(standing: &Standing, in_work: InWork, intent: Intent) -> Decisi
         (Standing::Unfinished, InWork::Yes) => Decision::Adopt,
         (Standing::Unfinished, InWork::No) => Decision::Resume,
         (Standing::Settled(Effects::Undone), InWork::Yes | InWork::No) => Decision::Begin,
-        // Settled with something left, and sent again: a store that was restored into the past.
+        // Settled with something left, and sent again: its kind goes on from there, or a store was restored into the past.
         (Standing::Settled(Effects::Remain), InWork::Yes | InWork::No) => Decision::Resume,
         (Standing::Ended(end), InWork::Yes | InWork::No) => after_end(end, intent),
     }

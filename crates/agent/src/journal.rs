@@ -19,13 +19,13 @@ use std::{
     time::Duration,
 };
 
+use hostler_db::{Db, Error, Migrations, Mode, Result, Row, Tx};
 use hostler_model::{
     Fence, TaskId, Timestamp, VmId,
     error::Code,
     internal::{Assignment, HeldLease, Receipt, Report},
     task::{Effects, End, Intent},
 };
-use hostler_db::{Db, Error, Migrations, Mode, Result, Row, Tx};
 use serde_json::{Value, json};
 
 use crate::fence::{self, Decision, InWork, Known, Standing};

@@ -130,7 +130,7 @@ impl Call {
     }
 
     /// Adds what is asked for of a schedule.
-    fn scheduled(self, when: &Asked) -> Call {
+    pub(crate) fn scheduled(self, when: &Asked) -> Call {
         let retry = when.retry.unwrap_or_default();
         let backoff = retry.backoff.map(|backoff| match backoff {
             Backoff::Linear => "linear",

@@ -9,6 +9,7 @@ use hostler_model::{
     id::ImportId,
     image::{ImageInfo, ImageTasks, NewAlias, NewPull, Sha256Hex},
     import::{Import, Importing, NewImport, NewShape},
+    schedule::Asked,
 };
 use http::{HeaderValue, header};
 use serde::Deserialize;
@@ -115,14 +116,15 @@ impl Client {
     }
 
     /// Removes a name of an image, and with its last one the image; or the image from a node's cache only.
-    pub async fn delete_image(&self, image: &str, node: Option<&str>) -> Result<ImageTasks, ClientError> {
-        self.once(Call::delete(path(image)?).query("node", node)).await
+    /// `when` is for the nodes that remove it.
+    pub async fn delete_image(&self, image: &str, node: Option<&str>, when: &Asked) -> Result<ImageTasks, ClientError> {
+        self.once(Call::delete(path(image)?).query("node", node).scheduled(when)).await
     }
 
     /// Brings an image to a node, or to all that lack it.
-    pub async fn pull_image(&self, image: &str, node: Option<&str>) -> Result<ImageTasks, ClientError> {
+    pub async fn pull_image(&self, image: &str, node: Option<&str>, when: &Asked) -> Result<ImageTasks, ClientError> {
         let new = NewPull { node: node.map(str::to_owned) };
-        self.once(Call::post(format!("{}/pull", path(image)?)).json(&new)?).await
+        self.once(Call::post(format!("{}/pull", path(image)?)).json(&new)?.scheduled(when)).await
     }
 
     /// The well-known images that can be imported by name.

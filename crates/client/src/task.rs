@@ -3,7 +3,7 @@
 use hostler_model::{
     Code, TaskId, VmId,
     api::{NewTask, Page, Submitted},
-    kind::KindName,
+    kind::{KindInfo, KindName},
     task::{Task, TaskState},
 };
 
@@ -51,6 +51,12 @@ impl Client {
     /// The newest `most` tasks, or all of them.
     pub async fn tasks(&self, which: &TaskQuery, most: Option<usize>) -> Result<Vec<Task>, ClientError> {
         self.every(which.call(), most).await
+    }
+
+    /// The kinds there are, and what holds for each where nothing else is asked for.
+    pub async fn task_kinds(&self) -> Result<Vec<KindInfo>, ClientError> {
+        let page: Page<KindInfo> = self.call(Call::get("/api/v1/tasks/kinds")).await?;
+        Ok(page.items)
     }
 
     /// Asks for a task to be stopped and undone, and answers how it is now: it ends when its node says so. Asking again

@@ -20,7 +20,10 @@ pub mod task;
 pub mod task_log;
 pub mod vm;
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use hostler_model::{Clock, Code, Ids, Refusal, defaults::Defaults};
 use hostler_store::{Answer, Store};
@@ -62,10 +65,22 @@ pub struct App {
     pub closing: CancellationToken,
     /// Where imports may come from.
     pub sources: Sources,
-    /// What machines get that do not say it.
-    pub defaults: Defaults,
+    /// What machines get that do not say it. Said anew at each start.
+    pub(crate) defaults: RwLock<Defaults>,
     pub(crate) importing: Imports,
     pub(crate) known: Known,
+}
+
+impl App {
+    /// What machines get that do not say it.
+    pub fn defaults(&self) -> Defaults {
+        self.defaults.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Others, where what a server began with turns out not to be there.
+    pub fn set_defaults(&self, defaults: Defaults) {
+        *self.defaults.write().unwrap_or_else(PoisonError::into_inner) = defaults;
+    }
 }
 
 /// Why a call was not done.

@@ -129,7 +129,7 @@ impl Server {
             metrics,
             closing,
             sources: config.sources,
-            defaults: config.defaults,
+            defaults: config.defaults.into(),
             importing: app::import::Imports::default(),
             known: app::caller::Known::default(),
         };

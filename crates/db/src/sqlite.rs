@@ -52,7 +52,8 @@ impl Session {
 
     pub(crate) fn execute(&self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<usize> {
         let mut statement = self.connection.prepare_cached(sql).map_err(|e| self.wrap(e))?;
-        let changed = if statement.parameter_count() == 0 { statement.execute([]) } else { statement.execute([batch()?]) };
+        let changed =
+            if statement.parameter_count() == 0 { statement.execute([]) } else { statement.execute([batch()?]) };
         changed.map_err(|e| self.wrap(e))
     }
 

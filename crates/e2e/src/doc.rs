@@ -174,6 +174,7 @@ fn plain(text: &str) -> String {
             (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)?", "MOMENT"),
             (r"\b(\d+[smhd] ago|in \d+[smhd]|now)\b", "AGO"),
             (r"\b\d+(\.\d+)? ?(µs|ms|s)\b", "TIME"),
+            (r"\b\d+ h( \d+ min)?\b", "SPAN"),
             (r"\b\d+(\.\d+)? (B|KiB|MiB|GiB|kB|MB)/s\b", "RATE"),
             (r"\b\d+/\d+( MiB| GiB)?", "SHARE"),
             (r"\b\d+(\.\d+)? (B|KiB|MiB|GiB|kB|MB)\b", "SIZE"),

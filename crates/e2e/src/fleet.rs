@@ -221,7 +221,8 @@ impl<'a> Fleet<'a> {
     /// Submits many at once, without waiting; the ids of those that were accepted.
     pub async fn echoes(&self, server: usize, count: usize) -> Result<Vec<String>> {
         let one = json!({"kind": "echo", "params": {"message": "hello"}});
-        let (status, answer) = self.call(server, "POST", "/tasks/batch", Some(json!({"tasks": vec![one; count]}))).await?;
+        let (status, answer) =
+            self.call(server, "POST", "/tasks/batch", Some(json!({"tasks": vec![one; count]}))).await?;
         let items = answer["answers"].as_array().with_context(|| format!("{status} {answer}"))?;
         Ok(items.iter().filter_map(|item| item["task"]["id"].as_str().map(str::to_owned)).collect())
     }

@@ -69,10 +69,11 @@ async fn a_database_that_is_killed_costs_no_attempt_and_no_node() -> Result<()> 
         let (status, answer) = fleet.echo(0).await?;
         assert_eq!((status, &answer["code"]), (503, &Value::from("UNAVAILABLE")), "{answer}");
         postgres.restart()?;
-        fleet.until("both servers are at work again", async |fleet: &Fleet<'_>| {
-            Ok((fleet.echo(0).await?.0 == 200 && fleet.echo(1).await?.0 == 200).then_some(()))
-        })
-        .await?;
+        fleet
+            .until("both servers are at work again", async |fleet: &Fleet<'_>| {
+                Ok((fleet.echo(0).await?.0 == 200 && fleet.echo(1).await?.0 == 200).then_some(()))
+            })
+            .await?;
     }
     assert!(fleet.ends(0, &tasks).await?.iter().all(|end| end == "succeeded"));
     let (_, again) = fleet.call(0, "GET", "/events?limit=1", None).await?;
@@ -124,14 +125,15 @@ async fn a_database_that_was_put_back_goes_on_from_what_its_nodes_have() -> Resu
     let (put_back, said) = run(&["restore", &database, &folder])?;
     assert!(!put_back && said.contains("servers run"), "{said}");
     fleet.kill_server(0)?;
-    fleet.until("the killed server's connections are gone", async |fleet: &Fleet<'_>| {
-        Ok((fleet.database().ask(
-            "SELECT CAST(COUNT(*) AS TEXT) FROM pg_stat_activity WHERE datname = current_database()
+    fleet
+        .until("the killed server's connections are gone", async |fleet: &Fleet<'_>| {
+            Ok((fleet.database().ask(
+                "SELECT CAST(COUNT(*) AS TEXT) FROM pg_stat_activity WHERE datname = current_database()
                 AND application_name LIKE 'hostler%'",
-        )? == "0")
-            .then_some(()))
-    })
-    .await?;
+            )? == "0")
+                .then_some(()))
+        })
+        .await?;
     let (put_back, said) = run(&["restore", &database, &folder])?;
     assert!(put_back && said.contains("epoch"), "{said}");
     fleet.start_server(0).await?;

@@ -140,11 +140,13 @@ fn by_broker(settings: &Agent, name: &Name) -> Result<Option<Broker>, Failure> {
     let Agent { amqp, amqp_file: file, amqp_authorities: authorities, .. } = settings;
     match settings.transport {
         Road::Poll => Ok(None),
-        Road::Amqp => match broker(&Said { section: "agent", amqp, file, authorities }, format!("hostler agent {name}"))? {
-            Some(broker) => Ok(Some(broker)),
-            None => Err(Failure::usage("agent.transport is amqp, and no broker is named")
-                .help("say where it is with amqp_file or amqp")),
-        },
+        Road::Amqp => {
+            match broker(&Said { section: "agent", amqp, file, authorities }, format!("hostler agent {name}"))? {
+                Some(broker) => Ok(Some(broker)),
+                None => Err(Failure::usage("agent.transport is amqp, and no broker is named")
+                    .help("say where it is with amqp_file or amqp")),
+            }
+        }
     }
 }
 

@@ -8,19 +8,20 @@ use clap::{Arg, ArgAction, Command, CommandFactory as _, FromArgMatches as _, bu
 
 use crate::{
     Hostler, complete,
-    settings::{Agent, Section, Server},
+    settings::{Agent, Keys, MachineDefaults, Section, Server},
 };
 
 /// The whole command line.
 pub fn command() -> Command {
     let command = dressed(Hostler::command(), "HOSTLER");
-    with_defaults::<Agent>(with_defaults::<Server>(command))
+    let command = with_defaults::<Agent>(with_defaults::<Server>(command, Server::NAME), Agent::NAME);
+    with_defaults::<MachineDefaults>(command, "dev")
 }
 
 /// The flags of a long-running verb say what is in force without them. To clap they have no default: what is not given
 /// must be told from what is.
-fn with_defaults<S: Section>(command: Command) -> Command {
-    let defaults = toml::Table::try_from(S::default()).unwrap_or_default();
+fn with_defaults<K: Keys>(command: Command, verb: &str) -> Command {
+    let defaults = toml::Table::try_from(K::default()).unwrap_or_default();
     let told = |arg: Arg| match (defaults.get(arg.get_id().as_str()), arg.get_help()) {
         (Some(toml::Value::String(text)), _) if text.is_empty() => arg,
         (Some(toml::Value::Array(list)), _) if list.is_empty() => arg,
@@ -34,7 +35,7 @@ fn with_defaults<S: Section>(command: Command) -> Command {
         }
         (None, _) | (_, None) => arg,
     };
-    command.mut_subcommand(S::NAME, |verb| verb.mut_args(told))
+    command.mut_subcommand(verb, |verb| verb.mut_args(told))
 }
 
 /// Reads the words of a command line. One that makes no sense, or asks for help, ends the program here.
@@ -101,6 +102,9 @@ mod tests {
         assert!(help("server").contains("[default: 127.0.0.1:9090]"));
         assert!(help("agent").contains("[default: /var/lib/hostler/agent]"));
         assert!(!help("agent").contains("[default: ]"));
+        for verb in ["server", "dev"] {
+            assert!(help(verb).contains("[default: /opt/arrakis/vmlinux.bin]"), "{verb}");
+        }
     }
 
     #[test]
@@ -109,5 +113,34 @@ mod tests {
         variables(&command(), "hostler", &mut found);
         assert_eq!(found["HOSTLER_VM_CREATE_MEMORY"], "hostler vm create --memory");
         assert_eq!(found["HOSTLER_URL"], "hostler --url");
+    }
+
+    #[test]
+    fn every_verb_that_makes_tasks_takes_a_schedule() {
+        let command = command();
+        for path in [
+            "run",
+            "vm create",
+            "vm start",
+            "vm stop",
+            "vm exec",
+            "vm edit",
+            "vm rename",
+            "vm snapshot",
+            "vm restore",
+            "vm delete",
+            "snapshot delete",
+            "image pull",
+            "image delete",
+            "node refresh",
+            "task submit",
+            "task retry",
+        ] {
+            let verb = path.split(' ').fold(&command, |at, word| at.find_subcommand(word).unwrap());
+            for flag in ["priority", "delay", "not-before", "queue-timeout", "deadline", "attempts"] {
+                let has = verb.get_arguments().any(|arg| arg.get_long() == Some(flag));
+                assert!(has, "hostler {path} has no --{flag}");
+            }
+        }
     }
 }

@@ -17,8 +17,7 @@ use std::{
 };
 
 use hostler_agent::Slots;
-use hostler_control::Server;
-use hostler_model::defaults::Defaults;
+use hostler_control::{Server, Sources};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -29,12 +28,14 @@ use crate::{
         ClientFile,
         book::{Book, Place},
     },
+    default_image::{self, DefaultImage, Taken},
     driver::{self, Acceleration, Driver},
     exit::{Exit, Failure},
     folder::{Folder, Sockets, Stay},
     interrupt::Interrupt,
     output,
-    service::{self, Opening, address, bind},
+    service::{self, Opening, Shared, address, bind},
+    settings::{MachineDefaultFlags, MachineDefaults, as_flag, layers},
 };
 
 /// What this control plane calls itself in the tasks it signs.
@@ -99,9 +100,16 @@ pub struct Args {
     #[arg(long, env = "HOSTLER_IMAGE_CATALOGUE", value_name = "FILE")]
     image_catalogue: Option<PathBuf>,
 
+    #[command(flatten)]
+    machines: MachineDefaultFlags,
+
     /// How long an agent may be silent before its work is taken to be lost, in seconds
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     lease_seconds: u64,
+
+    /// A PostgreSQL database in place of a file in the data folder, such as postgres://user@host/name
+    #[arg(long, value_name = "URL", hide_env_values = true)]
+    database: Option<String>,
 
     /// How much is logged: error, warn, info, debug or trace, also by part, as in info,hostler_store=debug
     #[arg(long, env = "HOSTLER_LOG", value_name = "FILTER", default_value = "info")]
@@ -180,14 +188,17 @@ async fn work(
     let internal = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await?;
     let (url, internal_port) = (format!("http://{}", address(&api)?), address(&internal)?.port());
     let lease = Duration::from_secs(args.lease_seconds);
+    let machines: MachineDefaults = layers::given(&args.machines)?;
+    let default_image = DefaultImage::of(&machines, as_flag)?;
     let sources = service::sources(&args.image_source_allow, &args.image_roots, args.image_catalogue.as_deref())?;
+    let files = default_image.as_ref().map(DefaultImage::files).unwrap_or_default();
     let server = service::open(Opening {
         data: &folder.data,
-        shared: service::Shared::default(),
-            issuer: ISSUER,
+        shared: Shared { database: args.database.clone(), ..Shared::default() },
+        issuer: ISSUER,
         lease,
-        sources,
-        defaults: Defaults::default(),
+        sources: Sources { files, ..sources },
+        defaults: default_image::defaults(&machines, default_image.as_ref(), as_flag)?,
         names: Vec::new(),
         broker: None,
     })
@@ -199,10 +210,15 @@ async fn work(
     });
     let mut running = Running::none(stop.child_token());
     let start = async {
-        let images = match images_folder(args)? {
+        let mut images = match images_folder(args)? {
             Some(images) => service::import(&images, &server).await?,
             None => Vec::new(),
         };
+        if let Some(image) = &default_image {
+            let taken = image.take_in(&folder.data, &server).await?;
+            default_image::do_without(taken, &machines, &server);
+            images.extend(Some(default_image::NAME.to_owned()).filter(|_| taken == Taken::In));
+        }
         nodes.start(&server, internal_port, &mut running).await?;
         service::write_client_file(&folder.data, &server, &url).await?;
         let context = if globals.server.data.is_none() { own_context(&folder.data) } else { None };

@@ -3,6 +3,7 @@
 //! This file is the list of verbs. Each family of verbs is a file in [`cli`]; `dev` runs the server and the agent.
 
 mod agent;
+mod backup;
 mod broker;
 mod cli;
 mod command;
@@ -10,6 +11,7 @@ mod complete;
 mod context;
 #[cfg(feature = "crash-points")]
 mod crash;
+mod default_image;
 mod dev;
 mod driver;
 mod exit;
@@ -83,9 +85,9 @@ enum Verb {
     /// Look at everything that must be well, and say what is not
     Doctor(cli::doctor::Args),
     /// Copy the server's database while it is in use
-    Backup(cli::backup::BackupArgs),
+    Backup(backup::BackupArgs),
     /// Put a copy of the server's database back
-    Restore(cli::backup::RestoreArgs),
+    Restore(backup::RestoreArgs),
     /// The configuration of server and agent: show, check, example
     Config(cli::config::Args),
     /// Servers by name: list, use, add, show, remove, rename
@@ -113,8 +115,8 @@ impl Verb {
             Verb::Event(args) => cli::event::run(args, globals).await,
             Verb::Top(args) => cli::top::run(args, globals).await,
             Verb::Doctor(args) => cli::doctor::run(args, globals).await,
-            Verb::Backup(args) => cli::backup::backup(&args, globals),
-            Verb::Restore(args) => cli::backup::restore(&args, globals).await,
+            Verb::Backup(args) => backup::backup(&args, globals),
+            Verb::Restore(args) => backup::restore(&args, globals).await,
             Verb::Context(args) => cli::context::run(args, globals),
             Verb::Config(args) => cli::config::run(args, globals),
             Verb::Completions(args) => complete::run(&args),

@@ -7,8 +7,6 @@
 //!
 //! Who may read its folder may be its administrator: `client.json` there holds a token.
 
-mod default_image;
-
 use std::{path::Path, time::Duration};
 
 use hostler_broker::Broker;
@@ -16,16 +14,16 @@ use hostler_control::Sources;
 use hostler_model::defaults::Defaults;
 use tokio_util::sync::CancellationToken;
 
-use self::default_image::DefaultImage;
 use crate::{
     broker::{Said, broker},
     context::ClientFile,
+    default_image::{self, DefaultImage},
     exit::{Exit, Failure},
     folder::{Folder, Stay},
     interrupt::Interrupt,
     output,
     service::{self, Opening, Shared, address, bind},
-    settings::{FileArgs, Server, ServerFlags, layers},
+    settings::{FileArgs, Server, ServerFlags, in_file, layers},
 };
 
 /// What it calls itself in the tasks it signs.
@@ -58,25 +56,17 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     service::logging(&settings.log)?;
     #[cfg(feature = "crash-points")]
     crate::crash::arm();
-    refuse_the_open(&settings)?;
+    let Examined { default_image, sources, defaults } = examine(&settings)?;
     let mut interrupt = Interrupt::listen()?;
     let folder = Folder::take(settings.data.clone(), Stay::Stays)?;
-    let default_image = DefaultImage::of(&settings)?;
     let (api, agents) = (bind(settings.listen).await?, bind(settings.agents_listen).await?);
     let server = service::open(Opening {
         data: &folder.data,
         shared: shared(&settings),
         issuer: ISSUER,
         lease: Duration::from_secs(settings.lease_seconds),
-        sources: Sources {
-            files: default_image.as_ref().map(DefaultImage::files).unwrap_or_default(),
-            ..service::sources(
-                &settings.image_source_allow.0,
-                &settings.image_roots.0,
-                Some(settings.image_catalogue.as_path()).filter(|file| file.exists()),
-            )?
-        },
-        defaults: defaults(&settings, default_image.as_ref())?,
+        sources,
+        defaults,
         names: settings.names.0.clone(),
         broker: by_broker(&settings)?,
     })
@@ -86,7 +76,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     }
     if let Some(image) = &default_image {
         tokio::select! {
-            taken = image.take_in(&folder.data, &server) => taken?,
+            taken = image.take_in(&folder.data, &server) => default_image::do_without(taken?, &settings.machines, &server),
             signal = interrupt.caught() => return Ok(Exit::Signalled(signal)),
         }
     }
@@ -131,23 +121,26 @@ fn shared(settings: &Server) -> Shared {
     }
 }
 
-/// What machines get that do not say it.
-fn defaults(settings: &Server, image: Option<&DefaultImage>) -> Result<Defaults, Failure> {
-    let said = |amount: u32| Some(i64::from(amount)).filter(|amount| *amount > 0);
-    let image = match settings.default_image.as_str() {
-        "" if image.is_some() => default_image::NAME,
-        "" => hostler_model::defaults::IMAGE,
-        named => named,
-    };
-    let defaults = Defaults {
-        image: image.to_owned(),
-        vcpus: said(settings.default_vcpus),
-        memory_mib: said(settings.default_memory_mib),
-        disk_gib: said(settings.default_disk_gib),
-    };
-    let wrong = |refusal: hostler_model::Refusal| Failure::usage(format!("[server]: {}", refusal.detail));
-    defaults.check().map_err(wrong)?;
-    Ok(defaults)
+/// What the settings come to, with the files that they name.
+#[derive(Debug)]
+pub struct Examined {
+    default_image: Option<DefaultImage>,
+    sources: Sources,
+    defaults: Defaults,
+}
+
+/// Refuses settings with which no server would start, before anything is made. It looks at files, and changes none.
+pub fn examine(settings: &Server) -> Result<Examined, Failure> {
+    refuse_the_open(settings)?;
+    let default_image = DefaultImage::of(&settings.machines, in_file)?;
+    let catalogue = Some(settings.image_catalogue.as_path()).filter(|file| file.exists());
+    let named = service::sources(&settings.image_source_allow.0, &settings.image_roots.0, catalogue)?;
+    let files = default_image.as_ref().map(DefaultImage::files).unwrap_or_default();
+    Ok(Examined {
+        sources: Sources { files, ..named },
+        defaults: default_image::defaults(&settings.machines, default_image.as_ref(), in_file)?,
+        default_image,
+    })
 }
 
 /// Tokens travel in every request: without TLS they must not leave the machine, unless somebody says that they may.
@@ -177,17 +170,6 @@ fn greet(url: &str, folder: &Folder, agents: std::net::SocketAddr) -> Result<(),
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn machines_that_do_not_say_get_what_the_configuration_says() {
-        let usual = defaults(&Server::default(), None).unwrap();
-        assert_eq!(usual, Defaults::default());
-        let named = Server { default_image: "house".into(), default_vcpus: 2, ..Server::default() };
-        let named = defaults(&named, None).unwrap();
-        assert_eq!((named.image.as_str(), named.vcpus, named.memory_mib), ("house", Some(2), None));
-        let absurd = Server { default_memory_mib: 8, ..Server::default() };
-        assert_eq!(defaults(&absurd, None).unwrap_err().exit, Exit::Usage);
-    }
 
     #[test]
     fn the_api_stays_on_loopback_unless_somebody_says_otherwise() {

@@ -9,6 +9,7 @@ use std::{
 
 use hostler_broker::Broker;
 use hostler_control::{Limits, Pace, Server, ServerConfig, Sources};
+use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, TenantId,
     api::strict,
@@ -17,7 +18,6 @@ use hostler_model::{
     event::Actor,
     kind::Role,
 };
-use hostler_db::Mode;
 use hostler_store::{Caller, NewApiToken, Now, ShippedImage, Store, Timing};
 use hostler_trust::{
     ApiToken, Authority, TaskSigner,
@@ -97,8 +97,8 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
             .help("see that the folder can be written and its disk has room")
     };
-    let timing = Timing { lease, ..Timing::default() };
-    let config = hostler_store::Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing };
+    let config =
+        hostler_store::Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing: timing(lease) };
     let store = match &shared.database {
         Some(url) => connect(url, config)?,
         None => {
@@ -144,6 +144,13 @@ fn connect(url: &str, config: hostler_store::Config) -> Result<Store, Failure> {
         Failure::new(Exit::Unreachable, error)
             .help("see that PostgreSQL 15 or later runs there, that the database exists, and that this user may use it")
     })
+}
+
+/// With leases that long. What renews them is to come often enough that one or two that are late lose nothing: work that
+/// nobody has given up would use its attempts up.
+fn timing(lease: Duration) -> Timing {
+    let usual = Timing::default();
+    Timing { lease, heartbeat: usual.heartbeat.min(lease / 3), ..usual }
 }
 
 /// Where imports of images may come from: networks that are not the open internet, folders of this host, a file with
@@ -244,4 +251,19 @@ async fn token(data: &Path, server: &Server) -> Result<ApiToken, Failure> {
     let new = NewApiToken { token_hash: token.hash().to_string(), caller, label: "the token file".to_owned() };
     app.store.create_api_token(new).await.map_err(|e| failed(&e))?;
     Ok(token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_outlives_two_heartbeats_that_are_late() {
+        for seconds in [1, 3, 15, 30, 3600] {
+            let Timing { lease, heartbeat, .. } = timing(Duration::from_secs(seconds));
+            assert_eq!(lease, Duration::from_secs(seconds));
+            assert!(heartbeat * 3 <= lease && heartbeat <= Duration::from_secs(5), "{seconds}: {heartbeat:?}");
+        }
+        assert_eq!(timing(Duration::from_secs(30)), Timing::default());
+    }
 }

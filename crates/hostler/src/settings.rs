@@ -1,5 +1,5 @@
 //! The settings of the long-running verbs, `server` and `agent`: each key is said once, here, and is a flag, a variable
-//! and a key of the configuration file by that.
+//! and a key of the configuration file by that. Some are flags of `dev` too, which reads no file.
 //!
 //! ```text
 //! --listen  >  HOSTLER_SERVER_LISTEN  >  [server] listen in the file  >  the default
@@ -27,14 +27,18 @@ use crate::{
 /// The configuration file, where none is named.
 pub const FILE: &str = "/etc/hostler/hostler.toml";
 
-/// A section: its keys, what they are when nothing says otherwise, and the flags that are the same keys.
-pub trait Section: Serialize + for<'de> Deserialize<'de> + Default {
-    /// Its name in the file, which is the verb's.
-    const NAME: &'static str;
+/// Keys that go together: what they are when nothing says otherwise, and the flags that are the same keys.
+pub trait Keys: Serialize + for<'de> Deserialize<'de> + Default {
     /// The keys as flags.
     type Flags: clap::Args + Serialize + Default;
     /// The keys in their order.
-    const KEYS: &'static [Key];
+    fn keys() -> Vec<Key>;
+}
+
+/// A section of the file.
+pub trait Section: Keys {
+    /// Its name in the file, which is the verb's.
+    const NAME: &'static str;
 }
 
 /// A key, as the file's example tells it.
@@ -46,15 +50,23 @@ pub struct Key {
     pub doc: &'static [&'static str],
 }
 
-macro_rules! section {
+macro_rules! keys {
     (
-        $(#[doc = $about:literal])* $section:ident, $flags:ident, $name:literal {
+        $(#[doc = $about:literal])* $keys:ident, $flags:ident {
             $( $(#[doc = $doc:literal])* $(#[arg($($arg:tt)*)])? $key:ident: $type:ty = $default:expr; )*
+            $( ..$others:ident: $other:ident, $other_flags:ident; )?
         }
     ) => {
         $(#[doc = $about])*
         #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-        pub struct $section { $( $(#[doc = $doc])* pub $key: $type, )* }
+        pub struct $keys {
+            $( $(#[doc = $doc])* pub $key: $type, )*
+            $(
+                /// Keys that another verb has too.
+                #[serde(flatten)]
+                pub $others: $other,
+            )?
+        }
 
         /// The same keys as flags: what is given, and nothing else.
         #[derive(Clone, Debug, Default, clap::Args, Serialize)]
@@ -65,18 +77,26 @@ macro_rules! section {
                 #[serde(skip_serializing_if = "Option::is_none")]
                 pub $key: Option<$type>,
             )*
+            $(
+                #[command(flatten)]
+                #[serde(flatten)]
+                pub $others: $other_flags,
+            )?
         }
 
-        impl Default for $section {
+        impl Default for $keys {
             fn default() -> Self {
-                $section { $( $key: $default, )* }
+                $keys { $( $key: $default, )* $( $others: $other::default(), )? }
             }
         }
 
-        impl Section for $section {
-            const NAME: &'static str = $name;
+        impl Keys for $keys {
             type Flags = $flags;
-            const KEYS: &'static [Key] = &[$( Key { name: stringify!($key), doc: &[$($doc),*] }, )*];
+
+            fn keys() -> Vec<Key> {
+                let own = [$( Key { name: stringify!($key), doc: &[$($doc),*] }, )*];
+                own.into_iter()$( .chain($other::keys()) )?.collect()
+            }
         }
     };
 }
@@ -85,9 +105,9 @@ const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
-section! {
+keys! {
     /// The server.
-    Server, ServerFlags, "server" {
+    Server, ServerFlags {
         /// Where the API of people listens. It speaks plain HTTP: another address than loopback
         /// is refused unless insecure_listen says that this is meant
         #[arg(value_name = "ADDRESS")]
@@ -140,6 +160,44 @@ section! {
         #[arg(value_name = "DIR", value_parser = crate::settings::layers::names)]
         image_roots: Names = Names::default();
 
+        /// A file with images that can be imported by name, beside the built-in ones and before
+        /// them; none where it is not there
+        #[arg(value_name = "FILE")]
+        image_catalogue: PathBuf = PathBuf::from("/etc/hostler/catalogue.json");
+
+        /// A RabbitMQ by which nodes may get their tasks, as amqp://USER@HOST:5672/VHOST or amqps://…;
+        /// none where it is empty. A password is better kept in amqp_file
+        #[arg(value_name = "URL", hide_env_values = true)]
+        amqp: String = String::new();
+
+        /// A file, read by nobody else, that holds such an address with its password
+        #[arg(value_name = "FILE", value_parser = path())]
+        amqp_file: PathBuf = PathBuf::new();
+
+        /// The authorities that an amqps broker's certificate may be of: a PEM file
+        #[arg(value_name = "FILE")]
+        amqp_authorities: PathBuf = PathBuf::from("/etc/ssl/certs/ca-certificates.crt");
+
+        /// How long an agent may be silent before its work is taken to be lost, in seconds
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
+        lease_seconds: u64 = 30;
+
+        /// How much is logged: error, warn, info, debug or trace, also by part, as in
+        /// info,hostler_store=debug
+        #[arg(value_name = "FILTER")]
+        log: String = "info".to_owned();
+
+        ..machines: MachineDefaults, MachineDefaultFlags;
+    }
+}
+
+impl Section for Server {
+    const NAME: &'static str = "server";
+}
+
+keys! {
+    /// What machines get that do not say it, as `server` and `dev` know it.
+    MachineDefaults, MachineDefaultFlags {
         /// The image of machines that name none. Where it is empty it is `default`, which is made
         /// of the files below where they are there, and tiny else
         #[arg(value_name = "IMAGE")]
@@ -178,39 +236,12 @@ section! {
         /// Disk of machines that do not say, in GiB, where their image needs no more; 0: as it says
         #[arg(value_name = "GIB")]
         default_disk_gib: u32 = 0;
-
-        /// A file with images that can be imported by name, beside the built-in ones and before
-        /// them; none where it is not there
-        #[arg(value_name = "FILE")]
-        image_catalogue: PathBuf = PathBuf::from("/etc/hostler/catalogue.json");
-
-        /// A RabbitMQ by which nodes may get their tasks, as amqp://USER@HOST:5672/VHOST or amqps://…;
-        /// none where it is empty. A password is better kept in amqp_file
-        #[arg(value_name = "URL")]
-        amqp: String = String::new();
-
-        /// A file, read by nobody else, that holds such an address with its password
-        #[arg(value_name = "FILE", value_parser = path())]
-        amqp_file: PathBuf = PathBuf::new();
-
-        /// The authorities that an amqps broker's certificate may be of: a PEM file
-        #[arg(value_name = "FILE")]
-        amqp_authorities: PathBuf = PathBuf::from("/etc/ssl/certs/ca-certificates.crt");
-
-        /// How long an agent may be silent before its work is taken to be lost, in seconds
-        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
-        lease_seconds: u64 = 30;
-
-        /// How much is logged: error, warn, info, debug or trace, also by part, as in
-        /// info,hostler_store=debug
-        #[arg(value_name = "FILTER")]
-        log: String = "info".to_owned();
     }
 }
 
-section! {
+keys! {
     /// The agent.
-    Agent, AgentFlags, "agent" {
+    Agent, AgentFlags {
         /// Where the server takes agents: its agents_listen, by a name that stands in its names.
         /// Of several servers over one database, all of them with commas between
         #[arg(value_name = "URL")]
@@ -222,7 +253,7 @@ section! {
         transport: Road = Road::Poll;
 
         /// The RabbitMQ, as for the server
-        #[arg(value_name = "URL")]
+        #[arg(value_name = "URL", hide_env_values = true)]
         amqp: String = String::new();
 
         /// A file with its address, as for the server
@@ -281,13 +312,27 @@ section! {
     }
 }
 
+impl Section for Agent {
+    const NAME: &'static str = "agent";
+}
+
 /// The variables without a prefix by which other systems name the same things: they count where a key's own variable
 /// does not say.
 pub const PLAIN: [(&str, &str); 3] = [
-    ("server.default_kernel", "DEFAULT_KERNEL"),
-    ("server.default_rootfs", "DEFAULT_ROOTFS"),
-    ("server.default_initramfs", "DEFAULT_INITRAMFS"),
+    ("default_kernel", "DEFAULT_KERNEL"),
+    ("default_rootfs", "DEFAULT_ROOTFS"),
+    ("default_initramfs", "DEFAULT_INITRAMFS"),
 ];
+
+/// How a key of the server is called where something is said of it.
+pub fn in_file(key: &str) -> String {
+    format!("{}.{key}", Server::NAME)
+}
+
+/// How a key is called by a verb that has it as a flag only.
+pub fn as_flag(key: &str) -> String {
+    format!("--{}", key.replace('_', "-"))
+}
 
 /// A path that may be empty.
 fn path() -> impl TypedValueParser<Value = PathBuf> {

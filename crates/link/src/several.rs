@@ -70,12 +70,19 @@ mod tests {
     use super::*;
 
     /// A server that answers as it is told, and says that it was asked.
-    fn server(name: &'static str, asked: &Arc<Mutex<Vec<&'static str>>>, answers: fn() -> Result<(), LinkError>) -> Link {
+    fn server(
+        name: &'static str,
+        asked: &Arc<Mutex<Vec<&'static str>>>,
+        answers: fn() -> Result<(), LinkError>,
+    ) -> Link {
         let asked = asked.clone();
-        Link::over(name, service_fn(move |_: Request<Body>| {
-            asked.lock().unwrap().push(name);
-            async move { answers().map(|()| Response::new(Body::default())) }
-        }))
+        Link::over(
+            name,
+            service_fn(move |_: Request<Body>| {
+                asked.lock().unwrap().push(name);
+                async move { answers().map(|()| Response::new(Body::default())) }
+            }),
+        )
     }
 
     fn away() -> Result<(), LinkError> {

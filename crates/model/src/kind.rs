@@ -5,6 +5,7 @@ mod diag_health_probe;
 mod echo;
 mod image_delete;
 mod image_pull;
+mod info;
 mod inventory_refresh;
 mod snapshot_delete;
 mod vm_create;
@@ -30,6 +31,7 @@ pub use self::{
     echo::{Echo, EchoOutput, EchoParams},
     image_delete::{ImageDelete, ImageDeleteOutput, ImageDeleteParams},
     image_pull::{ImagePull, ImagePullOutput, ImagePullParams},
+    info::KindInfo,
     inventory_refresh::{InventoryRefresh, InventoryRefreshOutput, InventoryRefreshParams},
     snapshot_delete::{SnapshotDelete, SnapshotDeleteOutput, SnapshotDeleteParams, SnapshotShare},
     vm_create::{VmCreate, VmCreateOutput, VmCreateParams, is_plausible},
@@ -130,7 +132,8 @@ impl<'de> Deserialize<'de> for KindName {
 }
 
 /// How many of a kind an agent runs at once.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Class {
     /// Starts machines.
     Boot,
@@ -172,7 +175,8 @@ pub enum Turn {
 }
 
 /// Who may ask for a kind.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Reads.
     Viewer,
@@ -184,8 +188,21 @@ pub enum Role {
     PlatformAdmin,
 }
 
+impl Role {
+    /// The role as people and JSON spell it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Role::Viewer => "viewer",
+            Role::Operator => "operator",
+            Role::TenantAdmin => "tenant-admin",
+            Role::PlatformAdmin => "platform-admin",
+        }
+    }
+}
+
 /// What a handler does when it finds its own unfinished attempt in the journal.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum OnUncertain {
     /// Looks at what is there, and completes or undoes it.
     Inspect,
@@ -193,6 +210,16 @@ pub enum OnUncertain {
     Rerun,
     /// Ends with OUTCOME_UNKNOWN; nobody retries it by itself.
     Fail,
+}
+
+/// What follows an attempt that failed, might be made again, and left something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnRemains {
+    /// It ends: what is left is for a person to look at.
+    End,
+    /// Another attempt: it looks at what is there (`ON_UNCERTAIN`), and what is left is only what is still to be done.
+    GoOn,
 }
 
 /// What a kind's target must be.
@@ -272,6 +299,8 @@ pub trait Kind: Send + Sync + 'static {
     const TURN: Turn;
     /// What to do about an attempt whose end is not known.
     const ON_UNCERTAIN: OnUncertain;
+    /// What follows a failure of which something is left.
+    const ON_REMAINS: OnRemains = OnRemains::End;
     /// How many attempts, and the pauses between them.
     const RETRY: RetryPolicy;
     /// Why these, in a sentence for people: docs/tasks.md shows it.
@@ -336,6 +365,8 @@ pub struct Spec {
     pub turn: Turn,
     /// What to do about an attempt whose end is not known.
     pub on_uncertain: OnUncertain,
+    /// What follows a failure of which something is left.
+    pub on_remains: OnRemains,
     /// Attempts and backoff.
     pub retry: RetryPolicy,
     /// Why these.
@@ -364,6 +395,10 @@ pub struct Spec {
 
 impl Spec {
     const fn of<K: Kind>(name: KindName) -> Spec {
+        assert!(
+            !matches!((K::ON_REMAINS, K::ON_UNCERTAIN), (OnRemains::GoOn, OnUncertain::Fail)),
+            "who goes on from what is left looks at it"
+        );
         Spec {
             name,
             class: K::CLASS,
@@ -371,6 +406,7 @@ impl Spec {
             aim: K::AIM,
             turn: K::TURN,
             on_uncertain: K::ON_UNCERTAIN,
+            on_remains: K::ON_REMAINS,
             retry: K::RETRY,
             retry_why: K::RETRY_WHY,
             queue_deadline: K::QUEUE_DEADLINE,

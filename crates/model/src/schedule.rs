@@ -168,9 +168,13 @@ impl Schedule {
         Ok((schedule, earliest(asked, now)?))
     }
 
-    /// What transitions need to know.
-    pub fn rules(&self) -> Rules {
-        Rules { retry: self.retry, timeout: Duration::from_secs(self.timeout_seconds.into()) }
+    /// What transitions of a task of that kind need to know.
+    pub fn rules(&self, spec: &Spec) -> Rules {
+        Rules {
+            retry: self.retry,
+            on_remains: spec.on_remains,
+            timeout: Duration::from_secs(self.timeout_seconds.into()),
+        }
     }
 
     /// Until when a task that may be leased from then on may wait for its node.
@@ -219,7 +223,7 @@ mod tests {
         for kind in KindName::ALL {
             let (schedule, not_before) = ask(*kind, &Asked::default()).unwrap();
             assert_eq!((schedule, not_before), (Schedule::of(kind.spec(), &json!({})), NOW), "{kind}");
-            assert_eq!(schedule.rules().retry, kind.spec().retry);
+            assert_eq!(schedule.rules(kind.spec()).retry, kind.spec().retry);
         }
     }
 

@@ -4,10 +4,10 @@
 //! queued ──lease──► running ──► succeeded | failed | cancelled
 //!   ▲                 │   │
 //!   │                 │   └─► aborting ── the node's report, or an audited force ──► failed | cancelled
-//!   └── lapse, or a retryable failure that was undone: attempt+1, after backoff
+//!   └── lapse, or a retryable failure that was undone, or from which its kind goes on: attempt+1, after backoff
 //! ```
 //!
-//! A task once leased ends unsuccessfully only by evidence. `clean` says whether there is any: never leased, or the
+//! A task once leased ends unsuccessfully only by evidence. `left` says whether there is any: never leased, or the
 //! last attempt reported that it undid what it did. The functions here never look at a clock and never do IO.
 
 mod life;
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use self::{
-    life::{Denial, Event, Lease, Life, Outcome, Rules, Verdict, apply},
+    life::{Denial, Event, Lease, Left, Life, Outcome, Rules, Verdict, apply},
     state::{AbortReason, DeadLetter, Intent, TaskState, WaitingFor},
 };
 use crate::{
@@ -178,4 +178,11 @@ pub struct Task {
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<Timestamp>,
+}
+
+impl Task {
+    /// What its transitions need to know.
+    pub fn rules(&self) -> Rules {
+        self.schedule.rules(self.kind.spec())
+    }
 }

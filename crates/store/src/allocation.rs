@@ -1,10 +1,10 @@
 //! Allocations: the rows of which both books are sums.
 
+use hostler_db::{Error, Result, Row, Tx};
 use hostler_model::{
     NodeId, Resources, SnapshotId, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
 };
-use hostler_db::{Error, Result, Row, Tx};
 use serde::Serialize;
 
 const BY_OWNERS: &str = "

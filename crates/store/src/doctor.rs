@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use hostler_db::{Result, Tx};
 use hostler_model::{
     api::{Check, Diagnosis},
     book::{Book, recompute},
     chain,
     event::Entry,
 };
-use hostler_db::{Result, Tx};
 
 use crate::{LogFilter, allocation, log, node, tenant};
 

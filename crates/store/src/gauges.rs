@@ -1,7 +1,7 @@
 //! Gauges for `/metrics`: what there is now, by state.
 
-use hostler_model::{Resources, Timestamp, stats::TaskStats};
 use hostler_db::{Result, Tx};
+use hostler_model::{Resources, Timestamp, stats::TaskStats};
 
 use crate::{
     Gauges,

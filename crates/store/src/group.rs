@@ -13,8 +13,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use hostler_model::{Code, Refusal};
 use hostler_db::Mode;
+use hostler_model::{Code, Refusal};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
@@ -167,9 +167,7 @@ async fn attempt<S: Step>(context: &Arc<Context>, items: Vec<S::Item>) -> Outcom
 /// The same error for one more item.
 fn again(error: &Error) -> Error {
     match error {
-        Error::Full(hostler_db::Error::Full { path }) => {
-            Error::Full(hostler_db::Error::Full { path: path.clone() })
-        }
+        Error::Full(hostler_db::Error::Full { path }) => Error::Full(hostler_db::Error::Full { path: path.clone() }),
         Error::Full(other) | Error::Database(other) => Error::Database(hostler_db::Error::Lost(other.to_string())),
         Error::Closing => Error::Closing,
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use hostler_db::{Document, Result, Tx};
 use hostler_model::{
     Code, PrincipalId, Refusal, TenantId, Timestamp, event::Actor, import::Import, snapshot::Snapshot, task::Task,
     vm::Vm,
 };
-use hostler_db::{Document, Result, Tx};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
 use uuid::Uuid;

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
     ImageDigest, TenantId, Timestamp,
     image::{Image, Sha256Hex},
 };
-use hostler_db::{Document, Result, Row, Tx};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
     ImageDigest, PrincipalId, TenantId, Timestamp,
     id::ImportId,
     import::{Import, ImportProgress, ImportState},
     task::TaskError,
 };
-use hostler_db::{Document, Result, Row, Tx};
 use serde_json::json;
 
 /// An import whose server has not said for so long that it lives has lost it. It says so every ten

@@ -3,6 +3,7 @@
 
 mod snapshot;
 
+use hostler_db::Result;
 use hostler_model::{
     TaskId, VmId,
     alloc::{Allocation, Hold, Owner, Settlement},
@@ -10,7 +11,6 @@ use hostler_model::{
     task::{self, Denial, End, Event, Outcome, TaskState, Verdict},
     vm::{VmChange, VmState},
 };
-use hostler_db::Result;
 use serde_json::{Value, json};
 
 use crate::{step::edit, task::TaskRow, work::Work};
@@ -21,7 +21,7 @@ impl Work<'_> {
         let Some(row) = self.tasks.get(&id) else { return Ok(Err(Denial::WrongState)) };
         let before = row.life();
         let mut life = before.clone();
-        let rules = row.task.schedule.rules();
+        let rules = row.task.rules();
         let (word, failure) = (Word::of(&event), failure(&event));
         let outcome = match task::apply(&mut life, event, &rules, self.now, self.context.ids.unit()) {
             Ok(outcome) => outcome,

@@ -1,11 +1,11 @@
 //! The log: events and audit entries, numbered in the order of commits without gaps, chained by one link per batch.
 
+use hostler_db::{Document, Error, Result, Row, Tx};
 use hostler_model::{
     TenantId, Timestamp,
     chain::{self, Hash},
     event::{Class, Entry, NewEntry},
 };
-use hostler_db::{Document, Error, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
     NodeId, Timestamp, VmId,
     book::Book,
@@ -11,7 +12,6 @@ use hostler_model::{
     node::{Freshness, Node, NodeFacts, NodeState, Overcommit},
     placement::Candidate,
 };
-use hostler_db::{Document, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 
@@ -115,7 +115,8 @@ SELECT n.id, n.enrolment, n.state, n.paused_at IS NOT NULL, n.heard_epoch = h.st
 pub(crate) fn identities(tx: &Tx<'_>, ids: &[NodeId]) -> Result<BTreeMap<NodeId, Identity>> {
     let read = |row: &Row<'_>| {
         let (enrolment, state, paused, transport) = (row.parse_opt(1)?, row.word(2)?, row.get(3)?, row.word(6)?);
-        let identity = Identity { enrolment, state, paused, transport, compared: row.get(4)?, store_epoch: row.get(5)? };
+        let identity =
+            Identity { enrolment, state, paused, transport, compared: row.get(4)?, store_epoch: row.get(5)? };
         Ok((row.parse(0)?, identity))
     };
     Ok(tx.query(IDENTITIES, &ids, read)?.into_iter().collect())

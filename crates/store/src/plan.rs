@@ -4,8 +4,9 @@ use hostler_db::{Db, Mode};
 use serde_json::json;
 
 use crate::{
-    allocation, idempotency, image, import, log, node, secret, snapshot, store::MIGRATIONS, task, task_log, tenant,
-    token, vm,
+    allocation, idempotency, image, import, log, node, secret, snapshot,
+    store::{MIGRATIONS, ON_A_SERVER},
+    task, task_log, tenant, token, vm,
 };
 
 /// Names of scans that are meant: the batch itself, and what an index already narrowed.
@@ -74,4 +75,59 @@ async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
         let plan = plan(&db, text).await;
         assert!(scans(&plan).is_empty(), "{text}\n{plan:#?}");
     }
+}
+
+/// What the columns of each table are, in their order and whatever their types are called.
+async fn columns(db: &Db, of: &'static str) -> Vec<String> {
+    let read = |row: &hostler_db::Row<'_>| {
+        let (table, column): (String, String) = (row.get(0)?, row.get(1)?);
+        Ok(format!("{table}.{column} {}", row.get::<i64>(2)?))
+    };
+    let mut columns = db.read(move |tx| tx.query(of, &(), read)).await.unwrap();
+    columns.sort();
+    columns
+}
+
+#[tokio::test]
+async fn both_engines_have_the_same_tables_with_the_same_columns() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
+    let database = hostler_fixture::Postgres::shared().unwrap().database().unwrap();
+    let server = Db::postgres(&database.url(), ON_A_SERVER).unwrap();
+    let in_a_file = columns(
+        &file,
+        "SELECT m.name, c.name, NOT c.\"notnull\" AND c.pk = 0
+           FROM sqlite_master m JOIN pragma_table_info(m.name) c
+          WHERE m.type = 'table'",
+    )
+    .await;
+    let on_a_server = columns(
+        &server,
+        "SELECT CAST(table_name AS TEXT), CAST(column_name AS TEXT), CAST(is_nullable = 'YES' AS INT)
+           FROM information_schema.columns
+          WHERE table_schema = 'public' AND table_name <> 'hostler_schema'",
+    )
+    .await;
+    assert!(in_a_file.len() > 100);
+    assert_eq!(in_a_file, on_a_server);
+}
+
+#[tokio::test]
+async fn both_engines_have_the_same_indexes() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
+    let database = hostler_fixture::Postgres::shared().unwrap().database().unwrap();
+    let server = Db::postgres(&database.url(), ON_A_SERVER).unwrap();
+    let names = |db: Db, of: &'static str| async move {
+        let mut names: Vec<String> = db.read(move |tx| tx.query(of, &(), |row| row.get(0))).await.unwrap();
+        names.sort();
+        names
+    };
+    let in_a_file = "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL";
+    let on_a_server = "SELECT CAST(c.relname AS TEXT) FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+                        WHERE c.relnamespace = CAST('public' AS regnamespace)
+                          AND NOT EXISTS (SELECT 1 FROM pg_constraint k WHERE k.conindid = i.indexrelid)";
+    let names = (names(file, in_a_file).await, names(server, on_a_server).await);
+    assert!(names.0.len() > 20);
+    assert_eq!(names.0, names.1);
 }

@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use hostler_model::{TaskId, Timestamp, secret::Secret};
 use hostler_db::{Document, Result, Tx};
+use hostler_model::{TaskId, Timestamp, secret::Secret};
 use serde_json::{Value, json};
 
 use crate::Reveal;
@@ -21,7 +21,8 @@ SELECT value->>'id', value->>'task', value->>'text'
 
 /// Writes texts of new tasks.
 pub(crate) fn insert(tx: &Tx<'_>, secrets: &[(TaskId, Secret)]) -> Result<()> {
-    let row = |(task, secret): &(TaskId, Secret)| json!({"id": secret.id, "task": task, "text": Document(&secret.text)});
+    let row =
+        |(task, secret): &(TaskId, Secret)| json!({"id": secret.id, "task": task, "text": Document(&secret.text)});
     let batch: Vec<Value> = secrets.iter().map(row).collect();
     if !batch.is_empty() {
         tx.execute(INSERT, &batch)?;

@@ -1,12 +1,12 @@
 //! Snapshots: their rows, and the texts that read and write them.
 
+use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
     NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     name::Name,
     snapshot::{Snapshot, SnapshotState, Written as Size},
     vm::VmSpec,
 };
-use hostler_db::{Document, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 

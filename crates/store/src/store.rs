@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, atomic::AtomicI64},
 };
 
+use hostler_db::{Db, Migrations, Mode, Tx};
 use hostler_model::{
     Clock, Code, Ids, NodeId, Refusal, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     api::{Diagnosis, Quota},
@@ -22,14 +23,13 @@ use hostler_model::{
     task_log::Line,
     vm::Vm,
 };
-use hostler_db::{Db, Migrations, Mode, Tx};
 use serde_json::json;
 use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
     Accepted, Answer, Beat, Caller, Cancel, Claim, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
-    NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, StatsFilter, Started, Submission, Swept,
+    NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept,
     TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node,
@@ -45,7 +45,7 @@ use crate::{
 /// Each runs once, in order.
 pub(crate) const MIGRATIONS: Migrations = &[include_str!("../migrations/sqlite/0001_init.sql")];
 /// The same tables on a server.
-const ON_A_SERVER: Migrations = &[include_str!("../migrations/postgres/0001_init.sql")];
+pub(crate) const ON_A_SERVER: Migrations = &[include_str!("../migrations/postgres/0001_init.sql")];
 
 /// Hints that a slow listener may be behind by before it misses some: a second's worth at full speed.
 const WAKES: usize = 1024;

@@ -48,10 +48,12 @@ macro_rules! has_not_ended {
 pub(crate) mod bound;
 mod lane;
 pub(crate) mod later;
+mod left;
 pub(crate) mod list;
 pub(crate) mod outbox;
 pub(crate) mod stats;
 
+use hostler_db::{Document, Result, Row, Texts, Tx};
 use hostler_model::{
     Fence, NodeId, PrincipalId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     id::EnrolmentId,
@@ -59,9 +61,8 @@ use hostler_model::{
     retry::RetryPolicy,
     schedule::{Priority, Schedule},
     snapshot::{Use, named_by},
-    task::{AbortReason, DeadLetter, Lease, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState},
+    task::{AbortReason, DeadLetter, Lease, Left, Life, PhaseTiming, Progress, Target, Task, TaskError, TaskState},
 };
-use hostler_db::{Document, Result, Row, Texts, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -74,7 +75,7 @@ pub(crate) struct TaskRow {
     /// The number of the log entry that says it was queued, or that its time has come: the order of turns.
     pub(crate) seq: i64,
     pub(crate) task: Task,
-    pub(crate) clean: bool,
+    pub(crate) left: Left,
     pub(crate) lease: Option<Lease>,
     /// Whether its time is yet to come: until then it takes no turn on its VM. Never so of a task that waits for another
     /// attempt.
@@ -89,7 +90,7 @@ impl TaskRow {
         Life {
             state: self.task.state,
             fence: self.task.fence,
-            clean: self.clean,
+            left: self.left,
             lease: self.lease,
             abort_reason: self.task.abort_reason,
             not_before: self.task.not_before,
@@ -100,8 +101,8 @@ impl TaskRow {
 
     /// Takes over what a transition changed.
     pub(crate) fn set_life(&mut self, life: Life) {
-        let Life { state, fence, clean, lease, abort_reason, not_before, deadline, dead_letter } = life;
-        (self.clean, self.lease) = (clean, lease);
+        let Life { state, fence, left, lease, abort_reason, not_before, deadline, dead_letter } = life;
+        (self.left, self.lease) = (left, lease);
         let task = &mut self.task;
         self.ripe &= task.not_before == not_before;
         (task.state, task.fence, task.abort_reason) = (state, fence, abort_reason);
@@ -465,7 +466,7 @@ fn updated(row: &TaskRow, now: Timestamp) -> Updated<'_> {
         node: task.node,
         store_epoch: task.fence.store_epoch,
         attempt: task.fence.attempt,
-        clean: u8::from(row.clean),
+        clean: left::number(row.left),
         enrolment: row.lease.map(|lease| lease.enrolment),
         lease_until: row.lease.map(|lease| lease.expires_at.as_micros()),
         abort_reason: task.abort_reason,
@@ -558,7 +559,7 @@ fn read(row: &Row<'_>) -> Result<TaskRow> {
         started_at: moment(26)?,
         finished_at: moment(27)?,
     };
-    Ok(TaskRow { seq: row.get(1)?, task, clean: row.get(12)?, lease, later: row.get(33)?, ripe: row.get(34)? })
+    Ok(TaskRow { seq: row.get(1)?, task, left: left::read(row, 12)?, lease, later: row.get(33)?, ripe: row.get(34)? })
 }
 
 /// Texts that run all the time: none may read a whole table.

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
     TaskId, Timestamp,
     task_log::{Line, NewLine, Tail},
 };
-use hostler_db::{Document, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use hostler_model::{Resources, TenantId, book::Book, name::Name};
 use hostler_db::{Result, Row, Tx};
+use hostler_model::{Resources, TenantId, book::Book, name::Name};
 use serde::Serialize;
 use serde_json::json;
 

@@ -1,7 +1,7 @@
 //! Tokens: those by which nodes join, once, and those by which people and programs call. Only their hashes are kept.
 
-use hostler_model::{NodeId, Timestamp, kind::Role, name::Name};
 use hostler_db::{Error, Result, Row, Tx};
+use hostler_model::{NodeId, Timestamp, kind::Role, name::Name};
 use serde_json::json;
 
 use crate::{Caller, NewApiToken, NewJoinToken};

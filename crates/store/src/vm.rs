@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
     ImageDigest, NodeId, TaskId, TenantId, Timestamp, VmId,
     name::Name,
     vm::{Vm, VmReason, VmSpec, VmState},
 };
-use hostler_db::{Document, Result, Row, Tx};
 use serde::Serialize;
 use serde_json::json;
 

@@ -11,6 +11,7 @@ use std::{
     sync::atomic::{AtomicI64, Ordering},
 };
 
+use hostler_db::{Db, Result, Tx};
 use hostler_model::{
     Clock, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     alloc::{Allocation, Owner},
@@ -21,7 +22,6 @@ use hostler_model::{
     task::TaskState,
     task_log::{NewLine, Said},
 };
-use hostler_db::{Db, Result, Tx};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 use uuid::Uuid;

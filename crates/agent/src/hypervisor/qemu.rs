@@ -14,6 +14,7 @@
 mod accel;
 mod clusters;
 mod command;
+mod config;
 mod console;
 mod disk;
 mod edit;
@@ -41,8 +42,8 @@ mod witness;
 use std::{
     collections::HashMap,
     ffi::OsString,
-    fs, io,
-    path::{Path, PathBuf},
+    io,
+    path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError, Weak, atomic::AtomicBool},
     time::Duration,
 };
@@ -52,7 +53,7 @@ use hostler_model::{SnapshotId, VmId, error::Code};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-pub use self::accel::Accel;
+pub use self::{accel::Accel, config::QemuConfig};
 use self::{
     accel::Acceleration,
     error::{failed, refused, storage},
@@ -69,7 +70,7 @@ use super::{
 };
 use crate::{
     guest::Guest,
-    host::{self, Process, file::present, process::TICKS_PER_SECOND},
+    host::{Process, file::present, process::TICKS_PER_SECOND},
 };
 
 /// How long QEMU may take from its start to its first answer. It takes 50 ms; a node that starts many at once, or reads
@@ -83,31 +84,6 @@ const ATTACH: Duration = Duration::from_secs(5);
 const BY_ITSELF: Duration = Duration::from_secs(10);
 
 const GIB: u64 = 1 << 30;
-
-/// How the driver is set up.
-#[derive(Clone, Debug)]
-pub struct QemuConfig {
-    /// The node's data folder; machines lie in `vms` below it.
-    pub data: PathBuf,
-    /// A short folder for sockets, private to this node: a unix socket's path has at most 107 bytes.
-    pub run: PathBuf,
-    /// Which acceleration.
-    pub acceleration: Accel,
-    /// QEMU's binary: a name to be found on PATH, or a path.
-    pub binary: PathBuf,
-}
-
-impl QemuConfig {
-    /// With what QEMU and the host offer.
-    pub fn new(data: impl Into<PathBuf>, run: impl Into<PathBuf>) -> Self {
-        QemuConfig {
-            data: data.into(),
-            run: run.into(),
-            acceleration: Accel::Auto,
-            binary: "qemu-system-x86_64".into(),
-        }
-    }
-}
 
 /// The driver. Cloning shares it.
 #[derive(Clone, Debug)]
@@ -134,20 +110,7 @@ impl Qemu {
     /// # Errors
     /// When QEMU or `setsid` cannot be found or run, or the folders cannot be made.
     pub fn new(config: QemuConfig) -> Result<Qemu, DriverError> {
-        let binary =
-            launch::binary(&config.binary).map_err(|error| missing(&config.binary, "qemu-system-x86", &error))?;
-        launch::binary(Path::new("setsid")).map_err(|error| missing(Path::new("setsid"), "util-linux", &error))?;
-        Ok(Qemu(Arc::new(Driver {
-            data: own_folder(&config.data)?,
-            run: own_folder(&config.run)?,
-            version: version(&binary)?,
-            acceleration: Acceleration::decide(config.acceleration, &host::facts::kvm(Path::new("/"))),
-            uefi: Uefi::find(),
-            binary,
-            turns: Turns::default(),
-            flattening: tokio::sync::Mutex::default(),
-            live: Mutex::default(),
-        })))
+        Ok(Qemu(Arc::new(config.driver()?)))
     }
 
     /// The whole command line with which a machine would be started, for those who start one by hand.
@@ -158,27 +121,6 @@ impl Qemu {
         let arguments = command::arguments(plan, &self.0.folder(plan.id), &self.0.acceleration, self.0.uefi.as_ref())?;
         Ok(std::iter::once(self.0.binary.clone().into_os_string()).chain(arguments).collect())
     }
-}
-
-fn missing(binary: &Path, package: &str, error: &io::Error) -> DriverError {
-    refused(format!("{} cannot be used: {error}; install the package {package} on this node", binary.display()))
-}
-
-/// A folder that is there, by its real and absolute path: QEMU's command line must prove whose it is.
-fn own_folder(path: &Path) -> Result<PathBuf, DriverError> {
-    let made = fs::create_dir_all(path).and_then(|()| fs::canonicalize(path));
-    made.map_err(|error| storage(format!("the folder {} cannot be made", path.display()), &error))
-}
-
-/// `QEMU emulator version 7.2.22 (Debian …)`, as `qemu 7.2.22`.
-fn version(binary: &Path) -> Result<String, DriverError> {
-    let output = std::process::Command::new(binary).arg("--version").output();
-    let output = output.map_err(|error| missing(binary, "qemu-system-x86", &error))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let mut words = text.split_whitespace().skip_while(|word| *word != "version").skip(1);
-    let version =
-        words.next().ok_or_else(|| refused(format!("{} --version does not say a version", binary.display())))?;
-    Ok(format!("qemu {version}"))
 }
 
 /// Runs file operations where they may block.

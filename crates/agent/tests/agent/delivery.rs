@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use hostler_agent::{AgentConfig, metrics::Counter};
+use hostler_db::Mode;
 use hostler_model::{
     error::Code,
     internal::Receipt,
     kind::Class,
     task::{Effects, End, Intent},
 };
-use hostler_db::Mode;
 
 use crate::{
     server::{Running, Server, again, folder, succeeded},

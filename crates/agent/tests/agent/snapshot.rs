@@ -6,13 +6,13 @@ use hostler_model::{
     error::Code,
     internal::Report,
     kind::KindName,
-    task::{Effects, End},
+    task::{Effects, End, Intent},
     vm::{Observation, VmState},
 };
 use serde_json::{Value, json};
 
 use crate::{
-    server::{Running, Server, folder, succeeded},
+    server::{Running, Server, again, folder, succeeded},
     world::{Gate, World},
 };
 
@@ -160,6 +160,28 @@ async fn a_deletion_says_what_the_others_have_and_one_that_is_stopped_leaves_wha
     let phases: Vec<&str> = again.phases.iter().map(|timing| timing.phase.as_str()).collect();
     assert_eq!(phases, ["remove", "flatten"]);
     drop(agent);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_whose_copy_failed_goes_on_with_its_next_attempt() {
+    let (server, data, world) = (Server::new(), folder(), World::new());
+    let agent = server.agent(data.path(), world.clone()).await;
+    let (vm, one) = (created(&server).await, id());
+    succeeded(&done(&server, KindName::VmSnapshot, vm, json!({"name": "one", "snapshot": one})).await);
+    // Once as it is done, and once as it is tried to be completed.
+    world.change(|state| state.flatten_fails = 2);
+    let task = server.task(KindName::SnapshotDelete, Some(vm), json!({"snapshot": one}));
+    let n = server.results().len();
+    server.give(&task);
+    let report = server.result(n + 1).await;
+    assert_eq!(failed(&report), (Code::HypervisorFailed, Effects::Remain));
+    assert!(matches!(report.end, End::Failed { retryable: true, .. }), "{report:?}");
+    server.give(&again(&task, 2, Intent::Run));
+    let report = server.result(n + 2).await;
+    assert_eq!((report.task, report.fence.attempt), (task.sub, 2));
+    succeeded(&report);
+    assert_eq!(world.begun(Gate::Flatten), 3);
+    agent.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

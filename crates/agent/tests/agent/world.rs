@@ -35,6 +35,8 @@ pub struct State {
     /// How often each step was begun.
     pub begun: BTreeMap<Gate, usize>,
     pub remove_fails: bool,
+    /// How many of the next flattenings fail.
+    pub flatten_fails: usize,
     /// Whether guests turn themselves off where they should begin anew.
     pub reboots_off: bool,
     /// Whether a process runs with something else than its folder says, and whether one that is restored does.
@@ -265,6 +267,15 @@ impl Hypervisor for World {
     async fn flatten(&self, vm: VmId, _: SnapshotId, percents: &Percents) -> Result<Flat, DriverError> {
         let _ = percents.send(50);
         self.pass(Gate::Flatten).await;
+        let mut fails = false;
+        self.change(|state| {
+            fails = state.flatten_fails > 0;
+            state.flatten_fails = state.flatten_fails.saturating_sub(1);
+        });
+        if fails {
+            let detail = "QEMU is gone".to_owned();
+            return Err(DriverError { code: Code::HypervisorFailed, detail, retryable: true });
+        }
         let mut shares: Vec<_> = self.see().snapshots.into_iter().filter(|(_, of)| *of == vm).collect();
         shares.sort_unstable();
         Ok(Flat { layer_kept: false, shares: shares.into_iter().map(|(id, _)| (id, 9)).collect() })

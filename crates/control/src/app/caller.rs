@@ -32,7 +32,7 @@ impl Call {
     pub fn actor(&self) -> Actor {
         Actor {
             principal: self.caller.principal,
-            role: role_name(self.caller.role).to_owned(),
+            role: self.caller.role.as_str().to_owned(),
             request: Some(self.request),
         }
     }
@@ -53,20 +53,10 @@ pub fn require(caller: &Caller, role: Role) -> std::result::Result<(), Refusal> 
     if caller.role >= role {
         return Ok(());
     }
-    let (needed, has) = (role_name(role), role_name(caller.role));
+    let (needed, has) = (role.as_str(), caller.role.as_str());
     Err(Refusal::new(Code::Forbidden, format!("this needs the role {needed}; the credential has {has}"))
         .with("needed_role", needed)
         .with("role", has))
-}
-
-/// A role as people read it.
-pub fn role_name(role: Role) -> &'static str {
-    match role {
-        Role::Viewer => "viewer",
-        Role::Operator => "operator",
-        Role::TenantAdmin => "tenant-admin",
-        Role::PlatformAdmin => "platform-admin",
-    }
 }
 
 /// Tokens that were looked up a moment ago, by their hash.

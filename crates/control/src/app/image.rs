@@ -4,17 +4,16 @@
 use std::path::Path;
 
 use hostler_model::{
-    Code, ImageDigest, Refusal, TenantId,
+    Code, ImageDigest, Refusal, TenantId, Timestamp,
     api::strict,
     event::Actor,
     id::ImportId,
     image::{DiskFormat, Image, ImageFile, ImageInfo, ImageTasks, Manifest, Part, Sha256Hex, check_name},
     kind::KindName,
     node::{Freshness, Node},
-    schedule::Schedule,
+    schedule::{Asked, Schedule},
     task::{Target, Task},
 };
-
 use hostler_store::{Origin, ShippedImage, Submission};
 use serde_json::json;
 
@@ -118,7 +117,8 @@ impl App {
     }
 
     /// Brings an image to a node, or to every node that can be reached and lacks it.
-    pub async fn pull_image(&self, call: &Call, text: &str, node: Option<&str>) -> Result<ImageTasks> {
+    pub async fn pull_image(&self, call: &Call, text: &str, node: Option<&str>, when: &Asked) -> Result<ImageTasks> {
+        let at = self.when(KindName::ImagePull, when)?;
         let image = self.image_info(call, text).await?;
         let nodes = match node {
             Some(node) => vec![self.node(node).await?],
@@ -128,23 +128,36 @@ impl App {
                 self.store.nodes().await?.into_iter().filter(may).collect()
             }
         };
-        let tasks = self.on_nodes(call, KindName::ImagePull, &image, &nodes).await?;
+        let tasks = self.on_nodes(call, KindName::ImagePull, &image, &nodes, at).await?;
         Ok(ImageTasks { image, tasks })
     }
 
     /// Takes an image out of a node's cache; the node refuses while machines there are made of it.
-    pub async fn evict_image(&self, call: &Call, text: &str, node: &str) -> Result<ImageTasks> {
+    pub async fn evict_image(&self, call: &Call, text: &str, node: &str, when: &Asked) -> Result<ImageTasks> {
+        let at = self.when(KindName::ImageDelete, when)?;
         let (image, node) = (self.image_info(call, text).await?, self.node(node).await?);
-        let tasks = self.on_nodes(call, KindName::ImageDelete, &image, &[node]).await?;
+        let tasks = self.on_nodes(call, KindName::ImageDelete, &image, &[node], at).await?;
         Ok(ImageTasks { image, tasks })
+    }
+
+    /// The schedule of a kind whose tasks are all alike, and the time before which they are not leased.
+    fn when(&self, kind: KindName, asked: &Asked) -> Result<(Schedule, Timestamp)> {
+        Ok(Schedule::asked(kind.spec(), &json!({}), asked, self.clock.now())?)
     }
 
     /// The same task on each of these nodes, written down together. One node's refusal is everybody's only if it is
     /// the only one's.
-    async fn on_nodes(&self, call: &Call, kind: KindName, image: &ImageInfo, nodes: &[Node]) -> Result<Vec<Task>> {
+    async fn on_nodes(
+        &self,
+        call: &Call,
+        kind: KindName,
+        image: &ImageInfo,
+        nodes: &[Node],
+        (schedule, not_before): (Schedule, Timestamp),
+    ) -> Result<Vec<Task>> {
         let (digest, name) = (&image.image.digest, &image.image.manifest.name);
         let params = json!({"image": name, "image_digest": digest});
-        let (schedule, now) = (Schedule::of(kind.spec(), &params), self.clock.now());
+        let now = self.clock.now();
         let submission = |node: &Node| Submission {
             task: self.ids.next(now),
             tenant: call.caller.tenant,
@@ -154,7 +167,7 @@ impl App {
             secrets: Vec::new(),
             target: Target { vm: None, node: Some(node.id) },
             schedule,
-            not_before: now,
+            not_before,
             vm: None,
             snapshot: None,
             retry_of: None,
@@ -171,8 +184,9 @@ impl App {
     }
 
     /// Removes one of an image's names; with its last one, or by its digest, the image and the bytes that no other needs.
-    pub async fn delete_image(&self, call: &Call, text: &str) -> Result<ImageTasks> {
-        let tenant = call.caller.tenant;
+    /// What was asked of the schedule is for the nodes that have it.
+    pub async fn delete_image(&self, call: &Call, text: &str, when: &Asked) -> Result<ImageTasks> {
+        let (tenant, at) = (call.caller.tenant, self.when(KindName::ImageDelete, when)?);
         let (image, names) = self.store.remove_image(tenant, text.to_owned(), call.actor()).await??;
         let info = self.describe(tenant, vec![image]).await?.pop();
         let mut info = info.ok_or(Error::Fault("an image was not described"))?;
@@ -183,19 +197,19 @@ impl App {
         let blobs: Vec<Sha256Hex> = files.map(|file| file.sha256.clone()).collect();
         self.collect_blobs(Among::These(&blobs)).await?;
         info.names.clear();
-        let tasks = self.evict_everywhere(call, &info).await;
+        let tasks = self.evict_everywhere(call, &info, at).await;
         Ok(ImageTasks { image: info, tasks })
     }
 
     /// Nodes need not keep what nobody has any more. One that cannot be told finds out by itself, some day.
-    async fn evict_everywhere(&self, call: &Call, image: &ImageInfo) -> Vec<Task> {
+    async fn evict_everywhere(&self, call: &Call, image: &ImageInfo, at: (Schedule, Timestamp)) -> Vec<Task> {
         let evict = async {
             if self.store.image(image.image.digest.clone()).await?.is_some() {
                 return Ok(Vec::new());
             }
             let mut nodes = self.store.nodes().await?;
             nodes.retain(|node| node.facts.images.contains(&image.image.digest.0));
-            self.on_nodes(call, KindName::ImageDelete, image, &nodes).await
+            self.on_nodes(call, KindName::ImageDelete, image, &nodes, at).await
         };
         evict.await.unwrap_or_else(|error: Error| {
             tracing::warn!(

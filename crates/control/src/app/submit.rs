@@ -5,6 +5,7 @@
 use hostler_model::{
     Code, NodeId, Refusal, TaskId, TenantId,
     api::{Answered, NewTask, Problem, TargetRef, strict},
+    defaults::Defaults,
     edit,
     image::Image,
     kind::{Aim, FillContext, KindName, Spec, VmCreateParams},
@@ -132,8 +133,9 @@ impl App {
         let spec = kind.spec();
         call.require(spec.role)?;
         refuse_references(spec.sensitive, &new.params)?;
-        let image = self.image_for(place.tenant, spec, &new.params).await?;
-        let mut params = (spec.fill)(&new.params, &FillContext { image: image.as_ref(), defaults: &self.defaults })?;
+        let defaults = self.defaults();
+        let image = self.image_for(place.tenant, spec, &new.params, &defaults).await?;
+        let mut params = (spec.fill)(&new.params, &FillContext { image: image.as_ref(), defaults: &defaults })?;
         let now = self.clock.now();
         let (schedule, not_before) = Schedule::asked(spec, &params, &terms.when.over(new.asked()), now)?;
         let secrets = self.take_apart(spec, &mut params);
@@ -176,8 +178,14 @@ impl App {
     }
 
     /// The image that the parameters name. `fill` refuses when there is none, and says so better.
-    async fn image_for(&self, tenant: TenantId, spec: &Spec, params: &Value) -> Result<Option<Image>> {
-        let Some(text) = (spec.image)(params, &self.defaults) else { return Ok(None) };
+    async fn image_for(
+        &self,
+        tenant: TenantId,
+        spec: &Spec,
+        params: &Value,
+        defaults: &Defaults,
+    ) -> Result<Option<Image>> {
+        let Some(text) = (spec.image)(params, defaults) else { return Ok(None) };
         match self.image(tenant, &text).await {
             Ok(image) => Ok(Some(image)),
             Err(Error::Refused(refusal)) if refusal.code == Code::ImageNotFound => Ok(None),

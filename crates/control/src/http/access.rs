@@ -44,6 +44,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::GET, "/api/v1/tasks/{task}", VIEWER),
     row(Method::GET, "/api/v1/tasks/{task}/log", VIEWER),
     row(Method::GET, "/api/v1/tasks/stats", VIEWER),
+    row(Method::GET, "/api/v1/tasks/kinds", VIEWER),
     row(Method::GET, "/api/v1/tasks/dead", VIEWER),
     row(Method::POST, "/api/v1/tasks/dead/retry", OPERATOR),
     row(Method::POST, "/api/v1/tasks/dead/purge", OPERATOR),

@@ -4,15 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{extract::FromRequestParts, response::Response};
 use hostler_model::{
-    Refusal, Timestamp,
+    Refusal,
     api::{NewTask, Submitted, TargetRef},
     kind::KindName,
-    retry::{Backoff, RetryAsked},
-    schedule::{self, Priority},
+    schedule,
 };
 use hostler_store::{Accepted, Idempotency};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -30,51 +29,66 @@ const KEY_LIMIT: usize = 255;
 /// The longest wait: shorter than what proxies commonly cut off.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
-/// The query of a submission.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct SubmitQuery {
-    /// Answer as if, and write nothing.
-    dry_run: bool,
-    /// How soon, compared with other tasks of its node: -100 to 100, higher first. This and what follows stands in the
-    /// query for routes of every shape, and comes before what a body says of the same.
-    #[param(minimum = -100, maximum = 100, value_type = Option<i32>)]
-    priority: Option<Priority>,
-    /// Not leased before this.
-    not_before: Option<Timestamp>,
-    /// Not leased before so many seconds have passed, at most 30 days.
-    delay_seconds: Option<u32>,
-    /// How long it may wait for its node, at most 30 days.
-    queue_timeout_seconds: Option<u32>,
-    /// How long it may take, from the first lease to the end, at most ten times what its kind says.
-    timeout_seconds: Option<u32>,
-    /// How often it may be tried, the first time included: 1 to 100.
-    retry_attempts: Option<u32>,
-    /// How the pauses between attempts grow.
-    retry_backoff: Option<Backoff>,
-    /// The pause before the second attempt, 1 to 86,400 seconds.
-    retry_first_seconds: Option<u32>,
-    /// The longest pause, at most 86,400 seconds.
-    retry_most_seconds: Option<u32>,
-}
-
-impl SubmitQuery {
-    fn when(&self) -> schedule::Asked {
-        let retry = RetryAsked {
-            attempts: self.retry_attempts,
-            backoff: self.retry_backoff,
-            first_seconds: self.retry_first_seconds,
-            most_seconds: self.retry_most_seconds,
-        };
-        schedule::Asked {
-            priority: self.priority,
-            not_before: self.not_before,
-            delay_seconds: self.delay_seconds,
-            queue_timeout_seconds: self.queue_timeout_seconds,
-            timeout_seconds: self.timeout_seconds,
-            retry: Some(retry).filter(|retry| *retry != RetryAsked::default()),
+/// A query that says when tasks may begin and how often they are tried, beside what else it says. A query cannot be put
+/// together of two: what one does not know is refused.
+macro_rules! scheduled {
+    ($(#[doc = $about:literal])* $query:ident { $( $(#[doc = $doc:literal])* $field:ident: $type:ty, )* }) => {
+        $(#[doc = $about])*
+        #[derive(Debug, Default, serde::Deserialize, utoipa::IntoParams)]
+        #[serde(default, deny_unknown_fields)]
+        #[into_params(parameter_in = Query)]
+        pub(super) struct $query {
+            $( $(#[doc = $doc])* $field: $type, )*
+            /// How soon, compared with other tasks of its node: -100 to 100, higher first. This and what follows stands in
+            /// the query for routes of every shape, and comes before what a body says of the same.
+            #[param(minimum = -100, maximum = 100, value_type = Option<i32>)]
+            priority: Option<hostler_model::schedule::Priority>,
+            /// Not leased before this.
+            not_before: Option<hostler_model::Timestamp>,
+            /// Not leased before so many seconds have passed, at most 30 days.
+            delay_seconds: Option<u32>,
+            /// How long it may wait for its node, at most 30 days.
+            queue_timeout_seconds: Option<u32>,
+            /// How long it may take, from the first lease to the end, at most ten times what its kind says.
+            timeout_seconds: Option<u32>,
+            /// How often it may be tried, the first time included: 1 to 100.
+            retry_attempts: Option<u32>,
+            /// How the pauses between attempts grow.
+            retry_backoff: Option<hostler_model::retry::Backoff>,
+            /// The pause before the second attempt, 1 to 86,400 seconds.
+            retry_first_seconds: Option<u32>,
+            /// The longest pause, at most 86,400 seconds.
+            retry_most_seconds: Option<u32>,
         }
+
+        impl $query {
+            /// The schedule that is asked for.
+            fn when(&self) -> hostler_model::schedule::Asked {
+                let retry = hostler_model::retry::RetryAsked {
+                    attempts: self.retry_attempts,
+                    backoff: self.retry_backoff,
+                    first_seconds: self.retry_first_seconds,
+                    most_seconds: self.retry_most_seconds,
+                };
+                hostler_model::schedule::Asked {
+                    priority: self.priority,
+                    not_before: self.not_before,
+                    delay_seconds: self.delay_seconds,
+                    queue_timeout_seconds: self.queue_timeout_seconds,
+                    timeout_seconds: self.timeout_seconds,
+                    retry: Some(retry).filter(|retry| *retry != Default::default()),
+                }
+            }
+        }
+    };
+}
+pub(super) use scheduled;
+
+scheduled! {
+    /// The query of a submission.
+    SubmitQuery {
+        /// Answer as if, and write nothing.
+        dry_run: bool,
     }
 }
 

@@ -8,11 +8,10 @@ use hostler_model::{
     catalogue::KnownImage,
     image::{Image, ImageInfo, ImageTasks, Manifest, NewAlias, NewPull},
 };
-
 use http::StatusCode;
-use serde::Deserialize;
 
 use super::{
+    asked::scheduled,
     body::{Json, Nothing, Strict, answer},
     document::Refusals,
     path::InPath,
@@ -56,16 +55,16 @@ pub(super) async fn name_image(
     Ok(Json(app.name_image(&call, path.get("image")?, &body.value.image).await?))
 }
 
-/// Where from.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct DeleteQuery {
-    /// Only from this node's cache, by id or name.
-    node: Option<String>,
+scheduled! {
+    /// Where from, and when nodes remove it.
+    DeleteQuery {
+        /// Only from this node's cache, by id or name.
+        node: Option<String>,
+    }
 }
 
-/// Removes a name of an image; with its last name, or by its digest, the image. Refused while machines are made of it.
+/// Removes a name of an image; with its last name, or by its digest, the image. Refused while machines are made of it. A
+/// schedule is for the nodes that have it: the name, and the image, go at once.
 #[utoipa::path(delete, path = "/api/v1/images/{image}", tag = "images",
     params(("image" = String, Path, description = "Its name or digest"), DeleteQuery),
     responses(
@@ -80,24 +79,31 @@ pub(super) async fn delete_image(
     _: Strict<Nothing>,
 ) -> Result<Response> {
     let image = path.get("image")?;
+    let when = query.when();
     Ok(match &query.node {
-        Some(node) => answer(StatusCode::ACCEPTED, &app.evict_image(&call, image, node).await?),
-        None => answer(StatusCode::OK, &app.delete_image(&call, image).await?),
+        Some(node) => answer(StatusCode::ACCEPTED, &app.evict_image(&call, image, node, &when).await?),
+        None => answer(StatusCode::OK, &app.delete_image(&call, image, &when).await?),
     })
+}
+
+scheduled! {
+    /// When nodes fetch it.
+    PullQuery {}
 }
 
 /// Brings an image to nodes before machines need it.
 #[utoipa::path(post, path = "/api/v1/images/{image}/pull", tag = "images",
-    params(("image" = String, Path, description = "Its name or digest")),
+    params(("image" = String, Path, description = "Its name or digest"), PullQuery),
     request_body = NewPull,
     responses((status = 202, description = "A task for each node that lacks it", body = ImageTasks), Refusals))]
 pub(super) async fn pull_image(
     State(app): State<Arc<App>>,
     call: Call,
     path: InPath,
+    InQuery(query): InQuery<PullQuery>,
     body: Strict<NewPull>,
 ) -> Result<Response> {
-    let tasks = app.pull_image(&call, path.get("image")?, body.value.node.as_deref()).await?;
+    let tasks = app.pull_image(&call, path.get("image")?, body.value.node.as_deref(), &query.when()).await?;
     Ok(answer(StatusCode::ACCEPTED, &tasks))
 }
 

@@ -50,6 +50,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(task::force_task))
         .routes(routes!(task_log::read_task_log))
         .routes(routes!(stats::show_task_stats))
+        .routes(routes!(task::list_kinds))
         .routes(routes!(letter::list_letters))
         .routes(routes!(letter::retry_letters))
         .routes(routes!(letter::purge_letters))

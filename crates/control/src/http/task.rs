@@ -6,7 +6,7 @@ use axum::{extract::State, response::Response};
 use hostler_model::{
     Code, TaskId, VmId,
     api::{NewTask, Page},
-    kind::KindName,
+    kind::{KindInfo, KindName},
     task::{Task, TaskState},
 };
 use hostler_store::TaskFilter;
@@ -57,6 +57,13 @@ pub(super) async fn list_tasks(
         TaskFilter { tenant: None, state: query.state, kind: query.kind, vm: query.vm, code: query.code, dead: false };
     let tasks = app.tasks(&call, filter, before, limit + 1).await?;
     Ok(Json(cursor::page(List::Tasks, tasks, limit, |task| task.id.0)))
+}
+
+/// Lists the kinds of tasks, and what holds for each where nothing else is asked for.
+#[utoipa::path(get, path = "/api/v1/tasks/kinds", tag = "tasks",
+    responses((status = 200, description = "All of them, on one page", body = Page<KindInfo>), Refusals))]
+pub(super) async fn list_kinds() -> Json<Page<KindInfo>> {
+    Json(Page { items: KindInfo::all(), next_cursor: None })
 }
 
 /// Submits a task.

@@ -94,6 +94,7 @@ async fn a_lesser_role_is_refused_what_the_table_says() {
         "/api/v1/tasks",
         "/api/v1/tasks/dead",
         "/api/v1/tasks/stats",
+        "/api/v1/tasks/kinds",
         "/api/v1/vms",
         "/api/v1/snapshots",
         "/api/v1/images",

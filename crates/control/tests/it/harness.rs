@@ -11,6 +11,7 @@ use std::{
 
 use axum::{Router, body::Body, response::Response};
 use hostler_control::{Limits, Pace, PeerIdentity, Server, ServerConfig, Sources};
+use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, Resources, TenantId, Timestamp,
     catalogue::{Catalogue, KnownImage},
@@ -22,7 +23,6 @@ use hostler_model::{
     node::NodeFacts,
     task::Task,
 };
-use hostler_db::Mode;
 use hostler_store::{Caller, Config, LogFilter, NewApiToken, NewJoinToken, Store, TaskFilter, Timing, VmFilter};
 use hostler_trust::{ApiToken, Authority, Expected, JoinToken, NodeIdentity, NodeKey, TaskSigner, TaskVerifier};
 use http::{Method, Request, StatusCode, header};

@@ -1,5 +1,6 @@
 //! Lists: newest first, page by page, filtered.
 
+use hostler_model::kind::{KindInfo, Role};
 use serde_json::json;
 
 use crate::harness::World;
@@ -42,4 +43,19 @@ async fn filters_keep_what_fits() {
     assert_eq!(count("/api/v1/vms?node=node-1".into()).await, 1);
     assert_eq!(count(format!("/api/v1/vms?node={}", agent.identity.node)).await, 1);
     assert_eq!(count("/api/v1/nodes".into()).await, 1);
+}
+
+#[tokio::test]
+async fn the_kinds_are_listed_as_the_code_has_them() {
+    let world = World::new().await;
+    let told = world.get("/api/v1/tasks/kinds").bearer(world.token(Role::Viewer)).send().await.json();
+    let kinds: Vec<KindInfo> = serde_json::from_value(told["items"].clone()).unwrap();
+    assert_eq!(kinds, KindInfo::all());
+    let exec = told["items"].as_array().unwrap().iter().find(|kind| kind["kind"] == "vm.exec").unwrap();
+    assert_eq!(
+        (&exec["class"], &exec["role"], &exec["on_uncertain"]),
+        (&json!("guest"), &json!("operator"), &json!("fail"))
+    );
+    // They are no word for a task's id.
+    assert_eq!(world.get("/api/v1/tasks/kind").send().await.code(), "TASK_NOT_FOUND");
 }

@@ -46,7 +46,8 @@ fn elements<'a>(after: &'a str, out: &mut String) -> &'a str {
         Some((path, _)) => out.push_str(&format!("jsonb_array_elements($1->'{path}')")),
         None => out.push_str("jsonb_array_elements($1)"),
     }
-    let alias_end = rest.strip_prefix(' ').map_or(0, |text| text.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(text.len()));
+    let alias_end =
+        rest.strip_prefix(' ').map_or(0, |text| text.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(text.len()));
     if alias_end == 0 {
         out.push_str(" batch(value)");
         return rest;
@@ -97,7 +98,10 @@ mod tests {
                 "id IN (SELECT value FROM jsonb_each(?1, '$.ids')) AND x = 'value'",
                 "id IN (SELECT (value #>> '{}') FROM jsonb_array_elements($1->'ids') batch(value)) AND x = 'value'",
             ),
-            ("FROM jsonb_each(?1) c\n WHERE c.value->'held'->>'x' = y", "FROM jsonb_array_elements($1) c(value)\n WHERE c.value->'held'->>'x' = y"),
+            (
+                "FROM jsonb_each(?1) c\n WHERE c.value->'held'->>'x' = y",
+                "FROM jsonb_array_elements($1) c(value)\n WHERE c.value->'held'->>'x' = y",
+            ),
             ("VALUES (?1->>'values')", "VALUES ($1->>'values')"),
         ] {
             assert_eq!(translate(sqlite), postgres);

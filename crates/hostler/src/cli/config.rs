@@ -6,9 +6,10 @@ use super::Globals;
 use crate::{
     exit::{Exit, Failure},
     output::{self, Human as _, Table},
+    server,
     settings::{
         Agent, FILE, FileArgs, Server, example,
-        layers::{File, InForce, in_force},
+        layers::{File, InForce, in_force, of_process},
     },
 };
 
@@ -25,13 +26,22 @@ Examples:
   HOSTLER_SERVER_LISTEN=127.0.0.1:8080 hostler config show
   hostler config show --config ./hostler.toml -o json";
 
+const CHECK: &str = "\
+Examples:
+  hostler config check
+  hostler config check --config ./hostler.toml
+  sudo -u hostler hostler config check          files are looked at as the server will";
+
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// Print what is in force, and whence: a variable, the file or the default
     #[command(after_help = SHOW)]
     Show(FileArgs),
-    /// Look for mistakes in the file and the variables
-    #[command(after_help = "Examples:\n  hostler config check\n  hostler config check --config ./hostler.toml")]
+    /// Look for mistakes in the file and the variables, and at the files that they name
+    ///
+    /// What a server would refuse at its start is refused here: also a file that is not there, or that this user cannot
+    /// read. Run it as the user that the server runs as.
+    #[command(after_help = CHECK)]
     Check(FileArgs),
     /// Print a file with every key, what it is for and its default
     #[command(after_help = "Examples:\n  hostler config example > /etc/hostler/hostler.toml")]
@@ -49,13 +59,19 @@ pub fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             output::text(&text)?;
         }
         Verb::Check(which) => {
-            everything(&which)?;
+            check(&which)?;
             let named = which.config.map_or_else(|| FILE.to_owned(), |path| path.display().to_string());
             output::text(&format!("{named} and the variables make sense"))?;
         }
         Verb::Example => output::text(&example::text())?,
     }
     Ok(Exit::Done)
+}
+
+/// As the server looks at it when it starts.
+fn check(which: &FileArgs) -> Result<(), Failure> {
+    everything(which)?;
+    server::examine(&of_process(&File::read(which)?)?).map(drop)
 }
 
 fn everything(which: &FileArgs) -> Result<Vec<InForce>, Failure> {
@@ -94,6 +110,27 @@ mod tests {
         assert_eq!(redacted(one("https://u:secret@h:1")).value, "https://(redacted)@h:1");
         assert_eq!(redacted(one("amqp://u:s@cret@h:1/v")).value, "amqp://(redacted)@h:1/v");
         assert_eq!(redacted(one("https://h:1")).value, "https://h:1");
+    }
+
+    #[test]
+    fn a_file_that_is_named_and_cannot_be_used_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let (config, kernel) = (dir.path().join("hostler.toml"), dir.path().join("kernel"));
+        let said = |keys: String| {
+            std::fs::write(&config, format!("[server]\n{keys}")).unwrap();
+            check(&FileArgs { config: Some(config.clone()) }).err().map(|failure| failure.lines()[0].1.clone())
+        };
+        let named = format!("default_kernel = {kernel:?}\ndefault_rootfs = {kernel:?}\n");
+        let why = said(named.clone()).unwrap();
+        assert!(why.starts_with("server.default_kernel: ") && why.contains("No such file"), "{why}");
+        std::fs::write(&kernel, "a kernel").unwrap();
+        assert_eq!(said(named), None);
+        assert!(said("default_ready = \"soon\"\n".to_owned()).unwrap().starts_with("server.default_ready: "));
+        assert!(said("default_vcpus = 1000\n".to_owned()).unwrap().starts_with("server.default_vcpus: "));
+        assert!(said("image_source_allow = [\"everywhere\"]\n".to_owned()).unwrap().contains("everywhere"));
+        std::fs::write(dir.path().join("catalogue"), "no JSON").unwrap();
+        let catalogue = format!("image_catalogue = {:?}\n", dir.path().join("catalogue"));
+        assert!(said(catalogue).unwrap().contains("catalogue"));
     }
 
     #[test]

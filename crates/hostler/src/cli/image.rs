@@ -10,7 +10,7 @@ use hostler_model::{
     task::Task,
 };
 
-use super::{Globals, Session, WaitArgs, WatchArgs, succeeded};
+use super::{Globals, ScheduleArgs, Session, WaitArgs, WatchArgs, succeeded};
 use crate::{
     exit::{Exit, Failure},
     output::{self, Table},
@@ -33,7 +33,8 @@ const PULL: &str = "\
 Examples:
   hostler image pull debian-12                  to every node that lacks it
   hostler image pull debian-12 --node node-1
-  hostler image pull debian-12 --no-wait";
+  hostler image pull debian-12 --no-wait
+  hostler image pull debian-12 --not-before 2026-12-31T22:00:00Z --no-wait      when nobody needs the line";
 
 const DELETE: &str = "\
 Examples:
@@ -90,6 +91,8 @@ enum Verb {
         #[arg(long, value_name = "NODE")]
         node: Option<String>,
         #[command(flatten)]
+        schedule: ScheduleArgs,
+        #[command(flatten)]
         wait: WaitArgs,
     },
     /// Remove names of images; with its last name, an image goes, from everywhere
@@ -101,6 +104,8 @@ enum Verb {
         /// Only from this node's cache, by name or id
         #[arg(long, value_name = "NODE")]
         node: Option<String>,
+        #[command(flatten)]
+        schedule: ScheduleArgs,
         #[command(flatten)]
         wait: WaitArgs,
     },
@@ -147,8 +152,12 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             let import = session.client.cancel_import(id).await?;
             session.print(&import, || format!("the import of {} is being stopped", import.name))?;
         }
-        Verb::Pull { image, node, wait } => return pull(&image, node.as_deref(), &wait, &session).await,
-        Verb::Delete { image, node, wait } => return delete(&image, node.as_deref(), &wait, &session).await,
+        Verb::Pull { image, node, schedule, wait } => {
+            return pull(&image, node.as_deref(), &schedule, &wait, &session).await;
+        }
+        Verb::Delete { image, node, schedule, wait } => {
+            return delete(&image, node.as_deref(), &schedule, &wait, &session).await;
+        }
         Verb::Alias { name, image } => {
             let image = session.client.name_image(&name, &image).await?;
             session.print(&image, || format!("{name} stands for {}", image.image.digest))?;
@@ -158,8 +167,14 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-async fn pull(image: &str, node: Option<&str>, wait: &WaitArgs, session: &Session) -> Result<Exit, Failure> {
-    let mut pulled = session.client.pull_image(image, node).await?;
+async fn pull(
+    image: &str,
+    node: Option<&str>,
+    schedule: &ScheduleArgs,
+    wait: &WaitArgs,
+    session: &Session,
+) -> Result<Exit, Failure> {
+    let mut pulled = session.client.pull_image(image, node, &schedule.asked()).await?;
     let failure = ended(&mut pulled.tasks, wait, session).await?;
     let verb = if wait.no_wait() { "are fetching" } else { "were asked for" };
     session.print(&pulled, || match pulled.tasks.len() {
@@ -183,10 +198,16 @@ async fn ended(tasks: &mut [Task], wait: &WaitArgs, session: &Session) -> Result
 }
 
 /// Each by itself: one that cannot go does not save the others.
-async fn delete(images: &[String], node: Option<&str>, wait: &WaitArgs, session: &Session) -> Result<Exit, Failure> {
+async fn delete(
+    images: &[String],
+    node: Option<&str>,
+    schedule: &ScheduleArgs,
+    wait: &WaitArgs,
+    session: &Session,
+) -> Result<Exit, Failure> {
     let (mut deleted, mut failures) = (Vec::new(), Vec::new());
     for name in images {
-        match session.client.delete_image(name, node).await {
+        match session.client.delete_image(name, node, &schedule.asked()).await {
             Ok(mut gone) => {
                 failures.extend(ended(&mut gone.tasks, wait, session).await?);
                 deleted.push((name, gone));

@@ -235,7 +235,10 @@ fn show(node: &Node, now: Timestamp) -> String {
         ("state", state(node)),
         ("paused", node.paused_at.map(|since| output::ago(since, now)).unwrap_or_default()),
         ("agent", format!("{}, seen {}, version {}", node.freshness.as_str(), seen(node, now), facts.agent_version)),
-        ("transport", if node.transport == Transport::Poll { String::new() } else { node.transport.as_str().to_owned() }),
+        (
+            "transport",
+            if node.transport == Transport::Poll { String::new() } else { node.transport.as_str().to_owned() },
+        ),
         ("hypervisor", facts.hypervisor.clone()),
         ("acceleration", format!("{}{why}", facts.acceleration)),
         ("kernel", facts.kernel.clone()),

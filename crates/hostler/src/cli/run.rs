@@ -19,7 +19,7 @@ use hostler_model::{
 };
 
 use super::{
-    Globals, NoWaitArgs, Session, exec,
+    Globals, NoWaitArgs, ScheduleArgs, Session, exec,
     exec::ProgramArgs,
     read, succeeded,
     vm::{DELETION, Shape, first_boot},
@@ -37,7 +37,8 @@ Examples:
   hostler run --rm --memory 512M -- sh -c 'free -m; exit 3'
   hostler run --rm --image debian -- cloud-init status
   hostler run --name web-1 -- hostname          the machine stays
-  hostler run --no-wait --ttl 2h -- make        come back once it runs; the machine goes by itself";
+  hostler run --no-wait --ttl 2h -- make        come back once it runs; the machine goes by itself
+  hostler run --rm --priority high --queue-timeout 1m -- make test      made before others, or not at all";
 
 /// What to run, in what.
 #[derive(clap::Args, Debug)]
@@ -57,6 +58,10 @@ pub struct Args {
     #[command(flatten)]
     program: ProgramArgs,
 
+    // Of the machine's making: the program is run as soon as that is done.
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+
     #[command(flatten)]
     wait: NoWaitArgs,
 }
@@ -74,7 +79,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     let (exec, vm) = (args.program.exec()?, args.shape.vm(args.name)?);
     let mut interrupt = Interrupt::listen()?;
     // From here on Ctrl-C is heard only between calls: the answer says which machine there is to delete.
-    let made = session.client.create_vm(&vm, &Submit::default()).await?;
+    let made = session.client.create_vm(&vm, &args.schedule.submit()).await?;
     let Some(vm) = made.vm else {
         return Err(Failure::new(
             Exit::Unreachable,

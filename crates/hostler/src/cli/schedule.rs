@@ -48,7 +48,7 @@ pub struct ScheduleArgs {
 
 impl ScheduleArgs {
     /// What is asked for.
-    fn asked(&self) -> Asked {
+    pub fn asked(&self) -> Asked {
         let retry = RetryAsked {
             attempts: self.attempts,
             backoff: self.backoff,

@@ -2,6 +2,7 @@
 
 mod batch;
 mod dead;
+mod kinds;
 mod log;
 mod stats;
 
@@ -99,6 +100,9 @@ enum Verb {
     /// Show what waits, what is under way, what happened lately, and how long it took
     #[command(after_help = stats::EXAMPLES)]
     Stats(stats::Args),
+    /// List the kinds of tasks: how soon each is begun, how long it may take, how often it is tried
+    #[command(after_help = kinds::EXAMPLES)]
+    Kinds,
     /// Decide about tasks that were given up
     Dead(dead::Args),
     /// Submit a task of any kind, or many of them
@@ -208,6 +212,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             follow(&session, submitted, &args.act.wait).await
         }
         Verb::Stats(args) => stats::run(args, &session).await,
+        Verb::Kinds => kinds::run(&session).await,
         Verb::Dead(args) => dead::run(args, &session).await,
         Verb::Submit(args) => match &args.file {
             Some(path) => batch::submit(path, &session).await,

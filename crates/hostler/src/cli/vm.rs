@@ -1,27 +1,24 @@
 //! `hostler vm`: machines. Their power is in `power`.
 
+mod create;
 mod edit;
 pub(super) mod first_boot;
 mod power;
 mod rename;
+mod shape;
 mod snapshot;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use clap::Subcommand;
 use hostler_client::VmQuery;
 use hostler_model::{
     Timestamp,
-    api::{NewVm, Submitted},
-    forward::PortForward,
-    kind::VmCreateOutput,
-    name::Name,
-    restart::RestartPolicy,
     task::Task,
     vm::{Vm, VmReason, VmState},
 };
-use serde::Deserialize;
 
+pub use self::shape::Shape;
 use super::{Globals, NodeNames, ScheduleArgs, Session, WaitArgs, WatchArgs, exec, read, succeeded};
 use crate::{
     exit::{Exit, Failure},
@@ -34,16 +31,6 @@ pub struct Args {
     #[command(subcommand)]
     verb: Verb,
 }
-
-const CREATE: &str = "\
-Examples:
-  hostler vm create
-  hostler vm create web-1 --vcpus 2 --memory 1G --label tier=web
-  hostler vm create web-1 --publish 8080:80 --ttl 8h
-  hostler vm create web-1 --image debian --user ada --ssh-key ~/.ssh/id_ed25519.pub
-  hostler vm create web-1 --image debian --user-data web.yaml --ready tcp:80 --ready-timeout 10m
-  hostler vm create web-1 --dry-run     what would happen, quota and room included
-  hostler vm create web-1 --no-wait     come back at once";
 
 const LIST: &str = "\
 Examples:
@@ -61,8 +48,8 @@ Examples:
 #[derive(Subcommand, Debug)]
 enum Verb {
     /// Make a machine and wait until its guest answers
-    #[command(after_help = CREATE)]
-    Create(Box<Create>),
+    #[command(after_help = create::EXAMPLES)]
+    Create(Box<create::Args>),
     /// List the machines
     #[command(visible_alias = "ls", after_help = LIST)]
     List(List),
@@ -89,100 +76,6 @@ enum Verb {
     /// End machines and remove what they had
     #[command(visible_alias = "rm", after_help = DELETE)]
     Delete(Delete),
-}
-
-/// What a machine is to be.
-#[derive(clap::Args, Debug, Default)]
-pub struct Shape {
-    /// The image; `hostler image list` shows those there are [default: the server's, which is tiny unless configured]
-    #[arg(long, value_name = "IMAGE")]
-    pub image: Option<String>,
-
-    /// Virtual processors; the server or the image says how many by default
-    #[arg(long, value_name = "N")]
-    pub vcpus: Option<i64>,
-
-    /// Memory, such as 256M or 2GiB
-    #[arg(long, value_name = "SIZE", value_parser = read::memory)]
-    pub memory: Option<i64>,
-
-    /// The root disk, such as 10G
-    #[arg(long, value_name = "SIZE", value_parser = read::disk)]
-    pub disk: Option<i64>,
-
-    /// A label; may be given more than once
-    #[arg(long, value_name = "KEY=VALUE", value_parser = read::pair)]
-    pub label: Vec<(String, String)>,
-
-    /// The only node that will do, by name or id
-    #[arg(long, value_name = "NODE")]
-    pub node: Option<String>,
-
-    /// Forward a port of the host to one of the guest, such as 8080:80, or only 80 to let the node choose; may be given
-    /// more than once
-    #[arg(long, value_name = "[[ADDRESS:]PORT:]GUEST_PORT[/udp]", value_parser = read::model::<PortForward>)]
-    pub publish: Vec<PortForward>,
-
-    /// Protect it from deletion
-    #[arg(long)]
-    pub protect: bool,
-
-    /// Delete it by itself after this time, such as 8h
-    #[arg(long, value_name = "TIME", value_parser = read::duration)]
-    pub ttl: Option<Duration>,
-
-    /// Start it again when its process ended by itself: never, on-failure, always
-    #[arg(long, value_name = "POLICY", value_parser = read::model::<RestartPolicy>, default_value = "never")]
-    pub restart: RestartPolicy,
-
-    /// Start it again when its host was restarted while it ran
-    #[arg(long)]
-    pub autostart: bool,
-
-    #[command(flatten)]
-    pub first_boot: first_boot::Flags,
-}
-
-impl Shape {
-    /// As the API takes it. Reads the files that are named.
-    pub fn vm(self, name: Option<Name>) -> Result<NewVm, Failure> {
-        let vm = NewVm {
-            name,
-            image: self.image,
-            vcpus: self.vcpus,
-            memory_mib: self.memory,
-            disk_gib: self.disk,
-            node: self.node,
-            labels: BTreeMap::from_iter(self.label),
-            port_forwards: self.publish,
-            protected: self.protect,
-            ttl_seconds: self.ttl.map(|ttl| ttl.as_secs().max(1)),
-            restart: self.restart,
-            autostart: self.autostart,
-            ..NewVm::default()
-        };
-        self.first_boot.add(vm)
-    }
-}
-
-#[derive(clap::Args, Debug)]
-struct Create {
-    /// Its name; made from its id where there is none
-    #[arg(value_parser = read::model::<Name>)]
-    name: Option<Name>,
-
-    #[command(flatten)]
-    shape: Shape,
-
-    #[command(flatten)]
-    wait: WaitArgs,
-
-    /// Only say what would happen
-    #[arg(long)]
-    dry_run: bool,
-
-    #[command(flatten)]
-    schedule: ScheduleArgs,
 }
 
 #[derive(clap::Args, Debug)]
@@ -229,7 +122,7 @@ struct Delete {
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     let session = globals.session()?;
     match args.verb {
-        Verb::Create(args) => create(*args, &session).await,
+        Verb::Create(args) => create::run(*args, &session).await,
         Verb::List(args) => list(args, &session).await,
         Verb::Show(args) => show_one(args, &session).await,
         Verb::Exec(args) => exec::run(args, &session).await,
@@ -240,64 +133,6 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::Rename(args) => rename::run(args, &session).await,
         Verb::Delete(args) => delete(args, &session).await,
     }
-}
-
-async fn create(args: Create, session: &Session) -> Result<Exit, Failure> {
-    let how = args.schedule.submit_or_try(args.dry_run);
-    let mut submitted = session.client.create_vm(&args.shape.vm(args.name)?, &how).await?;
-    if args.dry_run || args.wait.no_wait() {
-        session.print(&submitted, || planned(&submitted, args.dry_run))?;
-        return Ok(Exit::Done);
-    }
-    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), session.tell()).await?;
-    if let Some(vm) = &mut submitted.vm
-        && let Ok(now) = session.client.vm(&vm.id.to_string()).await
-    {
-        *vm = now;
-    }
-    if session.is_data() {
-        session.data(&submitted)?;
-    }
-    let task = succeeded(submitted.task)?;
-    if !session.is_data() {
-        session.text(&created(submitted.vm.as_ref(), &task))?;
-    }
-    first_boot::is_ready(submitted.vm.as_ref(), &task).map(|()| Exit::Done)
-}
-
-/// A machine that is to be made, or would be.
-fn planned(submitted: &Submitted, dry_run: bool) -> String {
-    let task = &submitted.task;
-    let Some(vm) = &submitted.vm else { return output::fields([("task", task.id.to_string())]) };
-    let wanted = format!(
-        "{}, {} vcpus, {}, {} GiB",
-        vm.spec.image,
-        vm.spec.vcpus,
-        output::mib(vm.spec.memory_mib),
-        vm.spec.disk_gib
-    );
-    output::fields([
-        ("name", if dry_run { format!("{} (not made: dry run)", vm.name) } else { vm.name.to_string() }),
-        ("id", if dry_run { String::new() } else { vm.id.to_string() }),
-        ("wanted", wanted),
-        ("task", if dry_run { String::new() } else { format!("{} {}", task.id, task.state) }),
-    ])
-}
-
-fn created(vm: Option<&Vm>, task: &Task) -> String {
-    let boot = task.output.as_ref().and_then(|output| VmCreateOutput::deserialize(output).ok());
-    let Some(vm) = vm else { return output::fields([("task", task.id.to_string())]) };
-    output::fields([
-        ("name", vm.name.to_string()),
-        ("id", vm.id.to_string()),
-        ("state", vm.state.to_string()),
-        ("ports", edit::ports(vm)),
-        (
-            "boot",
-            boot.map(|boot| format!("{} ({})", output::took(output::millis(boot.boot_ms)), boot.acceleration))
-                .unwrap_or_default(),
-        ),
-    ])
 }
 
 async fn list(args: List, session: &Session) -> Result<Exit, Failure> {
@@ -433,8 +268,6 @@ pub const DELETION: Duration = Duration::from_secs(180);
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::cli::fixture;
 
@@ -475,28 +308,6 @@ mod tests {
         labels    app=shop, tier=web
         created   60s ago
         changed   60s ago
-        ");
-    }
-
-    #[test]
-    fn a_machine_that_was_made() {
-        let mut task = fixture::task("succeeded");
-        task.output = Some(json!({"charge": {"vms": 1}, "boot_ms": 3012.4, "acceleration": "tcg"}));
-        insta::assert_snapshot!(created(Some(&fixture::vm("web-1", "running")), &task), @"
-        name   web-1
-        id     0190f1f0-0000-7000-8000-00000000000b
-        state  running
-        boot   3.0 s (tcg)
-        ");
-    }
-
-    #[test]
-    fn a_machine_that_would_be_made() {
-        let submitted =
-            Submitted { task: fixture::task("queued"), vm: Some(fixture::vm("web-1", "provisioning")), snapshot: None };
-        insta::assert_snapshot!(planned(&submitted, true), @"
-        name    web-1 (not made: dry run)
-        wanted  tiny, 1 vcpus, 256 MiB, 1 GiB
         ");
     }
 }

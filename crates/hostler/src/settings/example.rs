@@ -23,12 +23,12 @@ pub fn text() -> String {
 fn section<S: Section>() -> String {
     let mut text = format!("\n[{}]\n", S::NAME);
     let defaults = toml::Table::try_from(S::default()).unwrap_or_default();
-    for key in S::KEYS {
+    for key in S::keys() {
         text += "\n";
         for line in key.doc {
             let _ = writeln!(text, "#{line}");
         }
-        let or = plain::<S>(key.name).map(|name| format!(", or {name}")).unwrap_or_default();
+        let or = plain(key.name).map(|name| format!(", or {name}")).unwrap_or_default();
         let _ = writeln!(text, "# ({}{or})", variable::<S>(key.name));
         let value = defaults.get(key.name).map(ToString::to_string).unwrap_or_default();
         let _ = writeln!(text, "#{} = {value}", key.name);
@@ -39,7 +39,7 @@ fn section<S: Section>() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::layers::File;
+    use crate::settings::{Keys as _, layers::File};
 
     #[test]
     fn the_file_that_is_shipped_is_the_one_of_the_code() {
@@ -59,6 +59,6 @@ mod tests {
             .collect();
         File::parse("example", &uncommented).unwrap();
         assert!(uncommented.contains("\nlisten = \"127.0.0.1:9090\"\n"), "{uncommented}");
-        assert_eq!(uncommented.matches(" = ").count(), Server::KEYS.len() + Agent::KEYS.len());
+        assert_eq!(uncommented.matches(" = ").count(), Server::keys().len() + Agent::keys().len());
     }
 }

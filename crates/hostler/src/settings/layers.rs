@@ -6,7 +6,7 @@ use clap::FromArgMatches as _;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{Agent, FILE, FileArgs, Names, PLAIN, Section, Server};
+use super::{Agent, FILE, FileArgs, Keys, Names, PLAIN, Section, Server};
 use crate::{
     command::command,
     exit::{Exit, Failure},
@@ -89,7 +89,7 @@ impl File {
 
     fn check<S: Section>(&self) -> Result<(), Failure> {
         let keys = self.section::<S>()?;
-        let names: Vec<&str> = S::KEYS.iter().map(|key| key.name).collect();
+        let names: Vec<&str> = S::keys().iter().map(|key| key.name).collect();
         known(&keys, &names, "key")
             .map_err(|(what, help)| Failure::usage(format!("{}: [{}]: {what}", self.path, S::NAME)).help(help))?;
         for (key, value) in keys {
@@ -123,17 +123,32 @@ fn object(value: &impl Serialize) -> Map<String, Value> {
     }
 }
 
-/// A section as it is in force: what was given wins over the file, and the file over the defaults.
-pub fn merged<S: Section>(given: &S::Flags, file: &File) -> Result<S, Failure> {
-    put_on::<S>(given, file, &variables)
+/// Keys of a verb that reads no file: what was given wins over the default.
+pub fn given<K: Keys>(given: &K::Flags) -> Result<K, Failure> {
+    put_on(given, Map::new(), &variables).map_err(|error| Failure::usage(error.to_string()))
 }
 
-fn put_on<S: Section>(given: &S::Flags, file: &File, variables: &Variables<'_>) -> Result<S, Failure> {
-    let mut all = object(&S::default());
-    all.extend(file.section::<S>()?);
-    all.extend(said_plainly::<S>(variables));
+/// A section as this process would have it, were it that verb.
+pub fn of_process<S: Section>(file: &File) -> Result<S, Failure> {
+    merged(&of_environment::<S>()?, file)
+}
+
+/// A section as it is in force: what was given wins over the file, and the file over the defaults.
+pub fn merged<S: Section>(given: &S::Flags, file: &File) -> Result<S, Failure> {
+    let written = file.section::<S>()?;
+    put_on(given, written, &variables).map_err(|error| Failure::usage(format!("[{}]: {error}", S::NAME)))
+}
+
+fn put_on<K: Keys>(
+    given: &K::Flags,
+    written: Map<String, Value>,
+    variables: &Variables<'_>,
+) -> Result<K, serde_json::Error> {
+    let mut all = object(&K::default());
+    all.extend(written);
+    all.extend(said_plainly::<K>(variables));
     all.extend(object(given));
-    serde_json::from_value(all.into()).map_err(|error| Failure::usage(format!("[{}]: {error}", S::NAME)))
+    serde_json::from_value(all.into())
 }
 
 /// Every key of a section that is in force, and whence it is. The flags of another command cannot be seen from here;
@@ -141,13 +156,13 @@ fn put_on<S: Section>(given: &S::Flags, file: &File, variables: &Variables<'_>) 
 pub fn in_force<S: Section>(file: &File) -> Result<Vec<InForce>, Failure> {
     let given = object(&of_environment::<S>()?);
     let (written, plainly) = (file.section::<S>()?, said_plainly::<S>(&variables));
-    let all = object(&merged::<S>(&of_environment::<S>()?, file)?);
+    let all = object(&of_process::<S>(file)?);
     let told = |key: &super::Key| InForce {
         key: format!("{}.{}", S::NAME, key.name),
         value: all.get(key.name).cloned().unwrap_or_default(),
         from: if given.contains_key(key.name) {
             Source::Given(set_variable::<S>(key.name))
-        } else if let (true, Some(name)) = (plainly.contains_key(key.name), plain::<S>(key.name)) {
+        } else if let (true, Some(name)) = (plainly.contains_key(key.name), plain(key.name)) {
             Source::Given(name.to_owned())
         } else if written.contains_key(key.name) {
             Source::File(file.path.clone())
@@ -155,7 +170,7 @@ pub fn in_force<S: Section>(file: &File) -> Result<Vec<InForce>, Failure> {
             Source::Default
         },
     };
-    Ok(S::KEYS.iter().map(told).collect())
+    Ok(S::keys().iter().map(told).collect())
 }
 
 /// The variable of a key.
@@ -164,8 +179,7 @@ pub fn variable<S: Section>(key: &str) -> String {
 }
 
 /// The variable without a prefix that means a key, if one does.
-pub fn plain<S: Section>(key: &str) -> Option<&'static str> {
-    let key = format!("{}.{key}", S::NAME);
+pub fn plain(key: &str) -> Option<&'static str> {
     PLAIN.iter().find(|(named, _)| *named == key).map(|(_, name)| *name)
 }
 
@@ -177,9 +191,9 @@ fn variables(name: &str) -> Option<String> {
 }
 
 /// What those variables say.
-fn said_plainly<S: Section>(variables: &Variables<'_>) -> Map<String, Value> {
-    let said = |key: &super::Key| Some((key.name.to_owned(), Value::from(variables(plain::<S>(key.name)?)?)));
-    S::KEYS.iter().filter_map(said).collect()
+fn said_plainly<K: Keys>(variables: &Variables<'_>) -> Map<String, Value> {
+    let said = |key: &super::Key| Some((key.name.to_owned(), Value::from(variables(plain(key.name)?)?)));
+    K::keys().iter().filter_map(said).collect()
 }
 
 /// The variable that a key's value is from: its own, or for the data folder the one of all verbs.
@@ -207,7 +221,7 @@ pub fn names(text: &str) -> Result<Names, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{AgentFlags, ServerFlags};
+    use crate::settings::{AgentFlags, MachineDefaultFlags, MachineDefaults, ServerFlags};
 
     fn refusal(text: &str) -> String {
         let failure = File::parse("hostler.toml", text).unwrap_err();
@@ -256,11 +270,16 @@ mod tests {
     #[test]
     fn a_plain_variable_wins_over_the_file_and_gives_way_to_what_is_given() {
         let file = File::parse("f", "[server]\ndefault_kernel = \"/file\"\ndefault_rootfs = \"/file\"\n").unwrap();
-        let given = ServerFlags { default_rootfs: Some("/given".into()), ..ServerFlags::default() };
+        let machines = MachineDefaultFlags { default_rootfs: Some("/given".into()), ..MachineDefaultFlags::default() };
+        let given = ServerFlags { machines: machines.clone(), ..ServerFlags::default() };
         let set = |name: &str| name.starts_with("DEFAULT_").then(|| "/plain".to_owned());
-        let server: Server = put_on(&given, &file, &set).unwrap();
-        let files = [server.default_kernel, server.default_rootfs, server.default_initramfs];
-        assert_eq!(files.map(|path| path.display().to_string()), ["/plain", "/given", "/plain"]);
+        let files = |of: MachineDefaults| {
+            [of.default_kernel, of.default_rootfs, of.default_initramfs].map(|path| path.display().to_string())
+        };
+        let server: Server = put_on(&given, file.section::<Server>().unwrap(), &set).unwrap();
+        assert_eq!(files(server.machines), ["/plain", "/given", "/plain"]);
+        // As flags of a verb that reads no file.
+        assert_eq!(files(put_on(&machines, Map::new(), &set).unwrap()), ["/plain", "/given", "/plain"]);
         assert!(said_plainly::<Agent>(&set).is_empty());
     }
 

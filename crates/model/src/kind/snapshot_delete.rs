@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
+use super::{Admission, Aim, Class, FillContext, Kind, OnRemains, OnUncertain, Role, Turn};
 use crate::{
     error::{Code, Refusal},
     id::SnapshotId,
@@ -56,6 +56,8 @@ impl Kind for SnapshotDelete {
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Shared;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
+    // What is left is a layer that is still to be copied: whoever deletes it again goes on from there.
+    const ON_REMAINS: OnRemains = OnRemains::GoOn;
     const RETRY: RetryPolicy = RetryPolicy::exponential(5, 5, 120);
     const RETRY_WHY: &'static str = "Nobody waits for it, and until it is done its room stays charged.";
     const TIMEOUT: Duration = Duration::from_secs(6 * 3600);

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{AbortReason, DeadLetter, Effects, End, Intent, TaskError, TaskState};
-use crate::{clock::Timestamp, error::Code, fence::Fence, id::EnrolmentId, retry::RetryPolicy};
+use crate::{clock::Timestamp, error::Code, fence::Fence, id::EnrolmentId, kind::OnRemains, retry::RetryPolicy};
 
 /// A node's hold on an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -18,6 +18,17 @@ pub struct Lease {
     pub expires_at: Timestamp,
 }
 
+/// What is left of a task's attempts on its node, as far as it is known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Left {
+    /// Nothing: it was never leased, or its last attempt said that it undid what it did.
+    Nothing,
+    /// Nobody knows: an attempt is under way, or was lost.
+    Unknown,
+    /// Something: its last attempt said so, and another is to go on from it.
+    Something,
+}
+
 /// The part of a task that transitions read and change.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Life {
@@ -25,8 +36,8 @@ pub struct Life {
     pub state: TaskState,
     /// The current fence.
     pub fence: Fence,
-    /// Whether it is known that no effect of it is left.
-    pub clean: bool,
+    /// What is left of it.
+    pub left: Left,
     /// The lease, while one is out.
     pub lease: Option<Lease>,
     /// Why it is aborting.
@@ -45,7 +56,7 @@ impl Life {
         Life {
             state: TaskState::Queued,
             fence: Fence { store_epoch, attempt: 0 },
-            clean: true,
+            left: Left::Nothing,
             lease: None,
             abort_reason: None,
             not_before,
@@ -56,7 +67,7 @@ impl Life {
 
     /// Whether the end of the attempt under `fence` is written down already: one more report of it is a repeat.
     pub fn reported(&self, fence: Fence) -> bool {
-        fence == self.fence && fence.attempt > 0 && (self.state.is_terminal() || self.clean)
+        fence == self.fence && fence.attempt > 0 && (self.state.is_terminal() || self.left != Left::Unknown)
     }
 
     /// What a lease given now would ask of the agent.
@@ -120,8 +131,21 @@ pub enum Event {
 pub struct Rules {
     /// Attempts and backoff.
     pub retry: RetryPolicy,
+    /// What follows a failure of which something is left.
+    pub on_remains: OnRemains,
     /// From the first lease to the end.
     pub timeout: Duration,
+}
+
+impl Rules {
+    /// What a failed attempt leaves to another; `None` where none may follow it.
+    fn left_to_another(&self, effects: Effects) -> Option<Left> {
+        match (effects, self.on_remains) {
+            (Effects::Undone, OnRemains::End | OnRemains::GoOn) => Some(Left::Nothing),
+            (Effects::Remain, OnRemains::GoOn) => Some(Left::Something),
+            (Effects::Remain, OnRemains::End) => None,
+        }
+    }
 }
 
 /// What a transition did.
@@ -210,7 +234,7 @@ fn grant(life: &mut Life, lease: Lease, rules: &Rules, now: Timestamp) -> Result
     }
     life.fence = life.fence.next();
     life.lease = Some(lease);
-    life.clean = false;
+    life.left = Left::Unknown;
     Ok(Outcome::Alive)
 }
 
@@ -240,17 +264,13 @@ fn report(
         End::Succeeded { output } => Ok(succeed(life, output)),
         End::Cancelled { effects } => Ok(conclude(life, "the task was stopped", Code::Cancelled, effects, false)),
         End::Failed { code, detail, retryable, effects } => {
-            let again = retryable
-                && life.abort_reason.is_none()
-                && effects == Effects::Undone
-                && rules.retry.allows(life.fence.attempt);
-            if again {
-                life.state = TaskState::Queued;
-                life.clean = true;
-                life.not_before = now.plus(rules.retry.delay(life.fence.attempt, jitter));
-                return Ok(Outcome::Alive);
-            }
-            Ok(conclude(life, &detail, code, effects, retryable))
+            let again = retryable && life.abort_reason.is_none() && rules.retry.allows(life.fence.attempt);
+            let left = again.then(|| rules.left_to_another(effects)).flatten();
+            let Some(left) = left else { return Ok(conclude(life, &detail, code, effects, retryable)) };
+            life.state = TaskState::Queued;
+            life.left = left;
+            life.not_before = now.plus(rules.retry.delay(life.fence.attempt, jitter));
+            Ok(Outcome::Alive)
         }
     }
 }
@@ -273,7 +293,7 @@ fn lapse(life: &mut Life, rules: &Rules, now: Timestamp, jitter: f64) -> Result<
 
 /// Ends at once what provably left nothing behind; everything else begins to abort. Somebody's word outranks a deadline.
 fn stop(life: &mut Life, reason: AbortReason) -> Outcome {
-    if life.clean && life.lease.is_none() {
+    if life.left == Left::Nothing && life.lease.is_none() {
         let (state, code) = reason.end();
         let detail = match reason {
             AbortReason::Cancel => "cancelled before any node took it",
@@ -292,9 +312,9 @@ fn stop(life: &mut Life, reason: AbortReason) -> Outcome {
 }
 
 fn before_any_effect(life: &mut Life, end: impl FnOnce(&mut Life) -> Outcome) -> Result<Outcome, Denial> {
-    match (life.clean, life.lease) {
-        (true, None) => Ok(end(life)),
-        (true, Some(_)) | (false, Some(_) | None) => Err(Denial::WrongState),
+    match (life.left, life.lease) {
+        (Left::Nothing, None) => Ok(end(life)),
+        (Left::Nothing, Some(_)) | (Left::Unknown | Left::Something, Some(_) | None) => Err(Denial::WrongState),
     }
 }
 

@@ -111,6 +111,7 @@ CREATE TABLE nodes (
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
 
 -- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
+-- `clean`: what is left of its attempts: 1 nothing, 2 something from which another is to go on, 0 nobody knows.
 -- `retry`: where it is not the kind's own. `snapshot`: which the parameters name.
 CREATE TABLE tasks (
     id             TEXT PRIMARY KEY,

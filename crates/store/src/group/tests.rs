@@ -1,8 +1,8 @@
 //! What a committer promises, whatever the step.
 
 use futures_util::future::join_all;
-use hostler_model::{Clock, Ids, Timestamp};
 use hostler_db::Db;
+use hostler_model::{Clock, Ids, Timestamp};
 use tokio::sync::broadcast;
 
 use super::*;

@@ -1,6 +1,7 @@
 //! What happens to snapshots within a step: with the task that makes or removes them, with their machine, and by what
 //! their node says it has.
 
+use hostler_db::Result;
 use hostler_model::{
     NodeId, SnapshotId, VmId,
     alloc::{Allocation, Hold, Owner, Settlement},
@@ -8,7 +9,6 @@ use hostler_model::{
     snapshot::{self, Known, Snapshot, SnapshotChange, SnapshotState, Use},
     task::Verdict,
 };
-use hostler_db::Result;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

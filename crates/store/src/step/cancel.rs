@@ -1,10 +1,10 @@
 //! Cancelling, and ending by force.
 
+use hostler_db::Result;
 use hostler_model::{
     Code, Refusal, TaskId,
     task::{Event, Task, TaskState},
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use crate::{

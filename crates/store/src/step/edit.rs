@@ -7,6 +7,7 @@
 //!                                                       │ done: charged what is there · undone: taken back
 //! ```
 
+use hostler_db::Result;
 use hostler_model::{
     Code, NodeId, Refusal, Resources, TaskId, VmId,
     alloc::{Allocation, Owner, Settlement},
@@ -17,7 +18,6 @@ use hostler_model::{
     task::{Effects, Verdict},
     vm::{Observation, Vm, VmState},
 };
-use hostler_db::Result;
 use serde::Deserialize;
 use serde_json::{Value, json};
 

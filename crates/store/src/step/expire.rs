@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use hostler_db::Result;
 use hostler_model::{
     Timestamp, VmId,
     edit::{FILE_AGAIN, is_over},
     kind::KindName,
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use super::submit;

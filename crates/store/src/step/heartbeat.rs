@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hostler_db::Result;
 use hostler_model::{
     NodeId, SnapshotId, TaskId, VmId,
     alloc::Owner,
@@ -14,7 +15,6 @@ use hostler_model::{
     task::TaskState,
     vm::{self, Missing, Observation, VmChange, VmReason, VmState},
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use super::{edit, identify};

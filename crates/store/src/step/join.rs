@@ -1,5 +1,6 @@
 //! Nodes join, and operators change what they are for.
 
+use hostler_db::Result;
 use hostler_model::{
     Code, NodeId, PrincipalId, Refusal, Resources,
     book::Book,
@@ -8,7 +9,6 @@ use hostler_model::{
     name::Name,
     node::{Freshness, Node, NodeEvent, NodeState, Overcommit},
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use crate::{

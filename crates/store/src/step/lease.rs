@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use hostler_db::Result;
 use hostler_model::{
     Fence, NodeId, TaskId,
     broker::Transport,
     id::EnrolmentId,
     kind::{Admission, Class},
     snapshot::{self, Use},
-    task::{Event, Intent, Lease},
+    task::{Event, Intent, Lease, Left},
     vm::VmState,
 };
-use hostler_db::Result;
 
 use super::{identify, submit};
 use crate::{
@@ -35,10 +35,8 @@ impl Step for Take {
     fn run(work: &mut Work<'_>, claims: &[Claim]) -> Result<Vec<Answer<Vec<Leased>>>> {
         let ids: BTreeSet<NodeId> = claims.iter().map(|claim| claim.node).collect();
         let known = node::identities(work.tx, &Vec::from_iter(ids))?;
-        let served: Vec<&Claim> = claims
-            .iter()
-            .filter(|claim| identify(&known, claim.node, claim.enrolment).is_ok_and(takes))
-            .collect();
+        let served: Vec<&Claim> =
+            claims.iter().filter(|claim| identify(&known, claim.node, claim.enrolment).is_ok_and(takes)).collect();
         submit::later::ripen(work)?;
         let mut offers = offers(work, &served, &known)?;
         claims
@@ -224,7 +222,7 @@ fn verdict(work: &mut Work<'_>, id: TaskId) -> Result<Verdict> {
         Admission::Go => Verdict::Go,
         Admission::Moot(output) => Verdict::End(Event::Moot { output }),
         // The node that asks was lost and is back: its next inventory says what may be done.
-        Admission::Refuse(..) if vm.vm.state == VmState::Unknown && row.clean => Verdict::Wait,
+        Admission::Refuse(..) if vm.vm.state == VmState::Unknown && row.left == Left::Nothing => Verdict::Wait,
         Admission::Refuse(code, detail) => Verdict::End(Event::Refuse { code, detail }),
     })
 }
@@ -233,7 +231,7 @@ pub(super) fn delivery(work: &Work<'_>, id: TaskId) -> Option<Leased> {
     let row = work.tasks.get(&id)?;
     let lease = row.lease?;
     let (task, intent) = (&row.task, row.life().intent());
-    let timeout = task.schedule.rules().timeout;
+    let timeout = task.rules().timeout;
     let deadline = match (intent, task.deadline) {
         (Intent::Run, Some(deadline)) => deadline,
         // Stopping and undoing has its own time: the task's may be what ran out.

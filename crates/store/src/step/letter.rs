@@ -1,10 +1,10 @@
 //! Dead letters: letting them be. Doing them again is submitting; see `submit.rs`.
 
+use hostler_db::Result;
 use hostler_model::{
     Code, Refusal, TaskId,
     task::{DeadLetter, Task},
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use crate::{Answer, Cancel, work::Work};

@@ -9,7 +9,7 @@ use hostler_db::Result;
 use hostler_model::{
     Code, Fence, NodeId, TaskId,
     broker::Transport,
-    task::{Effects, End, Event, Intent, TaskState},
+    task::{Effects, End, Event, Intent, Left, TaskState},
 };
 
 use super::{
@@ -67,7 +67,7 @@ fn signed(work: &Work<'_>, known: &BTreeMap<NodeId, node::Identity>, id: TaskId)
         target: task.target.clone(),
         params: task.params.clone(),
         lease_expires_at: expires_at,
-        deadline: expires_at.plus(task.schedule.rules().timeout),
+        deadline: expires_at.plus(task.rules().timeout),
     };
     Some(Offer { node: task.node?, tenant: task.tenant, form: Transport::Amqp, expires_at, leased })
 }
@@ -119,7 +119,7 @@ fn unbegun(work: &mut Work<'_>, row: &TaskRow, offer: &DeadOffer) -> Result<bool
     match (row.task.state, offer.death) {
         // Its time in the queue ends it, to the second.
         (TaskState::Queued, Death::Expired) => Ok(false),
-        (TaskState::Queued, death) if row.clean => {
+        (TaskState::Queued, death) if row.left == Left::Nothing => {
             let event = Event::Refuse { code: Code::TaskRefused, detail: reason(death).to_owned() };
             Ok(work.apply(id, event)?.is_ok())
         }

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use hostler_db::Result;
 use hostler_model::{
     Code, NodeId, Refusal, TaskId,
     internal::ProgressAnswer,
     task::{Event, Progress, TaskState},
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use super::identify;

@@ -3,12 +3,12 @@
 
 use std::collections::BTreeSet;
 
+use hostler_db::Result;
 use hostler_model::{
     VmId,
     kind::KindName,
     restart::{self, PER_HOUR, WINDOW},
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use super::submit;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use hostler_db::Result;
 use hostler_model::{
     NodeId, TaskId,
     internal::{Receipt, Report},
     task::{End, Event, PhaseTiming},
 };
-use hostler_db::Result;
 use serde_json::{Value, json};
 
 use super::identify;

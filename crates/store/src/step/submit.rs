@@ -8,6 +8,7 @@ mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hostler_db::Result;
 use hostler_model::{
     Code, Fence, NodeId, Refusal, Resources, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
@@ -16,10 +17,9 @@ use hostler_model::{
     name::Name,
     placement::{self, Wanted},
     quota,
-    task::{Event, Life, Target, Task, TaskState},
+    task::{Event, Left, Life, Target, Task, TaskState},
     vm::{Vm, VmState},
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use self::change::{Change, name_wanted};
@@ -283,7 +283,7 @@ impl Batch {
             finished_at: None,
         };
         task.waiting_for = waiting_for(&task, self.held(node, false), now);
-        let mut row = TaskRow { seq: 0, task, clean: true, lease: None, later: false, ripe: false };
+        let mut row = TaskRow { seq: 0, task, left: Left::Nothing, lease: None, later: false, ripe: false };
         row.set_life(Life::new(self.store_epoch, not_before));
         row
     }

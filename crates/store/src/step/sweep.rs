@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use hostler_db::Result;
 use hostler_model::{
     NodeId, TaskId, Timestamp,
     node::{Freshness, FreshnessPolicy},
     task::Event,
     vm,
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use super::submit;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use hostler_db::Tx;
 use hostler_model::{
     Code, ImageDigest, Refusal, TenantId, Timestamp,
     event::Actor,
@@ -10,7 +11,6 @@ use hostler_model::{
     import::{Import, ImportProgress, ImportState},
     task::TaskError,
 };
-use hostler_db::Tx;
 use serde_json::json;
 
 use super::Store;

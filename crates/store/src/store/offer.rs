@@ -2,12 +2,7 @@
 //! no other road.
 
 use hostler_model::{
-    Fence, NodeId, TaskId,
-    broker::Transport,
-    event::Actor,
-    internal::Receipt,
-    node::Node,
-    task::Intent,
+    Fence, NodeId, TaskId, broker::Transport, event::Actor, internal::Receipt, node::Node, task::Intent,
 };
 
 use crate::{

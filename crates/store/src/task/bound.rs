@@ -1,8 +1,8 @@
 //! How long leases and pauses are, whatever the clock did: what one that stepped back left in the future is no longer than
 //! it can have been made. And leases that nobody renews, because their task was sent in plain form.
 
-use hostler_model::{Timestamp, kind::KindName};
 use hostler_db::{Result, Tx};
+use hostler_model::{Timestamp, kind::KindName};
 use serde_json::{Value, json};
 
 const LEASES: &str = "
@@ -28,10 +28,8 @@ UPDATE tasks
 
 /// No pause before another attempt is longer than its policy's longest: one that is began before the clock stepped back.
 pub(crate) fn backoffs(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
-    let most: Vec<Value> = KindName::ALL
-        .iter()
-        .map(|kind| json!({"kind": kind, "most": kind.spec().retry.most_seconds}))
-        .collect();
+    let most: Vec<Value> =
+        KindName::ALL.iter().map(|kind| json!({"kind": kind, "most": kind.spec().retry.most_seconds})).collect();
     tx.execute(BACKOFFS, &json!({"now": now.as_micros(), "most": most}))?;
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Changes of a VM that are to be made later: until their time they take no turn, so nobody waits for them.
 
-use hostler_model::Timestamp;
 use hostler_db::{Result, Tx};
+use hostler_model::Timestamp;
 use serde_json::json;
 
 use super::{TaskRow, read};

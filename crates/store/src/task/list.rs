@@ -1,10 +1,10 @@
 //! Tasks as people see them: one, or a page of a list by one of several indexes.
 
+use hostler_db::{Result, Row, Tx};
 use hostler_model::{
     TaskId, Timestamp,
     task::{Task, TaskState, WaitingFor},
 };
-use hostler_db::{Result, Row, Tx};
 use serde_json::json;
 
 use super::{COLUMNS, read};

@@ -8,6 +8,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use hostler_db::{Result, Row, Tx};
 use hostler_model::{
     NodeId, TaskId, TenantId, Timestamp,
     kind::KindName,
@@ -15,7 +16,6 @@ use hostler_model::{
     stats::{Fact, Known, TaskStats, Took, WINDOWS, What, first_minute, minute},
     task::{Life, Task, TaskState},
 };
-use hostler_db::{Result, Row, Tx};
 use serde::Serialize;
 use serde_json::{Value, json};
 

@@ -188,6 +188,8 @@ macro_rules! every_claim {
                 a_deletion_that_did_nothing_leaves_it_as_it_was
                 what_a_deletion_leaves_to_another_is_charged_to_that_one
                 a_deletion_that_left_its_layer_stays_charged_until_it_is_deleted_again
+                a_deletion_that_left_its_layer_is_tried_again_and_goes_on_from_there
+                a_deletion_that_waits_to_go_on_is_stopped_by_its_node_only
                 a_deletion_leaves_its_turn_to_whatever_else_is_asked_of_the_machine
                 they_go_with_their_machine
                 one_that_its_node_lacks_is_in_error_and_no_longer_charged

@@ -87,8 +87,7 @@ async fn of_a_result_and_a_cancel_one_is_the_end_and_the_other_hears_of_it() {
     for _ in 0..ROUNDS {
         let task = one.ok(one.echo()).await;
         let leased = one.lease_one(agent).await;
-        let (settled, cancelled) = tokio::join!(one.succeed(agent, &leased), other.cancel(task.id));
-        drop(settled);
+        let ((), cancelled) = tokio::join!(one.succeed(agent, &leased), other.cancel(task.id));
         let after = other.task(task.id).await;
         // The success came: whatever the cancel said before or after it.
         assert_eq!(after.state, TaskState::Succeeded, "{cancelled:?}");

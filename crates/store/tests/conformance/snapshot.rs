@@ -7,7 +7,7 @@ use hostler_model::{
     kind::KindName,
     node::Slots,
     snapshot::{LIMIT, Snapshot, SnapshotState, Written},
-    task::{Effects, End, TaskState},
+    task::{Effects, End, Intent, TaskState, WaitingFor},
     tenant::UNLIMITED,
     vm::VmState,
 };
@@ -339,6 +339,42 @@ pub async fn a_deletion_that_left_its_layer_stays_charged_until_it_is_deleted_ag
     let leased = world.lease_one(agent).await;
     world.end_with(agent, &leased, End::Succeeded { output: json!({"existed": true}) }).await;
     assert_eq!((of(world, id).await.state, world.book().await.used), (SnapshotState::Deleted, one_vm()));
+}
+
+pub async fn a_deletion_that_left_its_layer_is_tried_again_and_goes_on_from_there(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    let deletion = world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
+    let first = world.lease_one(agent).await;
+    world.end_with(agent, &first, failed(true, Effects::Remain)).await;
+    let waits = world.task(deletion.id).await;
+    assert_eq!((waits.state, waits.waiting_for), (TaskState::Queued, Some(WaitingFor::Time)));
+    assert_eq!((of(world, id).await.state, world.book().await.used), (SnapshotState::Deleting, one_vm() + gib(1)));
+    // Said once more, it is the same.
+    world.advance(1);
+    let head = world.head().await;
+    world.end_with(agent, &first, failed(true, Effects::Remain)).await;
+    assert_eq!((world.head().await, world.task(deletion.id).await.not_before), (head, waits.not_before));
+    world.advance(5);
+    let second = world.lease_one(agent).await;
+    assert_eq!((second.task, second.fence), (deletion.id, first.fence.next()));
+    world.end_with(agent, &second, End::Succeeded { output: json!({"existed": true}) }).await;
+    assert_eq!(world.task(deletion.id).await.state, TaskState::Succeeded);
+    assert_eq!((of(world, id).await.state, world.book().await.used), (SnapshotState::Deleted, one_vm()));
+}
+
+pub async fn a_deletion_that_waits_to_go_on_is_stopped_by_its_node_only(world: &mut World) {
+    let (agent, vm, id) = ready(world).await;
+    let deletion = world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
+    let first = world.lease_one(agent).await;
+    world.end_with(agent, &first, failed(true, Effects::Remain)).await;
+    world.cancel(deletion.id).await.unwrap();
+    assert_eq!(world.task(deletion.id).await.state, TaskState::Aborting);
+    world.advance(5);
+    let abort = world.lease_one(agent).await;
+    assert_eq!((abort.task, abort.intent), (deletion.id, Intent::Abort));
+    world.end_with(agent, &abort, cancelled(Effects::Remain)).await;
+    assert_eq!(world.task(deletion.id).await.state, TaskState::Cancelled);
+    assert_eq!((of(world, id).await.state, world.book().await.used), (SnapshotState::Error, one_vm() + gib(1)));
 }
 
 pub async fn a_deletion_leaves_its_turn_to_whatever_else_is_asked_of_the_machine(world: &mut World) {

@@ -10,6 +10,8 @@ use std::{
     time::Duration,
 };
 
+use hostler_db::Mode;
+use hostler_fixture::Database;
 use hostler_model::{
     Clock, Code, Ids, ImageDigest, NodeId, Resources, TaskId, TenantId, Timestamp, VmId,
     event::{Actor, Entry},
@@ -23,11 +25,9 @@ use hostler_model::{
     task_log::{Line, Said},
     vm::{Observation, Vm, VmSpec, VmState},
 };
-use hostler_db::Mode;
-use hostler_fixture::Database;
 use hostler_store::{
-    Accepted, Answer, Beat, Cancel, Claim, Config, Idempotency, JoinNode, Leased, LogFilter, NewJoinToken, NewMachine, Now,
-    Progressed, Settle, Store, Submission, Timing,
+    Accepted, Answer, Beat, Cancel, Claim, Config, Idempotency, JoinNode, Leased, LogFilter, NewJoinToken, NewMachine,
+    Now, Progressed, Settle, Store, Submission, Timing,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;

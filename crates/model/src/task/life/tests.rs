@@ -5,7 +5,11 @@ use serde_json::json;
 
 use super::*;
 
-const RULES: Rules = Rules { retry: RetryPolicy::exponential(3, 1, 60), timeout: Duration::from_secs(60) };
+const RULES: Rules =
+    Rules { retry: RetryPolicy::exponential(3, 1, 60), on_remains: OnRemains::End, timeout: Duration::from_secs(60) };
+
+/// Those of a kind that goes on from what is left.
+const GOES_ON: Rules = Rules { on_remains: OnRemains::GoOn, ..RULES };
 
 fn lease() -> Lease {
     Lease { enrolment: EnrolmentId(uuid::Uuid::nil()), expires_at: Timestamp::from_micros(30) }
@@ -16,7 +20,11 @@ fn life() -> Life {
 }
 
 fn step(life: &mut Life, event: Event) -> Result<Outcome, Denial> {
-    apply(life, event, &RULES, Timestamp::from_micros(10), 0.5)
+    step_by(&RULES, life, event)
+}
+
+fn step_by(rules: &Rules, life: &mut Life, event: Event) -> Result<Outcome, Denial> {
+    apply(life, event, rules, Timestamp::from_micros(10), 0.5)
 }
 
 fn reported(life: &mut Life, end: End) -> Result<Outcome, Denial> {
@@ -60,12 +68,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4096, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_the_laws_of_a_task_hold(history in prop::collection::vec(events(), 1..40)) {
+    fn whatever_happens_the_laws_of_a_task_hold(
+        rules in prop_oneof![Just(RULES), Just(GOES_ON)],
+        history in prop::collection::vec(events(), 1..40),
+    ) {
         let mut life = life();
         for event in history {
             let before = life.clone();
             let forced = event == Event::Force;
-            let outcome = step(&mut life, event.clone());
+            let outcome = step_by(&rules, &mut life, event.clone());
             // A refusal changes nothing.
             if outcome.is_err() {
                 prop_assert_eq!(&before, &life);
@@ -86,15 +97,23 @@ proptest! {
             prop_assert!(life.state != TaskState::Aborting || life.abort_reason.is_some());
             // Once leased, an unsuccessful end needs evidence: a report under the current fence, or force.
             let unsuccessful = matches!(life.state, TaskState::Failed | TaskState::Cancelled);
-            if unsuccessful && !before.clean && !forced {
+            if unsuccessful && before.left != Left::Nothing && !forced {
                 let reported = matches!(&event, Event::Report { fence, .. } if *fence == before.fence);
                 prop_assert!(reported);
             }
             // "Nothing is left" is said only by who knows: nobody ever had it, or the report says so.
             if let Ok(Outcome::Ended(Verdict::Unsuccessful { effects: Effects::Undone, .. })) = outcome {
                 let said = matches!(&event, Event::Report { end: End::Failed { effects: Effects::Undone, .. } | End::Cancelled { effects: Effects::Undone }, .. });
-                prop_assert!(before.clean || said);
+                prop_assert!(before.left == Left::Nothing || said);
             }
+            // A lease is on what may leave something, and what is known of an attempt is as its node said it.
+            prop_assert!(life.lease.is_none() || life.left == Left::Unknown);
+            if let (Event::Report { end: End::Failed { effects, .. }, .. }, false) = (&event, ended) {
+                prop_assert_eq!(life.left, if *effects == Effects::Undone { Left::Nothing } else { Left::Something });
+                prop_assert!(life.reported(life.fence));
+            }
+            // Nobody goes on from what is left but a kind that says so.
+            prop_assert!(life.left != Left::Something || rules.on_remains == OnRemains::GoOn);
             // No more attempts at the work than the rules allow (a lease to abort is not one).
             prop_assert!(life.state != TaskState::Running || before.state == TaskState::Running || before.fence.attempt < RULES.retry.attempts);
         }
@@ -166,4 +185,44 @@ fn a_retryable_failure_that_left_something_is_not_retried() {
     step(&mut life, Event::Lease(lease())).unwrap();
     reported(&mut life, failed(true, Effects::Remain)).unwrap();
     assert_eq!(life.state, TaskState::Failed);
+}
+
+#[test]
+fn a_kind_that_goes_on_from_what_is_left_has_all_its_attempts() {
+    let mut life = life();
+    for attempt in 1..RULES.retry.attempts {
+        step(&mut life, Event::Lease(lease())).unwrap();
+        let fence = life.fence;
+        let report = Event::Report { fence, end: failed(true, Effects::Remain) };
+        assert_eq!(step_by(&GOES_ON, &mut life, report), Ok(Outcome::Alive), "{attempt}");
+        assert_eq!((life.state, life.left), (TaskState::Queued, Left::Something));
+        assert!(life.reported(fence) && life.not_before > Timestamp::from_micros(10));
+    }
+    step(&mut life, Event::Lease(lease())).unwrap();
+    let report = Event::Report { fence: life.fence, end: failed(true, Effects::Remain) };
+    let ended = step_by(&GOES_ON, &mut life, report);
+    assert!(matches!(ended, Ok(Outcome::Ended(Verdict::Unsuccessful { effects: Effects::Remain, .. }))), "{ended:?}");
+    assert_eq!((life.state, life.dead_letter), (TaskState::Failed, Some(DeadLetter::Waiting)));
+}
+
+#[test]
+fn what_does_not_help_is_not_done_again_whatever_is_left() {
+    let mut life = life();
+    step(&mut life, Event::Lease(lease())).unwrap();
+    let report = Event::Report { fence: life.fence, end: failed(false, Effects::Remain) };
+    step_by(&GOES_ON, &mut life, report).unwrap();
+    assert_eq!(life.state, TaskState::Failed);
+}
+
+#[test]
+fn what_left_something_and_waits_for_another_attempt_is_stopped_by_its_node_only() {
+    for (event, reason) in [(Event::Cancel, AbortReason::Cancel), (Event::MissQueueDeadline, AbortReason::Deadline)] {
+        let mut life = life();
+        step(&mut life, Event::Lease(lease())).unwrap();
+        let report = Event::Report { fence: life.fence, end: failed(true, Effects::Remain) };
+        step_by(&GOES_ON, &mut life, report).unwrap();
+        step(&mut life, Event::Moot { output: json!({}) }).unwrap_err();
+        step(&mut life, event).unwrap();
+        assert_eq!((life.state, life.abort_reason), (TaskState::Aborting, Some(reason)));
+    }
 }

@@ -1,7 +1,7 @@
 //! What a submission does with the dead letter that it does again: of all who do one again, the first does.
 
-use hostler_model::{Code, Refusal, TaskId, task::DeadLetter};
 use hostler_db::Result;
+use hostler_model::{Code, Refusal, TaskId, task::DeadLetter};
 
 use crate::{Answer, Submission, task, work::Work};
 

@@ -1,6 +1,7 @@
 //! What a submission changes of its machine's record at once: what it is to be, or its name. A kind says which
 //! (`Kind::RECORD`).
 
+use hostler_db::Result;
 use hostler_model::{
     NodeId, Refusal,
     kind::{Record, VmRenameParams},
@@ -8,7 +9,6 @@ use hostler_model::{
     task::Task,
     vm::Vm,
 };
-use hostler_db::Result;
 use serde::Deserialize;
 use serde_json::json;
 

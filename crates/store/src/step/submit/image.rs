@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
+use hostler_db::{Result, Tx};
 use hostler_model::{
     Code, ImageDigest, Refusal, TenantId,
     kind::{ImagePullParams, KindName},
 };
-use hostler_db::{Result, Tx};
 use serde::Deserialize;
 
 use crate::{Answer, Submission, image};

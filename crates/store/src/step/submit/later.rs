@@ -8,6 +8,7 @@
 //!
 //! Its place is that of its time, not of its submission: what was queued meanwhile was promised that nothing is before it.
 
+use hostler_db::Result;
 use hostler_model::{
     Code, Refusal, TaskId,
     edit::check_deletable,
@@ -16,7 +17,6 @@ use hostler_model::{
     task::Event,
     vm::VmState,
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use super::{Batch, aborts, change::Change, snapshot, vm_not_found};

@@ -1,5 +1,6 @@
 //! What a submission does with a snapshot: makes one, needs one, removes one.
 
+use hostler_db::Result;
 use hostler_model::{
     Code, NodeId, Refusal, Resources, SnapshotId,
     alloc::{Allocation, Hold, Owner},
@@ -8,7 +9,6 @@ use hostler_model::{
     snapshot::{self, LIMIT, Snapshot, SnapshotState, Use},
     vm::{Vm, VmState},
 };
-use hostler_db::Result;
 use serde_json::json;
 
 use crate::{Answer, NewSnapshot, Submission, snapshot::SnapshotRow, work::Work};

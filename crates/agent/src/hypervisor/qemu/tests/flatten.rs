@@ -301,6 +301,44 @@ async fn a_copy_stops_where_others_fill_the_hosts_disk_meanwhile_and_goes_on_whe
 }
 
 #[tokio::test]
+async fn a_copy_whose_qemu_is_killed_in_the_middle_goes_on_with_the_next_attempt() {
+    let node = Node::new().await;
+    let plan = node.plan();
+    let (vm, first) = (plan.id, id());
+    create(&node.qemu, &plan).await.unwrap().end().await.unwrap();
+    let [lower, upper] = ["disk.qcow2", "disk-1.qcow2"].map(|name| node.folder(vm).layer(name));
+    // It takes some seconds; and the upper layer has some of its own.
+    qemu_io(&lower, "write -P 7 100M 900M");
+    take(&node.qemu, vm, first, false).await.unwrap();
+    qemu_io(&upper, "write -P 9 500M 10M");
+    node.qemu.remove_snapshot(vm, first).await.unwrap();
+    let (percents, mut told) = mpsc::unbounded_channel();
+    let qemu = node.qemu.clone();
+    let flattening = tokio::spawn(async move { qemu.flatten(vm, first, &percents).await });
+    let copied = async { while told.recv().await.unwrap() < 20 {} };
+    tokio::time::timeout(READY, copied).await.unwrap();
+    // The one that works on the disk: no machine runs.
+    let has_it = |argument: &Vec<u8>| String::from_utf8_lossy(argument).contains(&*upper.to_string_lossy());
+    let found = crate::host::process::search(|arguments| arguments.iter().any(has_it)).unwrap();
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].open().unwrap().unwrap().signal(Signal::KILL).unwrap());
+    let error = flattening.await.unwrap().unwrap_err();
+    assert_eq!((error.code, error.retryable), (Code::HypervisorFailed, true), "{error}");
+    assert_eq!(node.layers(vm), ["disk-1.qcow2", "disk.qcow2"]);
+    assert_eq!(node.qemu.snapshots().await.unwrap(), [first], "it counts as there, and stays charged");
+    // The next attempt, by an agent that knows nothing of the first.
+    let next = node.restarted();
+    assert!(next.remove_snapshot(vm, first).await.unwrap().layer_left);
+    assert_eq!(flatten(&next, vm, first).await.unwrap(), Flat::default());
+    assert_eq!(node.layers(vm), ["disk-1.qcow2"]);
+    assert!(next.snapshots().await.unwrap().is_empty());
+    check(&upper);
+    for kept in ["read -P 7 100M 400M", "read -P 9 500M 10M", "read -P 7 510M 490M"] {
+        qemu_io(&upper, kept);
+    }
+}
+
+#[tokio::test]
 async fn who_has_nothing_to_copy_does_not_wait_for_others_that_do() {
     let node = Node::new().await;
     let _copying = node.qemu.0.flattening.lock().await;

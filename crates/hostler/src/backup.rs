@@ -19,8 +19,8 @@ use hostler_model::{Clock, Ids, Timestamp};
 use hostler_store::{Config, Now, Store, Timing};
 use serde::{Deserialize, Serialize};
 
-use super::Globals;
 use crate::{
+    cli::Globals,
     exit::{Exit, Failure},
     folder::{Folder, Stay},
     output,
@@ -143,7 +143,9 @@ pub fn backup(args: &BackupArgs, globals: &Globals) -> Result<Exit, Failure> {
     hostler_trust::file::create_private_dir(to).map_err(|e| failed(e).help("name another folder"))?;
     let used = fs::read_dir(to).is_ok_and(|mut entries| entries.next().is_some());
     if used {
-        return Err(Failure::usage(format!("{} is not empty", to.display())).help("name a new folder: one for each backup"));
+        return Err(
+            Failure::usage(format!("{} is not empty", to.display())).help("name a new folder: one for each backup")
+        );
     }
     let taken_at = Clock::system().now();
     let copied = match &place {
@@ -166,7 +168,8 @@ pub fn backup(args: &BackupArgs, globals: &Globals) -> Result<Exit, Failure> {
     let text = serde_json::to_vec_pretty(&note).map_err(failed)?;
     hostler_trust::file::write_private(&to.join(NOTE), &text).map_err(failed)?;
     let size = fs::metadata(&file).map_or(0, |meta| meta.len());
-    output::text(&output::fields([("backup", to.display().to_string()), ("size", output::bytes(size))])).map_err(failed)?;
+    output::text(&output::fields([("backup", to.display().to_string()), ("size", output::bytes(size))]))
+        .map_err(failed)?;
     Ok(Exit::Done)
 }
 
@@ -207,8 +210,8 @@ fn put_back(from: &Path, place: &Place) -> Result<(), Failure> {
         Failure::usage(format!("{} is no whole backup: {NOTE}: {error}", from.display()))
             .help("name a folder that `hostler backup` made")
     })?;
-    let note: Note = serde_json::from_slice(&text)
-        .map_err(|error| failed(format!("{}: {error}", from.join(NOTE).display())))?;
+    let note: Note =
+        serde_json::from_slice(&text).map_err(|error| failed(format!("{}: {error}", from.join(NOTE).display())))?;
     if note.engine != place.engine() {
         let (theirs, ours) = (note.engine, place.engine());
         return Err(Failure::usage(format!("the backup is of {theirs:?}, and the database is {ours:?}"))
@@ -224,7 +227,9 @@ fn put_back(from: &Path, place: &Place) -> Result<(), Failure> {
             let dump = from.join(DUMP);
             let name = hostler_db::backup::variables(url).map_err(failed)?;
             let name = name.into_iter().find(|(name, _)| *name == "PGDATABASE").map(|(_, value)| value);
-            program("pg_restore", url, |restore| restore.args(words).arg("--dbname").arg(name.unwrap_or_default()).arg(&dump))
+            program("pg_restore", url, |restore| {
+                restore.args(words).arg("--dbname").arg(name.unwrap_or_default()).arg(&dump)
+            })
         }
     }
 }
@@ -252,7 +257,8 @@ fn program(name: &str, url: &str, with: impl FnOnce(&mut Command) -> &mut Comman
     let mut command = Command::new(name);
     command.envs(hostler_db::backup::variables(url).map_err(failed)?);
     let output = with(&mut command).output().map_err(|error| {
-        failed(format!("{name} cannot be run: {error}")).help("install the client programs of PostgreSQL, as new as the server")
+        failed(format!("{name} cannot be run: {error}"))
+            .help("install the client programs of PostgreSQL, as new as the server")
     })?;
     if output.status.success() {
         return Ok(());

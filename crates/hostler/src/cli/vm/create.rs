@@ -1,0 +1,132 @@
+//! `hostler vm create`: a machine that is to be, and the wait for its guest.
+
+use hostler_model::{api::Submitted, kind::VmCreateOutput, name::Name, task::Task, vm::Vm};
+use serde::Deserialize;
+
+use super::{Shape, edit, first_boot};
+use crate::{
+    cli::{ScheduleArgs, Session, WaitArgs, read, succeeded},
+    exit::{Exit, Failure},
+    output,
+};
+
+/// For its help.
+pub const EXAMPLES: &str = "\
+Examples:
+  hostler vm create
+  hostler vm create web-1 --vcpus 2 --memory 1G --label tier=web
+  hostler vm create web-1 --publish 8080:80 --ttl 8h
+  hostler vm create web-1 --image debian --user ada --ssh-key ~/.ssh/id_ed25519.pub
+  hostler vm create web-1 --image debian --user-data web.yaml --ready tcp:80 --ready-timeout 10m
+  hostler vm create web-1 --dry-run     what would happen, quota and room included
+  hostler vm create web-1 --no-wait     come back at once";
+
+/// Which, and when.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Its name; made from its id where there is none
+    #[arg(value_parser = read::model::<Name>)]
+    name: Option<Name>,
+
+    #[command(flatten)]
+    shape: Shape,
+
+    #[command(flatten)]
+    wait: WaitArgs,
+
+    /// Only say what would happen
+    #[arg(long)]
+    dry_run: bool,
+
+    #[command(flatten)]
+    schedule: ScheduleArgs,
+}
+
+/// Makes it, and waits until its guest answers.
+pub async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let how = args.schedule.submit_or_try(args.dry_run);
+    let mut submitted = session.client.create_vm(&args.shape.vm(args.name)?, &how).await?;
+    if args.dry_run || args.wait.no_wait() {
+        session.print(&submitted, || planned(&submitted, args.dry_run))?;
+        return Ok(Exit::Done);
+    }
+    submitted.task = session.ended(submitted.task, Some(args.wait.timeout), session.tell()).await?;
+    if let Some(vm) = &mut submitted.vm
+        && let Ok(now) = session.client.vm(&vm.id.to_string()).await
+    {
+        *vm = now;
+    }
+    if session.is_data() {
+        session.data(&submitted)?;
+    }
+    let task = succeeded(submitted.task)?;
+    if !session.is_data() {
+        session.text(&created(submitted.vm.as_ref(), &task))?;
+    }
+    first_boot::is_ready(submitted.vm.as_ref(), &task).map(|()| Exit::Done)
+}
+
+/// A machine that is to be made, or would be.
+fn planned(submitted: &Submitted, dry_run: bool) -> String {
+    let task = &submitted.task;
+    let Some(vm) = &submitted.vm else { return output::fields([("task", task.id.to_string())]) };
+    let wanted = format!(
+        "{}, {} vcpus, {}, {} GiB",
+        vm.spec.image,
+        vm.spec.vcpus,
+        output::mib(vm.spec.memory_mib),
+        vm.spec.disk_gib
+    );
+    output::fields([
+        ("name", if dry_run { format!("{} (not made: dry run)", vm.name) } else { vm.name.to_string() }),
+        ("id", if dry_run { String::new() } else { vm.id.to_string() }),
+        ("wanted", wanted),
+        ("task", if dry_run { String::new() } else { format!("{} {}", task.id, task.state) }),
+    ])
+}
+
+fn created(vm: Option<&Vm>, task: &Task) -> String {
+    let boot = task.output.as_ref().and_then(|output| VmCreateOutput::deserialize(output).ok());
+    let Some(vm) = vm else { return output::fields([("task", task.id.to_string())]) };
+    output::fields([
+        ("name", vm.name.to_string()),
+        ("id", vm.id.to_string()),
+        ("state", vm.state.to_string()),
+        ("ports", edit::ports(vm)),
+        (
+            "boot",
+            boot.map(|boot| format!("{} ({})", output::took(output::millis(boot.boot_ms)), boot.acceleration))
+                .unwrap_or_default(),
+        ),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cli::fixture;
+
+    #[test]
+    fn a_machine_that_was_made() {
+        let mut task = fixture::task("succeeded");
+        task.output = Some(json!({"charge": {"vms": 1}, "boot_ms": 3012.4, "acceleration": "tcg"}));
+        insta::assert_snapshot!(created(Some(&fixture::vm("web-1", "running")), &task), @"
+        name   web-1
+        id     0190f1f0-0000-7000-8000-00000000000b
+        state  running
+        boot   3.0 s (tcg)
+        ");
+    }
+
+    #[test]
+    fn a_machine_that_would_be_made() {
+        let submitted =
+            Submitted { task: fixture::task("queued"), vm: Some(fixture::vm("web-1", "provisioning")), snapshot: None };
+        insta::assert_snapshot!(planned(&submitted, true), @"
+        name    web-1 (not made: dry run)
+        wanted  tiny, 1 vcpus, 256 MiB, 1 GiB
+        ");
+    }
+}
