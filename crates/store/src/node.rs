@@ -234,8 +234,9 @@ UPDATE nodes
 
 const COMPARED: &str = "
 UPDATE nodes
-   SET heard_epoch = (SELECT store_epoch FROM log_head)
- WHERE id IN (SELECT value FROM jsonb_each(?1)) AND heard_epoch < (SELECT store_epoch FROM log_head)";
+   SET heard_epoch = (SELECT store_epoch FROM log_head WHERE one = 1)
+ WHERE id IN (SELECT value FROM jsonb_each(?1))
+   AND heard_epoch < (SELECT store_epoch FROM log_head WHERE one = 1)";
 
 /// Nodes have said all that they have: they get tasks again.
 pub(crate) fn compared(tx: &Tx<'_>, ids: &[NodeId]) -> Result<()> {
