@@ -25,7 +25,7 @@ build: ## a debug build
 	cargo build --workspace
 
 release: ## a release build
-	@cargo build --release --locked -p hostler
+	@cargo build --release --locked -p hostler --features rabbitmq
 
 install: ## the program, units, manual, completions; PREFIX, DESTDIR
 	@scripts/install.sh install

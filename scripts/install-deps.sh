@@ -33,6 +33,8 @@ readonly TEST=(
     ssh:openssh-client
     python3:python3
     python3-venv:python3-venv
+    rabbitmq-server:rabbitmq-server
+    python3-pika:python3-pika
     postgres:postgresql
 )
 
@@ -83,6 +85,7 @@ present() {
         ovmf) [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || [ -e /usr/share/OVMF/OVMF_CODE.fd ] ;;
         postgres) compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ;;
         python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
+        python3-pika) /usr/bin/python3 -c 'import pika' 2>/dev/null ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }

@@ -19,3 +19,13 @@ CREATE TABLE vm_epoch (
     vm    TEXT    NOT NULL PRIMARY KEY,
     epoch INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- Offers that came by the broker and were acknowledged there, until they are begun or over.
+CREATE TABLE offer (
+    task        TEXT    NOT NULL,
+    store_epoch INTEGER NOT NULL,
+    attempt     INTEGER NOT NULL,
+    assignment  TEXT    NOT NULL,
+    offered_at  INTEGER NOT NULL,
+    PRIMARY KEY (task, store_epoch, attempt)
+) STRICT, WITHOUT ROWID;

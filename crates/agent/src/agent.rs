@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! start: lock the data folder ─► journal ─► take hold of the machines that are here
-//! run:   resume what is unfinished ─► enrol ─► poll · report · heartbeat · renew ─► told to end: no more polls,
+//! run:   resume what is unfinished ─► enrol ─► poll, or consume · report · heartbeat · renew ─► told to end: no more polls,
 //!        short work ends, results go out; what is unfinished stays in the journal, machines go on running
 //! ```
 //!
@@ -17,13 +17,14 @@ use std::{
 };
 
 use hostler_link::LinkError;
-use hostler_model::{Clock, NodeId, node::NodeFacts};
+use hostler_model::{Clock, Ids, NodeId, node::NodeFacts};
 use hostler_trust::identity::IdentityError;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     attempt::Works,
+    broker::{self, Road},
     config::AgentConfig,
     enrol::{self, Identity, TrustCell},
     facts,
@@ -121,6 +122,8 @@ pub struct Node {
     pub facts: NodeFacts,
     /// The time.
     pub clock: Clock,
+    /// The road by the broker, where tasks and results take that.
+    pub road: Option<Road>,
     /// Where its tasks hang.
     pub tether: Tether,
     /// What it counts.
@@ -254,7 +257,7 @@ impl Agent {
         let ids = &self.config.ids;
         let loops = async {
             tokio::join!(
-                inbox::poll(&node, ids.clone()),
+                take(&node, ids.clone()),
                 report::send(&node, ids.clone()),
                 heartbeat::beat(&node, &self.beat_requests, ids.clone()),
                 enrol::renew(&node, &self.config, credentials),
@@ -279,6 +282,7 @@ impl Agent {
             tools: self.tools.clone(),
             facts: self.facts.clone(),
             clock: self.config.clock.clone(),
+            road: self.config.broker.clone().map(Road::new),
             tether: self.tether.clone(),
             metrics: self.metrics.clone(),
         }
@@ -301,6 +305,14 @@ impl Agent {
         }
         self.tether.cut();
         self.tether.gone().await;
+    }
+}
+
+/// Takes tasks, by the one road or the other.
+async fn take(node: &Arc<Node>, ids: Ids) {
+    match &node.road {
+        Some(road) => broker::take(node, road, ids).await,
+        None => inbox::poll(node, ids).await,
     }
 }
 

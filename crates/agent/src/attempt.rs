@@ -212,6 +212,8 @@ pub struct Works {
     quick: Semaphore,
     guest: Semaphore,
     attempts: Mutex<BTreeMap<TaskId, Arc<Attempt>>>,
+    /// Slots for what may be about to begin.
+    reserved: Mutex<Slots>,
     /// Told when an attempt has ended.
     freed: Notify,
 }
@@ -227,6 +229,7 @@ impl Works {
             quick: permits(slots.quick),
             guest: permits(slots.guest),
             attempts: Mutex::default(),
+            reserved: Mutex::default(),
             freed: Notify::new(),
         }
     }
@@ -255,7 +258,8 @@ impl Works {
     /// How many more tasks of this class can begin.
     pub fn free(&self, class: Class) -> usize {
         let has = lock(&self.attempts).values().filter(|attempt| attempt.kind.spec().class == class).count();
-        self.slots.of(class).saturating_sub(has)
+        let reserved = lock(&self.reserved).of(class);
+        self.slots.of(class).saturating_sub(has).saturating_sub(reserved)
     }
 
     /// Waits until a task of this class can begin, and says how many.
@@ -267,6 +271,26 @@ impl Works {
                 free => return free,
             }
         }
+    }
+
+    /// Waits for a place for a task of this class, which is kept until what is answered is dropped.
+    pub async fn reserve(self: &Arc<Works>, class: Class) -> Reserved {
+        loop {
+            let freed = self.freed.notified();
+            if self.take_place(class) {
+                return Reserved { works: self.clone(), class };
+            }
+            freed.await;
+        }
+    }
+
+    fn take_place(&self, class: Class) -> bool {
+        let attempts = lock(&self.attempts);
+        let has = attempts.values().filter(|attempt| attempt.kind.spec().class == class).count();
+        let mut reserved = lock(&self.reserved);
+        let free = has + reserved.of(class) < self.slots.of(class);
+        *reserved.of_mut(class) += usize::from(free);
+        free
     }
 
     /// Adds an attempt. An earlier one of the same task that is on its way out comes back: to be waited for.
@@ -341,6 +365,20 @@ impl Works {
     }
 }
 
+/// A place for a task that may be about to begin.
+#[derive(Debug)]
+pub struct Reserved {
+    works: Arc<Works>,
+    class: Class,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        *lock(&self.works.reserved).of_mut(self.class) -= 1;
+        self.works.freed.notify_waiters();
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -398,6 +436,22 @@ mod tests {
         add(&works, &ids, KindName::VmExec, 8);
         assert_eq!(Class::ALL.map(|class| works.free(class)), [0, 2, 4, 0]);
         assert!(works.free(KindName::VmStop.spec().class) > 0, "a stop waits for programs");
+    }
+
+    #[tokio::test]
+    async fn a_place_that_is_kept_is_nobody_elses() {
+        let works = Arc::new(Works::new(Slots::each(1)));
+        let kept = works.reserve(Class::Quick).await;
+        assert_eq!([Class::Quick, Class::Boot].map(|class| works.free(class)), [0, 1]);
+        let waiting = tokio::spawn({
+            let works = works.clone();
+            async move { drop(works.reserve(Class::Quick).await) }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(kept);
+        waiting.await.unwrap();
+        assert_eq!(works.free(Class::Quick), 1);
     }
 
     #[tokio::test]

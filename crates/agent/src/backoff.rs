@@ -1,4 +1,4 @@
-//! Pauses between attempts to reach the server: 0.1 s, twice that, and so on, to 5 s; half of each by chance, so that
+//! Pauses between attempts to reach the server, or the broker: 0.1 s, twice that, and so on, to 5 s; half of each by chance, so that
 //! a thousand agents do not come back at the same moment.
 
 use std::time::Duration;
@@ -25,7 +25,7 @@ impl Outage {
     /// It failed (again): said once for an outage, then a pause.
     pub async fn pause(&mut self, error: &impl std::fmt::Display) {
         if self.tries == 0 {
-            tracing::warn!(what = self.what, %error, "the server cannot be asked; trying until it can");
+            tracing::warn!(what = self.what, %error, "there is no way there at the moment; trying until there is");
         }
         self.tries = self.tries.saturating_add(1);
         tokio::time::sleep(Backoff::Exponential.pause(FIRST, MOST, self.tries, self.ids.unit())).await;
@@ -34,7 +34,7 @@ impl Outage {
     /// It worked.
     pub fn over(&mut self) {
         if self.tries > 0 {
-            tracing::info!(what = self.what, tries = self.tries, "the server answers again");
+            tracing::info!(what = self.what, tries = self.tries, "it works again");
         }
         self.tries = 0;
     }

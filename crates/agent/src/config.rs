@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use hostler_broker::Broker;
 use hostler_db::Mode;
 use hostler_link::Link;
 pub use hostler_model::node::Slots;
@@ -35,6 +36,8 @@ pub struct AgentConfig {
     pub ids: Ids,
     /// The network.
     pub connect: Connect,
+    /// The message broker by which tasks come and results go, in place of polls and calls.
+    pub broker: Option<Broker>,
     /// What runs machines.
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Where `/proc` and `/sys` are: `/` outside tests.
@@ -58,6 +61,7 @@ impl AgentConfig {
             clock: Clock::system(),
             ids: Ids::system(),
             connect,
+            broker: None,
             hypervisor,
             root: PathBuf::from("/"),
             journal: Mode::Threads,

@@ -19,7 +19,7 @@ use hostler_model::{
     internal::{Join, Joined, Renew},
     node::NodeFacts,
 };
-use hostler_trust::{Credentials, NodeKey, TaskVerifier, file};
+use hostler_trust::{Credentials, NodeKey, NodeSigner, TaskVerifier, file};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -37,13 +37,15 @@ const RENEW_AGAIN: Duration = Duration::from_secs(60);
 /// The longest that a timer sleeps before it looks at the clock again: a suspended host's clock jumps.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// How the server's tasks are known.
+/// How the server's tasks are known, and our results to it.
 #[derive(Clone, Debug)]
 pub struct Trust {
     /// With which keys they are signed.
     pub verifier: TaskVerifier,
     /// What the server calls itself.
     pub issuer: String,
+    /// Signs results for where nobody shows a certificate.
+    pub signer: NodeSigner,
 }
 
 /// Who this node is, and whom it trusts.
@@ -113,14 +115,14 @@ fn load(dir: &Path) -> Result<Option<Identity>, AgentError> {
     let path = dir.join(SERVER_FILE);
     let text = file::read_private(&path)?.ok_or_else(|| AgentError::Damaged { path: path.clone() })?;
     let server: ServerFile = serde_json::from_str(&text).map_err(|_| AgentError::Damaged { path: path.clone() })?;
-    let trust = trust(&server.task_keys, server.issuer)?;
+    let trust = trust(&server.task_keys, server.issuer, &credentials)?;
     Ok(Some(Identity { credentials, trust }))
 }
 
 /// Writes down what the server said: the server's part first, for with the credentials the identity is complete.
 fn keep(dir: &Path, key: &NodeKey, joined: &Joined) -> Result<Identity, AgentError> {
     let credentials = Credentials::new(key, &joined.certificate_pem, &joined.ca_pem)?;
-    let trust = trust(&joined.task_keys, joined.issuer.clone())?;
+    let trust = trust(&joined.task_keys, joined.issuer.clone(), &credentials)?;
     let server = ServerFile { issuer: joined.issuer.clone(), task_keys: joined.task_keys.clone() };
     let text = serde_json::to_vec_pretty(&server).map_err(|_| AgentError::Damaged { path: dir.join(SERVER_FILE) })?;
     file::write_private(&dir.join(SERVER_FILE), &text)?;
@@ -128,8 +130,8 @@ fn keep(dir: &Path, key: &NodeKey, joined: &Joined) -> Result<Identity, AgentErr
     Ok(Identity { credentials, trust })
 }
 
-fn trust(keys: &Value, issuer: String) -> Result<Trust, AgentError> {
-    Ok(Trust { verifier: TaskVerifier::from_jwks(keys)?, issuer })
+fn trust(keys: &Value, issuer: String, credentials: &Credentials) -> Result<Trust, AgentError> {
+    Ok(Trust { verifier: TaskVerifier::from_jwks(keys)?, issuer, signer: NodeSigner::new(credentials) })
 }
 
 /// Renews the certificate for as long as the agent lives.

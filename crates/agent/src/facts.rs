@@ -1,6 +1,6 @@
 //! What the agent says of its host. What cannot change while it runs is read once.
 
-use hostler_model::{Resources, node::NodeFacts};
+use hostler_model::{Resources, broker::Transport, node::NodeFacts};
 
 use crate::{agent::Node, config::AgentConfig, handler, host};
 
@@ -30,6 +30,8 @@ pub fn read(config: &AgentConfig) -> NodeFacts {
         capabilities: handler::capabilities(),
         images: Vec::new(),
         labels: config.labels.clone(),
+        transport: Some(if config.broker.is_some() { Transport::Amqp } else { Transport::Poll }),
+        broker_user: None,
     }
 }
 

@@ -82,6 +82,9 @@ async fn once(node: &Node) -> Result<(Vec<HeldLease>, HeartbeatAnswer), hostler_
     leases.extend(node.outbox.leases());
     let heartbeat = Heartbeat { facts, leases, inventory: node.tools.vms.inventory().await };
     let answer = node.server.heartbeat(&heartbeat).await?;
+    if let Some(road) = &node.road {
+        road.tell(node, &heartbeat);
+    }
     Ok((heartbeat.leases, answer))
 }
 

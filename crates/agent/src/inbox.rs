@@ -77,8 +77,8 @@ async fn poll_once(node: &Arc<Node>, free: Slots, resync: bool) -> Result<usize,
     Ok(tasks.len() + abort.len())
 }
 
-/// Takes in an answer to a poll.
-async fn receive(node: &Arc<Node>, tokens: &[String]) -> Result<(), hostler_db::Error> {
+/// Takes in an answer of the server.
+pub(crate) async fn receive(node: &Arc<Node>, tokens: &[String]) -> Result<(), hostler_db::Error> {
     let assignments = believe(node, tokens);
     let _intake = node.intake.lock().await;
     let now = node.clock.now();
@@ -90,7 +90,7 @@ async fn receive(node: &Arc<Node>, tokens: &[String]) -> Result<(), hostler_db::
 }
 
 /// The tasks that are to be believed.
-fn believe(node: &Node, tokens: &[String]) -> Vec<Assignment> {
+pub(crate) fn believe(node: &Node, tokens: &[String]) -> Vec<Assignment> {
     let trust = node.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
     let expected = Expected { issuer: &trust.issuer, node: node.server.node() };
     let now = node.clock.now();

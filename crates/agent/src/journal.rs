@@ -142,6 +142,22 @@ impl Journal {
         self.0.write("agent.forget", move |tx| forget(tx, &receipts, now)).await
     }
 
+    /// Writes an offer down, before it is acknowledged: from then on it is ours to begin or to forget.
+    pub async fn offered(&self, assignment: &Assignment, now: Timestamp) -> Result<()> {
+        let row = offer::row(assignment, now);
+        self.0.write("agent.offered", move |tx| offer::put(tx, &row)).await
+    }
+
+    /// Offers that were neither begun nor forgotten.
+    pub async fn offers(&self) -> Result<Vec<Assignment>> {
+        self.0.read(offer::all).await
+    }
+
+    /// An offer was begun, or is over.
+    pub async fn forget_offer(&self, held: HeldLease) -> Result<()> {
+        self.0.write("agent.forget", move |tx| offer::remove(tx, held)).await
+    }
+
     /// Everything begun and not ended.
     pub async fn unfinished(&self) -> Result<Vec<Assignment>> {
         self.0.read(|tx| tx.query(UNFINISHED, &Value::Null, |row| row.json(0))).await
@@ -165,6 +181,8 @@ impl Journal {
         self.0.write("agent.prune", move |tx| Ok(tx.execute(PRUNE_OLD, &old)? + tx.execute(PRUNE_MANY, &old)?)).await
     }
 }
+
+mod offer;
 
 const UNFINISHED: &str = "SELECT assignment FROM attempt WHERE state = 'accepted' ORDER BY task";
 

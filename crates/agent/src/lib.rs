@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod attempt;
 pub mod backoff;
+pub mod broker;
 pub mod config;
 pub mod enrol;
 pub mod facts;

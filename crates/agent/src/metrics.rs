@@ -33,6 +33,8 @@ counters! {
     Stale = "tasks_stale";
     /// Deliveries refused: signature, issuer, audience, expiry, epoch.
     Refused = "tasks_refused";
+    /// Offers that came to nothing: cancelled, or another attempt is current.
+    Lapsed = "offers_over";
     /// Results written down.
     Ended = "tasks_ended";
 }

@@ -1,7 +1,7 @@
 //! Results on their way to the server: gathered, sent in batches, repeated until each has a receipt.
 //!
 //! ```text
-//! journal.finish ──► pending ──POST results──► receipt ──► journal.forget
+//! journal.finish ──► pending ──POST results, or by the broker──► receipt ──► journal.forget
 //! ```
 //!
 //! A result is in the journal before it comes here, so nothing is lost with this process.
@@ -111,6 +111,10 @@ pub async fn send(node: &Node, ids: Ids) {
     let mut outage = Outage::none(ids, "results");
     loop {
         let batch = node.outbox.batch().await;
+        if let Some(road) = &node.road {
+            // Nobody waits for a turn while there is no way.
+            road.open().await;
+        }
         match post(node, &batch).await {
             Ok(receipts) => {
                 outage.over();
@@ -126,8 +130,15 @@ pub async fn send(node: &Node, ids: Ids) {
 async fn post(node: &Node, batch: &[Report]) -> Result<Vec<Receipt>, LinkError> {
     fail::fail_point!("agent.report.before");
     // An inventory that is under way may not know yet what these results say: see `heartbeat`.
-    let _turn = node.turn.lock().await;
-    let answer = node.server.results(&Reports { results: batch.to_vec() }).await;
+    let turn = node.turn.lock().await;
+    let answer = match &node.road {
+        Some(road) => {
+            // A broker may take longer than a lease. Heartbeats from now on know what these results say.
+            drop(turn);
+            road.results(node, batch).await
+        }
+        None => node.server.results(&Reports { results: batch.to_vec() }).await,
+    };
     fail::fail_point!("agent.report.after");
     let receipts = answer?.receipts;
     if receipts.len() != batch.len() {

@@ -11,12 +11,12 @@ use std::{
 
 use hostler_link::{Link, LinkError, NO_BODY, with_timeout};
 use hostler_model::{
-    ImageDigest, NodeId, TaskId,
+    Fence, ImageDigest, NodeId, TaskId,
     id::SecretId,
     image::{Image, Manifest, Sha256Hex},
     internal::{
         Assignments, Heartbeat, HeartbeatAnswer, HeldLease, Join, Joined, ProgressAnswer, ProgressReport, Receipts,
-        Renew, Reports, TaskSecret,
+        Renew, Reports, StartReport, TaskSecret,
     },
     node::Slots,
 };
@@ -111,6 +111,12 @@ impl Server {
         let link = self.link();
         let call = link.call_json(Method::GET, &path, NO_BODY, HeaderMap::new());
         Ok(with_timeout(POLL + GRACE, call).await?.body)
+    }
+
+    /// Asks for the lease of what was offered.
+    pub async fn started(&self, task: TaskId, fence: Fence) -> Result<Assignments, LinkError> {
+        let report = StartReport { fence };
+        call(&self.link(), Method::POST, &self.path(&format!("tasks/{task}/started")), Some(&report)).await
     }
 
     /// Says what is here, and renews leases.

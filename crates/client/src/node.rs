@@ -3,6 +3,7 @@
 use hostler_model::{
     Code,
     api::{Page, Submitted},
+    broker::{ChangeTransport, NewPlainNode, Transport},
     node::Node,
 };
 
@@ -48,6 +49,17 @@ impl Client {
     pub async fn change_node(&self, node: &str, decision: Decision) -> Result<Node, ClientError> {
         let path = format!("/api/v1/nodes/{}/{}", segment(node, Code::NodeNotFound)?, decision.verb());
         self.call(Call::post(path)).await
+    }
+
+    /// Adds a node whose agent is somebody else's. Asked again, the name is taken.
+    pub async fn add_plain_node(&self, new: &NewPlainNode) -> Result<Node, ClientError> {
+        self.call(Call::post("/api/v1/nodes").json(new)?).await
+    }
+
+    /// Sends a node's tasks by another road; answers how it is now.
+    pub async fn reroute_node(&self, node: &str, transport: Transport) -> Result<Node, ClientError> {
+        let path = format!("/api/v1/nodes/{}/transport", segment(node, Code::NodeNotFound)?);
+        self.call(Call::put(path).json(&ChangeTransport { transport })?).await
     }
 
     /// Lets a node look at everything on its host and tell at once.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! http (one file per noun) ──► app (one file per noun) ──► store
-//! loops ──► store          dispatch ──► store (leases), trust (signatures)
+//! loops ──► store          dispatch ──► store (leases), trust (signatures)          broker ──► store, trust
 //! ```
 //!
 //! A [`Server`] is a value: its two routers can be called in process, with an agent's identity as a request extension
@@ -10,6 +10,7 @@
 //! restart would miss, SQL, the agent.
 
 pub mod app;
+mod broker;
 mod dispatch;
 mod http;
 mod loops;
@@ -18,6 +19,7 @@ mod metrics;
 use std::{io, path::PathBuf, sync::Arc};
 
 use axum::Router;
+use hostler_broker::Broker;
 use hostler_model::{Clock, Ids, defaults::Defaults};
 use hostler_store::Store;
 use hostler_trust::{
@@ -67,6 +69,8 @@ pub struct ServerConfig {
     pub pace: Pace,
     /// How much at once.
     pub limits: Limits,
+    /// The message broker by which some nodes get their tasks.
+    pub broker: Option<Broker>,
 }
 
 /// How much at once.
@@ -102,6 +106,7 @@ pub struct Server {
     app: Arc<App>,
     names: Arc<[String]>,
     pace: Pace,
+    broker: Option<Broker>,
 }
 
 impl Server {
@@ -128,7 +133,7 @@ impl Server {
             importing: app::import::Imports::default(),
             known: app::caller::Known::default(),
         };
-        Server { app: Arc::new(app), names: config.names.into(), pace: config.pace }
+        Server { app: Arc::new(app), names: config.names.into(), pace: config.pace, broker: config.broker }
     }
 
     /// What the routes call, for callers in this process.
@@ -152,9 +157,14 @@ impl Server {
         self.app.closing.cancel();
     }
 
-    /// Runs the loops until `shutdown`, and returns when each has ended its pass.
+    /// Runs the loops, and what goes by the broker, until `shutdown`, and returns when each has ended its pass.
     pub async fn run_loops(&self, shutdown: CancellationToken) {
-        loops::run(self.app.clone(), self.pace, shutdown).await;
+        let by_broker = async {
+            if let Some(broker) = self.broker.clone() {
+                broker::run(self.app.clone(), broker, shutdown.clone()).await;
+            }
+        };
+        tokio::join!(loops::run(self.app.clone(), self.pace, shutdown.clone()), by_broker);
     }
 
     /// Serves people on `api` and agents on `internal`, and runs the loops, until `shutdown`; then lets requests end.

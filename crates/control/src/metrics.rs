@@ -39,6 +39,17 @@ struct LoopName {
     name: &'static str,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Received {
+    queue: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Sent {
+    outcome: &'static str,
+}
+
 type Latency = Family<Route, Histogram, fn() -> Histogram>;
 
 /// The server's own counters.
@@ -53,6 +64,9 @@ pub struct Metrics {
     passes: Family<LoopName, Counter>,
     failures: Family<LoopName, Counter>,
     changes: Family<LoopName, Counter>,
+    connected: Gauge,
+    offered: Family<Sent, Counter>,
+    received: Family<Received, Counter>,
 }
 
 impl Default for Metrics {
@@ -69,6 +83,9 @@ impl Default for Metrics {
             passes: Family::default(),
             failures: Family::default(),
             changes: Family::default(),
+            connected: Gauge::default(),
+            offered: Family::default(),
+            received: Family::default(),
         };
         let m = &metrics;
         registry.register("http_requests", "Requests by route and status", m.requests.clone());
@@ -79,6 +96,9 @@ impl Default for Metrics {
         registry.register("loop_passes", "Passes by loop", m.passes.clone());
         registry.register("loop_failures", "Passes that failed, by loop", m.failures.clone());
         registry.register("loop_changes", "Rows changed, by loop", m.changes.clone());
+        registry.register("broker_connected", "Whether the message broker is there", m.connected.clone());
+        registry.register("broker_offers", "Offers that were sent, by what the broker said", m.offered.clone());
+        registry.register("broker_messages", "Messages received, by queue and what became of them", m.received.clone());
         metrics.registry = registry;
         metrics
     }
@@ -112,6 +132,22 @@ impl Metrics {
         };
     }
 
+    /// Whether the broker is there.
+    pub fn broker_connected(&self, there: bool) {
+        self.connected.set(i64::from(there));
+    }
+
+    /// Offers were sent: so many the broker has, and so many it may not have.
+    pub fn offered(&self, confirmed: usize, returned: usize) {
+        self.offered.get_or_create(&Sent { outcome: "confirmed" }).inc_by(confirmed as u64);
+        self.offered.get_or_create(&Sent { outcome: "returned" }).inc_by(returned as u64);
+    }
+
+    /// A message came from the broker.
+    pub fn received(&self, queue: &'static str, outcome: &'static str) {
+        self.received.get_or_create(&Received { queue, outcome }).inc();
+    }
+
     /// Everything, with the store's gauges, in OpenMetrics text.
     pub fn encode(&self, gauges: &Gauges) -> Result<String> {
         let mut out = String::new();
@@ -133,6 +169,9 @@ fn of_store(gauges: &Gauges) -> Registry {
     family(&mut registry, "nodes", "Nodes", nodes);
     let sides = [("held", gauges.held), ("used", gauges.used)];
     family(&mut registry, "resources", "What is promised and in use", sides.iter().flat_map(side));
+    let (waiting, offered) = gauges.outbox;
+    let offers = [("waiting", waiting), ("offered", offered)].map(|(state, n)| (vec![("state", state)], n));
+    family(&mut registry, "outbox", "Offers that wait to be sent, and that the broker has", offers.into_iter());
     let seq: Gauge = Gauge::default();
     seq.set(gauges.seq);
     registry.register("log_seq", "The log's last number", seq);

@@ -6,3 +6,4 @@ pub mod doc;
 pub mod fleet;
 pub mod pair;
 pub mod process;
+pub mod rabbitmq;

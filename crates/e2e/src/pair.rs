@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     fs,
     net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Instant,
@@ -77,6 +77,7 @@ impl Pair {
         command.arg(verb).arg("--config").arg(self.config()).env_remove("HOSTLER_DATA").stdin(Stdio::null());
         command
             .env("PATH", self.path()?)
+            .env("HOSTLER_CRASH_FILE", self.crash_file(verb))
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
@@ -144,6 +145,24 @@ impl Pair {
         child.kill()?;
         child.wait()?;
         Ok(())
+    }
+
+    /// Lets the process of this verb kill itself at a named point.
+    pub fn arm(&self, verb: &str, point: &str) -> Result<()> {
+        Ok(fs::write(self.crash_file(verb), point)?)
+    }
+
+    fn crash_file(&self, verb: &str) -> PathBuf {
+        self.folder(&format!("{verb}.crash"))
+    }
+
+    /// Waits until the process of this verb has killed itself, and disarms it.
+    pub async fn killed_itself(&mut self, verb: &str) -> Result<()> {
+        let child = if verb == "server" { self.server.take() } else { self.agent.take() };
+        let mut child = child.with_context(|| format!("the {verb} runs"))?;
+        let status = self.until(&format!("the {verb} ends"), move |_| Ok(child.try_wait()?)).await?;
+        fs::remove_file(self.crash_file(verb))?;
+        if status.signal() == Some(9) { Ok(()) } else { bail!("the {verb} ended with {status}:\n{}", self.log()) }
     }
 
     /// Runs a verb of the client against the server.

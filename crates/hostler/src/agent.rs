@@ -13,6 +13,7 @@ use hostler_agent::{
         sim::{Sim, SimConfig, SimHost},
     },
 };
+use hostler_broker::Broker;
 use hostler_link::Link;
 use hostler_model::{Clock, name::Name};
 use hostler_trust::{
@@ -22,6 +23,7 @@ use hostler_trust::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    broker::{Road, Said, broker},
     driver::{self, Driver, host_name},
     exit::{Exit, Failure},
     folder::{Folder, Sockets, Stay},
@@ -33,6 +35,8 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   hostler agent --server https://hostler.example.com:9091 --join-token-file token
+  hostler agent --transport amqp --amqp-file /etc/hostler/amqp
+                                             its tasks come by RabbitMQ
   hostler agent                              as /etc/hostler/hostler.toml says, once it has joined
 
 The token is from `hostler node token` on the server's side; it works once, within 15 minutes.";
@@ -127,7 +131,23 @@ fn config(
     let usual = AgentConfig::new(&folder.data, name.as_str(), connect, hypervisor);
     let asked = [settings.boot_slots, settings.disk_slots, settings.quick_slots, settings.guest_slots];
     let asked = asked.map(|slots| Some(slots).filter(|slots| *slots > 0));
-    Ok(AgentConfig { join, slots: driver::slots(asked, usual.slots), ..usual })
+    let broker = by_broker(settings, name)?;
+    Ok(AgentConfig { join, broker, slots: driver::slots(asked, usual.slots), ..usual })
+}
+
+/// The broker, where tasks come by it.
+fn by_broker(settings: &Agent, name: &Name) -> Result<Option<Broker>, Failure> {
+    let Agent { amqp, amqp_file: file, amqp_authorities: authorities, .. } = settings;
+    match settings.transport {
+        Road::Poll => Ok(None),
+        Road::Amqp => {
+            match broker(&Said { section: "agent", amqp, file, authorities }, format!("hostler agent {name}"))? {
+                Some(broker) => Ok(Some(broker)),
+                None => Err(Failure::usage("agent.transport is amqp, and no broker is named")
+                    .help("say where it is with amqp_file or amqp")),
+            }
+        }
+    }
 }
 
 /// The token of the first start. A file that is not there is no error: a node that has joined needs it no more.

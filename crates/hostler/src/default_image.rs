@@ -304,7 +304,8 @@ mod tests {
         let lease = std::time::Duration::from_secs(30);
         let sources = Sources::default();
         let shared = service::Shared::default();
-        let opening = Opening { data, shared, issuer: "test", lease, sources, defaults, names: Vec::new() };
+        let opening =
+            Opening { data, shared, issuer: "test", lease, sources, defaults, names: Vec::new(), broker: None };
         service::open(opening).await.unwrap()
     }
 

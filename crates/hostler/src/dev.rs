@@ -200,6 +200,7 @@ async fn work(
         sources: Sources { files, ..sources },
         defaults: default_image::defaults(&machines, default_image.as_ref(), as_flag)?,
         names: Vec::new(),
+        broker: None,
     })
     .await?;
     let stop = CancellationToken::new();

@@ -4,6 +4,7 @@
 
 mod agent;
 mod backup;
+mod broker;
 mod cli;
 mod command;
 mod complete;

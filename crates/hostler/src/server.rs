@@ -9,11 +9,13 @@
 
 use std::{path::Path, time::Duration};
 
+use hostler_broker::Broker;
 use hostler_control::Sources;
 use hostler_model::defaults::Defaults;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    broker::{Said, broker},
     context::ClientFile,
     default_image::{self, DefaultImage},
     exit::{Exit, Failure},
@@ -32,6 +34,7 @@ Examples:
   hostler server                                        as /etc/hostler/hostler.toml says
   hostler server --data ./server --listen 127.0.0.1:9090
   hostler server --agents-listen 0.0.0.0:9091 --names hostler.example.com
+  hostler server --amqp-file /etc/hostler/amqp          nodes may get their tasks by RabbitMQ
 
 Then, for each host:
   hostler --data /var/lib/hostler/server node token     a token; the host joins with `hostler agent`";
@@ -65,6 +68,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         sources,
         defaults,
         names: settings.names.0.clone(),
+        broker: by_broker(&settings)?,
     })
     .await?;
     if settings.images.is_dir() {
@@ -100,6 +104,12 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         served = serving => ended(served),
         signal = interrupt.caught() => Ok(Exit::Signalled(signal)),
     }
+}
+
+/// The broker by which nodes may get their tasks.
+fn by_broker(settings: &Server) -> Result<Option<Broker>, Failure> {
+    let Server { amqp, amqp_file: file, amqp_authorities: authorities, .. } = settings;
+    broker(&Said { section: "server", amqp, file, authorities }, "hostler server".to_owned())
 }
 
 fn shared(settings: &Server) -> Shared {

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use hostler_broker::Broker;
 use hostler_control::{Limits, Pace, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
@@ -72,6 +73,8 @@ pub struct Opening<'a> {
     pub defaults: Defaults,
     /// Names for its certificate, beside loopback.
     pub names: Vec<String>,
+    /// The message broker by which some nodes get their tasks.
+    pub broker: Option<Broker>,
 }
 
 /// What several servers share.
@@ -88,7 +91,7 @@ pub struct Shared {
 /// Opens the store, the authority and the keys in a data folder. Imports that the process before this one did are over
 /// where whoever has the folder is alone with the database.
 pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
-    let Opening { data, shared, issuer, lease, sources, defaults, names } = opening;
+    let Opening { data, shared, issuer, lease, sources, defaults, names, broker } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
@@ -133,6 +136,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         names,
         pace: Pace::default(),
         limits: Limits::default(),
+        broker,
     }))
 }
 

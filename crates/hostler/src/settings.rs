@@ -19,7 +19,10 @@ use std::{
 use clap::builder::{BoolishValueParser, StringValueParser, TypedValueParser};
 use serde::{Deserialize, Serialize};
 
-use crate::driver::{Acceleration, Driver};
+use crate::{
+    broker::Road,
+    driver::{Acceleration, Driver},
+};
 
 /// The configuration file, where none is named.
 pub const FILE: &str = "/etc/hostler/hostler.toml";
@@ -162,6 +165,19 @@ keys! {
         #[arg(value_name = "FILE")]
         image_catalogue: PathBuf = PathBuf::from("/etc/hostler/catalogue.json");
 
+        /// A RabbitMQ by which nodes may get their tasks, as amqp://USER@HOST:5672/VHOST or amqps://…;
+        /// none where it is empty. A password is better kept in amqp_file
+        #[arg(value_name = "URL", hide_env_values = true)]
+        amqp: String = String::new();
+
+        /// A file, read by nobody else, that holds such an address with its password
+        #[arg(value_name = "FILE", value_parser = path())]
+        amqp_file: PathBuf = PathBuf::new();
+
+        /// The authorities that an amqps broker's certificate may be of: a PEM file
+        #[arg(value_name = "FILE")]
+        amqp_authorities: PathBuf = PathBuf::from("/etc/ssl/certs/ca-certificates.crt");
+
         /// How long an agent may be silent before its work is taken to be lost, in seconds
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
         lease_seconds: u64 = 30;
@@ -230,6 +246,23 @@ keys! {
         /// Of several servers over one database, all of them with commas between
         #[arg(value_name = "URL")]
         server: String = "https://127.0.0.1:9091".to_owned();
+
+        /// By which road tasks come and results go: poll, over mutual TLS to the server; or amqp, by
+        /// the server's RabbitMQ, to which amqp or amqp_file is the way
+        #[arg(value_name = "ROAD", value_enum)]
+        transport: Road = Road::Poll;
+
+        /// The RabbitMQ, as for the server
+        #[arg(value_name = "URL", hide_env_values = true)]
+        amqp: String = String::new();
+
+        /// A file with its address, as for the server
+        #[arg(value_name = "FILE", value_parser = path())]
+        amqp_file: PathBuf = PathBuf::new();
+
+        /// Its authorities, as for the server
+        #[arg(value_name = "FILE")]
+        amqp_authorities: PathBuf = PathBuf::from("/etc/ssl/certs/ca-certificates.crt");
 
         /// A file with a join token, which `hostler node token` makes. It is read at the first
         /// start only: then the node has a certificate

@@ -51,6 +51,14 @@ pub struct Renew {
     pub csr_pem: String,
 }
 
+/// `POST …/tasks/{task}/started`: an agent that was offered a task is about to begin it. The answer is [`Assignments`] with
+/// the task as it is leased now; until then nothing is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StartReport {
+    /// The attempt that was offered.
+    pub fence: Fence,
+}
+
 /// The answer to `GET …/tasks/wait?max=N[&resync=true&held=task:epoch.attempt,…]`.
 ///
 /// With `resync` the agent lists what it holds, and whatever the server has leased to it that is not in the list is

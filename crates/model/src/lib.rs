@@ -6,6 +6,7 @@
 pub mod alloc;
 pub mod api;
 pub mod book;
+pub mod broker;
 pub mod catalogue;
 pub mod chain;
 pub mod checksum;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     book::Book,
+    broker::Transport,
     clock::Timestamp,
     id::{EnrolmentId, NodeId},
     kind::Class,
@@ -241,6 +242,12 @@ pub struct NodeFacts {
     pub images: Vec<String>,
     /// Free words by which machines choose.
     pub labels: BTreeMap<String, String>,
+    /// By which road it takes its tasks; an older agent does not say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<Transport>,
+    /// Of a node whose agent is somebody else's: the broker's user whose word alone is taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub broker_user: Option<String>,
 }
 
 /// A node as people see it.
@@ -257,6 +264,9 @@ pub struct Node {
     /// The enrolment that its certificate must carry.
     #[serde(skip)]
     pub enrolment: Option<EnrolmentId>,
+    /// By which road its tasks travel.
+    #[serde(default)]
+    pub transport: Transport,
     /// What its agent says of it.
     pub facts: NodeFacts,
     /// What is promised and in use here.

@@ -3,7 +3,12 @@
 use hostler_db::{Result, Tx};
 use hostler_model::{Resources, Timestamp, stats::TaskStats};
 
-use crate::{Gauges, allocation::resources, log, task::stats};
+use crate::{
+    Gauges,
+    allocation::resources,
+    log,
+    task::{outbox, stats},
+};
 
 const VMS: &str = "SELECT state, COUNT(*) FROM vms WHERE state <> 'deleted' GROUP BY state";
 
@@ -29,6 +34,7 @@ pub(crate) fn read(tx: &Tx<'_>, now: Timestamp) -> Result<Gauges> {
         nodes: tx.query(NODES, &(), |row| Ok((row.word(0)?, row.word(1)?, row.get(2)?)))?,
         held,
         used,
+        outbox: outbox::length(tx)?,
         seq: log::head(tx)?.seq,
     })
 }

@@ -1,5 +1,7 @@
 //! What goes into the steps and comes out of them.
 
+mod offer;
+
 use std::time::Duration;
 
 use hostler_model::{
@@ -21,6 +23,8 @@ use hostler_model::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
 
 /// A task to be written down.
 #[derive(Clone, Debug)]
@@ -448,6 +452,8 @@ pub struct Gauges {
     pub held: Resources,
     /// What is in use.
     pub used: Resources,
+    /// How many offers wait to be sent, and how many the broker has that no agent has begun.
+    pub outbox: (i64, i64),
     /// The last log entry's number.
     pub seq: i64,
 }

@@ -6,6 +6,7 @@ use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
     NodeId, Timestamp, VmId,
     book::Book,
+    broker::Transport,
     id::EnrolmentId,
     name::Name,
     node::{Freshness, Node, NodeFacts, NodeState, Overcommit},
@@ -33,7 +34,7 @@ macro_rules! columns {
         "n.id, n.name, n.state, n.freshness, n.enrolment, n.facts, n.last_seen, n.lost_at, n.beat_seq, n.orphans,
          n.created_at, n.paused_at, COALESCE(b.held_vcpus, 0), COALESCE(b.held_memory_mib, 0), COALESCE(b.held_disk_gib, 0),
          COALESCE(b.held_vms, 0), COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0),
-         COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0)"
+         COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0), n.transport"
     };
 }
 
@@ -97,6 +98,7 @@ pub(crate) struct Identity {
     pub(crate) enrolment: Option<EnrolmentId>,
     pub(crate) state: NodeState,
     pub(crate) paused: bool,
+    pub(crate) transport: Transport,
     /// Whether it has said all that it has since the store's epoch began.
     pub(crate) compared: bool,
     /// The store's epoch.
@@ -104,7 +106,7 @@ pub(crate) struct Identity {
 }
 
 const IDENTITIES: &str = "
-SELECT n.id, n.enrolment, n.state, n.paused_at IS NOT NULL, n.heard_epoch = h.store_epoch, h.store_epoch
+SELECT n.id, n.enrolment, n.state, n.paused_at IS NOT NULL, n.heard_epoch = h.store_epoch, h.store_epoch, n.transport
   FROM jsonb_each(?1) wanted
   JOIN nodes n ON n.id = wanted.value
   JOIN log_head h ON h.one = 1";
@@ -112,8 +114,9 @@ SELECT n.id, n.enrolment, n.state, n.paused_at IS NOT NULL, n.heard_epoch = h.st
 /// Who these nodes are.
 pub(crate) fn identities(tx: &Tx<'_>, ids: &[NodeId]) -> Result<BTreeMap<NodeId, Identity>> {
     let read = |row: &Row<'_>| {
-        let (enrolment, state, paused) = (row.parse_opt(1)?, row.word(2)?, row.get(3)?);
-        let identity = Identity { enrolment, state, paused, compared: row.get(4)?, store_epoch: row.get(5)? };
+        let (enrolment, state, paused, transport) = (row.parse_opt(1)?, row.word(2)?, row.get(3)?, row.word(6)?);
+        let identity =
+            Identity { enrolment, state, paused, transport, compared: row.get(4)?, store_epoch: row.get(5)? };
         Ok((row.parse(0)?, identity))
     };
     Ok(tx.query(IDENTITIES, &ids, read)?.into_iter().collect())
@@ -164,16 +167,18 @@ pub(crate) fn books(tx: &Tx<'_>) -> Result<BTreeMap<NodeId, Book>> {
 }
 
 const PUT: &str = "
-INSERT INTO nodes (id, name, state, freshness, enrolment, facts, last_seen, lost_at, beat_seq, orphans, paused_at,
-                   created_at, heard_epoch)
-SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value->>'enrolment', value->>'facts',
+INSERT INTO nodes (id, name, state, freshness, transport, enrolment, facts, last_seen, lost_at, beat_seq, orphans,
+                   paused_at, created_at, heard_epoch)
+SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value->>'transport', value->>'enrolment',
+       value->>'facts',
        CAST(value->>'last_seen' AS BIGINT), CAST(value->>'lost_at' AS BIGINT), CAST(value->>'beat_seq' AS BIGINT),
        value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'created_at' AS BIGINT),
        (SELECT CASE WHEN store_epoch > 1 THEN store_epoch - 1 ELSE store_epoch END FROM log_head)
   FROM jsonb_each(?1)
  WHERE true
     ON CONFLICT (id) DO UPDATE
-   SET state = excluded.state, freshness = excluded.freshness, enrolment = excluded.enrolment,
+   SET state = excluded.state, freshness = excluded.freshness, transport = excluded.transport,
+       enrolment = excluded.enrolment,
        facts = excluded.facts, last_seen = excluded.last_seen, lost_at = excluded.lost_at,
        beat_seq = excluded.beat_seq, orphans = excluded.orphans, paused_at = excluded.paused_at";
 
@@ -183,6 +188,7 @@ struct Written<'a> {
     name: &'a Name,
     state: NodeState,
     freshness: Freshness,
+    transport: Transport,
     enrolment: Option<EnrolmentId>,
     facts: Document<&'a NodeFacts>,
     last_seen: Option<i64>,
@@ -209,6 +215,7 @@ fn written(row: &NodeRow) -> Written<'_> {
         name: &node.name,
         state: node.state,
         freshness: node.freshness,
+        transport: node.transport,
         enrolment: node.enrolment,
         facts: Document(&node.facts),
         last_seen: node.last_seen.map(Timestamp::as_micros),
@@ -227,8 +234,9 @@ UPDATE nodes
 
 const COMPARED: &str = "
 UPDATE nodes
-   SET heard_epoch = (SELECT store_epoch FROM log_head)
- WHERE id IN (SELECT value FROM jsonb_each(?1)) AND heard_epoch < (SELECT store_epoch FROM log_head)";
+   SET heard_epoch = (SELECT store_epoch FROM log_head WHERE one = 1)
+ WHERE id IN (SELECT value FROM jsonb_each(?1))
+   AND heard_epoch < (SELECT store_epoch FROM log_head WHERE one = 1)";
 
 /// Nodes have said all that they have: they get tasks again.
 pub(crate) fn compared(tx: &Tx<'_>, ids: &[NodeId]) -> Result<()> {
@@ -251,6 +259,7 @@ fn read(row: &Row<'_>) -> Result<NodeRow> {
         name: row.parse(1)?,
         state: row.word(2)?,
         freshness: row.word(3)?,
+        transport: row.word(20)?,
         enrolment: row.parse_opt(4)?,
         schedulable: Overcommit::default().schedulable(&facts.capacity),
         facts,

@@ -57,6 +57,7 @@ async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
         task::stats::HOT,
         task::later::HOT,
         task::bound::HOT,
+        task::outbox::HOT,
         task_log::HOT,
         vm::HOT,
         snapshot::HOT,

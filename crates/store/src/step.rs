@@ -8,9 +8,12 @@ pub(crate) mod heartbeat;
 pub(crate) mod join;
 pub(crate) mod lease;
 pub(crate) mod letter;
+pub(crate) mod offer;
+pub(crate) mod plain;
 pub(crate) mod progress;
 pub(crate) mod restart;
 pub(crate) mod settle;
+pub(crate) mod start;
 pub(crate) mod submit;
 pub(crate) mod sweep;
 

@@ -1,6 +1,7 @@
 //! The store's face: one method per step and per query.
 
 mod image;
+mod offer;
 
 use std::{
     path::Path,
@@ -28,7 +29,7 @@ use uuid::Uuid;
 
 use crate::{
     Accepted, Answer, Beat, Caller, Cancel, Claim, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
-    NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, StatsFilter, Submission, Swept,
+    NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept,
     TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node,
@@ -36,7 +37,7 @@ use crate::{
     secret,
     service::Service,
     snapshot,
-    step::{cancel, edit, expire, heartbeat, join, lease, letter, progress, restart, settle, submit, sweep},
+    step::{cancel, edit, expire, heartbeat, join, lease, letter, progress, restart, settle, start, submit, sweep},
     task, task_log, tenant, token, vm,
     work::{Context, Work},
 };
@@ -80,6 +81,7 @@ struct Inner {
     context: Arc<Context>,
     submit: Committer<submit::Submit>,
     lease: Committer<lease::Take>,
+    start: Committer<start::Begin>,
     progress: Committer<progress::Report>,
     heartbeat: Committer<heartbeat::Hear>,
     settle: Committer<settle::Conclude>,
@@ -114,6 +116,7 @@ impl Store {
         Ok(Store(Arc::new(Inner {
             submit: Committer::new(context.clone(), mode),
             lease: Committer::new(context.clone(), mode),
+            start: Committer::new(context.clone(), mode),
             progress: Committer::new(context.clone(), mode),
             heartbeat: Committer::new(context.clone(), mode),
             settle: Committer::new(context.clone(), mode),
@@ -163,6 +166,11 @@ impl Store {
     /// Leases tasks to nodes that ask for work.
     pub async fn lease(&self, batch: Vec<Claim>) -> Result<Vec<Answer<Vec<Leased>>>> {
         self.0.lease.run(batch).await
+    }
+
+    /// Leases what was offered to agents that are about to begin.
+    pub async fn start(&self, batch: Vec<Started>) -> Result<Vec<Answer<Leased>>> {
+        self.0.start.run(batch).await
     }
 
     /// Notes progress, and renews the leases it comes under.
@@ -272,6 +280,7 @@ impl Store {
             let epoch = log::raise_epoch(work.tx, work.now)?;
             task::begin_again(work.tx, work.now)?;
             token::use_up_joins(work.tx, work.now)?;
+            task::outbox::anew(work.tx, epoch)?;
             work.event(None, "store", "store.restored", Uuid::nil(), json!({"store_epoch": epoch}));
             work.audit(&Actor::system(), None, "store", "store.restored", Uuid::nil(), json!({"store_epoch": epoch}));
             Ok(epoch)

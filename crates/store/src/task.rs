@@ -50,6 +50,7 @@ mod lane;
 pub(crate) mod later;
 mod left;
 pub(crate) mod list;
+pub(crate) mod outbox;
 pub(crate) mod stats;
 
 use hostler_db::{Document, Result, Row, Texts, Tx};
@@ -519,9 +520,11 @@ UPDATE tasks
    SET state = 'queued', lease_until = NULL, enrolment = NULL, started_at = NULL, deadline = NULL, clean = 0,
        queue_deadline = CAST(?1->>'now' AS BIGINT) + 1000000 * queue_timeout_s,
        max_attempts = CASE WHEN max_attempts < attempt + 2 THEN attempt + 2 ELSE max_attempts END
- WHERE state IN ('queued', 'running') AND turn <> 'later'";
+ WHERE state IN ('queued', 'running') AND turn <> 'later'
+   AND NOT (state = 'running' AND node IN (SELECT id FROM nodes WHERE transport = 'plain'))";
 
-/// Tasks that had not ended wait again. Nobody knows what is left of them, for nobody knows what was done since.
+/// Tasks that had not ended wait again. Nobody knows what is left of them, for nobody knows what was done since. One that
+/// was handed out in plain form stays with whoever has it: it has one attempt.
 pub(crate) fn begin_again(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
     tx.execute(BEGIN_AGAIN, &json!({"now": now.as_micros()})).map(drop)
 }

@@ -37,7 +37,7 @@ use crate::{
     service::Service,
     snapshot::{self, SnapshotRow},
     task::{
-        self, TaskRow,
+        self, TaskRow, outbox,
         stats::{self, Counts},
     },
     task_log,
@@ -121,6 +121,8 @@ pub(crate) struct Work<'a> {
     pub(crate) nodes: Rows<NodeId, NodeRow>,
     /// Nodes whose heartbeat this step received.
     pub(crate) heard: Vec<NodeId>,
+    /// Nodes whose tasks travel by another road from now on.
+    rerouted: BTreeSet<NodeId>,
     /// Leases to be made longer, and nothing else of their tasks.
     pub(crate) renewed: Vec<TaskId>,
     /// Tasks that have not ended, by VM, in the order of their turns; for VMs that were asked about.
@@ -167,6 +169,7 @@ impl<'a> Work<'a> {
             snapshots: Rows::default(),
             nodes: Rows::default(),
             heard: Vec::new(),
+            rerouted: BTreeSet::new(),
             renewed: Vec::new(),
             queues: BTreeMap::new(),
             allocations: BTreeMap::new(),
@@ -396,6 +399,12 @@ impl<'a> Work<'a> {
         self.wake_nodes.extend(node);
     }
 
+    /// What waits at a node is offered by the broker from now on, or not any more.
+    pub(crate) fn reroute(&mut self, node: NodeId) {
+        self.rerouted.insert(node);
+        self.wake(Some(node));
+    }
+
     /// Says after the commit that a node is to stop what it works on.
     pub(crate) fn abort(&mut self, node: NodeId, task: TaskId) {
         self.aborting.push((node, task));
@@ -475,6 +484,8 @@ impl<'a> Work<'a> {
         task::update(self.tx, self.tasks.changed(), self.now)?;
         task::amend(self.tx, self.amended.iter().filter_map(|id| self.tasks.get(id)))?;
         task::renew(self.tx, &self.renewed, self.now.plus(self.context.timing.lease))?;
+        outbox::follow(self.tx, self.tasks.made().chain(self.tasks.changed()))?;
+        outbox::reroute(self.tx, &self.rerouted)?;
         stats::add(self.tx, &self.counts, self.now)?;
         task_log::append(self.tx, &self.lines, self.now)?;
         let differ = || self.allocations.iter().filter(|(_, slot)| slot.before != slot.after);

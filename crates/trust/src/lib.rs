@@ -4,6 +4,7 @@
 //! ```text
 //! ca ──signs──► server certificate (in memory)  ┐
 //!    ──signs──► node certificate (24 h, by CSR) ┴─► tls: one listener, one client
+//! result: Report ──NodeSigner──► compact JWS ──Authority::believe──► who says so, and the Report
 //! task: Assignment ──TaskSigner──► compact JWS ──TaskVerifier──► Assignment, or a TaskRefusal
 //! ```
 //!
@@ -18,6 +19,7 @@ pub mod file;
 pub mod fingerprint;
 pub mod identity;
 pub mod join_token;
+pub mod result;
 pub mod secret;
 pub mod task;
 pub mod tls;
@@ -29,6 +31,7 @@ pub use csr::CsrError;
 pub use fingerprint::Fingerprint;
 pub use identity::{Credentials, NodeIdentity, NodeKey, PeerCertificate};
 pub use join_token::JoinToken;
+pub use result::{NodeSigner, ResultRefusal};
 pub use secret::SecretHash;
 pub use task::{Expected, TaskRefusal, TaskSigner, TaskVerifier};
 

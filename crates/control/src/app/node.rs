@@ -4,13 +4,14 @@
 //! not the node's current one. Never here: which tasks a node gets (`dispatch.rs`).
 
 use hostler_model::{
-    Code, NodeId, Refusal, TaskId,
+    Code, Fence, NodeId, Refusal, TaskId,
+    broker::{NewPlainNode, Transport},
     id::EnrolmentId,
     internal::{Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Report},
     name::Name,
-    node::{Node, NodeEvent},
+    node::{Node, NodeEvent, NodeFacts},
 };
-use hostler_store::{Answer, Beat, JoinNode, Progressed, Queue, Settle};
+use hostler_store::{Answer, Beat, JoinNode, Leased, Progressed, Queue, Settle, Started};
 use hostler_trust::{CsrError, JoinToken, NodeIdentity, ca::NODE_VALIDITY};
 
 use super::{App, Error, Result, caller::Call, not_found, only};
@@ -46,6 +47,28 @@ impl App {
     pub async fn queue_node(&self, call: &Call, text: &str, queue: Queue) -> Result<Node> {
         let node = self.node(text).await?.id;
         Ok(self.store.queue_node(node, queue, call.actor()).await??)
+    }
+
+    /// Sends a node's tasks by another road from now on.
+    pub async fn reroute_node(&self, call: &Call, text: &str, transport: Transport) -> Result<Node> {
+        let node = self.node(text).await?.id;
+        Ok(self.store.reroute_node(node, transport, call.actor()).await??)
+    }
+
+    /// Adds a node whose agent is somebody else's.
+    pub async fn add_plain_node(&self, call: &Call, new: NewPlainNode) -> Result<Node> {
+        let now = self.clock.now();
+        let NewPlainNode { name, capacity, capabilities, user } = new;
+        let facts = NodeFacts {
+            capacity: crate::broker::sane(&capacity),
+            capabilities,
+            broker_user: user,
+            ..NodeFacts::default()
+        };
+        // Nobody joins with it, so no token is spent.
+        let (node, enrolment, token_hash) = (self.ids.next(now), self.ids.next(now), String::new());
+        let adding = JoinNode { token_hash, node, name, enrolment, facts };
+        Ok(self.store.add_plain_node(adding, call.actor()).await??)
     }
 
     /// Takes a node in: its token is spent, its certificate signed.
@@ -100,6 +123,12 @@ impl App {
     pub async fn heartbeat(&self, from: NodeIdentity, heartbeat: Heartbeat) -> Result<HeartbeatAnswer> {
         let beat = Beat { node: from.node, enrolment: from.enrolment, heartbeat };
         only(self.store.heartbeat(vec![beat]).await?)
+    }
+
+    /// An agent is about to begin what it was offered: leased now, or refused.
+    pub async fn start(&self, from: NodeIdentity, task: TaskId, fence: Fence) -> Result<Leased> {
+        let started = Started { node: from.node, enrolment: from.enrolment, task, fence };
+        only(self.store.start(vec![started]).await?)
     }
 
     /// How far an attempt has come.

@@ -88,6 +88,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::GET, "/api/v1/audit", TENANT_ADMIN),
     row(Method::GET, "/api/v1/quota", VIEWER),
     row(Method::GET, "/api/v1/nodes", VIEWER),
+    row(Method::POST, "/api/v1/nodes", PLATFORM_ADMIN),
     row(Method::GET, "/api/v1/nodes/{node}", VIEWER),
     row(Method::POST, "/api/v1/nodes/{node}/approve", PLATFORM_ADMIN),
     row(Method::POST, "/api/v1/nodes/{node}/cordon", PLATFORM_ADMIN),
@@ -96,6 +97,7 @@ pub(super) const TABLE: &[Row] = &[
     row(Method::POST, "/api/v1/nodes/{node}/refresh", PLATFORM_ADMIN),
     row(Method::POST, "/api/v1/nodes/{node}/pause", PLATFORM_ADMIN),
     row(Method::POST, "/api/v1/nodes/{node}/resume", PLATFORM_ADMIN),
+    row(Method::PUT, "/api/v1/nodes/{node}/transport", PLATFORM_ADMIN),
     row(Method::GET, "/api/v1/doctor", PLATFORM_ADMIN),
 ];
 

@@ -9,7 +9,7 @@ use hostler_model::{
     image::Manifest,
     internal::{
         Assignments, Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Receipts,
-        Renew, Report, Reports, TaskSecret,
+        Renew, Report, Reports, StartReport, TaskSecret,
     },
     node::Slots,
 };
@@ -121,6 +121,16 @@ pub(super) async fn progress(
     Lenient(report): Lenient<ProgressReport, PEOPLE>,
 ) -> Result<Json<ProgressAnswer>> {
     Ok(Json(app.progress(identity, path.task()?, report).await?))
+}
+
+pub(super) async fn started(
+    State(app): State<Arc<App>>,
+    PeerIdentity(identity): PeerIdentity,
+    path: InPath,
+    Lenient(report): Lenient<StartReport, PEOPLE>,
+) -> Result<Json<Assignments>> {
+    let leased = app.start(identity, path.task()?, report.fence).await?;
+    Ok(Json(Assignments { tasks: app.assignments(identity.node, vec![leased])?, abort: Vec::new() }))
 }
 
 /// Under which attempt a text is asked for.

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use axum::{extract::State, response::Response};
 use hostler_model::{
     api::{Page, TargetRef},
+    broker::{ChangeTransport, NewPlainNode},
     kind::KindName,
     node::{Node, NodeEvent},
 };
 use hostler_store::Queue;
+use http::StatusCode;
 
 use super::{
     asked::{Asked, SubmitHeaders, SubmitQuery},
@@ -112,6 +114,32 @@ pub(super) async fn resume_node(
     _: Strict<Nothing>,
 ) -> Result<Json<Node>> {
     Ok(Json(app.queue_node(&call, path.get("node")?, Queue::Open).await?))
+}
+
+/// Adds a node whose agent is somebody else's: a consumer of the message broker that takes tasks in plain form. It never
+/// joins, and is heard by the broker only.
+#[utoipa::path(post, path = "/api/v1/nodes", tag = "nodes", request_body = NewPlainNode,
+    responses((status = 201, description = "The node", body = Node), Refusals))]
+pub(super) async fn add_node(
+    State(app): State<Arc<App>>,
+    call: Call,
+    body: Strict<NewPlainNode>,
+) -> Result<(StatusCode, Json<Node>)> {
+    Ok((StatusCode::CREATED, Json(app.add_plain_node(&call, body.value).await?)))
+}
+
+/// Sends a node's tasks by another road from now on. Between the roads of our own agents each agent decides for itself when
+/// it starts; `plain` hands the node over to a consumer of the message broker that is not ours.
+#[utoipa::path(put, path = "/api/v1/nodes/{node}/transport", tag = "nodes", request_body = ChangeTransport,
+    params(("node" = String, Path, description = "Its id or name")),
+    responses((status = 200, description = "The node as it is now", body = Node), Refusals))]
+pub(super) async fn reroute_node(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    body: Strict<ChangeTransport>,
+) -> Result<Json<Node>> {
+    Ok(Json(app.reroute_node(&call, path.get("node")?, body.value.transport).await?))
 }
 
 async fn change(app: &App, call: &Call, path: &InPath, event: NodeEvent) -> Result<Json<Node>> {

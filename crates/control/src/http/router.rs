@@ -25,12 +25,13 @@ pub(super) const RENEW: &str = "/internal/v1/nodes/{node}/renew";
 const HEARTBEAT: &str = "/internal/v1/nodes/{node}/heartbeat";
 const WAIT: &str = "/internal/v1/nodes/{node}/tasks/wait";
 const PROGRESS: &str = "/internal/v1/nodes/{node}/tasks/{task}/progress";
+const STARTED: &str = "/internal/v1/nodes/{node}/tasks/{task}/started";
 const RESULT: &str = "/internal/v1/nodes/{node}/tasks/{task}/result";
 const RESULTS: &str = "/internal/v1/nodes/{node}/results";
 const SECRET: &str = "/internal/v1/nodes/{node}/tasks/{task}/secrets/{secret}";
 const IMAGE: &str = "/internal/v1/nodes/{node}/images/{digest}";
 const BLOB: &str = "/internal/v1/nodes/{node}/blobs/{sha256}";
-const INTERNAL: [&str; 10] = [JOIN, RENEW, HEARTBEAT, WAIT, PROGRESS, RESULT, RESULTS, SECRET, IMAGE, BLOB];
+const INTERNAL: [&str; 11] = [JOIN, RENEW, HEARTBEAT, WAIT, STARTED, PROGRESS, RESULT, RESULTS, SECRET, IMAGE, BLOB];
 
 /// The routes of people.
 pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
@@ -67,7 +68,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(snapshot::list_snapshots))
         .routes(routes!(snapshot::show_snapshot, snapshot::delete_snapshot))
         .routes(routes!(vm::edit::rename_vm))
-        .routes(routes!(node::list_nodes))
+        .routes(routes!(node::list_nodes, node::add_node))
         .routes(routes!(node::show_node))
         .routes(routes!(node::approve_node))
         .routes(routes!(node::cordon_node))
@@ -76,6 +77,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(node::refresh_node))
         .routes(routes!(node::pause_node))
         .routes(routes!(node::resume_node))
+        .routes(routes!(node::reroute_node))
         .routes(routes!(image::list_images, image::put_image))
         .routes(routes!(image::show_image, image::name_image, image::delete_image))
         .routes(routes!(image::pull_image))
@@ -104,6 +106,7 @@ pub(crate) fn agents(app: Arc<App>) -> Router {
         .route(RENEW, post(internal::renew))
         .route(HEARTBEAT, post(internal::heartbeat))
         .route(WAIT, get(internal::wait))
+        .route(STARTED, post(internal::started))
         .route(PROGRESS, post(internal::progress))
         .route(RESULT, post(internal::result))
         .route(RESULTS, post(internal::results))

@@ -95,6 +95,7 @@ impl World {
             names: Vec::new(),
             pace: quick(),
             limits,
+            broker: None,
         });
         let mut world = World { server, store, ids, clock, time, dir, tokens: Vec::new(), foreign: String::new() };
         for role in [Role::Viewer, Role::Operator, Role::TenantAdmin, Role::PlatformAdmin] {

@@ -111,6 +111,7 @@ mod tests {
     fn a_password_is_not_shown() {
         let one = |value: &str| InForce { key: "agent.server".into(), value: value.into(), from: Source::Default };
         assert_eq!(redacted(one("https://u:secret@h:1")).value, "https://(redacted)@h:1");
+        assert_eq!(redacted(one("amqp://u:s@cret@h:1/v")).value, "amqp://(redacted)@h:1/v");
         assert_eq!(redacted(one("https://h:1")).value, "https://h:1");
         assert_eq!(redacted(one("postgres://u:p@ss@h/d")).value, "postgres://(redacted)@h/d");
         assert_eq!(redacted(one("postgres://h/d?user=u&password=p")).value, "postgres://h/d?(redacted)");

@@ -1,11 +1,13 @@
 //! `hostler node`: the hosts that run machines, and how much room they have.
 
 mod refresh;
+mod road;
 
 use clap::Subcommand;
 use hostler_client::Decision;
 use hostler_model::{
     Timestamp,
+    broker::Transport,
     join_token::{IssuedJoinToken, NewJoinToken},
     name::Name,
     node::{Node, NodeFacts, Slots},
@@ -76,6 +78,21 @@ enum Verb {
         #[arg(long)]
         pending: bool,
     },
+    /// Add a node whose agent is somebody else's: a consumer of RabbitMQ
+    #[command(after_help = road::ADD)]
+    Add(road::AddArgs),
+    /// Send a node's tasks by another road
+    ///
+    /// Agents of ours decide between poll and amqp by themselves, when they start. `plain` hands the node over to a consumer
+    /// of RabbitMQ that is not ours.
+    #[command(after_help = road::TRANSPORT)]
+    Transport {
+        /// Its name or id
+        node: String,
+        /// By which road
+        #[arg(value_enum)]
+        road: road::Road,
+    },
     /// Let a node that joined get tasks
     #[command(after_help = "Examples:\n  hostler node approve rack1-a")]
     Approve(Which),
@@ -123,6 +140,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             session.print(&issued, || told(&issued, session.now()))?;
             Ok(Exit::Done)
         }
+        Verb::Add(args) => road::add(args, &session).await,
+        Verb::Transport { node, road } => road::transport(&node, road, &session).await,
         Verb::Approve(Which { node }) => decide(&session, &node, Decision::Approve).await,
         Verb::Cordon(Which { node }) => decide(&session, &node, Decision::Cordon).await,
         Verb::Uncordon(Which { node }) => decide(&session, &node, Decision::Uncordon).await,
@@ -216,6 +235,10 @@ fn show(node: &Node, now: Timestamp) -> String {
         ("state", state(node)),
         ("paused", node.paused_at.map(|since| output::ago(since, now)).unwrap_or_default()),
         ("agent", format!("{}, seen {}, version {}", node.freshness.as_str(), seen(node, now), facts.agent_version)),
+        (
+            "transport",
+            if node.transport == Transport::Poll { String::new() } else { node.transport.as_str().to_owned() },
+        ),
         ("hypervisor", facts.hypervisor.clone()),
         ("acceleration", format!("{}{why}", facts.acceleration)),
         ("kernel", facts.kernel.clone()),

@@ -246,7 +246,7 @@ mod tests {
             "hostler.toml: [server]: there is no key \"lisen\"; did you mean listen?"
         );
         assert_eq!(refusal("[sever]\n"), "hostler.toml: there is no section \"sever\"; did you mean server?");
-        assert!(refusal("[agent]\nspeed = 1\n").contains("there are server, join_token_file"));
+        assert!(refusal("[agent]\nspeed = 1\n").contains("there are server, transport, amqp"));
     }
 
     #[test]

@@ -97,6 +97,7 @@ CREATE TABLE nodes (
     name       TEXT COLLATE "C" NOT NULL UNIQUE,
     state      TEXT COLLATE "C" NOT NULL,
     freshness  TEXT COLLATE "C" NOT NULL,
+    transport  TEXT COLLATE "C" NOT NULL,
     enrolment  TEXT COLLATE "C",
     facts      TEXT COLLATE "C" NOT NULL,
     last_seen  BIGINT,
@@ -172,6 +173,23 @@ CREATE INDEX tasks_by_vm ON tasks (vm, id) WHERE vm IS NOT NULL;
 CREATE INDEX tasks_by_code ON tasks (code, id) WHERE code IS NOT NULL;
 CREATE INDEX tasks_by_retry ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 CREATE INDEX tasks_dead ON tasks (tenant, id) WHERE dead_letter = 'waiting';
+
+-- What is to be offered by the broker: each task of a node there that waits to be leased, or, in plain form, was leased to
+-- be sent. `attempt`: the one that is offered. `due_at`: not sent before; while somebody sends it, until when nobody else
+-- does. `confirmed_at`: since when the broker has it; it is not sent again.
+CREATE TABLE outbox (
+    task         TEXT COLLATE "C" PRIMARY KEY,
+    node         TEXT COLLATE "C" NOT NULL,
+    store_epoch  BIGINT NOT NULL,
+    attempt      BIGINT NOT NULL,
+    intent       TEXT COLLATE "C" NOT NULL,
+    form         TEXT COLLATE "C" NOT NULL,
+    due_at       BIGINT NOT NULL,
+    confirmed_at BIGINT
+);
+
+CREATE INDEX outbox_due ON outbox (due_at) WHERE confirmed_at IS NULL;
+CREATE INDEX outbox_on_node ON outbox (node);
 
 -- How often something happened to tasks, by the minute (counted from the Unix epoch; 0: all that is no longer told by
 -- minutes, of all nodes). `took`: about how long the task had waited or run (model/stats.rs; 0: nothing to know), `ms`: in

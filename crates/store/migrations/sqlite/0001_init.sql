@@ -90,12 +90,13 @@ CREATE TABLE allocations (
 -- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
 -- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
 -- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
--- not ours, as they were last written to the log.
+-- not ours, as they were last written to the log. `transport`: by which road its tasks travel.
 CREATE TABLE nodes (
     id         TEXT PRIMARY KEY,
     name       TEXT    NOT NULL UNIQUE,
     state      TEXT    NOT NULL,
     freshness  TEXT    NOT NULL,
+    transport  TEXT    NOT NULL,
     enrolment  TEXT,
     facts      TEXT    NOT NULL,
     last_seen  INTEGER,
@@ -171,6 +172,23 @@ CREATE INDEX tasks_by_vm ON tasks (vm, id) WHERE vm IS NOT NULL;
 CREATE INDEX tasks_by_code ON tasks (code, id) WHERE code IS NOT NULL;
 CREATE INDEX tasks_by_retry ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 CREATE INDEX tasks_dead ON tasks (tenant, id) WHERE dead_letter = 'waiting';
+
+-- What is to be offered by the broker: each task of a node there that waits to be leased, or, in plain form, was leased to
+-- be sent. `attempt`: the one that is offered. `due_at`: not sent before; while somebody sends it, until when nobody else
+-- does. `confirmed_at`: since when the broker has it; it is not sent again.
+CREATE TABLE outbox (
+    task         TEXT PRIMARY KEY,
+    node         TEXT    NOT NULL,
+    store_epoch  INTEGER NOT NULL,
+    attempt      INTEGER NOT NULL,
+    intent       TEXT    NOT NULL,
+    form         TEXT    NOT NULL,
+    due_at       INTEGER NOT NULL,
+    confirmed_at INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX outbox_due ON outbox (due_at) WHERE confirmed_at IS NULL;
+CREATE INDEX outbox_on_node ON outbox (node);
 
 -- How often something happened to tasks, by the minute (counted from the Unix epoch; 0: all that is no longer told by
 -- minutes, of all nodes). `took`: about how long the task had waited or run (model/stats.rs; 0: nothing to know), `ms`: in

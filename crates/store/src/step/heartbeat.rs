@@ -124,6 +124,11 @@ fn freshen(work: &mut Work<'_>, beat: &Beat) {
     row.node.freshness = Freshness::Fresh;
     row.lost_at = None;
     row.node.last_seen = Some(now);
+    let transport = row.node.transport.told(row.node.facts.transport);
+    if transport != std::mem::replace(&mut row.node.transport, transport) {
+        work.reroute(beat.node);
+    }
+    let Some(row) = work.nodes.get(&beat.node) else { return };
     if before != Freshness::Fresh {
         let data = json!({"name": row.node.name, "was": before});
         work.event(None, "node", "node.fresh", beat.node.0, data);

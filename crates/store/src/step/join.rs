@@ -4,6 +4,7 @@ use hostler_db::Result;
 use hostler_model::{
     Code, NodeId, PrincipalId, Refusal, Resources,
     book::Book,
+    broker::Transport,
     event::Actor,
     name::Name,
     node::{Freshness, Node, NodeEvent, NodeState, Overcommit},
@@ -32,6 +33,7 @@ pub(crate) fn join(work: &mut Work<'_>, join: &JoinNode) -> Result<Answer<Node>>
     row.node.facts = join.facts.clone();
     row.node.schedulable = Overcommit::default().schedulable(&join.facts.capacity);
     row.node.enrolment = Some(join.enrolment);
+    row.node.transport = join.facts.transport.unwrap_or_default();
     (row.node.freshness, row.node.last_seen) = (Freshness::Fresh, Some(work.now));
     (row.lost_at, row.beat_seq) = (None, None);
     if token.approve {
@@ -41,7 +43,39 @@ pub(crate) fn join(work: &mut Work<'_>, join: &JoinNode) -> Result<Answer<Node>>
     token::use_join(work.tx, &join.token_hash, node.id, work.now)?;
     work.nodes.insert(node.id, row);
     tell(work, &node, again);
-    work.wake(Some(node.id));
+    work.reroute(node.id);
+    Ok(Ok(node))
+}
+
+/// Writes a node down whose agent is somebody else's: it gets its tasks in plain form, and never joins.
+pub(crate) fn add(work: &mut Work<'_>, new: &JoinNode, actor: &Actor) -> Result<Answer<Node>> {
+    if let Some(known) = node::by_name(work.tx, &new.name)? {
+        let detail = format!("a node named {} exists; choose another name, or change its transport", new.name);
+        return Ok(Err(Refusal::new(Code::NameTaken, detail).with("node", known.node.id.to_string())));
+    }
+    let mut row = new_node(work, new);
+    row.node.schedulable = Overcommit::default().schedulable(&new.facts.capacity);
+    (row.node.state, row.node.transport) = (NodeState::Ready, Transport::Plain);
+    // What is leased to it needs somebody to be leased to.
+    (row.node.enrolment, row.node.last_seen) = (Some(new.enrolment), Some(work.now));
+    let (node, data) = (row.node.clone(), json!({"name": new.name, "transport": Transport::Plain}));
+    work.nodes.insert(node.id, row);
+    work.event(None, "node", "node.added", node.id.0, data.clone());
+    work.audit(actor, None, "node", "node.add", node.id.0, data);
+    Ok(Ok(node))
+}
+
+/// Sends a node's tasks by another road from now on.
+pub(crate) fn transport(work: &mut Work<'_>, id: NodeId, to: Transport, actor: &Actor) -> Result<Answer<Node>> {
+    let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else { return Ok(Err(not_found(id))) };
+    let before = std::mem::replace(&mut row.node.transport, to);
+    let (node, data) = (row.node.clone(), json!({"name": row.node.name, "was": before, "transport": to}));
+    if before != to {
+        work.nodes.insert(id, row);
+        work.event(None, "node", "node.rerouted", id.0, data.clone());
+    }
+    work.audit(actor, None, "node", "node.transport", id.0, data);
+    work.reroute(id);
     Ok(Ok(node))
 }
 
@@ -78,6 +112,7 @@ fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {
         name: join.name.clone(),
         state: NodeState::Pending,
         freshness: Freshness::Fresh,
+        transport: Transport::default(),
         enrolment: None,
         facts: join.facts.clone(),
         book: Book::default(),

@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use hostler_db::Result;
 use hostler_model::{
     Fence, NodeId, TaskId,
+    broker::Transport,
+    id::EnrolmentId,
     kind::{Admission, Class},
     snapshot::{self, Use},
     task::{Event, Intent, Lease, Left},
@@ -48,10 +50,10 @@ impl Step for Take {
     }
 }
 
-/// Whether a node gets tasks. After the store was restored it first says what it has: tasks may have been done of which
+/// Whether a node that asks gets tasks. After the store was restored it first says what it has: tasks may have been done of which
 /// the store does not know.
 fn takes(who: Identity) -> bool {
-    who.state.takes_tasks() && who.compared
+    who.state.takes_tasks() && who.compared && who.transport == Transport::Poll
 }
 
 /// How many tasks to be undone one claim gets: they take no slot, but an answer must stay small.
@@ -110,7 +112,7 @@ fn serve(work: &mut Work<'_>, claim: &Claim, store_epoch: u32, offers: &mut Offe
         };
         while room > 0 {
             let Some(id) = offers.get_mut(&(claim.node, lane)).and_then(VecDeque::pop_front) else { break };
-            match grant(work, claim, store_epoch, id)? {
+            match grant(work, claim.enrolment, store_epoch, id)? {
                 Granted::Leased(lease) => {
                     leased.push(*lease);
                     room -= 1;
@@ -145,7 +147,7 @@ fn again(work: &mut Work<'_>, claim: &Claim, held: &[(TaskId, Fence)]) -> Result
 }
 
 /// What came of an offer.
-enum Granted {
+pub(super) enum Granted {
     /// The node has it.
     Leased(Box<Leased>),
     /// It ended instead.
@@ -155,7 +157,7 @@ enum Granted {
 }
 
 /// Leases one task, unless its VM's state says that there is nothing to do, or nothing that may be done.
-fn grant(work: &mut Work<'_>, claim: &Claim, store_epoch: u32, id: TaskId) -> Result<Granted> {
+pub(super) fn grant(work: &mut Work<'_>, enrolment: EnrolmentId, store_epoch: u32, id: TaskId) -> Result<Granted> {
     match verdict(work, id)? {
         Verdict::Go => {}
         Verdict::Wait => return Ok(Granted::Later),
@@ -169,7 +171,7 @@ fn grant(work: &mut Work<'_>, claim: &Claim, store_epoch: u32, id: TaskId) -> Re
     if let Some(row) = work.tasks.change(&id) {
         row.task.fence.store_epoch = store_epoch;
     }
-    let lease = Lease { enrolment: claim.enrolment, expires_at: work.now.plus(work.context.timing.lease) };
+    let lease = Lease { enrolment, expires_at: work.now.plus(work.context.timing.lease) };
     if work.apply(id, Event::Lease(lease))?.is_err() {
         return Ok(Granted::Settled);
     }
@@ -225,7 +227,7 @@ fn verdict(work: &mut Work<'_>, id: TaskId) -> Result<Verdict> {
     })
 }
 
-fn delivery(work: &Work<'_>, id: TaskId) -> Option<Leased> {
+pub(super) fn delivery(work: &Work<'_>, id: TaskId) -> Option<Leased> {
     let row = work.tasks.get(&id)?;
     let lease = row.lease?;
     let (task, intent) = (&row.task, row.life().intent());

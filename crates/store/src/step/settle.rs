@@ -46,7 +46,7 @@ impl Step for Conclude {
     }
 }
 
-fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report) -> Result<Receipt> {
+pub(super) fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report) -> Result<Receipt> {
     let Some(row) = work.tasks.get(&report.task) else { return Ok(Receipt::Unknown) };
     if row.task.node != Some(node) {
         return Ok(Receipt::Stale);

@@ -30,6 +30,7 @@ pub(crate) fn lapse_leases(work: &mut Work<'_>) -> Result<Swept> {
     let lease = work.context.timing.lease;
     bound::leases(work.tx, work.now.plus(lease))?;
     bound::backoffs(work.tx, work.now)?;
+    bound::plain(work.tx, work.now.plus(lease))?;
     if !work.context.service.long_enough(work.now, lease) {
         return Ok(Swept::default());
     }

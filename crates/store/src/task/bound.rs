@@ -1,4 +1,5 @@
-//! What a clock that stepped back left in the future: no lease and no pause is longer than it can have been made.
+//! How long leases and pauses are, whatever the clock did: what one that stepped back left in the future is no longer than
+//! it can have been made. And leases that nobody renews, because their task was sent in plain form.
 
 use hostler_db::{Result, Tx};
 use hostler_model::{Timestamp, kind::KindName};
@@ -33,6 +34,18 @@ pub(crate) fn backoffs(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
+const PLAIN: &str = "
+UPDATE tasks
+   SET lease_until = CAST(?1->>'until' AS BIGINT)
+ WHERE lease_until IS NOT NULL AND lease_until < CAST(?1->>'until' AS BIGINT)
+   AND EXISTS (SELECT 1 FROM nodes n WHERE n.id = tasks.node AND n.transport = 'plain')";
+
+/// What was sent in plain form has one attempt, of which nobody says that it goes on: it is over when its end is told.
+pub(crate) fn plain(tx: &Tx<'_>, until: Timestamp) -> Result<()> {
+    tx.execute(PLAIN, &json!({"until": until.as_micros()}))?;
+    Ok(())
+}
+
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[LEASES, BACKOFFS];
+pub(crate) const HOT: &[&str] = &[LEASES, BACKOFFS, PLAIN];

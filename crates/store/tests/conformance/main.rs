@@ -15,6 +15,7 @@ mod lease;
 mod letter;
 mod log;
 mod node;
+mod offer;
 mod power;
 mod progress;
 mod query;
@@ -315,6 +316,29 @@ macro_rules! every_claim {
                 an_event_that_does_not_apply_is_refused
                 after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has
                 after_a_restore_nothing_is_undone_because_time_went_by;
+            offer:
+                what_is_offered_stays_queued_until_its_agent_begins
+                what_the_broker_has_is_never_offered_again
+                a_node_whose_tasks_are_offered_is_handed_none
+                what_waits_at_a_node_is_offered_once_its_road_changes
+                a_second_beginning_gets_the_same_lease_and_another_enrolment_none
+                a_cancelled_offer_ends_at_once_and_its_agent_is_told_so
+                an_offer_that_nobody_takes_in_time_ends_and_cannot_be_begun
+                another_attempt_is_another_offer_and_the_old_one_is_over
+                what_lapsed_is_offered_under_the_next_fence
+                what_is_to_be_undone_is_offered_as_that
+                only_one_change_of_a_machine_is_offered_at_a_time
+                a_paused_node_is_offered_nothing_and_begins_nothing
+                after_a_restore_what_was_offered_before_is_over_and_offered_anew
+                an_offer_that_is_rejected_ends_its_task_with_the_reason
+                an_offer_to_undo_that_is_rejected_is_made_again
+                a_plain_task_has_one_attempt_which_begins_as_it_is_sent
+                a_plain_failure_keeps_its_room_unless_nothing_is_left
+                a_plain_result_in_anothers_name_changes_nothing
+                only_a_plain_nodes_own_user_speaks_for_it
+                what_a_plain_consumer_rejects_was_not_done_and_what_it_died_of_is_unknown
+                a_plain_task_that_is_cancelled_ends_by_evidence_only
+                a_plain_nodes_name_is_its_own;
             log:
                 entries_are_numbered_without_gaps
                 filters_select
