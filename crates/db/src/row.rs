@@ -42,11 +42,18 @@ impl FromCell for i64 {
     }
 }
 
-impl FromCell for u32 {
-    fn from_cell(cell: Cell<'_>) -> Option<u32> {
-        i64::from_cell(cell).and_then(|number| number.try_into().ok())
-    }
+/// Whole numbers that are narrower than what a column holds.
+macro_rules! narrower {
+    ($($number:ty)*) => {
+        $(impl FromCell for $number {
+            fn from_cell(cell: Cell<'_>) -> Option<$number> {
+                i64::from_cell(cell).and_then(|number| number.try_into().ok())
+            }
+        })*
+    };
 }
+
+narrower!(u8 i32 u32);
 
 impl FromCell for bool {
     fn from_cell(cell: Cell<'_>) -> Option<bool> {
