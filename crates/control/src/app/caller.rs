@@ -4,12 +4,13 @@
 use std::{
     collections::HashMap,
     sync::Mutex,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use hostler_model::{Code, Refusal, TenantId, event::Actor, id::RequestId, kind::Role};
 use hostler_store::Caller;
 use hostler_trust::ApiToken;
+use tokio::time::Instant;
 
 use super::{App, Result};
 
