@@ -52,6 +52,7 @@ use crate::{
     image::Image,
     retry::RetryPolicy,
     snapshot::Use,
+    planted::{Bug, is_planted},
     task::{Effects, Verdict},
     unit::Resources,
     vm::{VmChange, VmState},
@@ -419,7 +420,11 @@ fn cannot(vm: VmState, instead: &str) -> Admission {
 
 /// Whether an unsuccessful end provably left nothing.
 fn undone(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Unsuccessful { effects: Effects::Undone, .. })
+    match verdict {
+        Verdict::Unsuccessful { effects: Effects::Undone, .. } => true,
+        Verdict::Unsuccessful { effects: Effects::Remain, .. } => is_planted(Bug::ReleasedUnproven),
+        Verdict::Succeeded { .. } => false,
+    }
 }
 
 #[cfg(test)]

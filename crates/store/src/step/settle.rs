@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use hostler_model::{
     NodeId, TaskId,
     internal::{Receipt, Report},
+    planted::{Bug, is_planted},
     task::{End, Event, PhaseTiming},
 };
 use hostler_db::Result;
@@ -55,7 +56,8 @@ fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report) -> Result<Receip
     if life.reported(report.fence) {
         return Ok(Receipt::Settled);
     }
-    if life.fence != report.fence || life.state.is_terminal() {
+    let fence = if is_planted(Bug::FenceUnchecked) { life.fence } else { report.fence };
+    if life.fence != fence || life.state.is_terminal() {
         return Ok(Receipt::Stale);
     }
     work.say(report.task, &report.log);
@@ -63,7 +65,7 @@ fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report) -> Result<Receip
     let before = (row.task.started_at, row.task.finished_at, row.task.phases.clone());
     note_times(work, report);
     let end = bounded(report.end.clone());
-    let outcome = work.apply(report.task, Event::Report { fence: report.fence, end })?;
+    let outcome = work.apply(report.task, Event::Report { fence, end })?;
     let Some(row) = work.tasks.change(&report.task) else { return Ok(Receipt::Unknown) };
     match outcome {
         Ok(_) => {
