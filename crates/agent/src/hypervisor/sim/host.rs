@@ -131,6 +131,11 @@ impl SimHost {
         self.world().most.get(&id).copied().unwrap_or_default()
     }
 
+    /// The machines of which more than one process ever lived at the same time: each is a mistake.
+    pub fn crowded(&self) -> Vec<VmId> {
+        self.world().most.iter().filter(|(_, most)| **most > 1).map(|(id, _)| *id).collect()
+    }
+
     /// How many processes live now.
     pub fn alive_in_all(&self) -> usize {
         self.world().processes.values().filter(|process| process.alive()).count()
