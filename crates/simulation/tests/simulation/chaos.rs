@@ -3,6 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use hostler_model::{event::Actor, node::NodeEvent};
+use hostler_store::Queue;
 use tokio::{
     task::{JoinSet, yield_now},
     time::{Instant, sleep},
@@ -37,6 +39,7 @@ enum Blow {
     Clock,
     HostDown,
     Machine,
+    Operator,
 }
 
 /// What happens, and how often.
@@ -48,6 +51,7 @@ const BLOWS: &[(u64, Blow)] = &[
     (3, Blow::Clock),
     (1, Blow::HostDown),
     (3, Blow::Machine),
+    (2, Blow::Operator),
 ];
 
 impl World {
@@ -55,7 +59,7 @@ impl World {
     pub async fn rage(&self, until: Instant) {
         let mut blows = JoinSet::new();
         while Instant::now() < until && self.net.trace().is_well() {
-            sleep(self.dice.ms(200..9000)).await;
+            sleep(self.dice.ms(100..6000)).await;
             let (world, blow) = (self.clone(), self.dice.weighed(BLOWS));
             blows.spawn(async move { world.strike(blow).await });
         }
@@ -71,6 +75,8 @@ impl World {
         for host in &self.hosts {
             host.wall.set_right();
             host.start().await;
+            self.order(host, true, false).await;
+            self.order(host, false, false).await;
         }
         self.net.trace().note("everything is well again");
     }
@@ -107,6 +113,7 @@ impl World {
                 host.start().await;
             }
             Blow::Machine => self.machine(&dice, &host),
+            Blow::Operator => self.operate(&dice, &host).await,
         }
     }
 
@@ -134,6 +141,29 @@ impl World {
         let (whose, wall) = if dice.happens(0.5) { ("the server".to_owned(), &self.site.wall) } else { (host.name(), &host.wall) };
         self.net.trace().note(format!("the clock of {whose} jumps by {by} us"));
         wall.jump(by);
+    }
+
+    /// An operator keeps a node from new machines, or from all work, for a while.
+    async fn operate(&self, dice: &Dice, host: &Host) {
+        let pause = dice.happens(0.5);
+        self.order(host, pause, true).await;
+        sleep(down(dice) * 2).await;
+        self.order(host, pause, false).await;
+    }
+
+    /// Where nobody answers, nothing is changed.
+    async fn order(&self, host: &Host, pause: bool, on: bool) {
+        let Some(live) = self.net.server() else { return };
+        let Ok(Some(node)) = live.store.node_by_name(host.name().parse().expect("it is a name")).await else { return };
+        let actor = Actor::system();
+        let queue = if on { Queue::Paused } else { Queue::Open };
+        let event = if on { NodeEvent::Cordon } else { NodeEvent::Uncordon };
+        let done = match pause {
+            true => live.store.queue_node(node.id, queue, actor).await,
+            false => live.store.change_node(node.id, event, actor).await,
+        };
+        // One that is so already is refused.
+        drop(done);
     }
 
     fn machine(&self, dice: &Dice, host: &Host) {

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_model::{
-    NodeId, Resources, SnapshotId, TenantId, VmId,
+    NodeId, Resources, SnapshotId, VmId,
+    kind::KindName,
     node::Node,
     snapshot::{Snapshot, SnapshotState},
+    task::TaskState,
     vm::{Vm, VmState},
 };
-use hostler_store::{SnapshotFilter, Store, VmFilter};
+use hostler_store::{SnapshotFilter, Store, TaskFilter, VmFilter};
 
 use crate::{chaos::World, user::Ledger};
 
@@ -51,7 +53,7 @@ struct Books {
 }
 
 /// What must be true once nothing is under way any more.
-pub async fn at_rest(world: &World, store: &Store, tenants: &[TenantId], ledger: &Ledger) -> hostler_store::Result<Wrongs> {
+pub async fn at_rest(world: &World, store: &Store, ledger: &Ledger) -> hostler_store::Result<Wrongs> {
     let mut wrongs = doctor(store).await?;
     for task in ledger.promised() {
         match store.task(task).await? {
@@ -60,12 +62,7 @@ pub async fn at_rest(world: &World, store: &Store, tenants: &[TenantId], ledger:
             None => wrongs.push(format!("task {task}, which was promised, is not there")),
         }
     }
-    for tenant in tenants {
-        let quota = store.quota(*tenant).await?;
-        if !within(quota.book.total(), quota.limits) {
-            wrongs.push(format!("tenant {tenant} has {:?} of {:?}", quota.book, quota.limits));
-        }
-    }
+    wrongs.extend(programs(world, store).await?);
     let books = Books {
         nodes: store.nodes().await?,
         vms: store.vms(VmFilter::default(), None, ALL).await?,
@@ -80,8 +77,22 @@ pub async fn at_rest(world: &World, store: &Store, tenants: &[TenantId], ledger:
     Ok(wrongs)
 }
 
+/// A program whose task succeeded ran, once.
+async fn programs(world: &World, store: &Store) -> hostler_store::Result<Wrongs> {
+    let filter = TaskFilter { kind: Some(KindName::VmExec), state: Some(TaskState::Succeeded), ..TaskFilter::default() };
+    let ran: BTreeMap<_, usize> = world.hosts.iter().flat_map(|host| host.machines.programs()).collect();
+    let mut wrongs = Wrongs::new();
+    for task in store.tasks(filter, None, ALL).await? {
+        let argv: Vec<String> = serde_json::from_value(task.params["argv"].clone()).unwrap_or_default();
+        if task.target.vm.is_none_or(|vm| !ran.contains_key(&(vm, argv))) {
+            wrongs.push(format!("the program of task {} succeeded and never ran", task.id));
+        }
+    }
+    Ok(wrongs)
+}
+
 /// Whether there is so much. -1 is no limit.
-fn within(amount: Resources, limits: Resources) -> bool {
+pub fn within(amount: Resources, limits: Resources) -> bool {
     amount.each().iter().zip(limits.each()).all(|((_, amount), (_, limit))| limit < 0 || *amount <= limit)
 }
 

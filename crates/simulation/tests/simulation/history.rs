@@ -5,7 +5,7 @@
 //! and a result is settled under the fence of its time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
@@ -14,6 +14,7 @@ use hostler_model::{
     event::{Class, Entry},
     internal::{Receipt, Receipts, Reports},
     kind::{KindName, Turn},
+    task::Task,
 };
 use hostler_store::{LogFilter, Store};
 use serde_json::Value;
@@ -70,24 +71,16 @@ impl History {
     /// Reads on to the end, and says where that is.
     pub async fn read(&self, store: &Store) -> i64 {
         let mut told = self.told.lock().await;
-        loop {
-            let Some(page) = self.trace.unless("the log cannot be read", self.page(store, told.last).await) else {
-                return told.last;
-            };
-            let more = page.len() == PAGE;
-            for entry in page {
-                if let Err(wrong) = told.hear(entry) {
-                    self.trace.wrong(wrong);
-                }
-            }
-            if !more {
-                return told.last;
+        let news = self.trace.unless("the log cannot be read", news(store, told.last).await).unwrap_or_default();
+        let later = self.trace.unless("tasks cannot be read", later(store, &news).await).unwrap_or_default();
+        for entry in news {
+            self.trace.count(&entry.kind);
+            self.trace.note(format!("log {} {} {} {}", entry.seq, entry.kind, entry.subject, entry.data));
+            if let Err(wrong) = told.hear(entry, &later) {
+                self.trace.wrong(wrong);
             }
         }
-    }
-
-    async fn page(&self, store: &Store, after: i64) -> hostler_store::Result<Vec<Entry>> {
-        store.log(LogFilter::default(), after, PAGE).await
+        told.last
     }
 
     /// What was read once must be in what a server starts from.
@@ -95,7 +88,8 @@ impl History {
         let told = self.told.lock().await;
         let Some(known) = &told.entry else { return };
         let read = self.trace.unless("the log cannot be read", store.log(LogFilter::default(), known.seq - 1, 1).await);
-        if read.is_some_and(|read| read.first() != Some(known)) {
+        let lost = read.is_some_and(|read| read.first() != Some(known));
+        if lost {
             self.trace.wrong(format!("log entry {} ({}), which was read before, is not there any more", known.seq, known.kind));
         }
     }
@@ -104,11 +98,6 @@ impl History {
     pub async fn open(&self) -> Vec<String> {
         let told = self.told.lock().await;
         told.tasks.iter().filter(|(_, life)| !life.ended).map(|(id, life)| format!("{} {id}", life.kind)).collect()
-    }
-
-    /// How many tasks ended.
-    pub async fn ended(&self) -> usize {
-        self.told.lock().await.tasks.values().filter(|life| life.ended).count()
     }
 
     /// Before the server hears of results.
@@ -136,6 +125,34 @@ impl History {
     }
 }
 
+/// Everything after an entry.
+async fn news(store: &Store, after: i64) -> hostler_store::Result<Vec<Entry>> {
+    let mut news = Vec::new();
+    loop {
+        let last = news.last().map_or(after, |entry: &Entry| entry.seq);
+        let page = store.log(LogFilter::default(), last, PAGE).await?;
+        let more = page.len() == PAGE;
+        news.extend(page);
+        if !more {
+            return Ok(news);
+        }
+    }
+}
+
+/// Tasks among what is new whose time is yet to come when they are queued: they take no turn before that.
+async fn later(store: &Store, news: &[Entry]) -> hostler_store::Result<BTreeSet<TaskId>> {
+    let of = |kind: &'static str| news.iter().filter(move |entry| entry.kind == kind).map(|entry| TaskId(entry.subject));
+    let mut later: BTreeSet<TaskId> = of("task.due").collect();
+    for id in of("task.queued") {
+        // One that was leased since came before its time was over, or it is among those that are due.
+        let waits = |task: &Task| task.fence.attempt == 0 && task.not_before > task.created_at;
+        if store.task(id).await?.as_ref().is_some_and(waits) {
+            later.insert(id);
+        }
+    }
+    Ok(later)
+}
+
 impl Life {
     /// Whether the fence was the current one at this entry, or at a later one.
     fn had(&self, fence: Fence, from: i64) -> bool {
@@ -146,11 +163,11 @@ impl Life {
 }
 
 impl Told {
-    fn hear(&mut self, entry: Entry) -> Result<(), String> {
+    fn hear(&mut self, entry: Entry, later: &BTreeSet<TaskId>) -> Result<(), String> {
         let expected = self.last + 1;
         self.last = entry.seq;
         let heard = if entry.seq == expected {
-            self.of_task(&entry)
+            self.of_task(&entry, later)
         } else {
             Err(format!("log entry {} follows {}", entry.seq, expected - 1))
         };
@@ -158,13 +175,13 @@ impl Told {
         heard
     }
 
-    fn of_task(&mut self, entry: &Entry) -> Result<(), String> {
+    fn of_task(&mut self, entry: &Entry, later: &BTreeSet<TaskId>) -> Result<(), String> {
         if entry.class != Class::Event || entry.noun != "task" {
             return Ok(());
         }
         let id = TaskId(entry.subject);
         if entry.kind == "task.queued" {
-            return self.queued(id, entry);
+            return self.queued(id, entry, later.contains(&id));
         }
         let Some(life) = self.tasks.get_mut(&id) else {
             return Err(format!("{} of task {id}, which was never queued", entry.kind));
@@ -173,6 +190,10 @@ impl Told {
             return Err(format!("{} of task {id} ({}), which had ended", entry.kind, life.kind));
         }
         match entry.kind.as_str() {
+            "task.due" => {
+                self.take_place(id);
+                Ok(())
+            }
             "task.leased" => self.leased(id, entry),
             "task.lapsed" | "task.retrying" => {
                 life.leased = false;
@@ -190,16 +211,24 @@ impl Told {
         }
     }
 
-    fn queued(&mut self, id: TaskId, entry: &Entry) -> Result<(), String> {
+    fn queued(&mut self, id: TaskId, entry: &Entry, later: bool) -> Result<(), String> {
         let kind: KindName = entry.data["kind"].as_str().and_then(|kind| kind.parse().ok()).ok_or("a task without a kind")?;
         let vm = entry.data["vm"].as_str().map(str::to_owned);
-        if let Some(vm) = vm.clone().filter(|_| matches!(kind.spec().turn, Turn::Exclusive | Turn::Final)) {
-            self.queues.entry(vm).or_default().push(id);
-        }
         let life = Life { kind, vm, node: entry.data["node"].clone(), fences: Vec::new(), leased: false, ended: false };
-        match self.tasks.insert(id, life) {
-            None => Ok(()),
-            Some(_) => Err(format!("task {id} was queued twice")),
+        if self.tasks.insert(id, life).is_some() {
+            return Err(format!("task {id} was queued twice"));
+        }
+        if !later {
+            self.take_place(id);
+        }
+        Ok(())
+    }
+
+    /// Puts a task that changes a machine at the end of the machine's queue.
+    fn take_place(&mut self, id: TaskId) {
+        let Some(Life { kind, vm: Some(vm), .. }) = self.tasks.get(&id) else { return };
+        if matches!(kind.spec().turn, Turn::Exclusive | Turn::Final) {
+            self.queues.entry(vm.clone()).or_default().push(id);
         }
     }
 

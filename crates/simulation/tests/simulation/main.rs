@@ -32,7 +32,7 @@ use std::{
 
 use self::{
     run::{Came, Wanted, simulate},
-    trace::Voice,
+    trace::{Counts, Voice},
 };
 
 /// Which seeds `seeds_keep_every_promise` runs: `from..to`, or one, which is then told line by line.
@@ -63,7 +63,7 @@ fn report(seed: u64, wrongs: &[String]) -> String {
 fn the_same_seed_has_the_same_history() {
     for seed in [1, 7, 23] {
         let [one, other] = [came(Wanted::seed(seed)), came(Wanted::seed(seed))];
-        assert!(one.lines > 500, "seed {seed} has hardly a history: {} lines", one.lines);
+        assert!(one.lines > 300, "seed {seed} has hardly a history: {} lines", one.lines);
         assert_eq!((one.digest, one.lines), (other.digest, other.lines), "seed {seed}");
     }
 }
@@ -74,14 +74,15 @@ fn seeds_keep_every_promise() {
     let (next, began) = (AtomicU64::new(seeds.start), Instant::now());
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let work = || {
-        let (mut failed, mut tasks, mut took) = (Vec::new(), 0, Duration::ZERO);
+        let (mut failed, mut counts, mut took) = (Vec::new(), Counts::new(), Duration::ZERO);
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
-                return (failed, tasks, took);
+                return (failed, counts, took);
             }
             let came = came(Wanted { voice, ..Wanted::seed(seed) });
-            (tasks, took) = (tasks + came.tasks, took + came.took);
+            took += came.took;
+            came.counts.iter().for_each(|(kind, times)| *counts.entry(kind.clone()).or_default() += times);
             if !came.wrongs.is_empty() {
                 eprintln!("{}", report(seed, &came.wrongs));
                 failed.push(seed);
@@ -92,14 +93,19 @@ fn seeds_keep_every_promise() {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         workers.into_iter().map(|worker| worker.join().expect("a simulation broke down")).collect()
     });
-    let tasks: usize = done.iter().map(|(_, tasks, _)| tasks).sum();
     let took: Duration = done.iter().map(|(_, _, took)| *took).sum();
     let (count, real) = (seeds.end - seeds.start, began.elapsed().as_secs_f64());
     eprintln!(
-        "{count} seeds in {real:.1} s ({:.1} a second on {threads} threads): {tasks} tasks, {:.1} h of virtual time",
+        "{count} seeds in {real:.1} s ({:.1} a second on {threads} threads), {:.1} h of virtual time",
         count as f64 / real,
         took.as_secs_f64() / 3600.0
     );
+    let mut counts = Counts::new();
+    for (kind, times) in done.iter().flat_map(|(_, counts, _)| counts) {
+        *counts.entry(kind.clone()).or_default() += times;
+    }
+    let counts: Vec<String> = counts.iter().map(|(kind, times)| format!("{kind} {times}")).collect();
+    eprintln!("{}", counts.join(", "));
     let failed: Vec<u64> = done.into_iter().flat_map(|(failed, ..)| failed).collect();
     assert!(failed.is_empty(), "seeds that broke a promise: {failed:?}");
 }

@@ -11,6 +11,7 @@ use std::{
 use anyhow::Context;
 use hostler_model::{
     Ids, PrincipalId, Resources, TenantId,
+    api::Quota,
     event::Actor,
     image::{Manifest, Sha256Hex},
     kind::Role,
@@ -32,7 +33,7 @@ use crate::{
     net::Net,
     node::Host,
     server::{Live, Site},
-    trace::{Trace, Voice},
+    trace::{Counts, Trace, Voice},
     user::{Ledger, User},
     wall::Wall,
 };
@@ -64,10 +65,10 @@ pub struct Came {
     pub digest: String,
     /// How many lines that has.
     pub lines: u64,
-    /// How many tasks ended.
-    pub tasks: usize,
     /// How long it took, of its own time.
     pub took: Duration,
+    /// How often what happened.
+    pub counts: Counts,
     /// Which promises were broken.
     pub wrongs: Vec<String>,
 }
@@ -106,8 +107,7 @@ async fn one(wanted: Wanted) -> anyhow::Result<Came> {
     stage.storm().await;
     stage.rest().await;
     let (digest, lines) = trace.digest();
-    let tasks = stage.world.site.history.ended().await;
-    Ok(Came { digest, lines, tasks, took: began.elapsed(), wrongs: trace.wrongs() })
+    Ok(Came { digest, lines, took: began.elapsed(), counts: trace.counts(), wrongs: trace.wrongs() })
 }
 
 /// Everything that takes part.
@@ -192,7 +192,20 @@ impl Stage {
         check::at_any_time(&self.world).into_iter().for_each(|wrong| self.trace.wrong(wrong));
         if let Some(live) = self.world.net.server() {
             self.world.site.history.read(&live.store).await;
+            for (tenant, quota) in self.quotas(&live).await {
+                if !check::within(quota.book.total(), quota.limits) {
+                    self.trace.wrong(format!("tenant {tenant} has {:?} of {:?}", quota.book, quota.limits));
+                }
+            }
         }
+    }
+
+    async fn quotas(&self, live: &Live) -> Vec<(TenantId, Quota)> {
+        let mut quotas = Vec::new();
+        for tenant in &self.tenants {
+            quotas.extend(live.store.quota(*tenant).await.ok().map(|quota| (*tenant, quota)));
+        }
+        quotas
     }
 
     /// Everything comes to rest, and is as it was promised.
@@ -228,7 +241,7 @@ impl Stage {
 
     async fn judge(&self) -> Vec<String> {
         let Some(Live { store, .. }) = self.world.net.server() else { return vec!["no server lives".to_owned()] };
-        let judged = check::at_rest(&self.world, &store, &self.tenants, &self.ledger).await;
+        let judged = check::at_rest(&self.world, &store, &self.ledger).await;
         self.trace.unless("the store cannot be judged", judged).unwrap_or_default()
     }
 }

@@ -1,6 +1,7 @@
 //! What happened, line by line, as one digest: two runs of one seed have the same. And what went wrong.
 
 use std::{
+    collections::BTreeMap,
     fmt::Display,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -25,16 +26,29 @@ struct Record {
     digest: Sha256,
     lines: u64,
     wrongs: Vec<String>,
+    counts: Counts,
 }
+
+/// How often what happened.
+pub type Counts = BTreeMap<String, u64>;
 
 impl Trace {
     pub fn new(began: Instant, voice: Voice) -> Trace {
-        Trace(Arc::new(Mutex::new(Record { began, voice, digest: Sha256::new(), lines: 0, wrongs: Vec::new() })))
+        Trace(Arc::new(Mutex::new(Record { began, voice, digest: Sha256::new(), lines: 0, wrongs: Vec::new(), counts: Counts::new() })))
     }
 
     /// Something happened.
     pub fn note(&self, what: impl Display) {
         self.record().add(&what.to_string());
+    }
+
+    /// Something of this kind happened.
+    pub fn count(&self, kind: &str) {
+        *self.record().counts.entry(kind.to_owned()).or_default() += 1;
+    }
+
+    pub fn counts(&self) -> Counts {
+        self.record().counts.clone()
     }
 
     /// A promise was broken.

@@ -106,12 +106,25 @@ impl User {
         }
     }
 
+    /// When it is to be done, where that is said.
+    fn when(&self, path: String) -> String {
+        match self.dice.within(0..10) {
+            0 => format!("{path}?delay_seconds={}", self.dice.within(1..40)),
+            1 => format!("{path}?priority={}", self.dice.within(0..100)),
+            2 => format!("{path}?queue_timeout_seconds={}&timeout_seconds={}", self.dice.within(5..60), self.dice.within(5..60)),
+            _ => path,
+        }
+    }
+
     /// Wishes for things until then.
     pub async fn live(mut self, until: Instant) {
         while Instant::now() < until {
-            sleep(self.dice.ms(10..2500)).await;
+            sleep(self.dice.ms(10..1500)).await;
             let wish = self.dice.weighed(WISHES);
-            if let Some(request) = self.word(wish) {
+            if let Some(mut request) = self.word(wish) {
+                if !matches!(wish, Wish::Cancel) {
+                    request.path = self.when(request.path);
+                }
                 self.ask(request).await;
             }
         }
@@ -157,6 +170,9 @@ impl User {
             "disk_gib": dice.within(1..8), "ready_timeout_seconds": dice.within(3..40),
             "restart": dice.weighed(&[(3, "never"), (1, "on_failure"), (1, "always")]), "autostart": dice.happens(0.3),
         });
+        if dice.happens(0.1) {
+            machine["ttl_seconds"] = json!(dice.within(10..90));
+        }
         if dice.happens(0.5) {
             // Few names, so that they are taken again and again.
             machine["name"] = json!(format!("name-{}", dice.within(0..6)));
@@ -178,7 +194,8 @@ impl User {
                     }
                 }
                 Err(LinkError::Refused { problem, .. }) => {
-                    self.net.trace().note(format!("user{}: {}", self.number, problem.code));
+                    self.net.trace().count(&problem.code.to_string());
+                    self.net.trace().note(format!("user{}: {} {}", self.number, problem.code, problem.detail));
                     return;
                 }
                 Err(_) => sleep(self.dice.ms(100..4000)).await,
@@ -190,6 +207,10 @@ impl User {
         let mut headers = HeaderMap::new();
         headers.insert("idempotency-key", HeaderValue::from_str(key).map_err(|error| LinkError::BadRequest(error.to_string()))?);
         let Request { method, path, body } = request;
+        if self.dice.happens(0.2) {
+            let wait = HeaderValue::from_static(self.dice.weighed(&[(1, "wait=1"), (1, "wait=4"), (1, "wait=30")]));
+            headers.insert("prefer", wait);
+        }
         if *method == Method::PATCH {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/merge-patch+json"));
         }
