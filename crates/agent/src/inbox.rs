@@ -23,7 +23,14 @@ use hostler_model::{
 use hostler_trust::{Expected, TaskRefusal};
 use tokio::time::Instant;
 
-use crate::{agent::Node, backoff::Outage, journal::{Accepted, Start}, metrics::Counter, server::Held, work};
+use crate::{
+    agent::Node,
+    backoff::Outage,
+    journal::{Accepted, Start},
+    metrics::Counter,
+    server::Held,
+    work,
+};
 
 /// A poll that brings nothing sooner than this comes from a server that is going away: it is not asked at once again.
 const EMPTY: Duration = Duration::from_millis(100);

@@ -13,17 +13,10 @@ macro_rules! columns {
 /// Whether an earlier task that changes the VM has not ended.
 macro_rules! waits_for_turn {
     () => {
-        waits_for_turn!("")
-    };
-    ($only:literal) => {
-        concat!(
-            "EXISTS (SELECT 1
+        "EXISTS (SELECT 1
                    FROM tasks e
                   WHERE e.vm = t.vm AND e.vm IS NOT NULL AND e.state IN ('queued', 'running', 'aborting')
-                    AND e.turn IN ('exclusive', 'final') AND e.seq < t.seq",
-            $only,
-            ")"
-        )
+                    AND e.turn IN ('exclusive', 'final') AND e.seq < t.seq)"
     };
 }
 
@@ -58,8 +51,6 @@ pub(crate) mod later;
 pub(crate) mod list;
 pub(crate) mod stats;
 
-#[cfg(feature = "planted-bugs")]
-use hostler_model::planted::{Bug, is_planted};
 use hostler_model::{
     Fence, NodeId, PrincipalId, TaskId, TenantId, Timestamp, VmId,
     id::EnrolmentId,
@@ -206,9 +197,7 @@ pub(crate) fn ripen(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<()> {
     Ok(())
 }
 
-macro_rules! leasable {
-    ($only:literal) => {
-        concat!(
+const LEASABLE: &str = concat!(
     "
 SELECT ",
     columns!(),
@@ -221,7 +210,7 @@ SELECT ",
           AND t.state IN ('queued', 'aborting') AND t.lease_until IS NULL AND t.ripe = 1
           AND (t.state = 'aborting' OR t.queue_deadline > CAST(?1->>'now' AS BIGINT))
           AND (t.vm IS NULL OR NOT ",
-    waits_for_turn!($only),
+    waits_for_turn!(),
     ")
           AND (t.kind <> 'snapshot.delete' OR t.state = 'aborting' OR NOT ",
     waits_for_snapshot!(),
@@ -229,29 +218,13 @@ SELECT ",
         ORDER BY t.priority DESC, t.seq
         LIMIT CAST(?1->>'limit' AS BIGINT))
  ORDER BY t.priority DESC, t.seq"
-        )
-    };
-}
-
-const LEASABLE: &str = leasable!("");
-
-/// A bug that is planted: what waits for its next attempt keeps nobody waiting.
-#[cfg(feature = "planted-bugs")]
-const LEASABLE_OUT_OF_TURN: &str = leasable!(" AND (e.ripe = 1 OR e.lease_until IS NOT NULL)");
-
-fn leasable_text() -> &'static str {
-    #[cfg(feature = "planted-bugs")]
-    if is_planted(Bug::TurnLostInBackoff) {
-        return LEASABLE_OUT_OF_TURN;
-    }
-    LEASABLE
-}
+);
 
 /// What these nodes may fetch now from these lanes, at most `limit` for each pair, by priority and then in the order in
 /// which it was queued.
 pub(crate) fn leasable(tx: &Tx<'_>, wanted: &[(NodeId, Lane)], limit: usize, now: Timestamp) -> Result<Vec<TaskRow>> {
     let wanted: Vec<Value> = wanted.iter().map(|(node, lane)| json!({"node": node, "lane": lane.word()})).collect();
-    tx.query(leasable_text(), &json!({"wanted": wanted, "limit": limit, "now": now.as_micros()}), read)
+    tx.query(LEASABLE, &json!({"wanted": wanted, "limit": limit, "now": now.as_micros()}), read)
 }
 
 const HELD: &str = concat!(

@@ -138,7 +138,8 @@ impl World {
         let most = dice.weighed(&[(4, 2_000_u64), (3, 60_000), (1, 7_200_000)]);
         let micros = i64::try_from(dice.within(1..most) * 1000).unwrap_or_default();
         let by = if dice.happens(0.5) { micros } else { -micros };
-        let (whose, wall) = if dice.happens(0.5) { ("the server".to_owned(), &self.site.wall) } else { (host.name(), &host.wall) };
+        let (whose, wall) =
+            if dice.happens(0.5) { ("the server".to_owned(), &self.site.wall) } else { (host.name(), &host.wall) };
         self.net.trace().note(format!("the clock of {whose} jumps by {by} us"));
         wall.jump(by);
     }

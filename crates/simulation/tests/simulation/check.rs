@@ -26,10 +26,15 @@ pub fn at_any_time(world: &World) -> Wrongs {
     let mut homes: BTreeMap<VmId, &str> = BTreeMap::new();
     let names: Vec<String> = world.hosts.iter().map(|host| host.name()).collect();
     for (host, name) in world.hosts.iter().zip(&names) {
-        wrongs.extend(host.machines.crowded().iter().map(|vm| format!("machine {vm} had two processes at once on {name}")));
-        wrongs.extend(host.machines.orphans().iter().map(|vm| format!("a process of machine {vm} lives on {name} without its folder")));
-        let twice = host.machines.programs().into_iter().filter(|(_, times)| *times > 1);
-        wrongs.extend(twice.map(|((vm, argv), times)| format!("{argv:?} ran {times} times in machine {vm}")));
+        wrongs.extend(
+            host.machines.crowded().iter().map(|vm| format!("machine {vm} had two processes at once on {name}")),
+        );
+        wrongs.extend(
+            host.machines
+                .orphans()
+                .iter()
+                .map(|vm| format!("a process of machine {vm} lives on {name} without its folder")),
+        );
         for plan in host.machines.plans() {
             if let Some(other) = homes.insert(plan.id, name) {
                 wrongs.push(format!("machine {} is on {other} and on {name}", plan.id));
@@ -42,7 +47,12 @@ pub fn at_any_time(world: &World) -> Wrongs {
 /// What the store says of itself.
 pub async fn doctor(store: &Store) -> hostler_store::Result<Wrongs> {
     let diagnosis = store.doctor().await?;
-    Ok(diagnosis.checks.into_iter().filter(|check| !check.ok).map(|check| format!("{}: {}", check.name, check.detail)).collect())
+    Ok(diagnosis
+        .checks
+        .into_iter()
+        .filter(|check| !check.ok)
+        .map(|check| format!("{}: {}", check.name, check.detail))
+        .collect())
 }
 
 /// Everything, as the store has it.
@@ -77,15 +87,25 @@ pub async fn at_rest(world: &World, store: &Store, ledger: &Ledger) -> hostler_s
     Ok(wrongs)
 }
 
-/// A program whose task succeeded ran, once.
+/// A program runs as often as there are tasks for it at the most: somebody may have asked again. One whose task succeeded
+/// did run.
 async fn programs(world: &World, store: &Store) -> hostler_store::Result<Wrongs> {
-    let filter = TaskFilter { kind: Some(KindName::VmExec), state: Some(TaskState::Succeeded), ..TaskFilter::default() };
+    let filter = TaskFilter { kind: Some(KindName::VmExec), ..TaskFilter::default() };
     let ran: BTreeMap<_, usize> = world.hosts.iter().flat_map(|host| host.machines.programs()).collect();
+    let mut asked: BTreeMap<(VmId, Vec<String>), usize> = BTreeMap::new();
     let mut wrongs = Wrongs::new();
     for task in store.tasks(filter, None, ALL).await? {
         let argv: Vec<String> = serde_json::from_value(task.params["argv"].clone()).unwrap_or_default();
-        if task.target.vm.is_none_or(|vm| !ran.contains_key(&(vm, argv))) {
+        let Some(program) = task.target.vm.map(|vm| (vm, argv)) else { continue };
+        if task.state == TaskState::Succeeded && !ran.contains_key(&program) {
             wrongs.push(format!("the program of task {} succeeded and never ran", task.id));
+        }
+        *asked.entry(program).or_default() += 1;
+    }
+    for (program, times) in ran {
+        let tasks = asked.get(&program).copied().unwrap_or_default();
+        if times > tasks {
+            wrongs.push(format!("{:?} ran {times} times in machine {} for {tasks} tasks", program.1, program.0));
         }
     }
     Ok(wrongs)
@@ -109,7 +129,11 @@ impl Books {
             wrongs.extend(state(vm, there.contains(&vm.id), host.alive(vm.id)));
         }
         let known: BTreeSet<VmId> = self.on(node.id).map(|vm| vm.id).collect();
-        wrongs.extend(there.difference(&known).map(|vm| format!("machine {vm} is on {}, and the store does not know it there", node.name)));
+        wrongs.extend(
+            there
+                .difference(&known)
+                .map(|vm| format!("machine {vm} is on {}, and the store does not know it there", node.name)),
+        );
         wrongs.extend(self.snapshots_against(node, host));
         wrongs.extend(self.charges(node, host));
         if !within(node.book.total(), node.schedulable) {
@@ -137,7 +161,8 @@ impl Books {
         let machines = host.plans().iter().fold(Resources::ZERO, |sum, plan| sum + plan.spec.charge());
         let (kept, charged) = (host.kept_snapshots().len(), node.book.total());
         let waits = self.on(node.id).any(|vm| vm.generation != vm.observed_generation);
-        let same = (charged.vcpus, charged.memory_mib, charged.vms) == (machines.vcpus, machines.memory_mib, machines.vms);
+        let same =
+            (charged.vcpus, charged.memory_mib, charged.vms) == (machines.vcpus, machines.memory_mib, machines.vms);
         let snapshots = i64::try_from(kept).unwrap_or(i64::MAX);
         let enough = within(machines, charged) && charged.disk_gib >= machines.disk_gib + snapshots;
         if enough && (same || waits) {
@@ -157,6 +182,12 @@ fn state(vm: &Vm, there: bool, alive: usize) -> Option<String> {
     };
     let idle = vm.task.is_none();
     (!well || !idle).then(|| {
-        format!("VM {} is {} (task {:?}) after all; its host has {} and {alive} processes", vm.id, vm.state, vm.task, if there { "its folder" } else { "nothing" })
+        format!(
+            "VM {} is {} (task {:?}) after all; its host has {} and {alive} processes",
+            vm.id,
+            vm.state,
+            vm.task,
+            if there { "its folder" } else { "nothing" }
+        )
     })
 }

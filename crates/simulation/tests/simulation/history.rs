@@ -90,7 +90,10 @@ impl History {
         let read = self.trace.unless("the log cannot be read", store.log(LogFilter::default(), known.seq - 1, 1).await);
         let lost = read.is_some_and(|read| read.first() != Some(known));
         if lost {
-            self.trace.wrong(format!("log entry {} ({}), which was read before, is not there any more", known.seq, known.kind));
+            self.trace.wrong(format!(
+                "log entry {} ({}), which was read before, is not there any more",
+                known.seq, known.kind
+            ));
         }
     }
 
@@ -119,7 +122,8 @@ impl History {
         for ((task, fence), receipt) in results.into_iter().zip(receipts) {
             let known = told.tasks.get(&task).is_some_and(|life| life.had(fence, head));
             if receipt == Receipt::Settled && !known {
-                self.trace.wrong(format!("a result of task {task} was settled under the fence {fence}, which it had passed"));
+                self.trace
+                    .wrong(format!("a result of task {task} was settled under the fence {fence}, which it had passed"));
             }
         }
     }
@@ -141,7 +145,8 @@ async fn news(store: &Store, after: i64) -> hostler_store::Result<Vec<Entry>> {
 
 /// Tasks among what is new whose time is yet to come when they are queued: they take no turn before that.
 async fn later(store: &Store, news: &[Entry]) -> hostler_store::Result<BTreeSet<TaskId>> {
-    let of = |kind: &'static str| news.iter().filter(move |entry| entry.kind == kind).map(|entry| TaskId(entry.subject));
+    let of =
+        |kind: &'static str| news.iter().filter(move |entry| entry.kind == kind).map(|entry| TaskId(entry.subject));
     let mut later: BTreeSet<TaskId> = of("task.due").collect();
     for id in of("task.queued") {
         // One that was leased since came before its time was over, or it is among those that are due.
@@ -212,7 +217,8 @@ impl Told {
     }
 
     fn queued(&mut self, id: TaskId, entry: &Entry, later: bool) -> Result<(), String> {
-        let kind: KindName = entry.data["kind"].as_str().and_then(|kind| kind.parse().ok()).ok_or("a task without a kind")?;
+        let kind: KindName =
+            entry.data["kind"].as_str().and_then(|kind| kind.parse().ok()).ok_or("a task without a kind")?;
         let vm = entry.data["vm"].as_str().map(str::to_owned);
         let life = Life { kind, vm, node: entry.data["node"].clone(), fences: Vec::new(), leased: false, ended: false };
         if self.tasks.insert(id, life).is_some() {
@@ -248,7 +254,9 @@ impl Told {
             return Err(format!("task {id} was leased to another node than the one it was placed on"));
         }
         match first {
-            Some(first) if first != id => Err(format!("task {id} ({}) was leased out of its turn: {first} is before it", life.kind)),
+            Some(first) if first != id => {
+                Err(format!("task {id} ({}) was leased out of its turn: {first} is before it", life.kind))
+            }
             Some(_) | None => Ok(()),
         }
     }

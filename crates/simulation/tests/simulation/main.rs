@@ -43,7 +43,8 @@ const SOME: u64 = 100;
 /// Which seeds are asked for, and how they are to be told.
 fn wanted() -> (Range<u64>, Voice) {
     let text = std::env::var(SEEDS).unwrap_or_else(|_| format!("0..{SOME}"));
-    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{SEEDS} is `from..to` or a number, not {text:?}"));
+    let number =
+        |text: &str| text.parse().unwrap_or_else(|_| panic!("{SEEDS} is `from..to` or a number, not {text:?}"));
     match text.split_once("..") {
         Some((from, to)) => (number(from)..number(to), Voice::Quiet),
         None => (number(&text)..number(&text) + 1, Voice::Loud),

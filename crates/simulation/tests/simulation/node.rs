@@ -150,7 +150,7 @@ fn behaviour(dice: &Dice) -> SimConfig {
         boot_failures: rate() / 4.0,
         first_boot_errors: 0.0,
         exec_failures: rate(),
-        remove_failures: rate(),
+        remove_failures: rate() * 3.0,
         power_failures: rate(),
         crashes: rate(),
         crash_after: ms(0, 60_000),

@@ -1,12 +1,7 @@
 //! One simulation: everything is set up while all is well, users and chaos live for a while, and then everything comes
 //! to rest and must be as it was promised.
 
-use std::{
-    fs,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use hostler_model::{
@@ -156,7 +151,9 @@ impl Stage {
             host.start().await;
         }
         let joined = async {
-            while live.store.nodes().await.is_ok_and(|nodes| nodes.iter().filter(|node| node.last_seen.is_some()).count() < self.world.hosts.len()) {
+            while live.store.nodes().await.is_ok_and(|nodes| {
+                nodes.iter().filter(|node| node.last_seen.is_some()).count() < self.world.hosts.len()
+            }) {
                 sleep(Duration::from_millis(100)).await;
             }
         };
@@ -256,7 +253,9 @@ async fn tenant(live: &Live, ids: &Ids, wall: &Wall, number: u64) -> anyhow::Res
 async fn token(live: &Live, ids: &Ids, wall: &Wall, tenant: TenantId) -> anyhow::Result<String> {
     let token = ApiToken::generate(ids);
     let caller = Caller { principal: ids.next::<PrincipalId>(wall.clock().now()), tenant, role: Role::Operator };
-    live.store.create_api_token(NewApiToken { token_hash: token.hash().to_string(), caller, label: "user".into() }).await?;
+    live.store
+        .create_api_token(NewApiToken { token_hash: token.hash().to_string(), caller, label: "user".into() })
+        .await?;
     Ok(token.reveal())
 }
 

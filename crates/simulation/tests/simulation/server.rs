@@ -113,7 +113,11 @@ impl Site {
         trace.note("the server starts");
         let Some(live) = trace.unless("the server cannot start", self.open()) else { return };
         self.history.compare(&live.store).await;
-        check::doctor(&live.store).await.unwrap_or_else(|error| vec![error.to_string()]).iter().for_each(|wrong| trace.wrong(wrong));
+        check::doctor(&live.store)
+            .await
+            .unwrap_or_else(|error| vec![error.to_string()])
+            .iter()
+            .for_each(|wrong| trace.wrong(wrong));
         self.serve(live).await;
     }
 

@@ -34,7 +34,14 @@ pub type Counts = BTreeMap<String, u64>;
 
 impl Trace {
     pub fn new(began: Instant, voice: Voice) -> Trace {
-        Trace(Arc::new(Mutex::new(Record { began, voice, digest: Sha256::new(), lines: 0, wrongs: Vec::new(), counts: Counts::new() })))
+        Trace(Arc::new(Mutex::new(Record {
+            began,
+            voice,
+            digest: Sha256::new(),
+            lines: 0,
+            wrongs: Vec::new(),
+            counts: Counts::new(),
+        })))
     }
 
     /// Something happened.

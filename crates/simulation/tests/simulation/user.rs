@@ -111,7 +111,11 @@ impl User {
         match self.dice.within(0..10) {
             0 => format!("{path}?delay_seconds={}", self.dice.within(1..40)),
             1 => format!("{path}?priority={}", self.dice.within(0..100)),
-            2 => format!("{path}?queue_timeout_seconds={}&timeout_seconds={}", self.dice.within(5..60), self.dice.within(5..60)),
+            2 => format!(
+                "{path}?queue_timeout_seconds={}&timeout_seconds={}",
+                self.dice.within(5..60),
+                self.dice.within(5..60)
+            ),
             _ => path,
         }
     }
@@ -136,7 +140,9 @@ impl User {
         let vm = || dice.one(&self.vms).cloned();
         let task = || dice.one(&self.tasks);
         Some(match wish {
-            Wish::Echo => post("tasks", json!({"kind": "echo", "params": {"message": "m", "delay_ms": dice.within(0..6000)}})),
+            Wish::Echo => {
+                post("tasks", json!({"kind": "echo", "params": {"message": "m", "delay_ms": dice.within(0..6000)}}))
+            }
             Wish::Create => post("vms", self.machine()),
             Wish::Exec => {
                 let argv = json!([format!("program-{}-{}", self.number, self.asked)]);
@@ -144,7 +150,8 @@ impl User {
             }
             Wish::Power => {
                 let verb = dice.weighed(&[(4, "start"), (4, "stop"), (2, "reboot"), (2, "pause"), (3, "resume")]);
-                let patience = matches!(verb, "stop" | "reboot").then(|| json!({"timeout_seconds": dice.within(0..10)}));
+                let patience =
+                    matches!(verb, "stop" | "reboot").then(|| json!({"timeout_seconds": dice.within(0..10)}));
                 post(&format!("vms/{}/{verb}", vm()?), patience.unwrap_or_else(|| json!({})))
             }
             Wish::Snapshot => post(&format!("vms/{}/snapshots", vm()?), json!({"memory": dice.happens(0.5)})),
@@ -205,7 +212,10 @@ impl User {
 
     async fn send(&self, key: &str, request: &Request) -> Result<Value, LinkError> {
         let mut headers = HeaderMap::new();
-        headers.insert("idempotency-key", HeaderValue::from_str(key).map_err(|error| LinkError::BadRequest(error.to_string()))?);
+        headers.insert(
+            "idempotency-key",
+            HeaderValue::from_str(key).map_err(|error| LinkError::BadRequest(error.to_string()))?,
+        );
         let Request { method, path, body } = request;
         if self.dice.happens(0.2) {
             let wait = HeaderValue::from_static(self.dice.weighed(&[(1, "wait=1"), (1, "wait=4"), (1, "wait=30")]));

@@ -267,8 +267,7 @@ impl SimHost {
         // Those that ended are kept while somebody waits for them.
         world.processes.retain(|_, process| process.alive() || process.exit.is_waited_for());
         let runs = world.folders.get(&id).map(|folder| runs(&folder.plan)).unwrap_or_default();
-        let process =
-            Process { vm: id, boot, runs, power: watch::channel(Power::Running).0, exit: End::default() };
+        let process = Process { vm: id, boot, runs, power: watch::channel(Power::Running).0, exit: End::default() };
         world.processes.insert(number, process);
         let alive = world.alive(id);
         let most = world.most.entry(id).or_default();
