@@ -38,7 +38,7 @@ use self::{
 /// Which seeds `seeds_keep_every_promise` runs: `from..to`, or one, which is then told line by line.
 const SEEDS: &str = "HOSTLER_SEEDS";
 /// How many run where nothing is said.
-const SOME: u64 = 100;
+const SOME: u64 = 200;
 
 /// Which seeds are asked for, and how they are to be told.
 fn wanted() -> (Range<u64>, Voice) {
