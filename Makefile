@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps image image-debian image-disk build release install uninstall deb units demo test lint check unit api bench generated clean
+.PHONY: help deps image image-debian image-disk build release install uninstall deb units demo test lint check unit api bench simulate generated clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,9 @@ api: ## the OpenAPI document against the server: schemathesis
 
 bench: image ## the figures of docs/benchmarks.md, measured now
 	cargo xtask bench
+
+simulate: ## whole systems from seeds, in virtual time, under faults; SEEDS=10000
+	cargo xtask simulate --seeds $${SEEDS:-10000}
 
 generated: ## write docs/openapi.json and docs/errors.md from the code
 	cargo xtask generate

@@ -1,8 +1,9 @@
-//! Repository chores: `cargo xtask check | generate | bench`.
+//! Repository chores: `cargo xtask check | generate | bench | simulate`.
 
 mod bench;
 mod check;
 mod generated;
+mod simulate;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,8 @@ enum Chore {
     Generate,
     /// Measures the figures of docs/benchmarks.md.
     Bench(bench::Bench),
+    /// Runs whole systems from seeds, in one process and in virtual time; says by which seeds a promise is broken.
+    Simulate(simulate::Simulate),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -35,6 +38,7 @@ fn main() -> anyhow::Result<ExitCode> {
         }
         Chore::Generate => generated::write()?,
         Chore::Bench(wanted) => return bench::run(&wanted),
+        Chore::Simulate(wanted) => return simulate::run(&wanted),
     }
     Ok(ExitCode::SUCCESS)
 }

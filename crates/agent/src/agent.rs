@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     attempt::Works,
+    blocking,
     broker::{self, Road},
     config::AgentConfig,
     enrol::{self, Identity, TrustCell},
@@ -183,7 +184,7 @@ impl Agent {
         crate::host::process::raise_file_limit();
         let own = config.data.join("agent");
         let lock = Lock::take(&own)?;
-        let journal = Journal::open(&own.join("journal.db"), config.journal)?;
+        let journal = Journal::open(&own.join("journal.db"), config.mode)?;
         if let Err(error) = journal.prune(config.clock.now()).await {
             tracing::warn!(%error, "the journal cannot be cleared of old entries");
         }
@@ -195,12 +196,13 @@ impl Agent {
         let tools = Tools {
             vms,
             beats,
-            images: Images::new(config.data.join("images")),
+            images: Images::new(config.data.join("images"), config.mode),
             secrets: Secrets::default(),
             hypervisor: config.hypervisor.clone(),
             root: config.root.clone(),
             data: config.data.clone(),
             clock: config.clock.clone(),
+            mode: config.mode,
         };
         Ok(Agent {
             facts,
@@ -296,6 +298,7 @@ impl Agent {
         };
         let rest = async {
             tokio::select! {
+                biased;
                 () = rest => {}
                 () = report::send(node, self.config.ids.clone()) => {}
             }
@@ -318,7 +321,7 @@ async fn take(node: &Arc<Node>, ids: Ids) {
 
 async fn read_facts(config: &AgentConfig) -> NodeFacts {
     let config = config.clone();
-    tokio::task::spawn_blocking(move || facts::read(&config)).await.unwrap_or_default()
+    blocking::run(config.mode, move || facts::read(&config)).await.unwrap_or_default()
 }
 
 /// Goes on with what an agent before this one left: reports what ended, and takes up what did not as its kind says.

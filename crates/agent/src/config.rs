@@ -42,8 +42,9 @@ pub struct AgentConfig {
     pub hypervisor: Arc<dyn Hypervisor>,
     /// Where `/proc` and `/sys` are: `/` outside tests.
     pub root: PathBuf,
-    /// How the journal is used: [`Mode::Inline`] for many agents in one process, whose threads would be too many.
-    pub journal: Mode,
+    /// How the journal and the host's files are used: [`Mode::Inline`] for many agents in one process, whose threads would
+    /// be too many, and whose history is to be the same each time.
+    pub mode: Mode,
     /// How long work under way may go on after the agent was told to end.
     pub grace: Duration,
 }
@@ -64,7 +65,7 @@ impl AgentConfig {
             broker: None,
             hypervisor,
             root: PathBuf::from("/"),
-            journal: Mode::Threads,
+            mode: Mode::Threads,
             grace: Duration::from_secs(5),
         }
     }

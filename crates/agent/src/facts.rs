@@ -2,7 +2,7 @@
 
 use hostler_model::{Resources, broker::Transport, node::NodeFacts};
 
-use crate::{agent::Node, config::AgentConfig, handler, host};
+use crate::{agent::Node, blocking, config::AgentConfig, handler, host};
 
 /// Machines that one agent looks after at the most: each has a few file descriptors and a task here.
 const MOST_VMS: i64 = 1000;
@@ -38,7 +38,7 @@ pub fn read(config: &AgentConfig) -> NodeFacts {
 /// The facts now.
 pub async fn current(node: &Node) -> NodeFacts {
     let images = node.tools.images.clone();
-    let images = tokio::task::spawn_blocking(move || images.list()).await.unwrap_or_default();
+    let images = blocking::run(node.tools.mode, move || images.list()).await.unwrap_or_default();
     NodeFacts { images, ..node.facts.clone() }
 }
 

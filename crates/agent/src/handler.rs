@@ -31,6 +31,7 @@ mod vm_stop;
 
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
+use hostler_db::Mode;
 use hostler_model::{
     Clock, ImageDigest, SnapshotId, TaskId, VmId,
     error::Code,
@@ -131,6 +132,8 @@ pub struct Tools {
     pub data: PathBuf,
     /// The time, for the lines that they write.
     pub clock: Clock,
+    /// Where work that waits for the disk is done.
+    pub mode: Mode,
 }
 
 /// One attempt at a task, for its handler.

@@ -65,6 +65,7 @@ pub async fn beat(node: &Node, requests: &Requests, ids: Ids) {
                 let next = Duration::from_millis(answer.next_ms);
                 let next = if next.is_zero() { EVERY } else { next.clamp(BOUNDS.0, BOUNDS.1) };
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(next) => {}
                     () = node.tools.vms.stirred() => {}
                     Some(asked) = requests.recv() => waiting.push(asked),

@@ -20,6 +20,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use hostler_db::Mode;
 use hostler_model::{
     ImageDigest,
     disk::{self, Unfit},
@@ -29,6 +30,7 @@ use hostler_model::{
 
 pub use self::collect::{collect, used};
 use crate::{
+    blocking,
     handler::Failure,
     host::file::{present, sync_folder},
     server::Server,
@@ -62,6 +64,7 @@ pub struct Images(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
+    mode: Mode,
     server: std::sync::OnceLock<Server>,
     /// One lock for each image that is being fetched or removed: who comes second finds it there.
     flights: Mutex<HashMap<ImageDigest, Arc<tokio::sync::Mutex<()>>>>,
@@ -109,10 +112,11 @@ impl Drop for Flight<'_> {
 impl Images {
     /// The cache in this folder, which is nobody else's. What a killed agent had begun is gone on with when the image is
     /// asked for again.
-    pub fn new(dir: PathBuf) -> Images {
+    pub fn new(dir: PathBuf, mode: Mode) -> Images {
         tidy(&dir);
         Images(Arc::new(Inner {
             dir,
+            mode,
             server: std::sync::OnceLock::new(),
             flights: Mutex::default(),
             pins: Mutex::default(),
@@ -130,7 +134,7 @@ impl Images {
         let dir = self.folder(digest)?;
         let flight = self.flight(digest);
         let _turn = flight.queue.lock().await;
-        if let Some(manifest) = cached(&dir, digest).await? {
+        if let Some(manifest) = self.cached(&dir, digest).await? {
             touch(&dir);
             return Ok(self.pinned(digest, manifest, dir, false));
         }
@@ -152,13 +156,13 @@ impl Images {
             return Err(Failure { code: Code::ImageInUse, detail, retryable: false });
         }
         let (gone, part) = (self.beside(digest, GONE), self.beside(digest, PART));
-        let removed = tokio::task::spawn_blocking(move || {
+        let removed = blocking::run(self.0.mode, move || {
             present(fs::remove_dir_all(part))?;
             let was = present(fs::rename(&dir, &gone))?.is_some();
             present(fs::remove_dir_all(&gone))?;
             Ok(was)
         });
-        removed.await.unwrap_or_else(|error| Err(io::Error::other(error))).map_err(|error| storage(digest, &error))
+        removed.await.flatten().map_err(|error| storage(digest, &error))
     }
 
     fn folder(&self, digest: &ImageDigest) -> Result<PathBuf, Failure> {
@@ -193,6 +197,12 @@ impl Images {
         let mut names: Vec<String> = names.filter(whole).collect();
         names.sort();
         names
+    }
+
+    async fn cached(&self, dir: &Path, digest: &ImageDigest) -> Result<Option<Manifest>, Failure> {
+        let (folder, named) = (dir.to_owned(), digest.clone());
+        let read = blocking::run(self.0.mode, move || read_cached(&folder, &named)).await;
+        read.map_err(|error| storage(digest, &error))?
     }
 
     async fn fetch(&self, digest: &ImageDigest, dir: &Path, tell: impl Fn(u8) + Send) -> Result<Manifest, Failure> {
@@ -261,8 +271,8 @@ fn lacking(dir: &Path, manifest: &Manifest) -> io::Result<Option<Part>> {
     Ok(None)
 }
 
-async fn cached(dir: &Path, digest: &ImageDigest) -> Result<Option<Manifest>, Failure> {
-    let text = match tokio::fs::read(dir.join(MANIFEST)).await {
+fn read_cached(dir: &Path, digest: &ImageDigest) -> Result<Option<Manifest>, Failure> {
+    let text = match fs::read(dir.join(MANIFEST)) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(storage(digest, &error)),

@@ -14,15 +14,23 @@ use std::{
 };
 
 use hostler_model::{
-    Ids,
+    Ids, TaskId,
     internal::{Assignment, Assignments},
     kind::Class,
     node::Slots,
+    planted::{Bug, is_planted},
 };
 use hostler_trust::{Expected, TaskRefusal};
 use tokio::time::Instant;
 
-use crate::{agent::Node, backoff::Outage, journal::Accepted, metrics::Counter, server::Held, work};
+use crate::{
+    agent::Node,
+    backoff::Outage,
+    journal::{Accepted, Start},
+    metrics::Counter,
+    server::Held,
+    work,
+};
 
 /// A poll that brings nothing sooner than this comes from a server that is going away: it is not asked at once again.
 const EMPTY: Duration = Duration::from_millis(100);
@@ -81,10 +89,32 @@ async fn poll_once(node: &Arc<Node>, free: Slots, resync: bool) -> Result<usize,
 pub(crate) async fn receive(node: &Arc<Node>, tokens: &[String]) -> Result<(), hostler_db::Error> {
     let assignments = believe(node, tokens);
     let _intake = node.intake.lock().await;
+    if is_planted(Bug::ActsBeforeJournal) {
+        return act_first(node, assignments).await;
+    }
     let now = node.clock.now();
     let answers = node.journal.accept(assignments.clone(), node.works.in_work(), now).await?;
     for (assignment, answer) in assignments.into_iter().zip(answers) {
         act(node, &assignment, answer);
+    }
+    Ok(())
+}
+
+/// A bug that is planted: what is new is begun, and written down a little later.
+async fn act_first(node: &Arc<Node>, assignments: Vec<Assignment>) -> Result<(), hostler_db::Error> {
+    let held: Vec<TaskId> = node.journal.held().await?.into_iter().map(|held| held.task).collect();
+    for assignment in assignments.iter().filter(|assignment| !held.contains(&assignment.sub)) {
+        if !node.works.in_work().contains(&assignment.sub) {
+            work::begin(node, assignment.clone(), Start::Fresh);
+        }
+    }
+    tokio::time::sleep(EMPTY).await;
+    let (now, in_work) = (node.clock.now(), node.works.in_work());
+    let answers = node.journal.accept(assignments.clone(), Default::default(), now).await?;
+    for (assignment, answer) in assignments.into_iter().zip(answers) {
+        if !in_work.contains(&assignment.sub) {
+            act(node, &assignment, answer);
+        }
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 pub mod agent;
 pub mod attempt;
 pub mod backoff;
+mod blocking;
 pub mod broker;
 pub mod config;
 pub mod enrol;

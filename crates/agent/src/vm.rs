@@ -29,6 +29,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use self::{
     admit::{Denial, Stage},
     drive::{Drive, Posted, Reply, Request},
+    snapshot::Takings,
 };
 pub use self::{
     create::Made,
@@ -68,6 +69,8 @@ struct Inner {
     /// Every machine that was driven before all were known: what was found of it earlier is no news any more.
     driven: Mutex<BTreeSet<VmId>>,
     lives: AtomicU64,
+    /// Snapshots whose taking is yet to begin.
+    takings: Takings,
 }
 
 struct Entry {
@@ -89,6 +92,7 @@ impl Vms {
             full: AtomicBool::new(false),
             driven: Mutex::default(),
             lives: AtomicU64::new(0),
+            takings: Takings::default(),
         }))
     }
 

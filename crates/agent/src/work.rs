@@ -61,6 +61,7 @@ async fn handle(node: &Node, attempt: &Arc<Attempt>, assignment: &Assignment, st
     let class = assignment.kind.spec().class;
     // An attempt that is to stop does not wait for a slot: there is nothing to do but to undo.
     let _slot = tokio::select! {
+        biased;
         slot = node.works.slot(class) => slot,
         _ = attempt.stopped() => None,
     };
@@ -90,6 +91,7 @@ async fn progress(node: &Node, attempt: &Attempt) -> Infallible {
             std::future::pending::<()>().await;
         }
         tokio::select! {
+            biased;
             // A sender that has gone never tells of a change.
             Ok(_) = changes.wait_for(|progress| *progress != told) => {}
             () = tokio::time::sleep_until(lines_from) => {}

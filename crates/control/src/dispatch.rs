@@ -13,7 +13,7 @@
 
 mod assignment;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hostler_model::{NodeId, TaskId};
 use hostler_store::{Answer, Claim, Leased, Store, Wakes};
@@ -70,8 +70,13 @@ impl Dispatch {
     pub fn start(store: Store, metrics: Arc<Metrics>, closing: CancellationToken) -> Dispatch {
         let (sender, arriving) = mpsc::channel(ARRIVING);
         let wakes = store.wakes();
-        let served =
-            Served { store, metrics, waiting: HashMap::new(), abort: HashMap::new(), outage: Outage::new("dispatch") };
+        let served = Served {
+            store,
+            metrics,
+            waiting: BTreeMap::new(),
+            abort: BTreeMap::new(),
+            outage: Outage::new("dispatch"),
+        };
         tokio::spawn(served.run(arriving, wakes, closing));
         Dispatch(sender)
     }
@@ -95,9 +100,9 @@ impl Dispatch {
 struct Served {
     store: Store,
     metrics: Arc<Metrics>,
-    waiting: HashMap<NodeId, Vec<Poll>>,
+    waiting: BTreeMap<NodeId, Vec<Poll>>,
     /// What nodes are to stop, for their next polls. Lost with this process: heartbeats say the same.
-    abort: HashMap<NodeId, Vec<TaskId>>,
+    abort: BTreeMap<NodeId, Vec<TaskId>>,
     outage: Outage,
 }
 
@@ -112,6 +117,7 @@ impl Served {
         loop {
             let mut due = Vec::new();
             tokio::select! {
+                biased;
                 () = closing.cancelled() => return,
                 poll = arriving.recv() => match poll {
                     Some(poll) => due.push(poll),
@@ -151,7 +157,7 @@ impl Served {
     }
 
     fn take_all(&mut self, due: &mut Vec<Poll>) {
-        due.extend(self.waiting.drain().flat_map(|(_, polls)| polls));
+        due.extend(std::mem::take(&mut self.waiting).into_values().flatten());
     }
 
     /// When the first poll's time is up.
@@ -213,7 +219,7 @@ impl Served {
 }
 
 /// Keeps for a node's next poll that it is to stop a task.
-fn remember(aborts: &mut HashMap<NodeId, Vec<TaskId>>, node: NodeId, task: TaskId) {
+fn remember(aborts: &mut BTreeMap<NodeId, Vec<TaskId>>, node: NodeId, task: TaskId) {
     let kept = aborts.entry(node).or_default();
     if kept.len() >= ABORTS_KEPT {
         aborts.remove(&node);
@@ -232,7 +238,7 @@ mod tests {
     fn a_node_that_does_not_poll_is_kept_no_endless_list_of_aborts() {
         let (ids, now) = (Ids::seeded(1), hostler_model::Timestamp::from_micros(0));
         let (silent, other): (NodeId, NodeId) = (ids.next(now), ids.next(now));
-        let mut aborts = HashMap::new();
+        let mut aborts = BTreeMap::new();
         remember(&mut aborts, other, ids.next(now));
         for _ in 0..ABORTS_KEPT {
             remember(&mut aborts, silent, ids.next(now));

@@ -99,8 +99,9 @@ async fn drive(app: Arc<App>, one: Loop, closing: CancellationToken) {
     loop {
         let pause = one.every.mul_f64(1.0 + JITTER * (app.ids.unit() - 0.5));
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            biased;
             () = closing.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
         }
         for _ in 0..AT_ONCE {
             if !pass(&app, &one, &mut outage).await || closing.is_cancelled() {
@@ -110,9 +111,14 @@ async fn drive(app: Arc<App>, one: Loop, closing: CancellationToken) {
     }
 }
 
-/// Clears the folder of blobs, which the store knows nothing of.
+/// Clears the folder of blobs, which the store knows nothing of. What lay there at the start was looked at then.
 async fn collect(app: Arc<App>, every: Duration, closing: CancellationToken) {
     loop {
+        tokio::select! {
+            biased;
+            () = closing.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+        }
         let blobs = app.blobs.clone();
         drop(tokio::task::spawn_blocking(move || blobs.sweep()).await);
         match app.collect_blobs(Among::Old).await {
@@ -122,10 +128,6 @@ async fn collect(app: Arc<App>, every: Duration, closing: CancellationToken) {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "blobs that no image needs cannot be removed");
             }
-        }
-        tokio::select! {
-            () = tokio::time::sleep(every) => {}
-            () = closing.cancelled() => return,
         }
     }
 }

@@ -15,6 +15,7 @@
 pub mod backup;
 mod document;
 mod migration;
+pub mod planted;
 mod postgres;
 mod reader;
 mod row;
@@ -104,7 +105,8 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Mode {
     /// A writer thread and reader threads.
     Threads,
-    /// Everything at once where it is called: for a simulation that runs on one thread.
+    /// Everything where it is called, with a moment before and after it for others: for a simulation that runs on one
+    /// thread.
     Inline,
 }
 
@@ -173,8 +175,11 @@ impl Db {
         match &self.0.engine {
             Engine::Threads { writer, .. } => writer.run(label, step).await,
             Engine::Inline(session) => {
-                let session = session.lock().expect("no panic while held");
-                writer::run_inline(&session, label, step)
+                // Others act while a thread would be asked, and its answer be on the way: whoever asks may be gone by then.
+                tokio::task::yield_now().await;
+                let done = writer::run_inline(&session.lock().expect("no panic while held"), label, step);
+                tokio::task::yield_now().await;
+                done
             }
         }
     }
@@ -198,8 +203,10 @@ impl Db {
         match &self.0.engine {
             Engine::Threads { readers, .. } => readers.run(query).await,
             Engine::Inline(session) => {
-                let session = session.lock().expect("no panic while held");
-                query(&session.tx())
+                tokio::task::yield_now().await;
+                let read = query(&session.lock().expect("no panic while held").tx());
+                tokio::task::yield_now().await;
+                read
             }
         }
     }

@@ -52,6 +52,7 @@ use crate::{
     defaults::Defaults,
     error::{Code, Refusal, excerpt},
     image::Image,
+    planted::{Bug, is_planted},
     retry::RetryPolicy,
     snapshot::Use,
     task::{Effects, Verdict},
@@ -455,7 +456,11 @@ fn cannot(vm: VmState, instead: &str) -> Admission {
 
 /// Whether an unsuccessful end provably left nothing.
 fn undone(verdict: &Verdict) -> bool {
-    matches!(verdict, Verdict::Unsuccessful { effects: Effects::Undone, .. })
+    match verdict {
+        Verdict::Unsuccessful { effects: Effects::Undone, .. } => true,
+        Verdict::Unsuccessful { effects: Effects::Remain, .. } => is_planted(Bug::ReleasedUnproven),
+        Verdict::Succeeded { .. } => false,
+    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,7 @@ pub mod name;
 pub mod node;
 pub mod patch;
 pub mod placement;
+pub mod planted;
 pub mod quota;
 pub mod ready;
 pub mod restart;

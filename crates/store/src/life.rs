@@ -8,6 +8,7 @@ use hostler_model::{
     TaskId, VmId,
     alloc::{Allocation, Hold, Owner, Settlement},
     event::Actor,
+    planted::{Bug, is_planted},
     task::{self, Denial, End, Event, Outcome, TaskState, Verdict},
     vm::{VmChange, VmState},
 };
@@ -42,6 +43,9 @@ impl Work<'_> {
             row.task.queue_deadline =
                 row.task.queue_deadline.max(row.task.schedule.queue_deadline(row.task.not_before));
             row.task.progress = None;
+            if is_planted(Bug::TurnLostInBackoff) {
+                self.take_place(id);
+            }
         }
         if let Some(node) = told {
             self.abort(node, id);

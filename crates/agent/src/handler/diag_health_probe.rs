@@ -6,13 +6,13 @@ use hostler_model::{
 };
 
 use super::{Begun, Failure, Handler, Job, Undo};
-use crate::host;
+use crate::{blocking, host};
 
 impl Handler for DiagHealthProbe {
     async fn run(job: &Job<DiagHealthProbe>) -> Result<HealthProbeOutput, Failure> {
         let (root, data) = (job.tools.root.clone(), job.tools.data.clone());
         // Files below /sys can take milliseconds each.
-        tokio::task::spawn_blocking(move || host::health_probe(&root, &data)).await.map_err(|error| Failure {
+        blocking::run(job.tools.mode, move || host::health_probe(&root, &data)).await.map_err(|error| Failure {
             code: Code::HandlerFailed,
             detail: format!("the probe broke down: {error}"),
             retryable: false,

@@ -208,7 +208,9 @@ impl Hypervisor for Qemu {
         phases: &Phases,
     ) -> Result<SnapshotMade, DriverError> {
         let (driver, phases) = (Arc::clone(&self.0), phases.clone());
-        whole(async move { driver.take_snapshot(vm, id, memory, &phases).await }).await
+        // Its place among those that are at the machine is that of this call.
+        let turn = driver.turns.wait(vm).await;
+        whole(async move { driver.take_snapshot(vm, id, memory, &phases, turn).await }).await
     }
 
     async fn restore(&self, vm: VmId, id: SnapshotId, phases: &Phases) -> Result<Restored, DriverError> {

@@ -22,7 +22,7 @@ use std::{ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hostler_model::{SnapshotId, VmId, error::Code};
-use tokio::time::sleep;
+use tokio::{sync::oneshot, time::sleep};
 
 pub use self::host::SimHost;
 use self::{
@@ -34,6 +34,7 @@ use super::{
     Applied, DriverError, Exit, Finds, Flat, Hypervisor, Machine, MachinePlan, NotApplied, Percents, Phases, Restored,
     SnapshotMade, SnapshotRemoved, turns::Turns,
 };
+use crate::tether::Tether;
 
 /// How a simulated hypervisor behaves. Rates are between 0 and 1; latencies are evenly spread over their range.
 #[derive(Clone, Debug)]
@@ -128,12 +129,30 @@ struct Driver {
     config: SimConfig,
     host: SimHost,
     turns: Turns,
+    /// Where what it has begun hangs, whoever asked for it.
+    life: Tether,
 }
 
 impl Sim {
     /// Over this host, whatever is on it already.
     pub fn new(config: SimConfig, host: SimHost) -> Sim {
-        Sim(Arc::new(Driver { config, host, turns: Turns::default() }))
+        Sim(Arc::new(Driver { config, host, turns: Turns::default(), life: Tether::default() }))
+    }
+
+    /// Hangs together with all that the driver has begun: cut, that stops where it is, as it does when an agent is killed.
+    pub fn life(&self) -> Tether {
+        self.0.life.clone()
+    }
+
+    /// What was begun is done to its end, though who asked may be gone.
+    async fn bring_to_an_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, DriverError>> + Send + 'static,
+    ) -> Result<T, DriverError> {
+        let (tell, done) = oneshot::channel();
+        // Who asked may be gone.
+        self.0.life.spawn(async move { drop(tell.send(work.await)) });
+        done.await.unwrap_or_else(|_| Err(injected("the simulation broke off".to_owned())))
     }
 }
 
@@ -153,8 +172,7 @@ impl Hypervisor for Sim {
 
     async fn create(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
         let (driver, plan, phases) = (Arc::clone(&self.0), plan.clone(), phases.clone());
-        let created = tokio::spawn(async move { driver.create(&plan, &phases).await }).await;
-        Ok(Box::new(created.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))?))
+        Ok(Box::new(self.bring_to_an_end(async move { driver.create(&plan, &phases).await }).await?))
     }
 
     async fn plan(&self, id: VmId) -> Result<Option<MachinePlan>, DriverError> {
@@ -163,14 +181,14 @@ impl Hypervisor for Sim {
 
     async fn start(&self, plan: &MachinePlan, phases: &Phases) -> Result<Box<dyn Machine>, DriverError> {
         let (driver, plan, phases) = (Arc::clone(&self.0), plan.clone(), phases.clone());
-        let started = tokio::spawn(async move {
+        let started = self.bring_to_an_end(async move {
             let _turn = driver.turns.wait(plan.id).await;
             match driver.living(plan.id) {
                 Some(machine) => Ok(machine),
                 None => driver.start(&plan, &phases).await,
             }
         });
-        Ok(Box::new(started.await.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))?))
+        Ok(Box::new(started.await?))
     }
 
     async fn edit(&self, plan: &MachinePlan) -> Result<Applied, NotApplied> {
@@ -195,8 +213,7 @@ impl Hypervisor for Sim {
 
     async fn remove(&self, id: VmId) -> Result<bool, DriverError> {
         let driver = Arc::clone(&self.0);
-        let removed = tokio::spawn(async move { driver.remove(id).await }).await;
-        removed.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))
+        self.bring_to_an_end(async move { driver.remove(id).await }).await
     }
 
     async fn take_snapshot(
@@ -207,14 +224,14 @@ impl Hypervisor for Sim {
         phases: &Phases,
     ) -> Result<SnapshotMade, DriverError> {
         let (driver, phases) = (Arc::clone(&self.0), phases.clone());
-        let taken = tokio::spawn(async move { driver.take_snapshot(vm, id, memory, &phases).await }).await;
-        taken.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))
+        // Its place among those that are at the machine is that of this call.
+        let turn = driver.turns.wait(vm).await;
+        self.bring_to_an_end(async move { driver.take_snapshot(vm, id, memory, &phases, turn).await }).await
     }
 
     async fn restore(&self, vm: VmId, id: SnapshotId, phases: &Phases) -> Result<Restored, DriverError> {
         let (driver, phases) = (Arc::clone(&self.0), phases.clone());
-        let restored = tokio::spawn(async move { driver.restore(vm, id, &phases).await }).await;
-        restored.unwrap_or_else(|error| Err(injected(format!("the simulation broke off: {error}"))))
+        self.bring_to_an_end(async move { driver.restore(vm, id, &phases).await }).await
     }
 
     async fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> Result<SnapshotRemoved, DriverError> {

@@ -5,6 +5,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
+use hostler_db::Mode;
 use hostler_link::{Body, Link};
 use hostler_model::NodeId;
 use http::{Request, Response, StatusCode, header};
@@ -55,7 +56,7 @@ fn cache(dir: &Path) -> (Images, mpsc::UnboundedReceiver<Asked>) {
         let answer = answer(request.uri().path().to_owned(), asked.clone());
         async move { Ok::<_, Infallible>(answer.await) }
     }));
-    let images = Images::new(dir.to_owned());
+    let images = Images::new(dir.to_owned(), Mode::Threads);
     images.fetch_from(Server::new(NodeId(uuid::Uuid::nil()), link));
     (images, heard)
 }
@@ -122,7 +123,7 @@ fn frail(dir: &Path, rootfs: Vec<u8>, format: &'static str, frail: &Frail) -> Im
         let answer = frail.answer(&request, &rootfs, format);
         async move { Ok::<_, Infallible>(answer) }
     }));
-    let images = Images::new(dir.to_owned());
+    let images = Images::new(dir.to_owned(), Mode::Threads);
     images.fetch_from(Server::new(NodeId(uuid::Uuid::nil()), link));
     images
 }
@@ -218,7 +219,7 @@ fn what_nobody_goes_on_with_is_removed() {
     }
     let old = fs::File::open(dir.path().join(".old.part")).unwrap();
     old.set_modified(SystemTime::now() - STALE * 2).unwrap();
-    Images::new(dir.path().to_owned());
+    Images::new(dir.path().to_owned(), Mode::Threads);
     let mut left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, [".abc.part", "kept"]);

@@ -71,6 +71,7 @@ impl Create {
         let hypervisor = drive.vms.hypervisor.clone();
         drive.work(async move {
             let made = tokio::select! {
+                biased;
                 made = make(&*hypervisor, &plan, ready, &phases) => Some(made),
                 () = reply.closed() => None,
             };
@@ -114,6 +115,7 @@ fn greet(drive: &mut Drive, ready: Duration, mut reply: Reply<Made>) {
     let Some(machine) = drive.machine.clone() else { return };
     drive.programs.spawn(async move {
         tokio::select! {
+            biased;
             shown = shown(&*machine, ready, || {}) => {
                 answer(reply, shown.map(|not_ready| of(&*machine, not_ready)).map_err(Failure::from));
             }

@@ -287,6 +287,7 @@ impl Drive {
         loop {
             let live = self.live();
             tokio::select! {
+                biased;
                 request = requests.recv() => match request {
                     Some(posted) => self.take(posted.take()),
                     None => return,

@@ -50,6 +50,7 @@ impl Exec {
         let Some(machine) = drive.machine.clone() else { return };
         drive.programs.spawn(async move {
             tokio::select! {
+                biased;
                 output = machine.exec(&params) => answer(reply, output.map_err(Failure::from)),
                 exit = machine.exited() => answer(reply, Err(broken_off(&exit))),
                 () = reply.closed() => {}

@@ -127,6 +127,7 @@ impl Verb for Start {
                 Ok(Started { anew: false, boot_ms: machine.boot_ms() })
             };
             tokio::select! {
+                biased;
                 greeted = greeted => answer(reply, greeted.map_err(|error: DriverError| error.into())),
                 () = reply.closed() => {}
             }
@@ -228,6 +229,7 @@ impl Stop {
             return done(before.now().await, reply, Ok(StopHow::Already));
         };
         let stopped = tokio::select! {
+            biased;
             stopped = halt(&*machine, power, patience) => stopped.map_err(Failure::from),
             () = reply.closed() => Err(given_up()),
         };
@@ -318,6 +320,7 @@ async fn restart(
     let _ = phases.send("restart");
     let asked = match patience {
         Some(patience) => tokio::select! {
+            biased;
             asked = machine.reboot(patience) => asked?,
             () = reply.closed() => return Err(given_up()),
         },

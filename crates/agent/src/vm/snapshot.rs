@@ -3,10 +3,15 @@
 //! Taking and restoring are never broken off: the driver brings them to an end, and whoever gave them up has what they
 //! left removed. Only the wait for a restored guest's answer is.
 
-use std::time::Duration;
+use std::{
+    future::poll_fn,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hostler_model::{SnapshotId, VmId};
 use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Vms,
@@ -32,7 +37,7 @@ pub struct Back {
 }
 
 impl Vms {
-    /// Takes a snapshot of a machine. It goes on when the future is dropped: [`Vms::remove_snapshot`] waits for it.
+    /// Takes a snapshot of a machine. It may go on when the future is dropped: [`Vms::remove_snapshot`] waits for it.
     pub async fn take_snapshot(
         &self,
         vm: VmId,
@@ -41,7 +46,8 @@ impl Vms {
         memory: bool,
         phases: &Phases,
     ) -> Result<SnapshotMade, Failure> {
-        self.change(vm, epoch, Take { id, memory, phases: phases.clone() }).await
+        let taking = self.0.takings.begin(id);
+        self.change(vm, epoch, Take { id, memory, phases: phases.clone(), taking }).await
     }
 
     /// Puts a machine back to a snapshot, and waits until its guest answers. Dropping the future gives the wait up.
@@ -59,6 +65,7 @@ impl Vms {
     /// Removes a snapshot, or what is left of one, once nothing else is done to its machine's disk. The driver is asked of
     /// every machine: one that could not be attached to yet may be here all the same.
     pub async fn remove_snapshot(&self, vm: VmId, id: SnapshotId) -> Result<SnapshotRemoved, Failure> {
+        self.0.takings.over(id).await;
         Ok(self.0.hypervisor.remove_snapshot(vm, id).await?)
     }
 
@@ -80,11 +87,43 @@ impl Vms {
     }
 }
 
+/// The snapshots whose taking was asked for, each until its driver has been asked, or nobody will: who gives one up does
+/// not know which of these will be.
+#[derive(Clone, Default)]
+pub(super) struct Takings(Arc<Mutex<Vec<(SnapshotId, CancellationToken)>>>);
+
+/// A share of one.
+#[derive(Clone)]
+struct Taking {
+    _over: Arc<DropGuard>,
+}
+
+impl Takings {
+    fn begin(&self, id: SnapshotId) -> Taking {
+        let over = CancellationToken::new();
+        let mut takings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        takings.retain(|(_, over)| !over.is_cancelled());
+        takings.push((id, over.clone()));
+        Taking { _over: Arc::new(over.drop_guard()) }
+    }
+
+    /// Waits until this one's driver has been asked, or nobody will ask it.
+    async fn over(&self, id: SnapshotId) {
+        let of = |(other, over): &(SnapshotId, CancellationToken)| (*other == id).then(|| over.clone());
+        let all: Vec<CancellationToken> =
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().filter_map(of).collect();
+        for over in all {
+            over.cancelled().await;
+        }
+    }
+}
+
 #[derive(Clone)]
 struct Take {
     id: SnapshotId,
     memory: bool,
     phases: Phases,
+    taking: Taking,
 }
 
 impl Verb for Take {
@@ -92,10 +131,19 @@ impl Verb for Take {
     const ASK: Ask = Ask::Snapshot;
 
     fn begin(self, drive: &mut Drive, reply: Reply<SnapshotMade>) {
-        let Take { id, memory, phases } = self;
+        let Take { id, memory, phases, taking } = self;
         let before = Before::of(drive);
         drive.change(async move {
-            let taken = before.hypervisor.take_snapshot(before.id, id, memory, &phases).await;
+            let mut asked = before.hypervisor.take_snapshot(before.id, id, memory, &phases);
+            let mut taking = Some(taking);
+            // Once the driver has been asked, the removal that comes after it waits there.
+            let taken = poll_fn(|context| {
+                let taken = asked.as_mut().poll(context);
+                taking = None;
+                taken
+            });
+            let taken = taken.await;
+            drop(asked);
             done(before.now().await, reply, taken.map_err(Failure::from))
         });
     }

@@ -55,6 +55,10 @@ impl<V: Verb> Request for Asked<V> {
     }
 
     fn take(self: Box<Self>, drive: &mut Drive, admission: Admission) {
+        if self.reply.is_closed() {
+            // Who asked gave up before it was begun, and says that nothing was done.
+            return;
+        }
         match admission {
             Admission::Accept => self.verb.begin(drive, self.reply),
             Admission::Ignore => self.verb.already(drive, self.reply),

@@ -69,7 +69,7 @@ async fn a_lease_that_two_polls_bring_at_once_is_begun_once_and_can_be_cancelled
     let vm = server.vm();
     world.running(vm);
     world.hold(Gate::Exec);
-    let config = AgentConfig { journal: Mode::Threads, ..server.config(data.path(), world.clone()) };
+    let config = AgentConfig { mode: Mode::Threads, ..server.config(data.path(), world.clone()) };
     let agent = Running::start(config).await;
     let polls = Class::ALL.len();
     server.until(|heard| (heard.polls.len() == polls).then_some(())).await;

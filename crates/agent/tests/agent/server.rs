@@ -336,7 +336,7 @@ impl Server {
             clock: self.clock.clone(),
             ids: self.ids.clone(),
             slots: Slots { boot: 4, disk: 2, quick: 400, guest: 400 },
-            journal: hostler_db::Mode::Inline,
+            mode: hostler_db::Mode::Inline,
             ..AgentConfig::new(data, "node-1", connect, Arc::new(hypervisor))
         }
     }

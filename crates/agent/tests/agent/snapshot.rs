@@ -4,7 +4,7 @@ use hostler_agent::hypervisor::sim::{Sim, SimConfig, SimHost};
 use hostler_model::{
     Ids, SnapshotId, Timestamp, VmId,
     error::Code,
-    internal::Report,
+    internal::{Assignment, Report},
     kind::KindName,
     task::{Effects, End, Intent},
     vm::{Observation, VmState},
@@ -48,6 +48,22 @@ async fn seen(server: &Server, vm: VmId) -> (Observation, Vec<SnapshotId>) {
         Some((inventory.vms.iter().find(|seen| seen.vm == vm)?.clone(), inventory.snapshots.clone()))
     };
     server.until(found).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_time_is_up_before_its_machine_hears_of_it_is_not_taken_afterwards() {
+    let (server, data, host) = (Server::new(), folder(), SimHost::new());
+    let agent = server.agent(data.path(), Sim::new(SimConfig::quick(1), host.clone())).await;
+    let vm = created(&server).await;
+    let params = json!({"name": "late", "memory": false, "snapshot": id()});
+    let task = server.task(KindName::VmSnapshot, Some(vm), params);
+    let n = server.results().len();
+    server.give(&Assignment { deadline: server.clock.now(), ..task });
+    assert_eq!(failed(&server.result(n + 1).await), (Code::DeadlineExceeded, Effects::Undone));
+    // What is asked of the machine afterwards comes after all that was asked before.
+    succeeded(&done(&server, KindName::VmPause, vm, json!({})).await);
+    assert_eq!(host.kept_snapshots(), []);
+    agent.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,7 +2,7 @@
 //! hint; whoever waits also looks by itself every [`LOOK`]. Never here: an answer to the question that is waited for.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -25,7 +25,7 @@ pub struct Bell(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    tasks: Mutex<HashMap<TaskId, Vec<Arc<Notify>>>>,
+    tasks: Mutex<BTreeMap<TaskId, Vec<Arc<Notify>>>>,
     seq: watch::Sender<i64>,
 }
 
@@ -40,6 +40,7 @@ impl Bell {
     async fn listen(self, mut wakes: Receiver<Wakes>, closing: CancellationToken) {
         loop {
             let wake = tokio::select! {
+                biased;
                 () = closing.cancelled() => return,
                 wake = wakes.recv() => wake,
             };
@@ -85,7 +86,7 @@ impl Bell {
         self.0.seq.subscribe()
     }
 
-    fn tasks(&self) -> MutexGuard<'_, HashMap<TaskId, Vec<Arc<Notify>>>> {
+    fn tasks(&self) -> MutexGuard<'_, BTreeMap<TaskId, Vec<Arc<Notify>>>> {
         self.0.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

@@ -1,15 +1,12 @@
 //! Who calls: from a bearer token to a principal, a tenant and a role. Other kinds of credential (JWT, OIDC) end in the
 //! same [`Caller`]. Never here: which route needs which role (`http/access.rs`).
 
-use std::{
-    collections::HashMap,
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use hostler_model::{Code, Refusal, TenantId, event::Actor, id::RequestId, kind::Role};
 use hostler_store::Caller;
 use hostler_trust::ApiToken;
+use tokio::time::Instant;
 
 use super::{App, Result};
 

@@ -64,8 +64,9 @@ async fn feed(app: Arc<App>, filter: LogFilter, mut after: i64, to: mpsc::Sender
     loop {
         on_log.mark_unchanged();
         let step = tokio::select! {
-            step = pass_on(&app, &filter, after, &to) => step,
+            biased;
             () = app.closing.cancelled() => return,
+            step = pass_on(&app, &filter, after, &to) => step,
         };
         let Some(step) = step else { return };
         after = step.after;
@@ -73,6 +74,7 @@ async fn feed(app: Arc<App>, filter: LogFilter, mut after: i64, to: mpsc::Sender
             continue;
         }
         tokio::select! {
+            biased;
             _ = tokio::time::timeout(LOOK, on_log.changed()) => {}
             () = to.closed() => return,
             () = app.closing.cancelled() => return,

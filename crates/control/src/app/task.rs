@@ -47,6 +47,7 @@ impl App {
                 return Ok(Some(task));
             }
             tokio::select! {
+                biased;
                 () = on_task.wait() => {}
                 () = tokio::time::sleep_until(until) => return Ok(None),
                 () = self.closing.cancelled() => return Ok(None),

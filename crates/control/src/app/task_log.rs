@@ -50,6 +50,7 @@ impl App {
                 return Ok(TaskLog::of(lines, after, limit, ended));
             }
             tokio::select! {
+                biased;
                 () = on_task.wait() => {}
                 () = tokio::time::sleep_until(until) => return Ok(TaskLog::of(lines, after, limit, false)),
                 () = self.closing.cancelled() => return Ok(TaskLog::of(lines, after, limit, false)),
@@ -79,6 +80,7 @@ impl App {
     async fn feed_task_log(&self, call: &Call, id: TaskId, mut after: i64, to: &mpsc::Sender<Followed>) -> Option<()> {
         while !self.closing.is_cancelled() {
             let log = tokio::select! {
+                biased;
                 log = self.task_log(call, id, after, PAGE, WAIT) => log.ok()?,
                 () = to.closed() => return None,
             };

@@ -6,6 +6,7 @@ use hostler_db::Result;
 use hostler_model::{
     NodeId, TaskId,
     internal::{Receipt, Report},
+    planted::{Bug, is_planted},
     task::{End, Event, PhaseTiming},
 };
 use serde_json::{Value, json};
@@ -55,7 +56,8 @@ pub(super) fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report) -> Re
     if life.reported(report.fence) {
         return Ok(Receipt::Settled);
     }
-    if life.fence != report.fence || life.state.is_terminal() {
+    let fence = if is_planted(Bug::FenceUnchecked) { life.fence } else { report.fence };
+    if life.fence != fence || life.state.is_terminal() {
         return Ok(Receipt::Stale);
     }
     work.say(report.task, &report.log);
@@ -63,7 +65,7 @@ pub(super) fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report) -> Re
     let before = (row.task.started_at, row.task.finished_at, row.task.phases.clone());
     note_times(work, report);
     let end = bounded(report.end.clone());
-    let outcome = work.apply(report.task, Event::Report { fence: report.fence, end })?;
+    let outcome = work.apply(report.task, Event::Report { fence, end })?;
     let Some(row) = work.tasks.change(&report.task) else { return Ok(Receipt::Unknown) };
     match outcome {
         Ok(_) => {

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     host::file::{present, sync_folder},
-    hypervisor::{DriverError, MachinePlan, Phases, SnapshotMade},
+    hypervisor::{DriverError, MachinePlan, Phases, SnapshotMade, turns::Turn},
 };
 
 /// How long a machine goes on while its memory is saved. One that changes its memory faster than that is written would
@@ -60,10 +60,10 @@ impl Driver {
         id: SnapshotId,
         memory: bool,
         phases: &Phases,
+        _turn: Turn,
     ) -> Result<SnapshotMade, DriverError> {
         let folder = self.folder(vm);
         let shelf = Shelf::new(&folder, id);
-        let _turn = self.turns.wait(vm).await;
         let (known, unread) = (shelf.clone(), |error| storage(format!("snapshot {id} cannot be looked at"), &error));
         if let Some(whole) = blocking(move || known.whole()).await.map_err(unread)? {
             return Ok(whole.made);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -11,6 +11,7 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     SimConfig,
@@ -52,6 +53,7 @@ pub(super) struct World {
     pub(super) processes: BTreeMap<Number, Process>,
     counts: BTreeMap<(VmId, Throw), u64>,
     most: BTreeMap<VmId, usize>,
+    programs: BTreeMap<(VmId, Vec<String>), usize>,
     last: Number,
 }
 
@@ -70,12 +72,39 @@ pub(super) struct Process {
     /// What it was started with.
     pub(super) runs: Runs,
     power: watch::Sender<Power>,
-    exit: watch::Sender<Option<Exit>>,
+    exit: End,
 }
 
 impl Process {
     pub(super) fn alive(&self) -> bool {
-        self.exit.borrow().is_none()
+        !self.exit.is_known()
+    }
+}
+
+/// How a process ended, once it has. Who waits is told in the order of their coming; a watch channel tells in any.
+#[derive(Clone, Default)]
+pub(super) struct End(Arc<(OnceLock<Exit>, CancellationToken)>);
+
+impl End {
+    /// The first end of a process is its only one; whether this was it.
+    fn set(&self, exit: &Exit) -> bool {
+        let first = self.0.0.set(exit.clone()).is_ok();
+        self.0.1.cancel();
+        first
+    }
+
+    fn is_known(&self) -> bool {
+        self.0.0.get().is_some()
+    }
+
+    fn is_waited_for(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// Waits for it.
+    pub(super) async fn wait(&self) -> Option<Exit> {
+        self.0.1.cancelled().await;
+        self.0.0.get().cloned()
     }
 }
 
@@ -102,6 +131,11 @@ impl SimHost {
         self.world().most.get(&id).copied().unwrap_or_default()
     }
 
+    /// The machines of which more than one process ever lived at the same time: each is a mistake.
+    pub fn crowded(&self) -> Vec<VmId> {
+        self.world().most.iter().filter(|(_, most)| **most > 1).map(|(id, _)| *id).collect()
+    }
+
     /// How many processes live now.
     pub fn alive_in_all(&self) -> usize {
         self.world().processes.values().filter(|process| process.alive()).count()
@@ -119,6 +153,23 @@ impl SimHost {
             world.processes.values().filter(|process| process.alive()).map(|process| process.vm).collect();
         vms.retain(|vm| !world.folders.contains_key(vm));
         vms
+    }
+
+    /// How often each program was begun, by its machine and its arguments.
+    pub fn programs(&self) -> BTreeMap<(VmId, Vec<String>), usize> {
+        self.world().programs.clone()
+    }
+
+    /// The machines of which there is something on the disk, as their folders have them.
+    pub fn plans(&self) -> Vec<MachinePlan> {
+        self.world().folders.values().map(|folder| folder.plan.clone()).collect()
+    }
+
+    /// The snapshots that are on the disk, each with its machine.
+    pub fn kept_snapshots(&self) -> Vec<(VmId, SnapshotId)> {
+        let world = self.world();
+        let of = |(vm, folder): (&VmId, &Folder)| folder.snapshots.keys().map(|id| (*vm, *id)).collect::<Vec<_>>();
+        world.folders.iter().flat_map(of).collect()
     }
 
     /// Ends this machine's processes as a crash would; says whether one lived.
@@ -144,7 +195,7 @@ impl SimHost {
             if let Some(folder) = world.folders.get_mut(&process.vm) {
                 folder.ended = Some(Exit::HostWentDown);
             }
-            process.exit.send_if_modified(|exit| set(exit, &Exit::HostWentDown));
+            process.exit.set(&Exit::HostWentDown);
         }
     }
 }
@@ -214,10 +265,9 @@ impl SimHost {
             folder.ended = None;
         }
         // Those that ended are kept while somebody waits for them.
-        world.processes.retain(|_, process| process.alive() || process.exit.receiver_count() > 0);
+        world.processes.retain(|_, process| process.alive() || process.exit.is_waited_for());
         let runs = world.folders.get(&id).map(|folder| runs(&folder.plan)).unwrap_or_default();
-        let process =
-            Process { vm: id, boot, runs, power: watch::channel(Power::Running).0, exit: watch::channel(None).0 };
+        let process = Process { vm: id, boot, runs, power: watch::channel(Power::Running).0, exit: End::default() };
         world.processes.insert(number, process);
         let alive = world.alive(id);
         let most = world.most.entry(id).or_default();
@@ -239,7 +289,7 @@ impl SimHost {
                 after.as_millis()
             );
             if let Some(process) = host.world().processes.get(&number) {
-                process.exit.send_if_modified(|exit| set(exit, &Exit::Crashed(reason)));
+                process.exit.set(&Exit::Crashed(reason));
             }
         });
     }
@@ -282,13 +332,18 @@ impl SimHost {
     /// Ends one process.
     pub(super) fn end(&self, number: Number, exit: &Exit) {
         if let Some(process) = self.world().processes.get(&number) {
-            process.exit.send_if_modified(|now| set(now, exit));
+            process.exit.set(exit);
         }
     }
 
     /// What tells of the process's end; `None` when that is long past.
-    pub(super) fn exit(&self, number: Number) -> Option<watch::Receiver<Option<Exit>>> {
-        self.world().processes.get(&number).map(|process| process.exit.subscribe())
+    pub(super) fn exit(&self, number: Number) -> Option<End> {
+        self.world().processes.get(&number).map(|process| process.exit.clone())
+    }
+
+    /// A program begins.
+    pub(super) fn begin_program(&self, id: VmId, argv: &[String]) {
+        *self.world().programs.entry((id, argv.to_vec())).or_default() += 1;
     }
 
     pub(super) fn complete(&self, id: VmId, number: Number, boot_ms: f64) {
@@ -307,7 +362,6 @@ impl SimHost {
         self.world().folders.get(&id).map(|folder| folder.plan.name.clone()).unwrap_or_default()
     }
 
-    /// Ends the machine's process and removes its folder.
     /// Ends the machine's process, as was asked for.
     pub(super) fn end_all(&self, id: VmId) {
         self.world().end(id, &Exit::Requested);
@@ -331,6 +385,7 @@ impl SimHost {
         self.world().folders.values().flat_map(|folder| folder.snapshots.keys().copied()).collect()
     }
 
+    /// Ends the machine's process and removes its folder.
     pub(super) fn clear(&self, id: VmId) {
         let mut world = self.world();
         world.end(id, &Exit::Requested);
@@ -364,15 +419,6 @@ impl World {
     fn end(&self, id: VmId, exit: &Exit) -> bool {
         let processes = self.processes.values().filter(|process| process.vm == id);
         // Each is told, whether or not one before it was alive.
-        processes.fold(false, |ended, process| process.exit.send_if_modified(|now| set(now, exit)) | ended)
+        processes.fold(false, |ended, process| process.exit.set(exit) | ended)
     }
-}
-
-/// The first end of a process is its only one.
-fn set(now: &mut Option<Exit>, exit: &Exit) -> bool {
-    let lives = now.is_none();
-    if lives {
-        *now = Some(exit.clone());
-    }
-    lives
 }

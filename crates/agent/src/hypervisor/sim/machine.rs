@@ -82,6 +82,7 @@ impl SimMachine {
     }
 
     async fn program(&self, params: &VmExecParams) -> Result<VmExecOutput, DriverError> {
+        self.host.begin_program(self.id, &params.argv);
         let mut dice = self.dice(Throw::Exec);
         sleep(dice.within(&self.config.exec) + naps(params)).await;
         if dice.happens(self.config.exec_failures) {
@@ -140,8 +141,8 @@ impl Machine for SimMachine {
 
     async fn exited(&self) -> Exit {
         let gone = || Exit::Crashed("the process ended some time ago".to_owned());
-        let Some(mut exit) = self.host.exit(self.process) else { return gone() };
-        exit.wait_for(Option::is_some).await.ok().and_then(|exit| exit.clone()).unwrap_or_else(gone)
+        let Some(exit) = self.host.exit(self.process) else { return gone() };
+        exit.wait().await.unwrap_or_else(gone)
     }
 
     async fn power(&self) -> Result<Power, DriverError> {

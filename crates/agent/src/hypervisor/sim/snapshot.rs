@@ -4,7 +4,7 @@ use hostler_model::{SnapshotId, VmId, error::Code, snapshot::Written};
 use tokio::time::{Instant, sleep};
 
 use super::{Driver, dice::Throw, host::Boot, injected, machine::SimMachine};
-use crate::hypervisor::{DriverError, Phases, Restored, SnapshotMade};
+use crate::hypervisor::{DriverError, Phases, Restored, SnapshotMade, turns::Turn};
 
 const MIB: i64 = 1 << 20;
 
@@ -15,8 +15,8 @@ impl Driver {
         id: SnapshotId,
         memory: bool,
         phases: &Phases,
+        _turn: Turn,
     ) -> Result<SnapshotMade, DriverError> {
-        let _turn = self.turns.wait(vm).await;
         if let Some(made) = self.host.snapshot(vm, id) {
             return Ok(made);
         }
