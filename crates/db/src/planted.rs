@@ -2,7 +2,7 @@
 //! the feature `planted-bugs`.
 
 #[cfg(feature = "planted-bugs")]
-mod planted {
+mod switch {
     use std::cell::Cell;
 
     thread_local! {
@@ -21,7 +21,7 @@ mod planted {
 }
 
 #[cfg(feature = "planted-bugs")]
-pub use planted::{sync, syncs};
+pub use switch::{sync, syncs};
 
 /// Always.
 #[cfg(not(feature = "planted-bugs"))]

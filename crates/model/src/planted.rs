@@ -23,7 +23,7 @@ impl Bug {
 }
 
 #[cfg(feature = "planted-bugs")]
-mod planted {
+mod switch {
     use std::cell::Cell;
 
     use super::Bug;
@@ -44,7 +44,7 @@ mod planted {
 }
 
 #[cfg(feature = "planted-bugs")]
-pub use planted::{is_planted, plant};
+pub use switch::{is_planted, plant};
 
 /// Never: this is a build without them.
 #[cfg(not(feature = "planted-bugs"))]
