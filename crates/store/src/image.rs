@@ -66,6 +66,10 @@ SELECT i.digest, i.tenant, i.manifest, i.created_at
 
 /// What a name stands for now.
 pub(crate) fn by_name(tx: &Tx<'_>, tenant: TenantId, name: &str) -> Result<Option<Image>> {
+    // No name has one, and PostgreSQL takes none in a text.
+    if name.contains('\0') {
+        return Ok(None);
+    }
     tx.query_one(BY_NAME, &json!({"tenant": tenant, "name": name}), read)
 }
 

@@ -53,6 +53,7 @@ pub async fn an_image_is_known_by_its_name_and_its_digest(world: &mut World) {
     assert_ne!(old.digest, new.digest);
     assert_eq!(world.store.image_by_name(TENANT, "tiny".into()).await.unwrap(), Some(new.clone()));
     assert_eq!(world.store.image_by_name(world.id(), "tiny".into()).await.unwrap(), None);
+    assert_eq!(world.store.image_by_name(TENANT, "ti\0ny".into()).await.unwrap(), None);
     assert_eq!(world.store.image(old.digest.clone()).await.unwrap(), Some(old.clone()));
     assert_eq!(images(world).await, [new, old]);
 }
