@@ -331,6 +331,8 @@ impl<'a> Work<'a> {
             self.queues.entry(vm).or_default().push(row.task.id);
         }
         self.count_submitted(&row.task);
+        // A new task has none: to look for each one's would be a question to the database for every item of a batch.
+        self.allocations.insert(Owner::Task(row.task.id), Slot { before: None, after: None });
         self.tasks.insert(row.task.id, row);
     }
 

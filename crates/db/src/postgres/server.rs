@@ -20,6 +20,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// its plan is made once, and none that reads whole tables is taken because they were small when they were last counted.
 /// A process that stands still in a transaction, holding the lock of all who write, loses it.
 const SETTINGS: &str = "
+SET client_min_messages = warning;
 SET synchronous_commit = on;
 SET standard_conforming_strings = on;
 SET plan_cache_mode = force_generic_plan;

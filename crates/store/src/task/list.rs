@@ -1,6 +1,6 @@
 //! Tasks as people see them: one, or a page of a list by one of several indexes.
 
-use hostler_db::{Result, Row, Tx};
+use hostler_db::{Result, Row, Texts, Tx};
 use hostler_model::{
     TaskId, Timestamp,
     task::{Task, TaskState, WaitingFor},
@@ -105,20 +105,39 @@ SELECT ",
     filters!()
 );
 
-const LIVE: &str = concat!(
-    "
+const LIVE: Texts = Texts {
+    sqlite: concat!(
+        "
 SELECT ",
-    columns!(),
-    ", ",
-    waits!(),
-    "
+        columns!(),
+        ", ",
+        waits!(),
+        "
   FROM tasks t
  WHERE ",
-    has_not_ended!(),
-    "
+        has_not_ended!(),
+        "
 ",
-    filters!()
-);
+        filters!()
+    ),
+    // The other text would compare each task, from the newest on, with each that has not ended.
+    postgres: concat!(
+        "
+SELECT ",
+        columns!(),
+        ", ",
+        waits!(),
+        "
+  FROM (SELECT * FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 1
+        UNION ALL
+        SELECT * FROM tasks WHERE state IN ('queued', 'aborting') AND lease_until IS NULL AND ripe = 0
+        UNION ALL
+        SELECT * FROM tasks WHERE lease_until IS NOT NULL) t
+ WHERE true
+",
+        filters!()
+    ),
+};
 
 /// A page of tasks, newest first.
 pub(crate) fn list(
@@ -132,7 +151,7 @@ pub(crate) fn list(
         TaskFilter { dead: true, .. } => DEAD,
         TaskFilter { vm: Some(_), .. } => OF_VM,
         TaskFilter { code: Some(_), .. } => WITH_CODE,
-        TaskFilter { state: Some(state), .. } if !state.is_terminal() => LIVE,
+        TaskFilter { state: Some(state), .. } if !state.is_terminal() => tx.pick(&LIVE),
         TaskFilter { tenant: Some(_), .. } => OF_TENANT,
         _ => ALL,
     };
@@ -179,7 +198,7 @@ pub(super) fn waits_for(state: TaskState, early: bool, held: Held) -> Option<Wai
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, OF_VM, WITH_CODE, DEAD, LIVE];
+pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, OF_VM, WITH_CODE, DEAD, LIVE.sqlite];
 
 /// Lists, and the index that each is to walk.
 #[cfg(test)]
