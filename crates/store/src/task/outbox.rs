@@ -91,15 +91,23 @@ fn waits(row: &TaskRow) -> Option<Waiting> {
 
 const FORGET_NODE: &str = "DELETE FROM outbox WHERE node = ?1->>'node'";
 
-const FILL_NODE: &str = concat!(
-    "
+/// Rows for what waits at nodes, as far as a text goes on to say of which.
+macro_rules! fill {
+    () => {
+        "
 INSERT INTO outbox (task, node, store_epoch, attempt, intent, form, due_at)
 SELECT t.id, n.id, h.store_epoch, t.attempt + 1, CASE t.state WHEN 'aborting' THEN 'abort' ELSE 'run' END, n.transport,
        t.not_before
   FROM nodes n
   JOIN log_head h ON h.one = 1
   JOIN tasks t ON t.node = n.id AND t.state IN ('queued', 'aborting') AND t.lease_until IS NULL
- WHERE n.id = ?1->>'node' AND (n.transport = 'amqp' OR (n.transport = 'plain' AND t.state = 'queued'))
+ WHERE "
+    };
+}
+
+const FILL_NODE: &str = concat!(
+    fill!(),
+    "n.id = ?1->>'node' AND (n.transport = 'amqp' OR (n.transport = 'plain' AND t.state = 'queued'))
    AND ",
     has_not_ended!()
 );
@@ -184,14 +192,8 @@ UPDATE outbox
    SET store_epoch = CAST(?1->>'store_epoch' AS BIGINT), due_at = 0, confirmed_at = NULL";
 
 const FILL: &str = concat!(
-    "
-INSERT INTO outbox (task, node, store_epoch, attempt, intent, form, due_at)
-SELECT t.id, n.id, h.store_epoch, t.attempt + 1, CASE t.state WHEN 'aborting' THEN 'abort' ELSE 'run' END, n.transport,
-       t.not_before
-  FROM nodes n
-  JOIN log_head h ON h.one = 1
-  JOIN tasks t ON t.node = n.id AND t.state IN ('queued', 'aborting') AND t.lease_until IS NULL
- WHERE n.transport = 'amqp' AND ",
+    fill!(),
+    "n.transport = 'amqp' AND ",
     has_not_ended!(),
     "
     ON CONFLICT (task) DO NOTHING"
