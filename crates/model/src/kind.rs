@@ -135,6 +135,8 @@ impl<'de> Deserialize<'de> for KindName {
 /// How many of a kind an agent runs at once.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
+// In the API document `Class` is that of an entry of the log.
+#[schema(as = ConcurrencyClass)]
 pub enum Class {
     /// Starts machines.
     Boot,
