@@ -34,19 +34,19 @@ impl Session {
         }
     }
 
-    /// Marks where a step begins.
+    /// Marks where a step, or a part of one, begins. Marks nest.
     pub(crate) fn mark(&self) -> Result<()> {
-        self.control("SAVEPOINT step")
+        self.control("SAVEPOINT mark")
     }
 
-    /// Undoes all since the mark.
+    /// Undoes all since the last mark.
     pub(crate) fn undo(&self) -> Result<()> {
-        self.control("ROLLBACK TO SAVEPOINT step")
+        self.control("ROLLBACK TO SAVEPOINT mark")
     }
 
-    /// Forgets the mark.
+    /// Forgets the last mark.
     pub(crate) fn unmark(&self) -> Result<()> {
-        self.control("RELEASE SAVEPOINT step")
+        self.control("RELEASE SAVEPOINT mark")
     }
 
     /// Makes everything durable, or nothing.
@@ -63,9 +63,14 @@ impl Session {
 
     /// Ends a transaction without effect, where one is open.
     pub(crate) fn rollback(&self) {
-        if self.is_open()
-            && let Err(error) = self.control("ROLLBACK")
-        {
+        if !self.is_open() {
+            return;
+        }
+        let ended = match self {
+            Session::Sqlite(session) => session.control("ROLLBACK"),
+            Session::Postgres(session) => session.rollback(),
+        };
+        if let Err(error) = ended {
             tracing::error!(%error, "a transaction cannot be rolled back");
         }
     }
@@ -75,8 +80,8 @@ impl Session {
         Tx(self)
     }
 
-    /// A statement that marks a place in a transaction, or ends it without effect.
-    pub(crate) fn control(&self, sql: &'static str) -> Result<()> {
+    /// A statement that marks a place in a transaction.
+    fn control(&self, sql: &'static str) -> Result<()> {
         match self {
             Session::Sqlite(session) => session.control(sql),
             Session::Postgres(session) => session.control(sql),

@@ -170,16 +170,16 @@ impl Tx<'_> {
     /// # Errors
     /// The part's own, after which the step may go on; an outage when there is no transaction any more.
     pub fn part<T>(&self, part: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
-        let mark = |sql| self.0.control(sql).map_err(|error| lost(Some(&error)));
-        mark("SAVEPOINT part")?;
+        let gone = |error| lost(Some(&error));
+        self.0.mark().map_err(gone)?;
         let done = attempt(self, part);
         if !self.0.is_open() {
             return Err(lost(done.as_ref().err()));
         }
         if done.is_err() {
-            mark("ROLLBACK TO SAVEPOINT part")?;
+            self.0.undo().map_err(gone)?;
         }
-        mark("RELEASE SAVEPOINT part")?;
+        self.0.unmark().map_err(gone)?;
         done
     }
 }

@@ -165,14 +165,7 @@ impl<'a> Fleet<'a> {
         let mut child = self.servers[number].child.take().context("the server runs")?;
         let pid = rustix::process::Pid::from_raw(i32::try_from(child.id())?).context("a pid")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        let begun = Instant::now();
-        let status = loop {
-            match child.try_wait()? {
-                Some(status) => break status,
-                None if begun.elapsed() > PATIENCE => bail!("the server does not end; the log says\n{}", self.log()),
-                None => tokio::time::sleep(LOOK).await,
-            }
-        };
+        let status = self.until("the server ends", async |_: &Fleet<'_>| Ok(child.try_wait()?)).await?;
         if status.success() { Ok(()) } else { bail!("it ended with {status}:\n{}", self.log()) }
     }
 

@@ -56,7 +56,7 @@ pub struct Which {
     file: FileArgs,
 
     /// A PostgreSQL database, where it is not that of the configuration
-    #[arg(long, value_name = "URL", hide_env_values = true)]
+    #[arg(long, env = "HOSTLER_SERVER_DATABASE", value_name = "URL", hide_env_values = true)]
     database: Option<String>,
 }
 
@@ -124,12 +124,17 @@ impl Place {
 }
 
 fn place(which: &Which, globals: &Globals) -> Result<Place, Failure> {
+    // What is said here, of whichever of the two, is meant before what the file says.
+    if let Some(url) = which.database.clone().filter(|url| !url.is_empty()) {
+        return Ok(Place::Server(url));
+    }
+    if let Some(data) = &globals.server.data {
+        return Ok(Place::File(data.join(FILE)));
+    }
     let settings: Server = layers::merged(&ServerFlags::default(), &layers::File::read(&which.file)?)?;
-    let address = which.database.clone().or(Some(settings.database)).filter(|url| !url.is_empty());
-    Ok(match (address, &globals.server.data) {
-        (Some(url), None) => Place::Server(url),
-        (_, Some(data)) => Place::File(data.join(FILE)),
-        (None, None) => Place::File(settings.data.join(FILE)),
+    Ok(match settings.database {
+        url if url.is_empty() => Place::File(settings.data.join(FILE)),
+        url => Place::Server(url),
     })
 }
 
@@ -230,10 +235,9 @@ fn put_dump(dump: &Path, url: &str) -> Result<(), Failure> {
     if hostler_db::backup::in_use(url).map_err(failed)? > 0 {
         return Err(failed("servers run over the database").help("stop all of them, then restore"));
     }
-    let words = ["--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error", "--dbname"];
-    let variables = hostler_db::backup::variables(url).map_err(failed)?;
-    let name = variables.into_iter().find(|(name, _)| *name == "PGDATABASE").map(|(_, value)| value);
-    program("pg_restore", url, |restore| restore.args(words).arg(name.unwrap_or_default()).arg(dump))
+    // An empty name is that of the variables.
+    let words = ["--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error", "--dbname", ""];
+    program("pg_restore", url, |restore| restore.args(words).arg(dump))
 }
 
 /// The copy is looked at, and its new epoch begins, before it takes the place of what is there, in one step.

@@ -35,10 +35,13 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long the answer holds that nobody else listens.
 const ALONE: Duration = Duration::from_secs(1);
 
-const OTHERS: &str = "
-SELECT COUNT(*)
-  FROM pg_stat_activity
- WHERE datname = current_database() AND application_name = $1";
+/// Says a word if anybody but this process listens: then there is one row.
+const TELL: &str = "
+SELECT pg_notify($1, $2)
+  FROM (SELECT COUNT(*) AS listeners
+          FROM pg_stat_activity
+         WHERE datname = current_database() AND application_name = $3) known
+ WHERE known.listeners > 1";
 
 /// What a listener hears.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -153,7 +156,7 @@ impl Speaker {
             if Instant::now() < silent_until {
                 continue;
             }
-            match self.tell(|| fold(gathered)) {
+            match self.tell(fold(gathered)) {
                 Ok(true) => {}
                 Ok(false) => silent_until = Instant::now() + ALONE,
                 Err(error) => {
@@ -166,7 +169,7 @@ impl Speaker {
     }
 
     /// Says a word, if anybody but this process listens; says whether.
-    fn tell(&mut self, word: impl FnOnce() -> String) -> Result<bool> {
+    fn tell(&mut self, word: String) -> Result<bool> {
         let server = self.server.clone();
         let wrap = |error| server.wrap(&error);
         let client = match &mut self.client {
@@ -180,11 +183,6 @@ impl Speaker {
                 self.client.insert(client)
             }
         };
-        let listeners: i64 = client.query_one(OTHERS, &[&LISTENER]).map_err(wrap)?.get(0);
-        if listeners < 2 {
-            return Ok(false);
-        }
-        client.execute("SELECT pg_notify($1, $2)", &[&CHANNEL, &word()]).map_err(wrap)?;
-        Ok(true)
+        Ok(client.execute(TELL, &[&CHANNEL, &word, &LISTENER]).map_err(wrap)? > 0)
     }
 }

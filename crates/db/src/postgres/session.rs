@@ -141,12 +141,15 @@ impl Session {
         alive && self.open.get() != Open::Nothing
     }
 
-    /// A statement that marks a place in a transaction, or ends it without effect.
+    /// A statement that marks a place in a transaction.
     pub(crate) fn control(&self, sql: &'static str) -> Result<()> {
-        self.run(sql)?;
-        if sql == "ROLLBACK" {
-            self.open.set(Open::Nothing);
-        }
+        self.run(sql).map(drop)
+    }
+
+    /// Ends a transaction without effect.
+    pub(crate) fn rollback(&self) -> Result<()> {
+        self.run("ROLLBACK")?;
+        self.open.set(Open::Nothing);
         Ok(())
     }
 
