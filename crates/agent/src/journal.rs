@@ -343,7 +343,7 @@ fn write_entries(tx: &Tx<'_>, entries: &[Entry], now: Timestamp) -> Result<()> {
             })
         })
         .collect();
-    tx.execute(SQL, &rows).map(drop)
+    tx.put(SQL, &rows)
 }
 
 fn write_epochs(tx: &Tx<'_>, epochs: &HashMap<VmId, u32>) -> Result<()> {
@@ -353,7 +353,7 @@ fn write_epochs(tx: &Tx<'_>, epochs: &HashMap<VmId, u32>) -> Result<()> {
     if epochs.is_empty() {
         return Ok(());
     }
-    tx.execute(SQL, &json!(epochs.iter().collect::<Vec<_>>())).map(drop)
+    tx.put(SQL, &json!(epochs.iter().collect::<Vec<_>>()))
 }
 
 fn finish(tx: &Tx<'_>, report: Report, over: bool, now: Timestamp) -> Result<Option<Report>> {
@@ -375,7 +375,7 @@ fn abandon(tx: &Tx<'_>, held: HeldLease, now: Timestamp) -> Result<()> {
         UPDATE attempt SET state = 'abandoned', changed_at = ?1 ->> 'at'
         WHERE task = ?1 ->> 'task' AND state = 'accepted'
           AND store_epoch = ?1 ->> 'store_epoch' AND attempt = ?1 ->> 'attempt'";
-    tx.execute(SQL, &held_row(&held, now)).map(drop)
+    tx.put(SQL, &held_row(&held, now))
 }
 
 fn forget(tx: &Tx<'_>, receipts: &[(HeldLease, Receipt)], now: Timestamp) -> Result<()> {
@@ -397,7 +397,7 @@ fn forget(tx: &Tx<'_>, receipts: &[(HeldLease, Receipt)], now: Timestamp) -> Res
         };
         row
     };
-    tx.execute(SQL, &receipts.iter().map(row).collect::<Vec<Value>>()).map(drop)
+    tx.put(SQL, &receipts.iter().map(row).collect::<Vec<Value>>())
 }
 
 fn held_row(held: &HeldLease, now: Timestamp) -> Value {

@@ -2,6 +2,7 @@
 
 mod channel;
 mod dialect;
+mod link;
 mod schema;
 mod server;
 mod session;
@@ -18,8 +19,8 @@ use crate::{
 };
 
 /// What a column of a row holds.
-pub(crate) fn cell(row: &::postgres::Row, column: usize) -> Result<Cell<'_>> {
-    use ::postgres::types::Type;
+pub(crate) fn cell(row: &tokio_postgres::Row, column: usize) -> Result<Cell<'_>> {
+    use tokio_postgres::types::Type;
     let fail = |e| decode(column, e);
     let kind = row.columns().get(column).ok_or_else(|| decode(column, "there is no such column"))?.type_();
     let cell = match *kind {

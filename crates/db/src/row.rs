@@ -11,7 +11,7 @@ pub struct Row<'a>(pub(crate) Cells<'a>);
 
 pub(crate) enum Cells<'a> {
     Sqlite(&'a rusqlite::Row<'a>),
-    Postgres(&'a ::postgres::Row),
+    Postgres(&'a tokio_postgres::Row),
 }
 
 /// What a column of a row holds.

@@ -36,29 +36,51 @@ impl Session {
 
     /// Marks where a step, or a part of one, begins. Marks nest.
     pub(crate) fn mark(&self) -> Result<()> {
-        self.control("SAVEPOINT mark")
+        self.note("SAVEPOINT mark")
     }
 
     /// Undoes all since the last mark.
     pub(crate) fn undo(&self) -> Result<()> {
-        self.control("ROLLBACK TO SAVEPOINT mark")
+        const UNDO: &str = "ROLLBACK TO SAVEPOINT mark";
+        match self {
+            Session::Sqlite(session) => session.control(UNDO),
+            Session::Postgres(session) => session.undo(UNDO),
+        }
     }
 
     /// Forgets the last mark.
     pub(crate) fn unmark(&self) -> Result<()> {
-        self.control("RELEASE SAVEPOINT mark")
+        self.note("RELEASE SAVEPOINT mark")
+    }
+
+    /// A statement that marks a place in a transaction.
+    fn note(&self, sql: &'static str) -> Result<()> {
+        match self {
+            Session::Sqlite(session) => session.control(sql),
+            Session::Postgres(session) => session.mark(sql),
+        }
+    }
+
+    /// Looks at what became of all that was written since somebody looked.
+    pub(crate) fn settle(&self) -> Result<()> {
+        match self {
+            Session::Sqlite(_) => Ok(()),
+            Session::Postgres(session) => session.settle(),
+        }
     }
 
     /// Makes everything durable, or nothing.
+    ///
+    /// # Errors
+    /// A statement's own, where its answer had not been looked at; any other says that there is no transaction any more.
     pub(crate) fn commit(&self) -> Result<()> {
-        let committed = match self {
-            Session::Sqlite(session) => session.control("COMMIT"),
+        match self {
+            Session::Sqlite(session) => session.control("COMMIT").map_err(|error| {
+                self.rollback();
+                lost(Some(&error))
+            }),
             Session::Postgres(session) => session.commit(),
-        };
-        committed.map_err(|error| {
-            self.rollback();
-            lost(Some(&error))
-        })
+        }
     }
 
     /// Ends a transaction without effect, where one is open.
@@ -78,14 +100,6 @@ impl Session {
     /// The transaction, for a step.
     pub(crate) fn tx(&self) -> Tx<'_> {
         Tx(self)
-    }
-
-    /// A statement that marks a place in a transaction.
-    fn control(&self, sql: &'static str) -> Result<()> {
-        match self {
-            Session::Sqlite(session) => session.control(sql),
-            Session::Postgres(session) => session.control(sql),
-        }
     }
 }
 

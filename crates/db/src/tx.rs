@@ -27,6 +27,15 @@ impl Tx<'_> {
         }
     }
 
+    /// Runs a statement of which nobody needs to know how many rows it changed: its failure may show with a later one, or
+    /// with the commit, and is that of the whole step.
+    pub fn put(&self, sql: &'static str, batch: &impl Serialize) -> Result<()> {
+        match self.0 {
+            Session::Sqlite(session) => session.execute(sql, || json(batch)).map(drop),
+            Session::Postgres(session) => session.put(sql, || json(batch)),
+        }
+    }
+
     /// Runs a query, and reads every row.
     pub fn query<T>(
         &self,

@@ -29,6 +29,23 @@ struct Done {
     answer: Box<dyn FnOnce(Result<()>) + Send>,
 }
 
+impl Done {
+    /// As it is once all that the step wrote is known to be written.
+    fn settled(self, session: &Session) -> Done {
+        match self.error {
+            Some(_) => self,
+            None => match session.settle() {
+                Ok(()) => self,
+                Err(error) => self.failed(error),
+            },
+        }
+    }
+
+    fn failed(self, error: Error) -> Done {
+        Done { error: Some(again(&error)), answer: Box::new(move |_| (self.answer)(Err(error))) }
+    }
+}
+
 impl Job {
     fn new<T, F>(label: &'static str, step: F) -> (Job, oneshot::Receiver<Result<T>>)
     where
@@ -149,7 +166,7 @@ fn in_savepoint(session: &Session, job: Job) -> Done {
     if let Err(error) = session.mark() {
         return (job.run)(Err(error));
     }
-    let done = (job.run)(Ok(&session.tx()));
+    let done = (job.run)(Ok(&session.tx())).settled(session);
     if !session.is_open() {
         return done;
     }
@@ -159,7 +176,7 @@ fn in_savepoint(session: &Session, job: Job) -> Done {
         Err(error) => {
             // What the step wrote cannot be told from what its neighbours wrote any more: none of it may be committed.
             session.rollback();
-            Done { error: Some(again(&error)), answer: Box::new(move |_| (done.answer)(Err(error))) }
+            done.failed(error)
         }
     }
 }
@@ -172,7 +189,7 @@ impl Tx<'_> {
     pub fn part<T>(&self, part: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
         let gone = |error| lost(Some(&error));
         self.0.mark().map_err(gone)?;
-        let done = attempt(self, part);
+        let done = attempt(self, part).and_then(|done| self.0.settle().map(|()| done));
         if !self.0.is_open() {
             return Err(lost(done.as_ref().err()));
         }

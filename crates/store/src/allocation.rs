@@ -59,7 +59,7 @@ pub(crate) fn upsert(tx: &Tx<'_>, allocations: impl Iterator<Item = Allocation>)
     });
     let batch: Vec<Written> = written.collect();
     if !batch.is_empty() {
-        tx.execute(UPSERT, &batch)?;
+        tx.put(UPSERT, &batch)?;
     }
     Ok(())
 }
@@ -72,7 +72,7 @@ DELETE FROM allocations
 pub(crate) fn delete(tx: &Tx<'_>, owners: impl Iterator<Item = Owner>) -> Result<()> {
     let batch: Vec<Owner> = owners.collect();
     if !batch.is_empty() {
-        tx.execute(DELETE, &batch)?;
+        tx.put(DELETE, &batch)?;
     }
     Ok(())
 }

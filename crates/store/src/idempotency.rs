@@ -156,7 +156,7 @@ pub(crate) fn insert<A: Begun>(tx: &Tx<'_>, answers: &[FirstAnswer<A>], now: Tim
         })
         .collect();
     if !batch.is_empty() {
-        tx.execute(INSERT, &batch)?;
+        tx.put(INSERT, &batch)?;
     }
     Ok(())
 }

@@ -148,8 +148,8 @@ const DELETE_NAMES: &str = "DELETE FROM image_names WHERE tenant = ?1->>'tenant'
 /// Removes an image and its names.
 pub(crate) fn delete(tx: &Tx<'_>, tenant: TenantId, digest: &ImageDigest) -> Result<()> {
     let which = json!({"tenant": tenant, "digest": digest});
-    tx.execute(DELETE_NAMES, &which)?;
-    tx.execute(DELETE, &which)?;
+    tx.put(DELETE_NAMES, &which)?;
+    tx.put(DELETE, &which)?;
     Ok(())
 }
 
@@ -213,7 +213,7 @@ UPDATE tenants
  WHERE id = ?1->>'tenant'";
 
 pub(crate) fn set_limit(tx: &Tx<'_>, tenant: TenantId, gib: i64) -> Result<()> {
-    tx.execute(SET_LIMIT, &json!({"tenant": tenant, "gib": gib}))?;
+    tx.put(SET_LIMIT, &json!({"tenant": tenant, "gib": gib}))?;
     Ok(())
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn insert(tx: &Tx<'_>, import: &Import) -> Result<()> {
         "id": id, "tenant": tenant, "name": name, "source": source, "progress": Document(progress), "created_by": created_by,
         "now": import.created_at.as_micros(),
     });
-    tx.execute(INSERT, &row).map(drop)
+    tx.put(INSERT, &row)
 }
 
 macro_rules! columns {
@@ -78,7 +78,7 @@ DELETE FROM imports
 
 /// Removes a tenant's oldest that are over.
 pub(crate) fn prune(tx: &Tx<'_>, tenant: TenantId) -> Result<()> {
-    tx.execute(PRUNE, &json!({"tenant": tenant, "kept": KEPT}))?;
+    tx.put(PRUNE, &json!({"tenant": tenant, "kept": KEPT}))?;
     Ok(())
 }
 
@@ -105,7 +105,7 @@ pub(crate) fn going_on(tx: &Tx<'_>, id: ImportId) -> Result<Option<TenantId>> {
 const CANCEL: &str = "UPDATE imports SET cancel = 1 WHERE id = ?1->>'id' AND state = 'running'";
 
 pub(crate) fn cancel(tx: &Tx<'_>, id: ImportId) -> Result<()> {
-    tx.execute(CANCEL, &json!({"id": id}))?;
+    tx.put(CANCEL, &json!({"id": id}))?;
     Ok(())
 }
 
@@ -122,7 +122,7 @@ pub(crate) fn end(
     now: Timestamp,
 ) -> Result<()> {
     let (image, error) = (end.as_ref().ok(), end.as_ref().err().map(Document));
-    tx.execute(END, &json!({"id": id, "state": state, "image": image, "error": error, "now": now.as_micros()}))?;
+    tx.put(END, &json!({"id": id, "state": state, "image": image, "error": error, "now": now.as_micros()}))?;
     Ok(())
 }
 

@@ -43,7 +43,7 @@ UPDATE log_head
 /// Begins a new epoch, above all that there were: also those of a history that a restore forgot. So it counts the seconds
 /// since 1970, which no restore takes back.
 pub(crate) fn raise_epoch(tx: &Tx<'_>, now: Timestamp) -> Result<u32> {
-    tx.execute(RAISE, &json!({"least": now.as_micros() / 1_000_000}))?;
+    tx.put(RAISE, &json!({"least": now.as_micros() / 1_000_000}))?;
     store_epoch(tx)
 }
 
@@ -62,7 +62,7 @@ pub(crate) fn mark(tx: &Tx<'_>) -> Result<Option<String>> {
 const SET_MARK: &str = "UPDATE log_head SET mark = ?1->>'mark' WHERE one = 1";
 
 pub(crate) fn set_mark(tx: &Tx<'_>, mark: &str) -> Result<()> {
-    tx.execute(SET_MARK, &json!({"mark": mark})).map(drop)
+    tx.put(SET_MARK, &json!({"mark": mark}))
 }
 
 const INSERT: &str = "
@@ -97,10 +97,10 @@ pub(crate) fn append(tx: &Tx<'_>, head: Head, now: Timestamp, entries: Vec<NewEn
     let entries: Vec<Entry> = numbered.collect();
     let Some(last) = entries.last() else { return Ok(()) };
     let hash = hex::encode(chain::link(&head.hash, &chain::digest(&entries)));
-    tx.execute(INSERT, &entries.iter().map(written).collect::<Vec<_>>())?;
+    tx.put(INSERT, &entries.iter().map(written).collect::<Vec<_>>())?;
     let link = json!({"seq": last.seq, "first": head.seq + 1, "hash": hash});
-    tx.execute(LINK, &link)?;
-    tx.execute(ADVANCE, &link)?;
+    tx.put(LINK, &link)?;
+    tx.put(ADVANCE, &link)?;
     Ok(())
 }
 

@@ -152,7 +152,7 @@ SELECT value->>'id', CAST(value->'held'->>'vcpus' AS BIGINT), CAST(value->'held'
 pub(crate) fn write_books(tx: &Tx<'_>, changes: &BTreeMap<NodeId, Book>) -> Result<()> {
     let batch = changed(changes);
     if !batch.is_empty() {
-        tx.execute(ADD, &batch)?;
+        tx.put(ADD, &batch)?;
     }
     Ok(())
 }
@@ -203,7 +203,7 @@ struct Written<'a> {
 pub(crate) fn put(tx: &Tx<'_>, rows: &[&NodeRow]) -> Result<()> {
     let batch: Vec<Written<'_>> = rows.iter().map(|row| written(row)).collect();
     if !batch.is_empty() {
-        tx.execute(PUT, &batch)?;
+        tx.put(PUT, &batch)?;
     }
     Ok(())
 }
@@ -240,13 +240,13 @@ UPDATE nodes
 
 /// Nodes have said all that they have: they get tasks again.
 pub(crate) fn compared(tx: &Tx<'_>, ids: &[NodeId]) -> Result<()> {
-    tx.execute(COMPARED, &ids).map(drop)
+    tx.put(COMPARED, &ids)
 }
 
 /// Notes when nodes were heard.
 pub(crate) fn heard(tx: &Tx<'_>, ids: &[NodeId], now: Timestamp, seq: i64) -> Result<()> {
     if !ids.is_empty() {
-        tx.execute(HEARD, &json!({"ids": ids, "now": now.as_micros(), "seq": seq}))?;
+        tx.put(HEARD, &json!({"ids": ids, "now": now.as_micros(), "seq": seq}))?;
     }
     Ok(())
 }

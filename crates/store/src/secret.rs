@@ -25,7 +25,7 @@ pub(crate) fn insert(tx: &Tx<'_>, secrets: &[(TaskId, Secret)]) -> Result<()> {
         |(task, secret): &(TaskId, Secret)| json!({"id": secret.id, "task": task, "text": Document(&secret.text)});
     let batch: Vec<Value> = secrets.iter().map(row).collect();
     if !batch.is_empty() {
-        tx.execute(INSERT, &batch)?;
+        tx.put(INSERT, &batch)?;
     }
     Ok(())
 }
@@ -65,7 +65,7 @@ DELETE FROM secrets
 pub(crate) fn drop_of(tx: &Tx<'_>, tasks: &[TaskId]) -> Result<()> {
     let batch: Vec<Value> = tasks.iter().map(|task| json!({"task": task})).collect();
     if !batch.is_empty() {
-        tx.execute(DROP, &batch)?;
+        tx.put(DROP, &batch)?;
     }
     Ok(())
 }

@@ -178,7 +178,7 @@ pub(crate) fn update<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a SnapshotRow
 fn write<'a>(tx: &Tx<'_>, sql: &'static str, rows: impl Iterator<Item = &'a SnapshotRow>) -> Result<()> {
     let batch: Vec<Written<'_>> = rows.map(written).collect();
     if !batch.is_empty() {
-        tx.execute(sql, &batch)?;
+        tx.put(sql, &batch)?;
     }
     Ok(())
 }

@@ -196,7 +196,7 @@ UPDATE tasks
 /// Lets tasks be leased whose time has come, at most `limit` of them. Until then [`leasable`] does not come across them,
 /// however many there are. Those that then take their turn on a VM are not among them ([`later::due`]).
 pub(crate) fn ripen(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<()> {
-    tx.execute(RIPEN, &json!({"now": now.as_micros(), "limit": limit}))?;
+    tx.put(RIPEN, &json!({"now": now.as_micros(), "limit": limit}))?;
     Ok(())
 }
 
@@ -369,7 +369,7 @@ struct Inserted<'a> {
 pub(crate) fn insert<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>, now: Timestamp) -> Result<()> {
     let batch: Vec<Inserted<'_>> = rows.map(|row| inserted(row, now)).collect();
     if !batch.is_empty() {
-        tx.execute(INSERT, &batch)?;
+        tx.put(INSERT, &batch)?;
     }
     Ok(())
 }
@@ -451,7 +451,7 @@ struct Updated<'a> {
 pub(crate) fn update<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>, now: Timestamp) -> Result<()> {
     let batch: Vec<Updated<'_>> = rows.map(|row| updated(row, now)).collect();
     if !batch.is_empty() {
-        tx.execute(UPDATE, &batch)?;
+        tx.put(UPDATE, &batch)?;
     }
     Ok(())
 }
@@ -496,7 +496,7 @@ UPDATE tasks
 pub(crate) fn amend<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>) -> Result<()> {
     let batch: Vec<Value> = rows.map(|row| json!({"id": row.task.id, "params": Document(&row.task.params)})).collect();
     if !batch.is_empty() {
-        tx.execute(AMEND, &batch)?;
+        tx.put(AMEND, &batch)?;
     }
     Ok(())
 }
@@ -510,7 +510,7 @@ UPDATE tasks
 /// Makes leases last until then.
 pub(crate) fn renew(tx: &Tx<'_>, ids: &[TaskId], until: Timestamp) -> Result<()> {
     if !ids.is_empty() {
-        tx.execute(RENEW, &json!({"ids": ids, "until": until.as_micros()}))?;
+        tx.put(RENEW, &json!({"ids": ids, "until": until.as_micros()}))?;
     }
     Ok(())
 }
@@ -526,7 +526,7 @@ UPDATE tasks
 /// Tasks that had not ended wait again. Nobody knows what is left of them, for nobody knows what was done since. One that
 /// was handed out in plain form stays with whoever has it: it has one attempt.
 pub(crate) fn begin_again(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
-    tx.execute(BEGIN_AGAIN, &json!({"now": now.as_micros()})).map(drop)
+    tx.put(BEGIN_AGAIN, &json!({"now": now.as_micros()}))
 }
 
 /// How many columns [`read`] reads.

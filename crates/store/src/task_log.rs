@@ -76,13 +76,13 @@ pub(crate) fn append(tx: &Tx<'_>, new: &[NewLine], now: Timestamp) -> Result<()>
     if rows.is_empty() {
         return Ok(());
     }
-    tx.execute(INSERT, &rows)?;
+    tx.put(INSERT, &rows)?;
     let too_long = |(task, tail): (&TaskId, &Tail)| {
         tail.dropped().map(|(number, bytes)| json!({"task": task, "number": number, "bytes": bytes}))
     };
     let long: Vec<_> = tails.iter().filter_map(too_long).collect();
     if !long.is_empty() {
-        tx.execute(TRIM, &long)?;
+        tx.put(TRIM, &long)?;
     }
     Ok(())
 }

@@ -40,7 +40,7 @@ VALUES (?1->>'id', ?1->>'name', CAST(?1->'limits'->>'vcpus' AS BIGINT), CAST(?1-
 
 /// Makes a tenant, or changes its name and limits.
 pub(crate) fn put(tx: &Tx<'_>, id: TenantId, name: &Name, limits: &Resources) -> Result<()> {
-    tx.execute(PUT, &json!({"id": id, "name": name, "limits": limits}))?;
+    tx.put(PUT, &json!({"id": id, "name": name, "limits": limits}))?;
     Ok(())
 }
 
@@ -74,7 +74,7 @@ SELECT value->>'id', CAST(value->'held'->>'vcpus' AS BIGINT), CAST(value->'held'
 pub(crate) fn write_books(tx: &Tx<'_>, changes: &BTreeMap<TenantId, Book>) -> Result<()> {
     let batch: Vec<Change<'_, TenantId>> = changed(changes);
     if !batch.is_empty() {
-        tx.execute(ADD, &batch)?;
+        tx.put(ADD, &batch)?;
     }
     Ok(())
 }

@@ -17,7 +17,7 @@ pub(crate) fn insert_join(tx: &Tx<'_>, token: &NewJoinToken, now: Timestamp) -> 
         "hash": token.token_hash, "node_name": token.node_name, "approve": u8::from(token.approve),
         "expires_at": token.expires_at.as_micros(), "created_by": token.actor.principal, "created_at": now.as_micros(),
     });
-    tx.execute(INSERT_JOIN, &row)?;
+    tx.put(INSERT_JOIN, &row)?;
     Ok(())
 }
 
@@ -54,7 +54,7 @@ UPDATE join_tokens
 
 /// Spends a join token.
 pub(crate) fn use_join(tx: &Tx<'_>, hash: &str, node: NodeId, now: Timestamp) -> Result<()> {
-    tx.execute(USE_JOIN, &json!({"hash": hash, "node": node, "now": now.as_micros()}))?;
+    tx.put(USE_JOIN, &json!({"hash": hash, "node": node, "now": now.as_micros()}))?;
     Ok(())
 }
 
@@ -62,7 +62,7 @@ const USE_UP_JOINS: &str = "UPDATE join_tokens SET used_at = CAST(?1->>'now' AS 
 
 /// No join token that was made is good any more: which of them were used since is not known.
 pub(crate) fn use_up_joins(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
-    tx.execute(USE_UP_JOINS, &json!({"now": now.as_micros()})).map(drop)
+    tx.put(USE_UP_JOINS, &json!({"now": now.as_micros()}))
 }
 
 const INSERT_API: &str = "
@@ -75,7 +75,7 @@ pub(crate) fn insert_api(tx: &Tx<'_>, token: &NewApiToken, now: Timestamp) -> Re
         "hash": token.token_hash, "principal": token.caller.principal, "tenant": token.caller.tenant,
         "role": role_word(token.caller.role), "label": token.label, "created_at": now.as_micros(),
     });
-    tx.execute(INSERT_API, &row)?;
+    tx.put(INSERT_API, &row)?;
     Ok(())
 }
 

@@ -131,7 +131,7 @@ UPDATE vms
 
 /// No start is due later than this: one that is was planned before the clock stepped back, and is due now.
 pub(crate) fn bound_restarts(tx: &Tx<'_>, now: Timestamp, latest: Timestamp) -> Result<()> {
-    tx.execute(BEYOND, &json!({"now": now.as_micros(), "latest": latest.as_micros()}))?;
+    tx.put(BEYOND, &json!({"now": now.as_micros(), "latest": latest.as_micros()}))?;
     Ok(())
 }
 
@@ -209,7 +209,7 @@ const PARK: &str = "UPDATE vms SET name = '/' || id WHERE id IN (SELECT value FR
 /// Takes VMs' names from them until [`rename`]: each may be another's in the same batch, whichever row is written first.
 pub(crate) fn park(tx: &Tx<'_>, ids: &BTreeSet<VmId>) -> Result<()> {
     if !ids.is_empty() {
-        tx.execute(PARK, ids)?;
+        tx.put(PARK, ids)?;
     }
     Ok(())
 }
@@ -224,7 +224,7 @@ UPDATE vms
 pub(crate) fn rename<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a VmRow>) -> Result<()> {
     let batch: Vec<_> = rows.map(|row| json!({"id": row.vm.id, "name": row.vm.name})).collect();
     if !batch.is_empty() {
-        tx.execute(RENAME, &batch)?;
+        tx.put(RENAME, &batch)?;
     }
     Ok(())
 }
@@ -270,7 +270,7 @@ pub(crate) fn update<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a VmRow>) -> 
 fn write<'a>(tx: &Tx<'_>, sql: &'static str, rows: impl Iterator<Item = &'a VmRow>) -> Result<()> {
     let batch: Vec<Written<'_>> = rows.map(written).collect();
     if !batch.is_empty() {
-        tx.execute(sql, &batch)?;
+        tx.put(sql, &batch)?;
     }
     Ok(())
 }

@@ -27,7 +27,7 @@ pub(super) fn row(assignment: &Assignment, now: Timestamp) -> Value {
 }
 
 pub(super) fn put(tx: &Tx<'_>, row: &Value) -> Result<()> {
-    tx.execute(PUT, row).map(drop)
+    tx.put(PUT, row)
 }
 
 pub(super) fn all(tx: &Tx<'_>) -> Result<Vec<Assignment>> {
@@ -36,5 +36,5 @@ pub(super) fn all(tx: &Tx<'_>) -> Result<Vec<Assignment>> {
 
 pub(super) fn remove(tx: &Tx<'_>, HeldLease { task, fence }: HeldLease) -> Result<()> {
     let row = json!({"task": task, "store_epoch": fence.store_epoch, "attempt": fence.attempt});
-    tx.execute(REMOVE, &row).map(drop)
+    tx.put(REMOVE, &row)
 }

@@ -2,8 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use ::postgres::{
-    Client, Config, NoTls,
+use ::postgres::Client;
+use tokio::runtime::{Builder, Runtime};
+use tokio_postgres::{
+    Config, NoTls,
     config::{Host, TargetSessionAttrs},
     error::SqlState,
 };
@@ -39,7 +41,7 @@ pub(crate) struct Server(Arc<Config>);
 impl Server {
     /// Reads an address such as `postgres://user:password@host:5432/name`, or PostgreSQL's key=value form.
     pub(crate) fn parse(url: &str) -> Result<Server> {
-        let mut config: Config = url.parse().map_err(|e: ::postgres::Error| {
+        let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| {
             Error::Aborted(format!("the database's address cannot be read: {}", describe(&e)))
         })?;
         if config.get_application_name().is_none() {
@@ -76,15 +78,30 @@ impl Server {
         Error::Postgres { server: self.to_string(), detail: "there is no connection".to_owned(), outage: true }
     }
 
-    /// A new connection.
+    /// A new connection whose every statement is waited for.
     pub(crate) fn connect(&self) -> Result<Client> {
-        let mut client = self.0.connect(NoTls).map_err(|e| self.wrap(&e))?;
+        let mut client = ::postgres::Config::from((*self.0).clone()).connect(NoTls).map_err(|e| self.wrap(&e))?;
         client.batch_execute(SETTINGS).map_err(|e| self.wrap(&e))?;
         Ok(client)
     }
 
+    /// A new connection, and the runtime that moves it while somebody waits for it.
+    pub(crate) fn open(&self) -> Result<(Runtime, tokio_postgres::Client)> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|e| Error::Aborted(format!("a connection has no runtime: {e}")))?;
+        let opened = runtime.block_on(async {
+            let (client, connection) = self.0.connect(NoTls).await?;
+            // How it ended is the answer of whoever waits for it then.
+            tokio::spawn(async { drop(connection.await) });
+            client.batch_execute(SETTINGS).await?;
+            Ok(client)
+        });
+        let client = opened.map_err(|e| self.wrap(&e))?;
+        Ok((runtime, client))
+    }
+
     /// An error of this server's.
-    pub(crate) fn wrap(&self, error: &::postgres::Error) -> Error {
+    pub(crate) fn wrap(&self, error: &tokio_postgres::Error) -> Error {
         if error.code() == Some(&SqlState::DISK_FULL) {
             return Error::Full { path: self.to_string().into() };
         }
@@ -108,7 +125,7 @@ impl fmt::Display for Server {
 }
 
 /// What the server said, with the detail that its own words leave out; never the values of a row.
-fn describe(error: &::postgres::Error) -> String {
+fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(said) => format!("{} ({})", said.message(), said.code().code()),
         None => match std::error::Error::source(error) {
@@ -120,7 +137,7 @@ fn describe(error: &::postgres::Error) -> String {
 
 /// Errors that speak of the server or of the way to it, not of a statement: the classes are those of PostgreSQL's
 /// documentation, appendix A.
-fn is_outage(error: &::postgres::Error) -> bool {
+fn is_outage(error: &tokio_postgres::Error) -> bool {
     match error.code() {
         None => true,
         // Connections · read only · rolled back for another's sake · resources · an operator · the system.

@@ -1,31 +1,30 @@
-//! One connection to a server. When it breaks, the transaction on it is lost, and the next one begins on a new connection.
+//! Transactions on a connection to a server. When it breaks, the transaction on it is lost, and the next one begins on a
+//! new connection.
 
 use std::{
     cell::{Cell, RefCell, RefMut},
-    collections::HashMap,
-    error::Error as StdError,
     thread,
     time::Duration,
 };
 
-use ::postgres::{
-    Client, SimpleQueryMessage, Statement,
-    types::{IsNull, ToSql, Type, to_sql_checked},
-};
-use bytes::{BufMut, BytesMut};
+use tokio_postgres::SimpleQueryMessage;
 
 use super::{
-    dialect,
+    link::{Backend, Link},
     schema::{self, FAMILY, WRITING},
     server::Server,
 };
-use crate::{Error, Migrations, Result, Row, row::Cells, session::Purpose};
+use crate::{
+    Error, Migrations, Result, Row,
+    row::Cells,
+    session::{Purpose, lost},
+};
 
 /// How often a server is asked what became of a commit whose answer was lost, and how far apart.
 const LOOKS: u32 = 10;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
-/// A connection with the statements that it has prepared.
+/// A connection with at most one transaction.
 pub(crate) struct Session {
     server: Server,
     link: RefCell<Option<Link>>,
@@ -43,54 +42,17 @@ enum Open {
     Writing { xid: i64, at: i64 },
 }
 
-struct Link {
-    client: Client,
-    /// By which the server knows the connection.
-    backend: Backend,
-    prepared: HashMap<&'static str, Prepared>,
-}
-
-/// A connection, as its server knows it: the number alone may be another's by now.
-struct Backend {
-    pid: i32,
-    since: String,
-}
-
-const BACKEND: &str = "
-SELECT pid, CAST(backend_start AS TEXT)
-  FROM pg_stat_activity
- WHERE pid = pg_backend_pid()";
-
-/// Ends what is left of a connection that broke at this end only: it would hold its locks until somebody noticed.
-const END: &str = "
-SELECT pg_terminate_backend(pid)
-  FROM pg_stat_activity
- WHERE pid = $1 AND CAST(backend_start AS TEXT) = $2";
-
-#[derive(Clone)]
-struct Prepared {
-    statement: Statement,
-    takes_batch: bool,
-}
-
 impl Session {
     /// A connection that writes; the tables are brought up to date.
     pub(crate) fn writing(server: Server, migrations: Migrations) -> Result<Session> {
-        let mut client = server.connect()?;
-        schema::migrate(&server, &mut client, migrations)?;
-        Session::over(server, client)
+        schema::migrate(&server, &mut server.connect()?, migrations)?;
+        Session::reading(server)
     }
 
     /// A connection that only reads.
     pub(crate) fn reading(server: Server) -> Result<Session> {
-        let client = server.connect()?;
-        Session::over(server, client)
-    }
-
-    fn over(server: Server, client: Client) -> Result<Session> {
-        let link = Link::new(&server, client, None)?;
-        let last = RefCell::new(None);
-        Ok(Session { server, link: RefCell::new(Some(link)), last, open: Cell::new(Open::Nothing) })
+        let link = RefCell::new(Some(Link::new(&server, None)?));
+        Ok(Session { server, link, last: RefCell::new(None), open: Cell::new(Open::Nothing) })
     }
 
     /// Begins a transaction, on a new connection where the old one broke. One that writes waits for those of other
@@ -137,31 +99,55 @@ impl Session {
     }
 
     pub(crate) fn is_open(&self) -> bool {
-        let alive = self.link.borrow().as_ref().is_some_and(|link| !link.client.is_closed());
-        alive && self.open.get() != Open::Nothing
+        !self.is_broken() && self.open.get() != Open::Nothing
     }
 
-    /// A statement that marks a place in a transaction.
-    pub(crate) fn control(&self, sql: &'static str) -> Result<()> {
+    /// A statement that marks a place in a transaction; its answer comes with the next that somebody waits for.
+    pub(crate) fn mark(&self, sql: &'static str) -> Result<()> {
+        self.link()?.put_simple(sql);
+        Ok(())
+    }
+
+    /// Goes back to a mark, whatever failed since.
+    pub(crate) fn undo(&self, sql: &'static str) -> Result<()> {
+        self.link()?.forget();
         self.run(sql).map(drop)
+    }
+
+    /// Looks at what became of statements whose answers were left.
+    pub(crate) fn settle(&self) -> Result<()> {
+        self.link()?.settle()
     }
 
     /// Ends a transaction without effect.
     pub(crate) fn rollback(&self) -> Result<()> {
-        self.run("ROLLBACK")?;
+        self.undo("ROLLBACK")?;
         self.open.set(Open::Nothing);
         Ok(())
     }
 
     /// Makes what was written durable. When the answer is lost, the server is asked on a new connection.
+    ///
+    /// # Errors
+    /// A statement's own, of those whose answers were left; any other says that there is no transaction any more.
     pub(crate) fn commit(&self) -> Result<()> {
-        let open = self.open.replace(Open::Nothing);
+        let open = self.open.get();
         // A transaction in which a statement failed is rolled back by COMMIT, without a word: the statement before it fails then.
-        match (self.run("SELECT 1; COMMIT"), open) {
-            (Ok(_), _) => Ok(()),
-            (Err(error), Open::Writing { xid, .. }) if self.is_broken() => self.what_became_of(xid, error),
-            (Err(error), _) => {
-                self.cut();
+        let (written, committed) = self.link()?.finish("SELECT 1; COMMIT");
+        let gone = |error: Error| lost(Some(&error));
+        let Err(error) = written.and(committed.map_err(gone)) else {
+            self.open.set(Open::Nothing);
+            return Ok(());
+        };
+        match open {
+            Open::Writing { xid, .. } if self.is_broken() => {
+                self.open.set(Open::Nothing);
+                self.what_became_of(xid, error).map_err(gone)
+            }
+            _ => {
+                if self.rollback().is_err() {
+                    self.cut();
+                }
                 Err(error)
             }
         }
@@ -183,13 +169,12 @@ impl Session {
     }
 
     pub(crate) fn execute(&self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<usize> {
-        let mut link = self.link()?;
-        let prepared = link.prepare(&self.server, sql)?;
-        let changed = match prepared.takes_batch {
-            true => link.client.execute(&prepared.statement, &[&Batch(batch()?)]),
-            false => link.client.execute(&prepared.statement, &[]),
-        };
-        changed.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)).map_err(|e| self.server.wrap(&e))
+        let changed = self.link()?.execute(sql, batch)?;
+        Ok(usize::try_from(changed).unwrap_or(usize::MAX))
+    }
+
+    pub(crate) fn put(&self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<()> {
+        self.link()?.put(sql, batch)
     }
 
     pub(crate) fn query<T>(
@@ -198,23 +183,16 @@ impl Session {
         batch: impl FnOnce() -> Result<String>,
         read: impl Fn(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
-        let mut link = self.link()?;
-        let prepared = link.prepare(&self.server, sql)?;
-        let rows = match prepared.takes_batch {
-            true => link.client.query(&prepared.statement, &[&Batch(batch()?)]),
-            false => link.client.query(&prepared.statement, &[]),
-        };
-        drop(link);
-        let rows = rows.map_err(|e| self.server.wrap(&e))?;
+        let rows = self.link()?.query(sql, batch)?;
         rows.iter().map(|row| read(&Row(Cells::Postgres(row)))).collect()
     }
 
     pub(crate) fn script(&self, sql: &str) -> Result<()> {
-        self.run(sql).map(|_| ())
+        self.run(sql).map(drop)
     }
 
     fn run(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
-        self.link()?.client.simple_query(sql).map_err(|e| self.server.wrap(&e))
+        self.link()?.simple(sql)
     }
 
     fn link(&self) -> Result<RefMut<'_, Link>> {
@@ -222,14 +200,14 @@ impl Session {
     }
 
     fn is_broken(&self) -> bool {
-        self.link.borrow().as_ref().is_none_or(|link| link.client.is_closed())
+        self.link.borrow().as_ref().is_none_or(Link::is_broken)
     }
 
     /// Gives the connection up.
     fn cut(&self) {
         self.open.set(Open::Nothing);
         if let Some(link) = self.link.replace(None) {
-            self.last.replace(Some(link.backend));
+            self.last.replace(Some(link.into_backend()));
         }
     }
 
@@ -237,58 +215,12 @@ impl Session {
     fn connected(&self) -> Result<()> {
         if self.is_broken() {
             self.cut();
-            let client = self.server.connect()?;
-            let link = Link::new(&self.server, client, self.last.borrow().as_ref())?;
+            let link = Link::new(&self.server, self.last.borrow().as_ref())?;
             self.last.replace(None);
             self.link.replace(Some(link));
         }
         Ok(())
     }
-}
-
-impl Link {
-    fn new(server: &Server, mut client: Client, before: Option<&Backend>) -> Result<Link> {
-        let wrap = |error| server.wrap(&error);
-        if let Some(Backend { pid, since }) = before {
-            client.query(END, &[pid, since]).map_err(wrap)?;
-        }
-        let row = client.query_one(BACKEND, &[]).map_err(wrap)?;
-        let backend = Backend { pid: row.get(0), since: row.get(1) };
-        Ok(Link { client, backend, prepared: HashMap::new() })
-    }
-
-    /// The statement of a text, prepared once for each connection.
-    fn prepare(&mut self, server: &Server, sql: &'static str) -> Result<Prepared> {
-        use std::collections::hash_map::Entry;
-        match self.prepared.entry(sql) {
-            Entry::Occupied(known) => Ok(known.get().clone()),
-            Entry::Vacant(place) => {
-                let takes_batch = dialect::takes_batch(sql);
-                let types: &[Type] = if takes_batch { &[Type::JSONB] } else { &[] };
-                let translated = dialect::translate(sql);
-                let statement = self.client.prepare_typed(&translated, types).map_err(|e| server.wrap(&e))?;
-                Ok(place.insert(Prepared { statement, takes_batch }).clone())
-            }
-        }
-    }
-}
-
-/// A batch as it is sent: JSON that was written once, behind the number of jsonb's binary form.
-#[derive(Debug)]
-struct Batch(String);
-
-impl ToSql for Batch {
-    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> std::result::Result<IsNull, Box<dyn StdError + Sync + Send>> {
-        out.put_u8(1);
-        out.put_slice(self.0.as_bytes());
-        Ok(IsNull::No)
-    }
-
-    fn accepts(kind: &Type) -> bool {
-        *kind == Type::JSONB
-    }
-
-    to_sql_checked!();
 }
 
 fn word(answer: &[SimpleQueryMessage], column: usize) -> Option<&str> {

@@ -51,6 +51,36 @@ async fn a_step_that_fails_takes_nothing_else_with_it_and_a_part_of_one_not_the_
 }
 
 #[tokio::test]
+async fn what_was_put_and_failed_is_the_failure_of_its_own_step_and_of_no_other() {
+    const PUT: &str = "INSERT INTO t (n) SELECT CAST(value AS BIGINT) FROM jsonb_each(?1)";
+    let database = database();
+    let db = open(&database);
+    let put = |numbers: Vec<i64>| db.write("t", move |tx| tx.put(PUT, &numbers));
+    let is_its_own = |done: Result<()>| done.is_err_and(|error| !error.is_outage());
+    assert!(is_its_own(put(vec![1, 1]).await));
+    put(vec![1]).await.unwrap();
+    let parted = db.write("t", |tx| {
+        let failed = tx.part(|tx| tx.put(PUT, &[2, 2])).is_err();
+        tx.put(PUT, &[3])?;
+        Ok(failed)
+    });
+    assert!(parted.await.unwrap());
+    let asked = db.write("t", |tx| {
+        tx.put(PUT, &[4, 4])?;
+        tx.query("SELECT n FROM t", &(), |row| row.get::<i64>(0)).map(drop)
+    });
+    assert!(asked.await.unwrap_err().to_string().contains("23505"));
+    // While one step stands still, those that come gather, and share a transaction.
+    let (go, gone) = mpsc::channel::<()>();
+    let held = db.write("t", move |_| gone.recv().map_err(|e| Error::Aborted(e.to_string())));
+    let release = async { go.send(()).unwrap() };
+    let (held, first, bad, last, ()) = tokio::join!(held, put(vec![5]), put(vec![6, 5]), put(vec![7]), release);
+    held.and(first).and(last).unwrap();
+    assert!(is_its_own(bad));
+    assert_eq!(all(&db).await, [1, 3, 5, 7]);
+}
+
+#[tokio::test]
 async fn a_document_comes_back_as_it_was_written() {
     let database = database();
     let db = open(&database);

@@ -12,7 +12,7 @@ UPDATE tasks
 
 /// No lease reaches beyond this: one that does is of before the clock stepped back.
 pub(crate) fn leases(tx: &Tx<'_>, until: Timestamp) -> Result<()> {
-    tx.execute(LEASES, &json!({"until": until.as_micros()}))?;
+    tx.put(LEASES, &json!({"until": until.as_micros()}))?;
     Ok(())
 }
 
@@ -30,7 +30,7 @@ UPDATE tasks
 pub(crate) fn backoffs(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
     let most: Vec<Value> =
         KindName::ALL.iter().map(|kind| json!({"kind": kind, "most": kind.spec().retry.most_seconds})).collect();
-    tx.execute(BACKOFFS, &json!({"now": now.as_micros(), "most": most}))?;
+    tx.put(BACKOFFS, &json!({"now": now.as_micros(), "most": most}))?;
     Ok(())
 }
 
@@ -42,7 +42,7 @@ UPDATE tasks
 
 /// What was sent in plain form has one attempt, of which nobody says that it goes on: it is over when its end is told.
 pub(crate) fn plain(tx: &Tx<'_>, until: Timestamp) -> Result<()> {
-    tx.execute(PLAIN, &json!({"until": until.as_micros()}))?;
+    tx.put(PLAIN, &json!({"until": until.as_micros()}))?;
     Ok(())
 }
 

@@ -60,10 +60,10 @@ pub(crate) fn follow<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>) -
         }
     }
     if !waiting.is_empty() {
-        tx.execute(WAITING, &waiting)?;
+        tx.put(WAITING, &waiting)?;
     }
     if !over.is_empty() {
-        tx.execute(OVER, &over)?;
+        tx.put(OVER, &over)?;
     }
     Ok(())
 }
@@ -116,8 +116,8 @@ const FILL_NODE: &str = concat!(
 pub(crate) fn reroute(tx: &Tx<'_>, nodes: &BTreeSet<NodeId>) -> Result<()> {
     for node in nodes {
         let node = json!({"node": node});
-        tx.execute(FORGET_NODE, &node)?;
-        tx.execute(FILL_NODE, &node)?;
+        tx.put(FORGET_NODE, &node)?;
+        tx.put(FILL_NODE, &node)?;
     }
     Ok(())
 }
@@ -161,7 +161,7 @@ UPDATE outbox
 /// Not sent before then: somebody sends it meanwhile, or what was sent has come back.
 pub(crate) fn postpone(tx: &Tx<'_>, tasks: &[TaskId], until: Timestamp) -> Result<()> {
     if !tasks.is_empty() {
-        tx.execute(POSTPONE, &json!({"tasks": tasks, "until": until.as_micros()}))?;
+        tx.put(POSTPONE, &json!({"tasks": tasks, "until": until.as_micros()}))?;
     }
     Ok(())
 }
@@ -182,8 +182,8 @@ DELETE FROM outbox
 pub(crate) fn confirm(tx: &Tx<'_>, sent: &[(TaskId, Fence, Intent)], now: Timestamp) -> Result<()> {
     let of = |(task, fence, intent): &(TaskId, Fence, Intent)| json!({"task": task, "intent": intent, "store_epoch": fence.store_epoch, "attempt": fence.attempt});
     let rows: Vec<Value> = sent.iter().map(of).collect();
-    tx.execute(CONFIRM, &json!({"sent": rows, "now": now.as_micros()}))?;
-    tx.execute(DELIVERED, &sent.iter().map(|(task, ..)| *task).collect::<Vec<_>>())?;
+    tx.put(CONFIRM, &json!({"sent": rows, "now": now.as_micros()}))?;
+    tx.put(DELIVERED, &sent.iter().map(|(task, ..)| *task).collect::<Vec<_>>())?;
     Ok(())
 }
 
@@ -201,8 +201,8 @@ const FILL: &str = concat!(
 
 /// The store was restored: what the broker has of before is over, whatever became of it, and what waits again is offered.
 pub(crate) fn anew(tx: &Tx<'_>, store_epoch: u32) -> Result<()> {
-    tx.execute(ANEW, &json!({"store_epoch": store_epoch}))?;
-    tx.execute(FILL, &()).map(drop)
+    tx.put(ANEW, &json!({"store_epoch": store_epoch}))?;
+    tx.put(FILL, &())
 }
 
 const STANDING: &str = "

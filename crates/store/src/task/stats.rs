@@ -104,7 +104,7 @@ pub(crate) fn add(tx: &Tx<'_>, counts: &Counts, now: Timestamp) -> Result<()> {
     };
     let batch: Vec<Added> = counts.0.iter().map(row).collect();
     if !batch.is_empty() {
-        tx.execute(ADD, &batch)?;
+        tx.put(ADD, &batch)?;
     }
     Ok(())
 }
@@ -129,7 +129,7 @@ pub(crate) fn fold(tx: &Tx<'_>, now: Timestamp) -> Result<(usize, bool)> {
     let over = first_minute(WINDOWS[WINDOWS.len() - 1], now);
     let Some(first) = first.flatten().filter(|first| *first < over) else { return Ok((0, false)) };
     let before = over.min(first + PIECE);
-    tx.execute(FOLD, &json!({"before": before}))?;
+    tx.put(FOLD, &json!({"before": before}))?;
     Ok((tx.execute(FOLDED, &json!({"before": before}))?, before < over))
 }
 

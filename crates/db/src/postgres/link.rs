@@ -1,0 +1,247 @@
+//! A connection, and what moves it. What is only written is sent at once; its answer is looked at with the next one that
+//! somebody waits for.
+//!
+//! ```text
+//! put ──► sent      put ──► sent      ask ──► sent ──► the answers of all three, in their order
+//! ```
+//!
+//! A step's writes and its commit are one way there and one back, however many statements they are. Never here: what a
+//! transaction is.
+
+use std::{
+    collections::HashMap,
+    error::Error as StdError,
+    future::{self, Future},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
+
+use bytes::{BufMut, BytesMut};
+use tokio::runtime::Runtime;
+use tokio_postgres::{
+    Client, Row, SimpleQueryMessage, Statement,
+    types::{IsNull, ToSql, Type, to_sql_checked},
+};
+
+use super::{dialect, server::Server};
+use crate::Result;
+
+type Said<T> = std::result::Result<T, tokio_postgres::Error>;
+type Answer<T> = Pin<Box<dyn Future<Output = Said<T>> + Send>>;
+
+/// From this size on a batch goes on its way at once: the server works on it while the next is written. Smaller ones are
+/// cheaper to send together.
+const LARGE: usize = 4096;
+
+/// A connection with the statements that it has prepared.
+pub(super) struct Link {
+    server: Server,
+    runtime: Runtime,
+    client: Arc<Client>,
+    /// By which the server knows the connection.
+    backend: Backend,
+    prepared: HashMap<&'static str, Prepared>,
+    /// What was sent and not looked at since, in its order.
+    unanswered: Vec<Answer<()>>,
+}
+
+/// A connection, as its server knows it: the number alone may be another's by now.
+pub(super) struct Backend {
+    pid: i32,
+    since: String,
+}
+
+#[derive(Clone)]
+struct Prepared {
+    statement: Statement,
+    takes_batch: bool,
+}
+
+const BACKEND: &str = "
+SELECT pid, CAST(backend_start AS TEXT)
+  FROM pg_stat_activity
+ WHERE pid = pg_backend_pid()";
+
+/// Ends what is left of a connection that broke at this end only: it would hold its locks until somebody noticed.
+const END: &str = "
+SELECT pg_terminate_backend(pid)
+  FROM pg_stat_activity
+ WHERE pid = $1 AND CAST(backend_start AS TEXT) = $2";
+
+impl Link {
+    /// A new connection; what is left of the one before it is ended.
+    pub(super) fn new(server: &Server, before: Option<&Backend>) -> Result<Link> {
+        let (runtime, client) = server.open()?;
+        let known = runtime.block_on(async {
+            if let Some(Backend { pid, since }) = before {
+                client.query(END, &[pid, since]).await?;
+            }
+            let row = client.query_one(BACKEND, &[]).await?;
+            Ok(Backend { pid: row.get(0), since: row.get(1) })
+        });
+        let backend = known.map_err(|e| server.wrap(&e))?;
+        Ok(Link {
+            server: server.clone(),
+            runtime,
+            client: Arc::new(client),
+            backend,
+            prepared: HashMap::new(),
+            unanswered: Vec::new(),
+        })
+    }
+
+    /// What its server may still have of it, once it is given up.
+    pub(super) fn into_backend(self) -> Backend {
+        self.backend
+    }
+
+    /// Whether it was found to be broken.
+    pub(super) fn is_broken(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Runs a statement whose answer is looked at later.
+    pub(super) fn put(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<()> {
+        let Prepared { statement, takes_batch } = self.prepare(sql)?;
+        let client = self.client.clone();
+        if !takes_batch {
+            self.keep(async move { client.execute(&statement, &[]).await.map(drop) });
+            return Ok(());
+        }
+        let batch = Batch(batch()?);
+        let is_large = batch.0.len() >= LARGE;
+        self.keep(async move { client.execute(&statement, &[&batch]).await.map(drop) });
+        if is_large {
+            self.runtime.block_on(tokio::task::yield_now());
+        }
+        Ok(())
+    }
+
+    /// Runs a statement without parameters whose answer is looked at later.
+    pub(super) fn put_simple(&mut self, sql: &'static str) {
+        let client = self.client.clone();
+        self.keep(async move { client.simple_query(sql).await.map(drop) });
+    }
+
+    /// Runs a statement, and says how many rows it changed.
+    pub(super) fn execute(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<u64> {
+        let Prepared { statement, takes_batch } = self.prepare(sql)?;
+        let batch = if takes_batch { Some(Batch(batch()?)) } else { None };
+        let client = self.client.clone();
+        self.ask(async move {
+            match &batch {
+                Some(batch) => client.execute(&statement, &[batch]).await,
+                None => client.execute(&statement, &[]).await,
+            }
+        })
+    }
+
+    /// Runs a query.
+    pub(super) fn query(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<Vec<Row>> {
+        let Prepared { statement, takes_batch } = self.prepare(sql)?;
+        let batch = if takes_batch { Some(Batch(batch()?)) } else { None };
+        let client = self.client.clone();
+        self.ask(async move {
+            match &batch {
+                Some(batch) => client.query(&statement, &[batch]).await,
+                None => client.query(&statement, &[]).await,
+            }
+        })
+    }
+
+    /// Runs statements without parameters.
+    pub(super) fn simple(&mut self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
+        let (client, sql) = (self.client.clone(), sql.to_owned());
+        self.ask(async move { client.simple_query(&sql).await })
+    }
+
+    /// Looks at every answer that was left.
+    ///
+    /// # Errors
+    /// The first statement's that failed.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        if self.unanswered.is_empty() {
+            return Ok(());
+        }
+        let unanswered = std::mem::take(&mut self.unanswered);
+        self.runtime.block_on(each(unanswered)).map_err(|e| self.server.wrap(&e))
+    }
+
+    /// Leaves answers that nobody needs any more.
+    pub(super) fn forget(&mut self) {
+        self.unanswered.clear();
+    }
+
+    /// Sends a statement with those that were left: how those ended, and how it did.
+    pub(super) fn finish(&mut self, sql: &'static str) -> (Result<()>, Result<()>) {
+        let client = self.client.clone();
+        let last = send(async move { client.simple_query(sql).await.map(drop) });
+        let unanswered = std::mem::take(&mut self.unanswered);
+        let (before, last) = self.runtime.block_on(async { (each(unanswered).await, last.await) });
+        let wrap = |e| self.server.wrap(&e);
+        (before.map_err(wrap), last.map_err(wrap))
+    }
+
+    fn keep(&mut self, request: impl Future<Output = Said<()>> + Send + 'static) {
+        self.unanswered.push(send(request));
+    }
+
+    fn ask<T: Send + 'static>(&mut self, request: impl Future<Output = Said<T>> + Send + 'static) -> Result<T> {
+        let answer = send(request);
+        let unanswered = std::mem::take(&mut self.unanswered);
+        let answered = self.runtime.block_on(async {
+            each(unanswered).await?;
+            answer.await
+        });
+        answered.map_err(|e| self.server.wrap(&e))
+    }
+
+    /// The statement of a text, prepared once for each connection.
+    fn prepare(&mut self, sql: &'static str) -> Result<Prepared> {
+        if let Some(known) = self.prepared.get(sql) {
+            return Ok(known.clone());
+        }
+        self.settle()?;
+        let takes_batch = dialect::takes_batch(sql);
+        let types: &[Type] = if takes_batch { &[Type::JSONB] } else { &[] };
+        let translated = dialect::translate(sql);
+        let prepared = self.runtime.block_on(self.client.prepare_typed(&translated, types));
+        let statement = prepared.map_err(|e| self.server.wrap(&e))?;
+        Ok(self.prepared.entry(sql).or_insert(Prepared { statement, takes_batch }).clone())
+    }
+}
+
+/// Sends a request: the first look at it does. Who waits for its answer looks again.
+fn send<T: Send + 'static>(request: impl Future<Output = Said<T>> + Send + 'static) -> Answer<T> {
+    let mut answer: Answer<T> = Box::pin(request);
+    match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(said) => Box::pin(future::ready(said)),
+        Poll::Pending => answer,
+    }
+}
+
+async fn each(answers: Vec<Answer<()>>) -> Said<()> {
+    for answer in answers {
+        answer.await?;
+    }
+    Ok(())
+}
+
+/// A batch as it is sent: JSON that was written once, behind the number of jsonb's binary form.
+#[derive(Debug)]
+struct Batch(String);
+
+impl ToSql for Batch {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> std::result::Result<IsNull, Box<dyn StdError + Sync + Send>> {
+        out.put_u8(1);
+        out.put_slice(self.0.as_bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::JSONB
+    }
+
+    to_sql_checked!();
+}
