@@ -126,9 +126,12 @@ pub(crate) fn believe(node: &Node, tokens: &[String]) -> Vec<Assignment> {
     let now = node.clock.now();
     let mut believed = Vec::with_capacity(tokens.len());
     for token in tokens {
-        match trust.verifier.verify(token, &expected, now) {
-            Ok(assignment) => believed.push(assignment),
-            Err(refusal) => refuse(node, refusal),
+        let tasks = trust.verifier.verify(token, &expected, now).unwrap_or_else(|refusal| vec![Err(refusal)]);
+        for task in tasks {
+            match task {
+                Ok(assignment) => believed.push(assignment),
+                Err(refusal) => refuse(node, refusal),
+            }
         }
     }
     believed

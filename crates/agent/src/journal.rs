@@ -19,13 +19,14 @@ use std::{
     time::Duration,
 };
 
-use hostler_db::{Db, Error, Migrations, Mode, Result, Row, Tx};
+use hostler_db::{Db, Document, Migrations, Mode, Result, Row, Texts, Tx};
 use hostler_model::{
     Fence, TaskId, Timestamp, VmId,
     error::Code,
     internal::{Assignment, HeldLease, Receipt, Report},
     task::{Effects, End, Intent},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::fence::{self, Decision, InWork, Known, Standing};
@@ -79,7 +80,7 @@ struct Entry {
     task: TaskId,
     fence: Fence,
     state: &'static str,
-    assignment: Option<Value>,
+    assignment: Option<Box<Assignment>>,
     report: Option<Report>,
 }
 
@@ -229,10 +230,9 @@ impl Entry {
         Known { fence: self.fence, standing }
     }
 
-    fn accepted(assignment: &Assignment) -> Result<Entry> {
-        let json = serde_json::to_value(assignment).map_err(|error| Error::Aborted(error.to_string()))?;
+    fn accepted(assignment: &Assignment) -> Entry {
         let Assignment { sub: task, fence, .. } = *assignment;
-        Ok(Entry { task, fence, state: "accepted", assignment: Some(json), report: None })
+        Entry { task, fence, state: "accepted", assignment: Some(Box::new(assignment.clone())), report: None }
     }
 
     fn ended(assignment: &Assignment, report: Report) -> Entry {
@@ -252,16 +252,16 @@ fn consider(
     let working = if in_work.contains(&assignment.sub) { InWork::Yes } else { InWork::No };
     let decision = fence::decide(row.map(|(known, _)| known), working, assignment.fence, assignment.intent);
     let report = row.and_then(|(_, report)| report.clone());
-    let written = || Entry::accepted(assignment).map(Some);
+    let written = || Some(Entry::accepted(assignment));
     Ok(match decision {
         Decision::Begin | Decision::Resume if !raise_epoch(assignment, epochs) => {
             (Accepted::Refused(Box::new(old_epoch(assignment, now))), None)
         }
-        Decision::Begin => (Accepted::Begin(Box::new(assignment.clone()), Start::Fresh), written()?),
-        Decision::Resume => (Accepted::Begin(Box::new(assignment.clone()), Start::Uncertain), written()?),
+        Decision::Begin => (Accepted::Begin(Box::new(assignment.clone()), Start::Fresh), written()),
+        Decision::Resume => (Accepted::Begin(Box::new(assignment.clone()), Start::Uncertain), written()),
         Decision::Adopt | Decision::Abort => {
             let Assignment { sub, fence, intent, .. } = *assignment;
-            (Accepted::Adopt { task: sub, fence, intent }, written()?)
+            (Accepted::Adopt { task: sub, fence, intent }, written())
         }
         Decision::Answer | Decision::Carry => match report {
             Some(report) => {
@@ -322,28 +322,42 @@ fn read_epochs(tx: &Tx<'_>, batch: &[Assignment]) -> Result<HashMap<VmId, u32>> 
     Ok(tx.query(SQL, &json!(vms), |row| Ok((row.parse(0)?, row.get(1)?)))?.into_iter().collect())
 }
 
+/// A row as it is written.
+#[derive(Serialize)]
+struct Written<'a> {
+    task: TaskId,
+    store_epoch: u32,
+    attempt: u32,
+    state: &'static str,
+    assignment: Option<Document<&'a Assignment>>,
+    report: Option<Document<&'a Report>>,
+    at: i64,
+}
+
 fn write_entries(tx: &Tx<'_>, entries: &[Entry], now: Timestamp) -> Result<()> {
-    const SQL: &str = "
+    const SQL: Texts = Texts::of_a_file(
+        "
         INSERT INTO attempt (task, store_epoch, attempt, state, assignment, report, changed_at)
-        SELECT value ->> 'task', value ->> 'store_epoch', value ->> 'attempt', value ->> 'state',
-               value ->> 'assignment', value ->> 'report', value ->> 'at'
-        FROM json_each(?1) WHERE true
+        VALUES (:task, :store_epoch, :attempt, :state, :assignment, :report, :at)
         ON CONFLICT (task) DO UPDATE SET
             store_epoch = excluded.store_epoch, attempt = excluded.attempt, state = excluded.state,
-            assignment = excluded.assignment, report = excluded.report, changed_at = excluded.changed_at";
-    if entries.is_empty() {
-        return Ok(());
+            assignment = excluded.assignment, report = excluded.report, changed_at = excluded.changed_at",
+    );
+    tx.put_each(&SQL, &entries.iter().map(|entry| Written::new(entry, now)).collect::<Vec<_>>())
+}
+
+impl Written<'_> {
+    fn new(entry: &Entry, now: Timestamp) -> Written<'_> {
+        Written {
+            task: entry.task,
+            store_epoch: entry.fence.store_epoch,
+            attempt: entry.fence.attempt,
+            state: entry.state,
+            assignment: entry.assignment.as_deref().map(Document),
+            report: entry.report.as_ref().map(Document),
+            at: now.as_micros(),
+        }
     }
-    let rows: Vec<Value> = entries
-        .iter()
-        .map(|entry| {
-            json!({
-                "task": entry.task, "store_epoch": entry.fence.store_epoch, "attempt": entry.fence.attempt,
-                "state": entry.state, "assignment": entry.assignment, "report": entry.report, "at": now.as_micros(),
-            })
-        })
-        .collect();
-    tx.put(SQL, &rows)
 }
 
 fn write_epochs(tx: &Tx<'_>, epochs: &HashMap<VmId, u32>) -> Result<()> {
@@ -357,17 +371,23 @@ fn write_epochs(tx: &Tx<'_>, epochs: &HashMap<VmId, u32>) -> Result<()> {
 }
 
 fn finish(tx: &Tx<'_>, report: Report, over: bool, now: Timestamp) -> Result<Option<Report>> {
-    const SQL: &str = "
-        UPDATE attempt SET state = 'ended', report = ?1 ->> 'report', changed_at = ?1 ->> 'at'
-        WHERE task = ?1 ->> 'task' AND state = 'accepted'
-          AND (NOT ?1 ->> 'over' OR (store_epoch = ?1 ->> 'store_epoch' AND attempt = ?1 ->> 'attempt'))
-        RETURNING store_epoch, attempt";
-    let row = json!({
-        "task": report.task, "store_epoch": report.fence.store_epoch, "attempt": report.fence.attempt,
-        "report": report, "over": over, "at": now.as_micros(),
-    });
-    let fence = tx.query_one(SQL, &row, |row| fence_at(row, 0))?;
-    Ok(fence.map(|fence| Report { fence, ..report }))
+    const SQL: Texts = Texts::of_a_file(
+        "
+        UPDATE attempt SET state = 'ended', report = :report, changed_at = :at
+        WHERE task = :task AND state = 'accepted'
+          AND (NOT :over OR (store_epoch = :store_epoch AND attempt = :attempt))
+        RETURNING store_epoch, attempt",
+    );
+    #[derive(Serialize)]
+    struct Finished<'a> {
+        report: Document<&'a Report>,
+        over: bool,
+        #[serde(flatten)]
+        held: HeldRow,
+    }
+    let held = HeldRow::new(&HeldLease { task: report.task, fence: report.fence }, now);
+    let fences = tx.query_each(&SQL, &[Finished { report: Document(&report), over, held }], |row| fence_at(row, 0))?;
+    Ok(fences.first().map(|fence| Report { fence: *fence, ..report }))
 }
 
 fn abandon(tx: &Tx<'_>, held: HeldLease, now: Timestamp) -> Result<()> {
@@ -375,35 +395,49 @@ fn abandon(tx: &Tx<'_>, held: HeldLease, now: Timestamp) -> Result<()> {
         UPDATE attempt SET state = 'abandoned', changed_at = ?1 ->> 'at'
         WHERE task = ?1 ->> 'task' AND state = 'accepted'
           AND store_epoch = ?1 ->> 'store_epoch' AND attempt = ?1 ->> 'attempt'";
-    tx.put(SQL, &held_row(&held, now))
+    tx.put(SQL, &HeldRow::new(&held, now))
 }
 
 fn forget(tx: &Tx<'_>, receipts: &[(HeldLease, Receipt)], now: Timestamp) -> Result<()> {
     // A later fence that took the row over in the meantime is another delivery, and stays.
-    const SQL: &str = "
+    const SQL: Texts = Texts::of_a_file(
+        "
         UPDATE attempt SET
-            state = item.value ->> 'state', changed_at = item.value ->> 'at', assignment = NULL,
-            clean = report ->> '$.end.effects' IS 'undone',
-            report = CASE item.value ->> 'state' WHEN 'parked' THEN report END
-        FROM json_each(?1) AS item
-        WHERE task = item.value ->> 'task' AND attempt.state = 'ended'
-          AND store_epoch = item.value ->> 'store_epoch' AND attempt.attempt = item.value ->> 'attempt'";
+            state = :state, changed_at = :at, assignment = NULL, clean = report ->> '$.end.effects' IS 'undone',
+            report = CASE :state WHEN 'parked' THEN report END
+        WHERE task = :task AND state = 'ended' AND store_epoch = :store_epoch AND attempt = :attempt",
+    );
+    #[derive(Serialize)]
+    struct Forgotten {
+        state: &'static str,
+        #[serde(flatten)]
+        held: HeldRow,
+    }
     let row = |(held, receipt): &(HeldLease, Receipt)| {
-        let mut row = held_row(held, now);
-        row["state"] = match receipt {
-            Receipt::Settled | Receipt::Unknown => "settled".into(),
+        let state = match receipt {
+            Receipt::Settled | Receipt::Unknown => "settled",
             // The server may have leased the task again, to us, without having seen this result: it is kept for that.
-            Receipt::Stale => "parked".into(),
+            Receipt::Stale => "parked",
         };
-        row
+        Forgotten { state, held: HeldRow::new(held, now) }
     };
-    tx.put(SQL, &receipts.iter().map(row).collect::<Vec<Value>>())
+    tx.put_each(&SQL, &receipts.iter().map(row).collect::<Vec<_>>())
 }
 
-fn held_row(held: &HeldLease, now: Timestamp) -> Value {
-    json!({
-        "task": held.task, "store_epoch": held.fence.store_epoch, "attempt": held.fence.attempt, "at": now.as_micros(),
-    })
+/// Which attempt a statement is about, and when.
+#[derive(Serialize)]
+struct HeldRow {
+    task: TaskId,
+    store_epoch: u32,
+    attempt: u32,
+    at: i64,
+}
+
+impl HeldRow {
+    fn new(held: &HeldLease, now: Timestamp) -> HeldRow {
+        let HeldLease { task, fence: Fence { store_epoch, attempt } } = *held;
+        HeldRow { task, store_epoch, attempt, at: now.as_micros() }
+    }
 }
 
 fn fence_at(row: &Row<'_>, column: usize) -> Result<Fence> {

@@ -13,6 +13,7 @@
 //! Never here: what the tables mean.
 
 pub mod backup;
+mod bind;
 mod document;
 mod migration;
 pub mod planted;

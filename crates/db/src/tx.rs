@@ -18,6 +18,13 @@ pub struct Texts {
     pub postgres: &'static str,
 }
 
+impl Texts {
+    /// A text for a database that is always a file.
+    pub const fn of_a_file(sqlite: &'static str) -> Texts {
+        Texts { sqlite, postgres: "" }
+    }
+}
+
 impl Tx<'_> {
     /// Runs a statement, and says how many rows it changed.
     pub fn execute(&self, sql: &'static str, batch: &impl Serialize) -> Result<usize> {
@@ -33,6 +40,30 @@ impl Tx<'_> {
         match self.0 {
             Session::Sqlite(session) => session.execute(sql, || json(batch)).map(drop),
             Session::Postgres(session) => session.put(sql, || json(batch)),
+        }
+    }
+
+    /// Writes rows. SQLite's text is run for each of them, its parameters named as their fields are (`:id`); PostgreSQL's
+    /// once, with all of them as an array. A field is a number, a text or nothing.
+    pub fn put_each(&self, texts: &Texts, rows: &[impl Serialize]) -> Result<()> {
+        match self.0 {
+            _ if rows.is_empty() => Ok(()),
+            Session::Sqlite(session) => session.put_each(texts.sqlite, rows),
+            Session::Postgres(session) => session.put(texts.postgres, || json(&rows)),
+        }
+    }
+
+    /// Writes rows as [`Tx::put_each`] does, and reads every row that comes back.
+    pub fn query_each<T>(
+        &self,
+        texts: &Texts,
+        rows: &[impl Serialize],
+        read: impl Fn(&Row<'_>) -> Result<T>,
+    ) -> Result<Vec<T>> {
+        match self.0 {
+            _ if rows.is_empty() => Ok(Vec::new()),
+            Session::Sqlite(session) => session.query_each(texts.sqlite, rows, read),
+            Session::Postgres(session) => session.query(texts.postgres, || json(&rows), read),
         }
     }
 

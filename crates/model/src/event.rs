@@ -1,7 +1,7 @@
 //! Events and audit entries: what happened, numbered in commit order without gaps.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
@@ -17,6 +17,8 @@ pub enum Class {
     Event,
     /// For those who answer for the system: who did what.
     Audit,
+    /// For both, in one entry of the log; each sees it as one of theirs ([`Entry::seen_as`]).
+    Act,
 }
 
 impl Class {
@@ -25,6 +27,7 @@ impl Class {
         match self {
             Class::Event => "event",
             Class::Audit => "audit",
+            Class::Act => "act",
         }
     }
 }
@@ -67,6 +70,26 @@ pub struct Entry {
     /// Details.
     #[schema(value_type = Object)]
     pub data: Value,
+}
+
+impl Entry {
+    /// The entry as those see it for whom this class is: of an act, events have what happened, the audit who did it by what.
+    #[must_use]
+    pub fn seen_as(self, class: Class) -> Entry {
+        if self.class != Class::Act || class == Class::Act {
+            return self;
+        }
+        let Entry { mut data, kind, .. } = self;
+        let mut part = |name: &str| data.get_mut(name).map(Value::take).unwrap_or_default();
+        let (actor, by, what) = (part("actor"), part("by"), part("what"));
+        match class {
+            Class::Audit => {
+                let kind = by.as_str().map_or(kind, str::to_owned);
+                Entry { class, kind, data: json!({"actor": actor, "what": what}), ..self }
+            }
+            Class::Event | Class::Act => Entry { class, kind, data: what, ..self },
+        }
+    }
 }
 
 /// Who is behind a change, for the audit.

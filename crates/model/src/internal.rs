@@ -65,7 +65,7 @@ pub struct StartReport {
 /// sent again under the same fence. An agent does so on its first poll and after one that failed.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Assignments {
-    /// Signed tasks: each a compact JWS over an [`Assignment`].
+    /// Signed tasks: each a compact JWS over an [`Assignment`], or over several (`hostler_trust::task`).
     pub tasks: Vec<String>,
     /// Leases to stop and undo. A hint, so that nobody waits for a heartbeat, which says the same.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

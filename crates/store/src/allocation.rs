@@ -1,6 +1,6 @@
 //! Allocations: the rows of which both books are sums.
 
-use hostler_db::{Error, Result, Row, Tx};
+use hostler_db::{Error, Result, Row, Texts, Tx};
 use hostler_model::{
     NodeId, Resources, SnapshotId, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
@@ -26,16 +26,34 @@ pub(crate) fn all(tx: &Tx<'_>) -> Result<Vec<Allocation>> {
     tx.query(ALL, &(), read)
 }
 
-const UPSERT: &str = "
+/// What is written over where there is one.
+macro_rules! on_conflict {
+    () => {
+        "
+    ON CONFLICT (noun, id) DO UPDATE
+   SET node = excluded.node, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
+       disk_gib = excluded.disk_gib, vms = excluded.vms, hold = excluded.hold"
+    };
+}
+
+const UPSERT: Texts = Texts {
+    sqlite: concat!(
+        "
+INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold)
+VALUES (:noun, :id, :tenant, :node, :vcpus, :memory_mib, :disk_gib, :vms, :hold)",
+        on_conflict!()
+    ),
+    postgres: concat!(
+        "
 INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold)
 SELECT value->>'noun', value->>'id', value->>'tenant', value->>'node', CAST(value->>'vcpus' AS BIGINT),
        CAST(value->>'memory_mib' AS BIGINT), CAST(value->>'disk_gib' AS BIGINT), CAST(value->>'vms' AS BIGINT),
        value->>'hold'
   FROM jsonb_each(?1)
- WHERE true
-    ON CONFLICT (noun, id) DO UPDATE
-   SET node = excluded.node, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
-       disk_gib = excluded.disk_gib, vms = excluded.vms, hold = excluded.hold";
+ WHERE true",
+        on_conflict!()
+    ),
+};
 
 #[derive(Serialize)]
 struct Written {
@@ -57,24 +75,21 @@ pub(crate) fn upsert(tx: &Tx<'_>, allocations: impl Iterator<Item = Allocation>)
         amount,
         hold,
     });
-    let batch: Vec<Written> = written.collect();
-    if !batch.is_empty() {
-        tx.put(UPSERT, &batch)?;
-    }
-    Ok(())
+    tx.put_each(&UPSERT, &written.collect::<Vec<_>>())
 }
 
-const DELETE: &str = "
+const DELETE: Texts = Texts {
+    sqlite: "
 DELETE FROM allocations
- WHERE (noun, id) IN (SELECT value->>'noun', value->>'id' FROM jsonb_each(?1))";
+ WHERE noun = :noun AND id = :id",
+    postgres: "
+DELETE FROM allocations
+ WHERE (noun, id) IN (SELECT value->>'noun', value->>'id' FROM jsonb_each(?1))",
+};
 
 /// Removes allocations that are gone.
 pub(crate) fn delete(tx: &Tx<'_>, owners: impl Iterator<Item = Owner>) -> Result<()> {
-    let batch: Vec<Owner> = owners.collect();
-    if !batch.is_empty() {
-        tx.put(DELETE, &batch)?;
-    }
-    Ok(())
+    tx.put_each(&DELETE, &owners.collect::<Vec<_>>())
 }
 
 const ORPHANED: &str = "
@@ -125,4 +140,4 @@ pub(crate) fn resources(row: &Row<'_>, first: usize) -> Result<Resources> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_OWNERS, DELETE];
+pub(crate) const HOT: &[&str] = &[BY_OWNERS, DELETE.sqlite];

@@ -1,6 +1,6 @@
 //! The log: events and audit entries, numbered in the order of commits without gaps, chained by one link per batch.
 
-use hostler_db::{Document, Error, Result, Row, Tx};
+use hostler_db::{Document, Error, Result, Row, Texts, Tx};
 use hostler_model::{
     TenantId, Timestamp,
     chain::{self, Hash},
@@ -12,26 +12,28 @@ use uuid::Uuid;
 
 use crate::LogFilter;
 
-/// The head of the log: the one row that every writing step advances last.
-#[derive(Clone, Debug)]
+/// The head of the log: the one row that every writing step advances last; and what else every step asks for.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Head {
     pub(crate) seq: i64,
     pub(crate) hash: Hash,
+    /// The store's epoch: the first part of every new fence.
+    pub(crate) store_epoch: u32,
+    /// Whether the tasks of any node travel by a broker.
+    pub(crate) brokered: bool,
 }
 
-const HEAD: &str = "SELECT seq, hash FROM log_head WHERE one = 1";
+const HEAD: &str = "
+SELECT seq, hash, store_epoch, EXISTS (SELECT 1 FROM nodes WHERE transport <> 'poll')
+  FROM log_head
+ WHERE one = 1";
 
 /// The head as it is now.
 pub(crate) fn head(tx: &Tx<'_>) -> Result<Head> {
-    tx.query_one(HEAD, &(), |row| Ok(Head { seq: row.get(0)?, hash: hash(row, 1)? }))?
-        .ok_or_else(|| Error::Aborted("the head of the log is missing".to_owned()))
-}
-
-const EPOCH: &str = "SELECT store_epoch FROM log_head WHERE one = 1";
-
-/// The store's epoch: the first part of every new fence.
-pub(crate) fn store_epoch(tx: &Tx<'_>) -> Result<u32> {
-    Ok(tx.query_one(EPOCH, &(), |row| row.get(0))?.unwrap_or(1))
+    let read = |row: &Row<'_>| {
+        Ok(Head { seq: row.get(0)?, hash: hash(row, 1)?, store_epoch: row.get(2)?, brokered: row.get(3)? })
+    };
+    tx.query_one(HEAD, &(), read)?.ok_or_else(|| Error::Aborted("the head of the log is missing".to_owned()))
 }
 
 const RAISE: &str = "
@@ -44,7 +46,7 @@ UPDATE log_head
 /// since 1970, which no restore takes back.
 pub(crate) fn raise_epoch(tx: &Tx<'_>, now: Timestamp) -> Result<u32> {
     tx.put(RAISE, &json!({"least": now.as_micros() / 1_000_000}))?;
-    store_epoch(tx)
+    Ok(head(tx)?.store_epoch)
 }
 
 const ADVANCE: &str = "
@@ -65,12 +67,17 @@ pub(crate) fn set_mark(tx: &Tx<'_>, mark: &str) -> Result<()> {
     tx.put(SET_MARK, &json!({"mark": mark}))
 }
 
-const INSERT: &str = "
+const INSERT: Texts = Texts {
+    sqlite: "
+INSERT INTO log (seq, at, class, tenant, kind, noun, subject, data)
+VALUES (:seq, :at, :class, :tenant, :kind, :noun, :subject, :data)",
+    postgres: "
 INSERT INTO log (seq, at, class, tenant, kind, noun, subject, data)
 SELECT CAST(value->>'seq' AS BIGINT), CAST(value->>'at' AS BIGINT), value->>'class', value->>'tenant',
        value->>'kind', value->>'noun', value->>'subject', value->>'data'
   FROM jsonb_each(?1)
- WHERE true";
+ WHERE true",
+};
 
 const LINK: &str = "
 INSERT INTO links (last_seq, first_seq, hash)
@@ -97,7 +104,7 @@ pub(crate) fn append(tx: &Tx<'_>, head: Head, now: Timestamp, entries: Vec<NewEn
     let entries: Vec<Entry> = numbered.collect();
     let Some(last) = entries.last() else { return Ok(()) };
     let hash = hex::encode(chain::link(&head.hash, &chain::digest(&entries)));
-    tx.put(INSERT, &entries.iter().map(written).collect::<Vec<_>>())?;
+    tx.put_each(&INSERT, &entries.iter().map(written).collect::<Vec<_>>())?;
     let link = json!({"seq": last.seq, "first": head.seq + 1, "hash": hash});
     tx.put(LINK, &link)?;
     tx.put(ADVANCE, &link)?;
@@ -121,7 +128,7 @@ const AFTER: &str = "
 SELECT seq, at, class, tenant, kind, noun, subject, data
   FROM log
  WHERE seq > CAST(?1->>'after' AS BIGINT)
-   AND (?1->>'class' IS NULL OR class = ?1->>'class')
+   AND (?1->>'class' IS NULL OR class IN (?1->>'class', 'act'))
  ORDER BY seq
  LIMIT CAST(?1->>'limit' AS BIGINT)";
 
@@ -130,7 +137,7 @@ SELECT seq, at, class, tenant, kind, noun, subject, data
   FROM log
  WHERE seq > CAST(?1->>'after' AS BIGINT)
    AND tenant = ?1->>'tenant' AND tenant IS NOT NULL
-   AND (?1->>'class' IS NULL OR class = ?1->>'class')
+   AND (?1->>'class' IS NULL OR class IN (?1->>'class', 'act'))
  ORDER BY seq
  LIMIT CAST(?1->>'limit' AS BIGINT)";
 
@@ -140,11 +147,12 @@ SELECT seq, at, class, tenant, kind, noun, subject, data
  WHERE seq > CAST(?1->>'after' AS BIGINT)
    AND subject = ?1->>'subject'
    AND (?1->>'tenant' IS NULL OR tenant = ?1->>'tenant')
-   AND (?1->>'class' IS NULL OR class = ?1->>'class')
+   AND (?1->>'class' IS NULL OR class IN (?1->>'class', 'act'))
  ORDER BY seq
  LIMIT CAST(?1->>'limit' AS BIGINT)";
 
-/// Entries with a number above `after`, oldest first.
+/// Entries with a number above `after`, oldest first; where they are asked for by their class, as those see them whom it is
+/// for.
 pub(crate) fn after(tx: &Tx<'_>, filter: &LogFilter, after: i64, limit: usize) -> Result<Vec<Entry>> {
     let sql = match filter {
         LogFilter { subject: Some(_), .. } => AFTER_OF_SUBJECT,
@@ -154,7 +162,13 @@ pub(crate) fn after(tx: &Tx<'_>, filter: &LogFilter, after: i64, limit: usize) -
     let wanted = json!({
         "after": after, "limit": limit, "tenant": filter.tenant, "class": filter.class, "subject": filter.subject,
     });
-    tx.query(sql, &wanted, entry)
+    tx.query(sql, &wanted, |row| {
+        let entry = entry(row)?;
+        Ok(match filter.class {
+            Some(class) => entry.seen_as(class),
+            None => entry,
+        })
+    })
 }
 
 fn entry(row: &Row<'_>) -> Result<Entry> {
@@ -200,7 +214,7 @@ fn hash(row: &Row<'_>, column: usize) -> Result<Hash> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[AFTER, AFTER_OF_TENANT, AFTER_OF_SUBJECT, LINKS];
+pub(crate) const HOT: &[&str] = &[HEAD, AFTER, AFTER_OF_TENANT, AFTER_OF_SUBJECT, LINKS];
 
 /// Lists, and the index that each is to walk.
 #[cfg(test)]

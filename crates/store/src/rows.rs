@@ -60,6 +60,11 @@ impl<K: Ord, T> Rows<K, T> {
         self.marked(Mark::Changed)
     }
 
+    /// Whether any row is to be written.
+    pub(crate) fn any_dirty(&self) -> bool {
+        self.0.values().any(|(_, mark)| *mark != Mark::Read)
+    }
+
     /// Rows to be written, to be finished first.
     pub(crate) fn dirty_mut(&mut self) -> impl Iterator<Item = (bool, &mut T)> {
         self.0.values_mut().filter(|(_, mark)| *mark != Mark::Read).map(|(row, mark)| (*mark == Mark::New, row))

@@ -325,11 +325,29 @@ pub(crate) fn due(tx: &Tx<'_>, due: Due, now: Timestamp, limit: usize) -> Result
     tx.query(sql, &json!({"now": now.as_micros(), "limit": limit}), read)
 }
 
-const INSERT: &str = "
+/// The columns of a new task.
+macro_rules! inserted {
+    () => {
+        "
 INSERT INTO tasks (id, seq, tenant, kind, turn, vm, target_node, params, state, node, store_epoch, attempt,
                    max_attempts, clean, abort_reason, phases, output, error, code, retry_of, created_by, created_at,
                    not_before, queue_deadline, deadline, finished_at, lane, ripe, priority, queue_timeout_s, timeout_s,
-                   retry, dead_letter, snapshot)
+                   retry, dead_letter, snapshot)"
+    };
+}
+
+const INSERT: Texts = Texts {
+    sqlite: concat!(
+        inserted!(),
+        "
+VALUES (:id, :seq, :tenant, :kind, :turn, :vm, :target_node, :params, :state, :node, :store_epoch, :attempt,
+        :max_attempts, :clean, :abort_reason, :phases, :output, :error, :code, :retry_of, :created_by, :created_at,
+        :not_before, :queue_deadline, :deadline, :finished_at, :lane, :ripe, :priority, :queue_timeout_s, :timeout_s,
+        :retry, :dead_letter, :snapshot)"
+    ),
+    postgres: concat!(
+        inserted!(),
+        "
 SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'kind', value->>'turn', value->>'vm',
        value->>'target_node', value->>'params', value->>'state', value->>'node', CAST(value->>'store_epoch' AS BIGINT),
        CAST(value->>'attempt' AS BIGINT), CAST(value->>'max_attempts' AS BIGINT), CAST(value->>'clean' AS BIGINT),
@@ -341,7 +359,9 @@ SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'k
        CAST(value->>'queue_timeout_s' AS BIGINT), CAST(value->>'timeout_s' AS BIGINT), value->>'retry',
        value->>'dead_letter', value->>'snapshot'
   FROM jsonb_each(?1)
- WHERE true";
+ WHERE true"
+    ),
+};
 
 #[derive(Serialize)]
 struct Inserted<'a> {
@@ -367,11 +387,7 @@ struct Inserted<'a> {
 
 /// Writes new tasks.
 pub(crate) fn insert<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>, now: Timestamp) -> Result<()> {
-    let batch: Vec<Inserted<'_>> = rows.map(|row| inserted(row, now)).collect();
-    if !batch.is_empty() {
-        tx.put(INSERT, &batch)?;
-    }
-    Ok(())
+    tx.put_each(&INSERT, &rows.map(|row| inserted(row, now)).collect::<Vec<_>>())
 }
 
 fn snapshot(task: &Task) -> Option<SnapshotId> {
@@ -403,7 +419,16 @@ fn inserted(row: &TaskRow, now: Timestamp) -> Inserted<'_> {
     }
 }
 
-const UPDATE: &str = "
+const UPDATE: Texts = Texts {
+    sqlite: "
+UPDATE tasks
+   SET seq = :seq, turn = :turn, state = :state, node = :node, store_epoch = :store_epoch, attempt = :attempt,
+       clean = :clean, enrolment = :enrolment, lease_until = :lease_until, abort_reason = :abort_reason,
+       progress = :progress, phases = :phases, output = :output, error = :error, code = :code,
+       not_before = :not_before, queue_deadline = :queue_deadline, deadline = :deadline, started_at = :started_at,
+       finished_at = :finished_at, lane = :lane, ripe = :ripe, dead_letter = :dead_letter
+ WHERE id = :id",
+    postgres: "
 UPDATE tasks
    SET seq = CAST(c.value->>'seq' AS BIGINT), turn = c.value->>'turn',
        state = c.value->>'state', node = c.value->>'node', store_epoch = CAST(c.value->>'store_epoch' AS BIGINT),
@@ -417,7 +442,8 @@ UPDATE tasks
        finished_at = CAST(c.value->>'finished_at' AS BIGINT), lane = c.value->>'lane',
        ripe = CAST(c.value->>'ripe' AS BIGINT), dead_letter = c.value->>'dead_letter'
   FROM jsonb_each(?1) c
- WHERE tasks.id = c.value->>'id'";
+ WHERE tasks.id = c.value->>'id'",
+};
 
 #[derive(Serialize)]
 struct Updated<'a> {
@@ -449,11 +475,7 @@ struct Updated<'a> {
 
 /// Writes what may change of tasks.
 pub(crate) fn update<'a>(tx: &Tx<'_>, rows: impl Iterator<Item = &'a TaskRow>, now: Timestamp) -> Result<()> {
-    let batch: Vec<Updated<'_>> = rows.map(|row| updated(row, now)).collect();
-    if !batch.is_empty() {
-        tx.put(UPDATE, &batch)?;
-    }
-    Ok(())
+    tx.put_each(&UPDATE, &rows.map(|row| updated(row, now)).collect::<Vec<_>>())
 }
 
 fn updated(row: &TaskRow, now: Timestamp) -> Updated<'_> {
@@ -588,7 +610,7 @@ pub(crate) const HOT: &[&str] = &[
     LAPSED,
     PAST_QUEUE_DEADLINE,
     PAST_DEADLINE,
-    UPDATE,
+    UPDATE.sqlite,
     AMEND,
     RENEW,
     RETRY_OF,

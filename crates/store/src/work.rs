@@ -29,7 +29,7 @@ use uuid::Uuid;
 use crate::{
     Timing, Wakes, allocation,
     idempotency::FirstAnswer,
-    log,
+    log::{self, Head},
     node::{self, NodeRow},
     relay::Relay,
     rows::Rows,
@@ -149,6 +149,16 @@ pub(crate) struct Work<'a> {
     pub(crate) renamed: BTreeSet<VmId>,
     /// What goes out for parts that are written already.
     apart: Wakes,
+    /// The nodes whose queues are paused, once somebody has asked for them.
+    paused: Option<BTreeSet<NodeId>>,
+    /// The log's head, once somebody has asked for it.
+    head: Option<Head>,
+}
+
+/// What happened, and by which deed.
+pub(crate) struct Did {
+    pub(crate) kind: &'static str,
+    pub(crate) by: &'static str,
 }
 
 /// An allocation as it was read, and as it is now.
@@ -188,7 +198,27 @@ impl<'a> Work<'a> {
             amended: BTreeSet::new(),
             renamed: BTreeSet::new(),
             apart: Wakes::default(),
+            paused: None,
+            head: None,
         }
+    }
+
+    /// The head of the log, as it was before this step.
+    pub(crate) fn head(&mut self) -> Result<Head> {
+        let head = self.head.map_or_else(|| log::head(self.tx), Ok)?;
+        Ok(*self.head.insert(head))
+    }
+
+    /// Whether a node's queue is paused.
+    pub(crate) fn is_paused(&mut self, node: NodeId) -> Result<bool> {
+        if let Some(candidates) = &self.candidates {
+            return Ok(candidates.iter().any(|candidate| candidate.id == node && candidate.paused));
+        }
+        let known = match self.paused.take() {
+            Some(known) => known,
+            None => node::paused(self.tx)?,
+        };
+        Ok(self.paused.insert(known).contains(&node))
     }
 
     /// Reads tasks, and for those about a VM the VM, its queue and its allocation.
@@ -379,6 +409,21 @@ impl<'a> Work<'a> {
         self.entries.push(NewEntry { class: Class::Audit, tenant, kind, noun, subject, data });
     }
 
+    /// Adds an entry for both, of something that somebody did and that everybody sees who may see the subject.
+    pub(crate) fn act(
+        &mut self,
+        actor: &Actor,
+        tenant: Option<TenantId>,
+        noun: &str,
+        Did { kind, by }: Did,
+        subject: Uuid,
+        data: &Value,
+    ) {
+        let data = json!({"actor": actor, "by": by, "what": data});
+        let (kind, noun) = (kind.to_owned(), noun.to_owned());
+        self.entries.push(NewEntry { class: Class::Act, tenant, kind, noun, subject, data });
+    }
+
     /// Adds a line of the server's to a task's log; without a text the attempt is marked, and nothing else.
     pub(crate) fn note(&mut self, id: TaskId, text: Option<String>) {
         let Some(attempt) = self.attempt_of(id) else { return };
@@ -426,6 +471,7 @@ impl<'a> Work<'a> {
             part(&mut work)?;
             work.finish()
         })?;
+        self.head = None;
         self.wake_nodes.extend(nodes);
         self.ended.extend(ended);
         self.aborting.extend(aborting);
@@ -446,7 +492,7 @@ impl<'a> Work<'a> {
             self.write_rows()?;
             return Ok(wakes);
         }
-        let head = log::head(self.tx)?;
+        let head = self.head()?;
         let after = head.seq + i64::try_from(entries.len()).unwrap_or(i64::MAX);
         self.number(head.seq, after);
         self.write_rows()?;
@@ -471,7 +517,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn write_rows(&self) -> Result<()> {
+    fn write_rows(&mut self) -> Result<()> {
         tenant::write_books(self.tx, &self.books.tenants)?;
         node::write_books(self.tx, &self.books.nodes)?;
         node::put(self.tx, &self.nodes.made().chain(self.nodes.changed()).collect::<Vec<_>>())?;
@@ -486,7 +532,9 @@ impl<'a> Work<'a> {
         task::update(self.tx, self.tasks.changed(), self.now)?;
         task::amend(self.tx, self.amended.iter().filter_map(|id| self.tasks.get(id)))?;
         task::renew(self.tx, &self.renewed, self.now.plus(self.context.timing.lease))?;
-        outbox::follow(self.tx, self.tasks.made().chain(self.tasks.changed()))?;
+        if self.tasks.any_dirty() && self.head()?.brokered {
+            outbox::follow(self.tx, self.tasks.made().chain(self.tasks.changed()))?;
+        }
         outbox::reroute(self.tx, &self.rerouted)?;
         stats::add(self.tx, &self.counts, self.now)?;
         task_log::append(self.tx, &self.lines, self.now)?;

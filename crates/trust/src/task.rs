@@ -4,6 +4,9 @@
 //! ```text
 //! header  {"typ":"hostler-task+jwt","alg":"EdDSA","kid":"<RFC 7638 thumbprint>"}
 //! claims  the Assignment
+//!
+//! header  {"typ":"hostler-tasks+jwt", …}
+//! claims  {"tasks": [the Assignment, …]}: what one fetch brings, under one signature
 //! ```
 //!
 //! The algorithm is ours to say, never the token's: a token that names another is refused before its signature is
@@ -21,6 +24,15 @@ pub use verifier::{Expected, TaskRefusal, TaskVerifier};
 
 /// The `typ` of a signed task: no other kind of token can be taken for one.
 pub const TYP: &str = "hostler-task+jwt";
+
+/// The `typ` of several under one signature.
+pub const TYP_OF_SEVERAL: &str = "hostler-tasks+jwt";
+
+/// The claims of several.
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Several<T> {
+    tasks: Vec<T>,
+}
 
 #[cfg(test)]
 mod tests;

@@ -14,16 +14,22 @@ use crate::app::{App, Error, Result};
 /// of ours; it is far shorter than a lease, and the fence still decides what counts.
 const CLOCK_MARGIN: Duration = Duration::from_secs(5);
 
+/// How many tasks go under one signature: enough that it costs little for each, few enough that a text stays small.
+const TOGETHER: usize = 32;
+
 impl App {
-    /// Signs what was leased to a node, one compact JWS each.
+    /// Signs what was leased to a node: a compact JWS for one task, or for several together.
     pub fn assignments(&self, node: NodeId, leased: Vec<Leased>) -> Result<Vec<String>> {
         let now = self.clock.now();
-        leased.into_iter().map(|leased| self.sign(assignment(&self.issuer, node, leased, now))).collect()
-    }
-
-    fn sign(&self, assignment: Assignment) -> Result<String> {
-        let signed = self.signer.sign(&assignment);
-        signed.map_err(|error| Error::Trust { doing: "sign a task", cause: error.to_string() })
+        let tasks: Vec<Assignment> =
+            leased.into_iter().map(|leased| assignment(&self.issuer, node, leased, now)).collect();
+        let signed = tasks.chunks(TOGETHER).map(|tasks| match tasks {
+            [task] => self.signer.sign(task),
+            several => self.signer.sign_several(several.to_vec()),
+        });
+        signed
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|error| Error::Trust { doing: "sign tasks", cause: error.to_string() })
     }
 }
 

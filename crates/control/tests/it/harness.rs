@@ -359,7 +359,9 @@ impl Agent {
         let answer = self.call(world, Method::GET, &format!("tasks/wait?{query}")).send().await;
         let expected = Expected { issuer: &self.joined.issuer, node: self.identity.node };
         let assignments: Assignments = answer.of();
-        assignments.tasks.iter().map(|jws| self.verifier.verify(jws, &expected, world.clock.now()).unwrap()).collect()
+        let now = world.clock.now();
+        let tasks = assignments.tasks.iter().flat_map(|jws| self.verifier.verify(jws, &expected, now).unwrap());
+        tasks.map(Result::unwrap).collect()
     }
 
     /// Ends an assignment with this output.

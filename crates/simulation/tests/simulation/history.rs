@@ -181,6 +181,7 @@ impl Told {
     }
 
     fn of_task(&mut self, entry: &Entry, later: &BTreeSet<TaskId>) -> Result<(), String> {
+        let entry = &entry.clone().seen_as(Class::Event);
         if entry.class != Class::Event || entry.noun != "task" {
             return Ok(());
         }

@@ -28,10 +28,9 @@ use crate::{
     Accepted, Answer, NewMachine, Submission,
     group::Step,
     idempotency::{self, FirstAnswer, Key, Stored},
-    log, node,
     task::{Held, TaskRow, waiting_for},
     vm::{self, VmRow},
-    work::Work,
+    work::{Did, Work},
 };
 
 /// The step.
@@ -61,8 +60,6 @@ struct Batch {
     names: BTreeMap<(TenantId, Name), VmId>,
     images: image::There,
     store_epoch: u32,
-    /// Nodes whose queues are paused.
-    paused: BTreeSet<NodeId>,
 }
 
 /// What an accepted item comes to, before anything is written.
@@ -94,8 +91,7 @@ impl Batch {
             answers: answers.into_iter().map(|first| (first.key.clone(), first)).collect(),
             names: taken.into_iter().map(|row| ((row.vm.tenant, row.vm.name), row.vm.id)).collect(),
             images: image::There::read(work.tx, items)?,
-            store_epoch: log::store_epoch(work.tx)?,
-            paused: node::paused(work.tx)?,
+            store_epoch: work.head()?.store_epoch,
         })
     }
 
@@ -165,27 +161,25 @@ impl Batch {
             Err(refusal) => return Ok(Err(refusal)),
         };
         let free = edit::free(work, machine.id, item.tenant, &machine.spec.port_forwards, node)?;
-        Ok(free.and(self.images.has(item)).map(|()| {
-            let target = Target { vm: Some(machine.id), node: item.target.node };
-            let row = self.row(work, item, target, node);
-            let owner = Owner::Vm(machine.id);
-            let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
-            let vm = new_vm(work, item, machine, node);
-            Plan { row, vm: Some(vm), allocation: Some(allocation), snapshot: None, aborts: Vec::new(), change: None }
-        }))
+        if let Err(refusal) = free.and(self.images.has(item)) {
+            return Ok(Err(refusal));
+        }
+        let row = self.row(work, item, Target { vm: Some(machine.id), node: item.target.node }, node)?;
+        let owner = Owner::Vm(machine.id);
+        let allocation = Some(Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held });
+        let vm = Some(new_vm(work, item, machine, node));
+        Ok(Ok(Plan { row, vm, allocation, snapshot: None, aborts: Vec::new(), change: None }))
     }
 
     fn decide_any_node(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
         let amount = (item.kind.spec().delta)(&item.params);
-        let placed = place(work, item, amount, None)?;
-        Ok(placed.and_then(|node| self.images.has(item).map(|()| node)).map(|node| {
-            let target = Target { vm: None, node: item.target.node };
-            let row = self.row(work, item, target, node);
-            let owner = Owner::Task(item.task);
-            let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
-            let allocation = Some(allocation).filter(|_| !amount.is_zero());
-            Plan { row, vm: None, allocation, snapshot: None, aborts: Vec::new(), change: None }
-        }))
+        let node = match place(work, item, amount, None)?.and_then(|node| self.images.has(item).map(|()| node)) {
+            Ok(node) => node,
+            Err(refusal) => return Ok(Err(refusal)),
+        };
+        let row = self.row(work, item, Target { vm: None, node: item.target.node }, node)?;
+        let allocation = of_task(item, node, amount);
+        Ok(Ok(Plan { row, vm: None, allocation, snapshot: None, aborts: Vec::new(), change: None }))
     }
 
     /// The node that is named does it, whether it takes new machines or not; one that is away has its time in the queue.
@@ -204,7 +198,7 @@ impl Batch {
             let detail = format!("the node is {state}, and gets no tasks; approve it first");
             return Ok(Err(Refusal::new(Code::NodeStateConflict, detail).with("node", node.to_string())));
         }
-        let row = self.row(work, item, Target { vm: None, node: Some(node) }, node);
+        let row = self.row(work, item, Target { vm: None, node: Some(node) }, node)?;
         Ok(Ok(Plan { row, vm: None, allocation: None, snapshot: None, aborts: Vec::new(), change: None }))
     }
 
@@ -242,18 +236,16 @@ impl Batch {
         };
         let aborts = if later { Vec::new() } else { aborts(work, spec.turn, &queue) };
         let target = Target { vm: Some(id), node: item.target.node };
-        let mut row = TaskRow { later, ..self.row(work, item, target, node) };
+        let mut row = TaskRow { later, ..self.row(work, item, target, node)? };
         let vm = change.as_ref().map_or_else(|| vm.clone(), |change| change.told(&mut row.task, &vm));
-        row.task.waiting_for = waiting_for(&row.task, self.held(node, earlier.is_some()), work.now);
-        let amount = (spec.delta)(&item.params);
-        let owner = Owner::Task(item.task);
-        let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
-        let allocation = Some(allocation).filter(|_| !amount.is_zero());
+        let held = Held { turn: earlier.is_some(), paused: work.is_paused(node)? };
+        row.task.waiting_for = waiting_for(&row.task, held, work.now);
+        let allocation = of_task(item, node, (spec.delta)(&item.params));
         Ok(Ok(Plan { row, vm: Some(vm), allocation, snapshot: part, aborts, change }))
     }
 
     /// The task as it is written down first.
-    fn row(&self, work: &Work<'_>, item: &Submission, target: Target, node: NodeId) -> TaskRow {
+    fn row(&self, work: &mut Work<'_>, item: &Submission, target: Target, node: NodeId) -> Result<TaskRow> {
         let (now, not_before) = (work.now, item.not_before.max(work.now));
         let mut task = Task {
             id: item.task,
@@ -282,14 +274,10 @@ impl Batch {
             started_at: None,
             finished_at: None,
         };
-        task.waiting_for = waiting_for(&task, self.held(node, false), now);
+        task.waiting_for = waiting_for(&task, Held { turn: false, paused: work.is_paused(node)? }, now);
         let mut row = TaskRow { seq: 0, task, left: Left::Nothing, lease: None, later: false, ripe: false };
         row.set_life(Life::new(self.store_epoch, not_before));
-        row
-    }
-
-    fn held(&self, node: NodeId, turn: bool) -> Held {
-        Held { turn, paused: self.paused.contains(&node) }
+        Ok(row)
     }
 
     /// Puts a plan into the working set, and answers with what it made.
@@ -433,14 +421,21 @@ fn new_vm(work: &Work<'_>, item: &Submission, machine: &NewMachine, node: NodeId
     VmRow { seq: 0, vm, reaped_at: None, tries: Vec::new() }
 }
 
-/// The event and the audit entry of a task that was accepted. The event is the task's own number.
+/// What a task takes while it lives, if it takes anything.
+fn of_task(item: &Submission, node: NodeId, amount: Resources) -> Option<Allocation> {
+    let owner = Owner::Task(item.task);
+    let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
+    Some(allocation).filter(|_| !amount.is_zero())
+}
+
+/// What the log says of a task that was accepted. Its entry's number is the task's own.
 fn tell(work: &mut Work<'_>, item: &Submission, task: &Task) {
     let mut data = json!({"kind": task.kind, "node": task.node});
     if let Some(vm) = task.target.vm {
         data["vm"] = json!(vm);
     }
-    work.event(Some(item.tenant), "task", "task.queued", task.id.0, data.clone());
-    work.audit(&item.actor, Some(item.tenant), "task", "task.submit", task.id.0, data);
+    let did = Did { kind: "task.queued", by: "task.submit" };
+    work.act(&item.actor, Some(item.tenant), "task", did, task.id.0, &data);
 }
 
 fn name_taken(name: &Name, id: VmId) -> Refusal {

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use hostler_model::{
-    Code, Resources, TenantId,
+    Code, PrincipalId, Resources, TenantId,
     event::{Actor, Class},
     kind::KindName,
     node::NodeEvent,
@@ -25,10 +25,27 @@ pub async fn a_task_its_allocation_its_audit_entry_and_its_event_are_written_tog
     );
     assert_eq!(world.task(task.id).await, task);
     assert_eq!(world.book().await.held.memory_mib, 1);
-    let entries = world.store.log(LogFilter::default(), head, 10).await.unwrap();
-    let told: Vec<_> = entries.iter().map(|e| (e.class, e.kind.as_str(), e.subject)).collect();
-    assert_eq!(told, [(Class::Event, "task.queued", task.id.0), (Class::Audit, "task.submit", task.id.0)]);
-    assert_eq!(entries[1].data["actor"]["role"], "system");
+    // One entry of the log, and what each of those see in it whom it is for.
+    let mut told = Vec::new();
+    for class in [None, Some(Class::Event), Some(Class::Audit)] {
+        let entries = world.store.log(LogFilter { class, ..LogFilter::default() }, head, 10).await.unwrap();
+        told.extend(
+            entries.into_iter().map(|entry| (entry.seq - head, entry.class, entry.kind, entry.subject, entry.data)),
+        );
+    }
+    let subject = task.id.0;
+    let what = json!({"kind": "echo", "node": agent.node});
+    let actor = json!({"principal": PrincipalId::SYSTEM, "role": "system", "request": null});
+    let act = json!({"actor": actor, "by": "task.submit", "what": what});
+    let audit = json!({"actor": actor, "what": what});
+    assert_eq!(
+        told,
+        [
+            (1, Class::Act, "task.queued".to_owned(), subject, act),
+            (1, Class::Event, "task.queued".to_owned(), subject, what),
+            (1, Class::Audit, "task.submit".to_owned(), subject, audit),
+        ]
+    );
 }
 
 pub async fn a_vm_is_charged_and_placed_with_its_task(world: &mut World) {

@@ -51,6 +51,18 @@ fn signed() -> (TaskSigner, TaskVerifier, Assignment, String) {
     (signer, verifier, task, token)
 }
 
+/// What a token with one task comes to.
+fn one(
+    verifier: &TaskVerifier,
+    token: &str,
+    expected: &Expected<'_>,
+    now: Timestamp,
+) -> Result<Assignment, TaskRefusal> {
+    let mut tasks = verifier.verify(token, expected, now)?;
+    assert_eq!(tasks.len(), 1);
+    tasks.remove(0)
+}
+
 fn part(value: &Value) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(value.to_string())
 }
@@ -58,7 +70,31 @@ fn part(value: &Value) -> String {
 #[test]
 fn a_signed_task_comes_out_as_it_went_in() {
     let (_, verifier, task, token) = signed();
-    assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Ok(task));
+    assert_eq!(one(&verifier, &token, &expected(task.aud), at(1000)), Ok(task));
+}
+
+#[test]
+fn several_under_one_signature_are_believed_or_refused_each_by_itself() {
+    let (signer, verifier, task, _) = signed();
+    let late = Assignment { exp: 999, ..assignment() };
+    let stray = Assignment { aud: Ids::seeded(2).next(at(1000)), ..assignment() };
+    let token = signer.sign_several(vec![task.clone(), late, stray]).unwrap();
+    let seen = verifier.verify(&token, &expected(task.aud), at(1000)).unwrap();
+    assert_eq!(seen, [Ok(task.clone()), Err(TaskRefusal::Expired), Err(TaskRefusal::WrongAudience)]);
+    for place in [token.find('.').unwrap() + 2, token.len() - 40] {
+        let mut bytes = token.clone().into_bytes();
+        bytes[place] = if bytes[place] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(bytes).unwrap();
+        assert!(verifier.verify(&changed, &expected(task.aud), at(1000)).is_err(), "{place}");
+    }
+    // One kind's header over the other's claims is neither.
+    let one_as_several = format!(
+        "{}.{}",
+        part(&json!({"typ": TYP_OF_SEVERAL, "alg": "EdDSA", "kid": signer.kid()})),
+        signer.sign(&task).unwrap().split_once('.').unwrap().1
+    );
+    let seen = verifier.verify(&one_as_several, &expected(task.aud), at(1000));
+    assert_eq!(seen, Err(TaskRefusal::BadSignature));
 }
 
 #[test]
@@ -73,7 +109,7 @@ fn a_token_changed_in_any_byte_is_refused() {
             }
             bytes[place] = replacement;
             let changed = String::from_utf8(bytes).unwrap();
-            let refusal = verifier.verify(&changed, &expected(task.aud), at(1000)).unwrap_err();
+            let refusal = one(&verifier, &changed, &expected(task.aud), at(1000)).unwrap_err();
             if place > signature && replacement != b'.' {
                 assert!(matches!(refusal, TaskRefusal::BadSignature | TaskRefusal::Malformed), "{place}: {refusal}");
             }
@@ -88,20 +124,20 @@ fn changed_claims_are_a_bad_signature() {
     let mut claims = serde_json::to_value(&task).unwrap();
     claims["params"] = json!({"message": "rm -rf /"});
     let changed = format!("{}.{}.{}", parts[0], part(&claims), parts[2]);
-    assert_eq!(verifier.verify(&changed, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
+    assert_eq!(one(&verifier, &changed, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
     let bare = format!("{}.{}.", parts[0], parts[1]);
-    assert_eq!(verifier.verify(&bare, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
+    assert_eq!(one(&verifier, &bare, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
 }
 
 #[test]
 fn a_token_cut_short_or_made_longer_is_refused() {
     let (_, verifier, task, token) = signed();
     for end in 0..token.len() {
-        assert!(verifier.verify(&token[..end], &expected(task.aud), at(1000)).is_err(), "{end}");
+        assert!(one(&verifier, &token[..end], &expected(task.aud), at(1000)).is_err(), "{end}");
     }
     for more in ["A", "=", ".", "\n", " "] {
-        assert!(verifier.verify(&format!("{token}{more}"), &expected(task.aud), at(1000)).is_err(), "{more:?}");
-        assert!(verifier.verify(&format!("{more}{token}"), &expected(task.aud), at(1000)).is_err(), "{more:?}");
+        assert!(one(&verifier, &format!("{token}{more}"), &expected(task.aud), at(1000)).is_err(), "{more:?}");
+        assert!(one(&verifier, &format!("{more}{token}"), &expected(task.aud), at(1000)).is_err(), "{more:?}");
     }
 }
 
@@ -111,7 +147,7 @@ fn a_task_without_algorithm_is_refused() {
     for alg in ["none", "None", "NONE", "", "eddsa"] {
         let header = json!({"typ": TYP, "alg": alg, "kid": signer.kid()});
         let token = format!("{}.{}.", part(&header), part(&serde_json::to_value(&task).unwrap()));
-        assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::WrongAlgorithm), "{alg}");
+        assert_eq!(one(&verifier, &token, &expected(task.aud), at(1000)), Err(TaskRefusal::WrongAlgorithm), "{alg}");
     }
 }
 
@@ -125,12 +161,12 @@ fn a_task_signed_with_the_public_key_as_a_shared_secret_is_refused() {
         header.typ = Some(TYP.to_owned());
         header.kid = Some(signer.kid().to_owned());
         let token = jsonwebtoken::encode(&header, &task, &EncodingKey::from_secret(&secret)).unwrap();
-        assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::WrongAlgorithm));
+        assert_eq!(one(&verifier, &token, &expected(task.aud), at(1000)), Err(TaskRefusal::WrongAlgorithm));
         // The same signature under a header that lies about its algorithm.
         let parts: Vec<&str> = token.split('.').collect();
         let lie = part(&json!({"typ": TYP, "alg": "EdDSA", "kid": signer.kid()}));
         let token = format!("{lie}.{}.{}", parts[1], parts[2]);
-        assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
+        assert_eq!(one(&verifier, &token, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
     }
 }
 
@@ -139,11 +175,11 @@ fn another_signers_task_is_refused_whatever_key_it_names() {
     let (signer, verifier, task, _) = signed();
     let other = TaskSigner::generate().unwrap();
     let token = other.sign(&task).unwrap();
-    assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::UnknownKey));
+    assert_eq!(one(&verifier, &token, &expected(task.aud), at(1000)), Err(TaskRefusal::UnknownKey));
     let parts: Vec<&str> = token.split('.').collect();
     let lie = part(&json!({"typ": TYP, "alg": "EdDSA", "kid": signer.kid()}));
     let token = format!("{lie}.{}.{}", parts[1], parts[2]);
-    assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
+    assert_eq!(one(&verifier, &token, &expected(task.aud), at(1000)), Err(TaskRefusal::BadSignature));
 }
 
 #[test]
@@ -157,7 +193,7 @@ fn another_kind_of_token_or_an_unknown_extension_is_malformed() {
     ];
     for header in headers {
         let token = format!("{}.{rest}", part(&header));
-        assert_eq!(verifier.verify(&token, &expected(task.aud), at(1000)), Err(TaskRefusal::Malformed));
+        assert_eq!(one(&verifier, &token, &expected(task.aud), at(1000)), Err(TaskRefusal::Malformed));
     }
 }
 
@@ -166,11 +202,11 @@ fn a_task_is_for_one_node_from_one_server_until_its_end() {
     let (_, verifier, task, token) = signed();
     let other: NodeId = Ids::seeded(2).next(at(1000));
     let stranger = Expected { issuer: "other", node: task.aud };
-    assert_eq!(verifier.verify(&token, &stranger, at(1000)), Err(TaskRefusal::WrongIssuer));
-    assert_eq!(verifier.verify(&token, &expected(other), at(1000)), Err(TaskRefusal::WrongAudience));
+    assert_eq!(one(&verifier, &token, &stranger, at(1000)), Err(TaskRefusal::WrongIssuer));
+    assert_eq!(one(&verifier, &token, &expected(other), at(1000)), Err(TaskRefusal::WrongAudience));
     let last = Timestamp::from_micros(1_060_000_000 - 1);
-    assert!(verifier.verify(&token, &expected(task.aud), last).is_ok());
-    assert_eq!(verifier.verify(&token, &expected(task.aud), at(1060)), Err(TaskRefusal::Expired));
+    assert!(one(&verifier, &token, &expected(task.aud), last).is_ok());
+    assert_eq!(one(&verifier, &token, &expected(task.aud), at(1060)), Err(TaskRefusal::Expired));
 }
 
 #[test]
@@ -217,11 +253,11 @@ fn keys_of_other_kinds_never_verify_a_task() {
 
 #[test]
 fn a_set_of_keys_verifies_what_any_of_them_signed() {
-    let (one, other) = (TaskSigner::generate().unwrap(), TaskSigner::generate().unwrap());
-    let set = json!({"keys": [one.jwks()["keys"][0], {"kty": "oct", "k": "c2VjcmV0"}, other.jwks()["keys"][0]]});
+    let (first, other) = (TaskSigner::generate().unwrap(), TaskSigner::generate().unwrap());
+    let set = json!({"keys": [first.jwks()["keys"][0], {"kty": "oct", "k": "c2VjcmV0"}, other.jwks()["keys"][0]]});
     let verifier = TaskVerifier::from_jwks(&set).unwrap();
     let task = assignment();
-    for signer in [one, other] {
-        assert!(verifier.verify(&signer.sign(&task).unwrap(), &expected(task.aud), at(1000)).is_ok());
+    for signer in [first, other] {
+        assert!(one(&verifier, &signer.sign(&task).unwrap(), &expected(task.aud), at(1000)).is_ok());
     }
 }

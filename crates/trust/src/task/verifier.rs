@@ -5,11 +5,11 @@ use std::{collections::HashMap, fmt};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use hostler_model::{NodeId, Timestamp, internal::Assignment};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
 use super::{
-    TYP,
+    Several, TYP, TYP_OF_SEVERAL,
     key::{self, KeySetError},
 };
 
@@ -83,47 +83,73 @@ impl TaskVerifier {
         Ok(TaskVerifier { keys, validation: signature_only() })
     }
 
-    /// The task in a compact JWS, if it is to be believed at this moment. The signature is checked before any claim is
+    /// The tasks in a compact JWS, each if it is to be believed at this moment. The signature is checked before any claim is
     /// read. There is no leeway: the server's and the node's clocks are expected to agree better than leases are long.
     ///
     /// # Errors
-    /// The first reason not to, in the order of [`TaskRefusal`].
-    pub fn verify(&self, token: &str, expected: &Expected<'_>, now: Timestamp) -> Result<Assignment, TaskRefusal> {
-        let key = self.key_for(token)?;
-        let assignment = jsonwebtoken::decode::<Assignment>(token, key, &self.validation)
-            .map_err(|error| match error.kind() {
-                ErrorKind::InvalidSignature => TaskRefusal::BadSignature,
-                ErrorKind::InvalidAlgorithm => TaskRefusal::WrongAlgorithm,
-                _ => TaskRefusal::Malformed,
-            })?
-            .claims;
-        if assignment.iss != expected.issuer {
-            return Err(TaskRefusal::WrongIssuer);
-        }
-        if assignment.aud != expected.node {
-            return Err(TaskRefusal::WrongAudience);
-        }
-        // RFC 7519 §4.1.4: "on or after".
-        if now.as_micros() >= assignment.exp.saturating_mul(1_000_000) {
-            return Err(TaskRefusal::Expired);
-        }
-        Ok(assignment)
+    /// The first reason, in the order of [`TaskRefusal`], to believe none of them, whatever they say.
+    pub fn verify(
+        &self,
+        token: &str,
+        expected: &Expected<'_>,
+        now: Timestamp,
+    ) -> Result<Vec<Result<Assignment, TaskRefusal>>, TaskRefusal> {
+        let tasks = match self.key_for(token)? {
+            (Holds::One, key) => vec![self.claims(token, key)?],
+            (Holds::Several, key) => self.claims::<Several<Assignment>>(token, key)?.tasks,
+        };
+        Ok(tasks.into_iter().map(|task| believe(task, expected, now)).collect())
     }
 
-    fn key_for(&self, token: &str) -> Result<&DecodingKey, TaskRefusal> {
+    fn claims<T: DeserializeOwned>(&self, token: &str, key: &DecodingKey) -> Result<T, TaskRefusal> {
+        let signed = jsonwebtoken::decode::<T>(token, key, &self.validation);
+        signed.map(|signed| signed.claims).map_err(|error| match error.kind() {
+            ErrorKind::InvalidSignature => TaskRefusal::BadSignature,
+            ErrorKind::InvalidAlgorithm => TaskRefusal::WrongAlgorithm,
+            _ => TaskRefusal::Malformed,
+        })
+    }
+
+    fn key_for(&self, token: &str) -> Result<(Holds, &DecodingKey), TaskRefusal> {
         let parts: Vec<&str> = token.splitn(4, '.').collect();
         let [header, _, _] = parts[..] else { return Err(TaskRefusal::Malformed) };
         let header = BASE64_URL_SAFE_NO_PAD.decode(header).map_err(|_| TaskRefusal::Malformed)?;
         let header: Header = serde_json::from_slice(&header).map_err(|_| TaskRefusal::Malformed)?;
+        let holds = match header.typ.as_deref() {
+            Some(TYP) => Holds::One,
+            Some(TYP_OF_SEVERAL) => Holds::Several,
+            Some(_) | None => return Err(TaskRefusal::Malformed),
+        };
         // RFC 7515 §4.1.11: an extension that must be understood and is not.
-        if header.typ.as_deref() != Some(TYP) || header.crit.is_some() {
+        if header.crit.is_some() {
             return Err(TaskRefusal::Malformed);
         }
         if header.alg != "EdDSA" {
             return Err(TaskRefusal::WrongAlgorithm);
         }
-        self.keys.get(header.kid.as_deref().unwrap_or_default()).ok_or(TaskRefusal::UnknownKey)
+        let key = self.keys.get(header.kid.as_deref().unwrap_or_default()).ok_or(TaskRefusal::UnknownKey)?;
+        Ok((holds, key))
     }
+}
+
+/// What a signed text says that it holds.
+enum Holds {
+    One,
+    Several,
+}
+
+fn believe(assignment: Assignment, expected: &Expected<'_>, now: Timestamp) -> Result<Assignment, TaskRefusal> {
+    if assignment.iss != expected.issuer {
+        return Err(TaskRefusal::WrongIssuer);
+    }
+    if assignment.aud != expected.node {
+        return Err(TaskRefusal::WrongAudience);
+    }
+    // RFC 7519 §4.1.4: "on or after".
+    if now.as_micros() >= assignment.exp.saturating_mul(1_000_000) {
+        return Err(TaskRefusal::Expired);
+    }
+    Ok(assignment)
 }
 
 /// The library checks the signature; claims are compared here, against the time that is handed in.
