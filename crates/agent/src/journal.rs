@@ -371,23 +371,20 @@ fn write_epochs(tx: &Tx<'_>, epochs: &HashMap<VmId, u32>) -> Result<()> {
 }
 
 fn finish(tx: &Tx<'_>, report: Report, over: bool, now: Timestamp) -> Result<Option<Report>> {
-    const SQL: Texts = Texts::of_a_file(
-        "
-        UPDATE attempt SET state = 'ended', report = :report, changed_at = :at
-        WHERE task = :task AND state = 'accepted'
-          AND (NOT :over OR (store_epoch = :store_epoch AND attempt = :attempt))
-        RETURNING store_epoch, attempt",
-    );
+    // Two short statements: one that answers with what it changed would be gathered in a table of its own.
+    const OPEN: &str = "SELECT store_epoch, attempt FROM attempt WHERE task = ?1 ->> 'task' AND state = 'accepted'";
+    const SQL: Texts =
+        Texts::of_a_file("UPDATE attempt SET state = 'ended', report = :report, changed_at = :at WHERE task = :task");
     #[derive(Serialize)]
     struct Finished<'a> {
+        task: TaskId,
         report: Document<&'a Report>,
-        over: bool,
-        #[serde(flatten)]
-        held: HeldRow,
+        at: i64,
     }
-    let held = HeldRow::new(&HeldLease { task: report.task, fence: report.fence }, now);
-    let fences = tx.query_each(&SQL, &[Finished { report: Document(&report), over, held }], |row| fence_at(row, 0))?;
-    Ok(fences.first().map(|fence| Report { fence: *fence, ..report }))
+    let open = tx.query_one(OPEN, &json!({"task": report.task}), |row| fence_at(row, 0))?;
+    let Some(fence) = open.filter(|fence| !over || *fence == report.fence) else { return Ok(None) };
+    tx.put_each(&SQL, &[Finished { task: report.task, report: Document(&report), at: now.as_micros() }])?;
+    Ok(Some(Report { fence, ..report }))
 }
 
 fn abandon(tx: &Tx<'_>, held: HeldLease, now: Timestamp) -> Result<()> {

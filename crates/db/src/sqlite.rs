@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags, Rows, Statement};
+use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use crate::{
@@ -61,39 +61,11 @@ impl Session {
 
     /// Runs a statement once for each row, its fields bound by their names.
     pub(crate) fn put_each(&self, sql: &'static str, rows: &[impl Serialize]) -> Result<()> {
-        self.each(sql, rows, |statement| statement.raw_execute().map(drop).map_err(|e| self.wrap(e)))
-    }
-
-    /// The same, of a statement that answers with rows.
-    pub(crate) fn query_each<T>(
-        &self,
-        sql: &'static str,
-        rows: &[impl Serialize],
-        read: impl Fn(&Row<'_>) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        let mut out = Vec::new();
-        self.each(sql, rows, |statement| self.read(statement.raw_query(), &read, &mut out))?;
-        Ok(out)
-    }
-
-    fn each(
-        &self,
-        sql: &'static str,
-        rows: &[impl Serialize],
-        mut run: impl FnMut(&mut Statement<'_>) -> Result<()>,
-    ) -> Result<()> {
         let mut statement = self.connection.prepare_cached(sql).map_err(|e| self.wrap(e))?;
         let mut places = bind::Places::default();
         for row in rows {
             bind::row(&mut statement, &mut places, row).map_err(|e| Error::Aborted(e.to_string()))?;
-            run(&mut statement)?;
-        }
-        Ok(())
-    }
-
-    fn read<T>(&self, mut rows: Rows<'_>, read: impl Fn(&Row<'_>) -> Result<T>, out: &mut Vec<T>) -> Result<()> {
-        while let Some(row) = rows.next().map_err(|e| self.wrap(e))? {
-            out.push(read(&Row(Cells::Sqlite(row)))?);
+            statement.raw_execute().map_err(|e| self.wrap(e))?;
         }
         Ok(())
     }
@@ -106,8 +78,11 @@ impl Session {
     ) -> Result<Vec<T>> {
         let mut statement = self.connection.prepare_cached(sql).map_err(|e| self.wrap(e))?;
         let rows = if statement.parameter_count() == 0 { statement.query([]) } else { statement.query([batch()?]) };
+        let mut rows = rows.map_err(|e| self.wrap(e))?;
         let mut out = Vec::new();
-        self.read(rows.map_err(|e| self.wrap(e))?, read, &mut out)?;
+        while let Some(row) = rows.next().map_err(|e| self.wrap(e))? {
+            out.push(read(&Row(Cells::Sqlite(row)))?);
+        }
         Ok(out)
     }
 

@@ -53,20 +53,6 @@ impl Tx<'_> {
         }
     }
 
-    /// Writes rows as [`Tx::put_each`] does, and reads every row that comes back.
-    pub fn query_each<T>(
-        &self,
-        texts: &Texts,
-        rows: &[impl Serialize],
-        read: impl Fn(&Row<'_>) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        match self.0 {
-            _ if rows.is_empty() => Ok(Vec::new()),
-            Session::Sqlite(session) => session.query_each(texts.sqlite, rows, read),
-            Session::Postgres(session) => session.query(texts.postgres, || json(&rows), read),
-        }
-    }
-
     /// Runs a query, and reads every row.
     pub fn query<T>(
         &self,

@@ -105,6 +105,20 @@ SELECT ",
     filters!()
 );
 
+/// What a node holds: those that run, and some that are to be undone.
+const LEASED: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    ", ",
+    waits!(),
+    "
+  FROM tasks t
+ WHERE t.lease_until IS NOT NULL
+",
+    filters!()
+);
+
 const LIVE: Texts = Texts {
     sqlite: concat!(
         "
@@ -151,6 +165,7 @@ pub(crate) fn list(
         TaskFilter { dead: true, .. } => DEAD,
         TaskFilter { vm: Some(_), .. } => OF_VM,
         TaskFilter { code: Some(_), .. } => WITH_CODE,
+        TaskFilter { state: Some(TaskState::Running), .. } => LEASED,
         TaskFilter { state: Some(state), .. } if !state.is_terminal() => tx.pick(&LIVE),
         TaskFilter { tenant: Some(_), .. } => OF_TENANT,
         _ => ALL,
@@ -198,7 +213,7 @@ pub(super) fn waits_for(state: TaskState, early: bool, held: Held) -> Option<Wai
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, OF_VM, WITH_CODE, DEAD, LIVE.sqlite];
+pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, OF_VM, WITH_CODE, DEAD, LEASED, LIVE.sqlite];
 
 /// Lists, and the index that each is to walk.
 #[cfg(test)]
