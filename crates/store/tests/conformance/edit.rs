@@ -118,7 +118,7 @@ pub async fn a_machine_whose_time_is_over_is_deleted_by_the_system(world: &mut W
     let head = world.head().await;
     assert_eq!(world.store.expire_vms().await.unwrap().changed, 1);
     assert_eq!(world.store.expire_vms().await.unwrap().changed, 0, "it was filed twice");
-    assert_eq!(world.kinds_after(head).await, ["vm.expired", "task.queued", "task.submit"]);
+    assert_eq!(world.kinds_after(head).await, ["vm.expired", "task.queued"]);
     let leased = world.lease_one(agent).await;
     let task = world.task(leased.task).await;
     assert_eq!((task.kind, task.target.vm, task.created_by), (KindName::VmDelete, Some(over), PrincipalId::SYSTEM));
@@ -183,7 +183,7 @@ pub async fn an_edit_of_the_host_is_asked_for_charged_and_filed_together(world: 
     let id = world.running(agent, "web").await;
     let head = world.head().await;
     let task = filed(world, id, json!({"vcpus": 3, "protected": true})).await;
-    assert_eq!(world.kinds_after(head).await, ["task.queued", "task.submit", "vm.edited"]);
+    assert_eq!(world.kinds_after(head).await, ["task.queued", "vm.edited"]);
     let vm = world.vm(id).await;
     assert_eq!((vm.spec.vcpus, vm.protected, vm.generation, vm.observed_generation), (3, true, 2, 1));
     assert_eq!((vm.task, world.book().await.total().vcpus), (Some(task.id), 3));

@@ -14,7 +14,7 @@ use hostler_db::Mode;
 use hostler_fixture::Database;
 use hostler_model::{
     Clock, Code, Ids, ImageDigest, NodeId, Resources, TaskId, TenantId, Timestamp, VmId,
-    event::{Actor, Entry},
+    event::{Actor, Class, Entry},
     id::EnrolmentId,
     internal::{Heartbeat, HeartbeatAnswer, HeldLease, Inventory, ProgressAnswer, ProgressReport, Receipt, Report},
     kind::KindName,
@@ -411,8 +411,10 @@ impl World {
         self.store.quota(TENANT).await.unwrap().book
     }
 
+    /// The whole log, of acts what happened.
     pub async fn entries(&self) -> Vec<Entry> {
-        self.store.log(LogFilter::default(), 0, 100_000).await.unwrap()
+        let entries = self.store.log(LogFilter::default(), 0, 100_000).await.unwrap();
+        entries.into_iter().map(|entry| entry.seen_as(Class::Event)).collect()
     }
 
     /// The kinds of the entries after this number.
