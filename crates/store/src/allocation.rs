@@ -125,4 +125,4 @@ pub(crate) fn resources(row: &Row<'_>, first: usize) -> Result<Resources> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_OWNERS, DELETE];
+pub(crate) const HOT: &[&str] = &[BY_OWNERS, DELETE, UPSERT];

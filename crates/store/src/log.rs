@@ -200,7 +200,8 @@ fn hash(row: &Row<'_>, column: usize) -> Result<Hash> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[AFTER, AFTER_OF_TENANT, AFTER_OF_SUBJECT, LINKS];
+pub(crate) const HOT: &[&str] =
+    &[AFTER, AFTER_OF_TENANT, AFTER_OF_SUBJECT, LINKS, HEAD, EPOCH, RAISE, ADVANCE, MARK, SET_MARK, INSERT, LINK];
 
 /// Lists, and the index that each is to walk.
 #[cfg(test)]

@@ -109,6 +109,7 @@ CREATE TABLE nodes (
 ) STRICT;
 
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
+CREATE INDEX nodes_offered ON nodes (id) WHERE transport <> 'poll';
 
 -- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
 -- `clean`: what is left of its attempts: 1 nothing, 2 something from which another is to go on, 0 nobody knows.
