@@ -71,17 +71,23 @@ SELECT COUNT(*)
 /// which everybody on the host may read.
 pub fn variables(url: &str) -> Result<Vec<(&'static str, String)>> {
     let server = Server::parse(url)?;
-    let config = server.config();
+    let (config, tls) = (server.config(), server.tls());
+    let path = |path: Option<&PathBuf>| path.map(|path| path.display().to_string());
     let host = config.get_hosts().first().map(|host| match host {
         Host::Tcp(name) => name.clone(),
         Host::Unix(path) => path.display().to_string(),
     });
     let said = [
         ("PGHOST", host),
+        ("PGHOSTADDR", config.get_hostaddrs().first().map(ToString::to_string)),
         ("PGPORT", config.get_ports().first().map(u16::to_string)),
         ("PGUSER", config.get_user().map(str::to_owned)),
         ("PGPASSWORD", config.get_password().map(|word| String::from_utf8_lossy(word).into_owned())),
         ("PGDATABASE", config.get_dbname().or(config.get_user()).map(str::to_owned)),
+        ("PGSSLMODE", Some(tls.mode.word().to_owned())),
+        ("PGSSLROOTCERT", path(tls.authorities.as_ref())),
+        ("PGSSLCERT", path(tls.identity.as_ref().map(|(certificate, _)| certificate))),
+        ("PGSSLKEY", path(tls.identity.as_ref().map(|(_, key)| key))),
     ];
     Ok(said.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
 }

@@ -7,6 +7,7 @@ mod server;
 mod session;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use channel::{Channel, Heard};
 pub(crate) use server::Server;

@@ -3,11 +3,12 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use ::postgres::{
-    Client, Config, NoTls,
+    Client, Config,
     config::{Host, TargetSessionAttrs},
     error::SqlState,
 };
 
+use super::tls::Tls;
 use crate::{Error, Result};
 
 /// How long a connection may take to be made.
@@ -34,14 +35,16 @@ SET statement_timeout = '60s'";
 
 /// A database on a server. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Server(Arc<Config>);
+pub(crate) struct Server {
+    config: Arc<Config>,
+    tls: Arc<Tls>,
+}
 
 impl Server {
-    /// Reads an address such as `postgres://user:password@host:5432/name`, or PostgreSQL's key=value form.
+    /// Reads an address such as `postgres://user:password@host:5432/name?sslmode=verify-full`, or PostgreSQL's key=value
+    /// form.
     pub(crate) fn parse(url: &str) -> Result<Server> {
-        let mut config: Config = url.parse().map_err(|e: ::postgres::Error| {
-            Error::Aborted(format!("the database's address cannot be read: {}", describe(&e)))
-        })?;
+        let (tls, mut config) = Tls::parse(url)?;
         if config.get_application_name().is_none() {
             config.application_name("hostler");
         }
@@ -56,19 +59,24 @@ impl Server {
             .keepalives_interval(SILENCE)
             .keepalives_retries(2)
             .tcp_user_timeout(3 * SILENCE);
-        Ok(Server(Arc::new(config)))
+        Ok(Server { config: Arc::new(config), tls: Arc::new(tls) })
     }
 
     /// What its address says.
     pub(crate) fn config(&self) -> &Config {
-        &self.0
+        &self.config
+    }
+
+    /// What its address says about TLS.
+    pub(crate) fn tls(&self) -> &Tls {
+        &self.tls
     }
 
     /// The same, whose connections are called this at the server.
     pub(crate) fn named(&self, name: &str) -> Server {
-        let mut config = (*self.0).clone();
+        let mut config = (*self.config).clone();
         config.application_name(name);
-        Server(Arc::new(config))
+        Server { config: Arc::new(config), tls: self.tls.clone() }
     }
 
     /// A connection that was there is not any more.
@@ -78,7 +86,7 @@ impl Server {
 
     /// A new connection.
     pub(crate) fn connect(&self) -> Result<Client> {
-        let mut client = self.0.connect(NoTls).map_err(|e| self.wrap(&e))?;
+        let mut client = self.config.connect(self.tls.connector()?).map_err(|e| self.wrap(&e))?;
         client.batch_execute(SETTINGS).map_err(|e| self.wrap(&e))?;
         Ok(client)
     }
@@ -95,15 +103,15 @@ impl Server {
 /// Without user and password.
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.get_hosts().first() {
+        match self.config.get_hosts().first() {
             Some(Host::Tcp(host)) => f.write_str(host)?,
             Some(Host::Unix(path)) => write!(f, "{}", path.display())?,
             None => f.write_str("localhost")?,
         }
-        if let Some(port) = self.0.get_ports().first() {
+        if let Some(port) = self.config.get_ports().first() {
             write!(f, ":{port}")?;
         }
-        write!(f, "/{}", self.0.get_dbname().or_else(|| self.0.get_user()).unwrap_or_default())
+        write!(f, "/{}", self.config.get_dbname().or_else(|| self.config.get_user()).unwrap_or_default())
     }
 }
 
