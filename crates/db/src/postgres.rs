@@ -2,6 +2,7 @@
 
 mod channel;
 mod dialect;
+mod gate;
 mod schema;
 mod server;
 mod session;
@@ -10,6 +11,7 @@ mod tests;
 mod tls;
 
 pub use channel::{Channel, Heard};
+pub use gate::Timeline;
 pub(crate) use server::Server;
 pub(crate) use session::Session;
 

@@ -8,7 +8,10 @@ use ::postgres::{
     error::SqlState,
 };
 
-use super::tls::Tls;
+use super::{
+    gate::{Gate, Timeline},
+    tls::Tls,
+};
 use crate::{Error, Result};
 
 /// How long a connection may take to be made.
@@ -38,6 +41,7 @@ SET statement_timeout = '60s'";
 pub(crate) struct Server {
     config: Arc<Config>,
     tls: Arc<Tls>,
+    gate: Option<Arc<Gate>>,
 }
 
 impl Server {
@@ -59,7 +63,7 @@ impl Server {
             .keepalives_interval(SILENCE)
             .keepalives_retries(2)
             .tcp_user_timeout(3 * SILENCE);
-        Ok(Server { config: Arc::new(config), tls: Arc::new(tls) })
+        Ok(Server { config: Arc::new(config), tls: Arc::new(tls), gate: Some(Arc::default()) })
     }
 
     /// What its address says.
@@ -76,7 +80,29 @@ impl Server {
     pub(crate) fn named(&self, name: &str) -> Server {
         let mut config = (*self.config).clone();
         config.application_name(name);
-        Server { config: Arc::new(config), tls: self.tls.clone() }
+        Server { config: Arc::new(config), ..self.clone() }
+    }
+
+    /// The same, whatever timeline it is in.
+    pub(crate) fn ungated(&self) -> Server {
+        Server { gate: None, ..self.clone() }
+    }
+
+    /// The timeline in which this process works, where the server tells it.
+    pub(crate) fn timeline(&self) -> Option<Timeline> {
+        self.gate.as_ref().and_then(|gate| gate.timeline())
+    }
+
+    /// The one in which the server goes on, where connections are refused for it.
+    pub(crate) fn moved(&self) -> Option<Timeline> {
+        self.gate.as_ref().and_then(|gate| gate.moved())
+    }
+
+    /// Connections of this timeline are good from now on.
+    pub(crate) fn accept(&self, timeline: Timeline) {
+        if let Some(gate) = &self.gate {
+            gate.accept(timeline);
+        }
     }
 
     /// A connection that was there is not any more.
@@ -84,11 +110,19 @@ impl Server {
         Error::Postgres { server: self.to_string(), detail: "there is no connection".to_owned(), outage: true }
     }
 
-    /// A new connection.
+    /// A new connection, if it may be used.
     pub(crate) fn connect(&self) -> Result<Client> {
-        let mut client = self.config.connect(self.tls.connector()?).map_err(|e| self.wrap(&e))?;
+        let mut client = self.call()?;
+        if let Some(gate) = &self.gate {
+            gate.admit(self, &mut client)?;
+        }
         client.batch_execute(SETTINGS).map_err(|e| self.wrap(&e))?;
         Ok(client)
+    }
+
+    /// A new connection, whatever it is.
+    pub(super) fn call(&self) -> Result<Client> {
+        self.config.connect(self.tls.connector()?).map_err(|e| self.wrap(&e))
     }
 
     /// An error of this server's.

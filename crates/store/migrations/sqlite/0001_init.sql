@@ -14,6 +14,13 @@ CREATE TABLE log_head (
 INSERT INTO log_head (one, store_epoch, seq, hash)
 VALUES (1, 1, 0, '0000000000000000000000000000000000000000000000000000000000000000');
 
+-- In which history of which cluster the store was last at work, where its server tells it.
+CREATE TABLE timeline (
+    one         INTEGER PRIMARY KEY CHECK (one = 1),
+    system_id   TEXT NOT NULL,
+    number      INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
 -- Events and audit entries, without gaps.
 CREATE TABLE log (
     seq     INTEGER PRIMARY KEY,

@@ -9,7 +9,8 @@ use std::{
 use hostler_db::Texts;
 
 use crate::{
-    allocation, doctor, idempotency, image, import, log, node, secret, snapshot, task, task_log, tenant, token, vm,
+    allocation, doctor, idempotency, image, import, log, node, secret, snapshot, task, task_log, tenant, timeline,
+    token, vm,
 };
 
 /// Texts that may read a whole table, by the file and the name, and why.
@@ -53,6 +54,7 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
         task::stats::HOT,
         task_log::HOT,
         tenant::HOT,
+        timeline::HOT,
         token::HOT,
         vm::HOT,
     ];
