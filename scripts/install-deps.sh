@@ -36,6 +36,7 @@ readonly TEST=(
     rabbitmq-server:rabbitmq-server
     python3-pika:python3-pika
     postgres:postgresql
+    pgbouncer:pgbouncer
 )
 
 say() { printf '%s\n' "$*" >&2; }
@@ -84,6 +85,7 @@ present() {
     case "$1" in
         ovmf) [ -e /usr/share/OVMF/OVMF_CODE_4M.fd ] || [ -e /usr/share/OVMF/OVMF_CODE.fd ] ;;
         postgres) compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null ;;
+        pgbouncer) [ -x /usr/sbin/pgbouncer ] ;;
         python3-venv) python3 -c 'import ensurepip, venv' 2>/dev/null ;;
         python3-pika) /usr/bin/python3 -c 'import pika' 2>/dev/null ;;
         *) command -v "$1" >/dev/null ;;

@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use ::postgres::config::Host;
+use ::postgres::{Client, config::Host};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::{Error, Result, postgres::Server, sqlite};
@@ -53,13 +53,7 @@ pub fn files(database: &Path) -> Vec<PathBuf> {
 
 /// How many connections programs of ours have to a database.
 pub fn in_use(url: &str) -> Result<i64> {
-    let server = Server::parse(url)?;
-    let ask = || {
-        let row = server.connect()?.query_one(IN_USE, &[]).map_err(|e| server.wrap(&e))?;
-        row.try_get(0).map_err(|e| server.wrap(&e))
-    };
-    // Its client has a runtime of its own, and the caller may be in another.
-    thread::scope(|scope| scope.spawn(ask).join().unwrap_or(Err(Error::Closed)))
+    on_a_server(url, |client| client.query_one(IN_USE, &[])?.try_get(0))
 }
 
 const IN_USE: &str = "
@@ -67,21 +61,55 @@ SELECT COUNT(*)
   FROM pg_stat_activity
  WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'hostler%'";
 
+/// A table that is there while a restore is under way, and is in no copy.
+pub const MARK: &str = "hostler_restore";
+
+/// Notes that a database is being put back, and is not to be used before [`end_restore`].
+pub fn begin_restore(url: &str) -> Result<()> {
+    on_a_server(url, |client| client.batch_execute(&format!("CREATE TABLE IF NOT EXISTS {MARK} ()")))
+}
+
+/// Whether a restore was begun and has not come to its end.
+pub fn is_being_restored(url: &str) -> Result<bool> {
+    on_a_server(url, |client| client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&MARK])?.try_get(0))
+}
+
+/// The database is whole, and has its new epoch.
+pub fn end_restore(url: &str) -> Result<()> {
+    on_a_server(url, |client| client.batch_execute(&format!("DROP TABLE IF EXISTS {MARK}")))
+}
+
+fn on_a_server<T: Send>(
+    url: &str,
+    ask: impl FnOnce(&mut Client) -> std::result::Result<T, ::postgres::Error> + Send,
+) -> Result<T> {
+    let server = Server::parse(url)?;
+    let ask = || ask(&mut server.connect()?).map_err(|error| server.wrap(&error));
+    // Its client has a runtime of its own, and the caller may be in another.
+    thread::scope(|scope| scope.spawn(ask).join().unwrap_or(Err(Error::Closed)))
+}
+
 /// The variables by which PostgreSQL's own programs reach a database: what an address says, none of it in a command line,
 /// which everybody on the host may read.
 pub fn variables(url: &str) -> Result<Vec<(&'static str, String)>> {
     let server = Server::parse(url)?;
-    let config = server.config();
+    let (config, tls) = (server.config(), server.tls());
+    let path = |path: Option<&PathBuf>| path.map(|path| path.display().to_string());
     let host = config.get_hosts().first().map(|host| match host {
         Host::Tcp(name) => name.clone(),
         Host::Unix(path) => path.display().to_string(),
     });
     let said = [
         ("PGHOST", host),
+        ("PGHOSTADDR", config.get_hostaddrs().first().map(ToString::to_string)),
         ("PGPORT", config.get_ports().first().map(u16::to_string)),
         ("PGUSER", config.get_user().map(str::to_owned)),
         ("PGPASSWORD", config.get_password().map(|word| String::from_utf8_lossy(word).into_owned())),
         ("PGDATABASE", config.get_dbname().or(config.get_user()).map(str::to_owned)),
+        ("PGSSLMODE", Some(tls.mode.word().to_owned())),
+        ("PGSSLROOTCERT", path(tls.authorities.as_ref())),
+        ("PGSSLCERT", path(tls.identity.as_ref().map(|(certificate, _)| certificate))),
+        ("PGSSLKEY", path(tls.identity.as_ref().map(|(_, key)| key))),
     ];
     Ok(said.into_iter().filter_map(|(name, value)| Some((name, value?))).collect())
 }

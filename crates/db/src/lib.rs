@@ -34,7 +34,7 @@ use std::{
 
 pub use document::Document;
 pub use migration::Migrations;
-pub use postgres::{Channel, Heard};
+pub use postgres::{Channel, Heard, Timeline};
 pub use row::{Cell, FromCell, Row};
 use session::{Purpose, Session};
 pub use tx::{Texts, Tx};
@@ -193,6 +193,36 @@ impl Db {
         fold: impl Fn(Vec<T>) -> String + Send + 'static,
     ) -> Result<Option<Channel<T>>> {
         self.0.server.as_ref().map(|server| Channel::start(server, hear, fold)).transpose()
+    }
+
+    /// The history in which this process works, where it is a server's that tells it.
+    pub fn timeline(&self) -> Option<Timeline> {
+        self.0.server.as_ref()?.timeline()
+    }
+
+    /// Another one, in which the server goes on: it was promoted, or put back in time. Nothing is done there before
+    /// [`Db::adopt`].
+    pub fn moved(&self) -> Option<Timeline> {
+        self.0.server.as_ref()?.moved()
+    }
+
+    /// Runs a step on the server that goes on in another timeline; once it is durable, everything else goes on there too.
+    /// The step hears which one it is. `None`: there is no other.
+    pub async fn adopt<T, F>(&self, label: &'static str, step: F) -> Result<Option<T>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Tx<'_>, &Timeline) -> Result<T> + Send + 'static,
+    {
+        let Some((server, timeline)) = self.0.server.clone().zip(self.moved()) else { return Ok(None) };
+        // Its client has a runtime of its own.
+        let adopting = tokio::task::spawn_blocking(move || {
+            let session = Session::Postgres(Box::new(postgres::Session::reading(server.ungated())?));
+            let known = timeline.clone();
+            let done = writer::run_inline(&session, label, move |tx| step(tx, &known))?;
+            server.accept(timeline);
+            Ok(Some(done))
+        });
+        adopting.await.unwrap_or(Err(Error::Closed))
     }
 
     /// Runs a query on a state that was committed, without waiting for the writer.

@@ -2,14 +2,17 @@
 
 mod channel;
 mod dialect;
+mod gate;
 mod link;
 mod schema;
 mod server;
 mod session;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use channel::{Channel, Heard};
+pub use gate::Timeline;
 pub(crate) use server::Server;
 pub(crate) use session::Session;
 

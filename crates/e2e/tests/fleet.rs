@@ -106,25 +106,18 @@ async fn a_server_with_another_authority_is_refused() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test]
-async fn a_database_that_was_put_back_goes_on_from_what_its_nodes_have() -> Result<()> {
-    let mut fleet = Fleet::started(Postgres::shared()?, 1, 1).await?;
-    let before = fleet.echoes(0, 5).await?;
-    fleet.ends(0, &before).await?;
-    let folder = fleet.folder("backup").display().to_string();
-    let database = format!("--database={}", fleet.database().url());
-    let run = |words: &[&str]| -> Result<(bool, String)> {
-        let output = Command::new(binary()?).args(words).env("HOSTLER_CONFIG", "/dev/null").output()?;
-        let said = [output.stdout, output.stderr].concat();
-        Ok((output.status.success(), String::from_utf8(said)?))
-    };
-    let (taken, said) = run(&["backup", &database, &folder])?;
-    assert!(taken, "{said}");
-    let lost = fleet.echoes(0, 5).await?;
-    fleet.ends(0, &lost).await?;
-    let (put_back, said) = run(&["restore", &database, &folder])?;
-    assert!(!put_back && said.contains("servers run"), "{said}");
-    fleet.kill_server(0)?;
+/// Runs the program until its end, or until it kills itself at a point; whether it went well, and what it said.
+fn run(words: &[&str], killed_at: &str) -> Result<(bool, String)> {
+    let point = tempfile::NamedTempFile::new()?;
+    std::fs::write(&point, killed_at)?;
+    let mut program = Command::new(binary()?);
+    program.args(words).env("HOSTLER_CONFIG", "/dev/null").env("HOSTLER_CRASH_FILE", point.path());
+    let output = program.output()?;
+    let said = [output.stdout, output.stderr].concat();
+    Ok((output.status.success(), String::from_utf8(said)?))
+}
+
+async fn until_nobody_is_connected(fleet: &Fleet<'_>) -> Result<()> {
     fleet
         .until("the killed server's connections are gone", async |fleet: &Fleet<'_>| {
             Ok((fleet.database().ask(
@@ -133,7 +126,55 @@ async fn a_database_that_was_put_back_goes_on_from_what_its_nodes_have() -> Resu
             )? == "0")
                 .then_some(()))
         })
-        .await?;
+        .await
+}
+
+#[tokio::test]
+async fn a_restore_that_is_broken_off_keeps_servers_away_until_it_is_done() -> Result<()> {
+    let mut fleet = Fleet::started(Postgres::shared()?, 1, 1).await?;
+    let before = fleet.echoes(0, 3).await?;
+    fleet.ends(0, &before).await?;
+    let folder = fleet.folder("backup").display().to_string();
+    let database = format!("--database={}", fleet.database().url());
+    let (taken, said) = run(&["backup", &database, &folder], "")?;
+    assert!(taken, "{said}");
+    let lost = fleet.echoes(0, 1).await?;
+    fleet.kill_server(0)?;
+    until_nobody_is_connected(&fleet).await?;
+    let (restored, said) = run(&["restore", &database, &folder], "restore.before_epoch")?;
+    assert!(!restored && said.is_empty(), "it is killed: {said}");
+    until_nobody_is_connected(&fleet).await?;
+    let epoch = || fleet.database().ask("SELECT CAST(store_epoch AS TEXT) FROM log_head");
+    assert_eq!(epoch()?, "1", "the copy is there, and nothing else");
+    let words = fleet.server_words(0);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let (served, said) = run(&words, "")?;
+    assert!(!served && said.contains("was broken off") && said.contains("hostler restore FOLDER"), "{said}");
+    let (restored, said) = run(&["restore", &database, &folder], "")?;
+    assert!(restored, "{said}");
+    assert_ne!(epoch()?, "1");
+    fleet.start_server(0).await?;
+    assert_eq!(fleet.call(0, "GET", &format!("/tasks/{}", lost[0]), None).await?.0, 404);
+    assert!(fleet.ends(0, &before).await?.iter().all(|end| end == "succeeded"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_database_that_was_put_back_goes_on_from_what_its_nodes_have() -> Result<()> {
+    let mut fleet = Fleet::started(Postgres::shared()?, 1, 1).await?;
+    let before = fleet.echoes(0, 5).await?;
+    fleet.ends(0, &before).await?;
+    let folder = fleet.folder("backup").display().to_string();
+    let database = format!("--database={}", fleet.database().url());
+    let run = |words: &[&str]| run(words, "");
+    let (taken, said) = run(&["backup", &database, &folder])?;
+    assert!(taken, "{said}");
+    let lost = fleet.echoes(0, 5).await?;
+    fleet.ends(0, &lost).await?;
+    let (put_back, said) = run(&["restore", &database, &folder])?;
+    assert!(!put_back && said.contains("servers run"), "{said}");
+    fleet.kill_server(0)?;
+    until_nobody_is_connected(&fleet).await?;
     let (put_back, said) = run(&["restore", &database, &folder])?;
     assert!(put_back && said.contains("epoch"), "{said}");
     fleet.start_server(0).await?;

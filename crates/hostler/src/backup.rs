@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! backup:  database ─► a folder: backup.json · hostler.db | hostler.dump      servers go on
-//! restore: the folder ─► database ─► a new epoch                             no server runs
+//! restore: the folder ─► database ─► a new epoch                             no server runs, nor starts in between
 //! ```
 //!
 //! The folder has what the store knows, and nothing else: images' bytes, the certificate authority and what lies on hosts
@@ -165,7 +165,8 @@ pub fn backup(args: &BackupArgs, globals: &Globals) -> Result<Exit, Failure> {
         }
         Place::Server(url) => {
             let file = to.join(DUMP);
-            let words = ["--format=custom", "--no-owner", "--file"];
+            let mark = format!("--exclude-table={}", hostler_db::backup::MARK);
+            let words = ["--format=custom", "--no-owner", &mark, "--file"];
             program("pg_dump", url, |dump| dump.args(words).arg(&file)).map(|()| file)
         }
     };
@@ -182,6 +183,8 @@ pub fn backup(args: &BackupArgs, globals: &Globals) -> Result<Exit, Failure> {
 
 /// Puts a backup back, and begins a new epoch.
 pub async fn restore(args: &RestoreArgs, globals: &Globals) -> Result<Exit, Failure> {
+    #[cfg(feature = "crash-points")]
+    crate::crash::arm();
     let place = place(&args.which, globals)?;
     // Whoever has the folder is alone with the file.
     let folder = match &place {
@@ -198,7 +201,11 @@ pub async fn restore(args: &RestoreArgs, globals: &Globals) -> Result<Exit, Fail
             if let Some(from) = from {
                 put_dump(&whole(from, &place)?.join(DUMP), url)?;
             }
-            begin_anew(Store::connect(url, Now::Database, config())).await?
+            #[cfg(feature = "crash-points")]
+            fail::eval("restore.before_epoch", |_| ());
+            let epoch = begin_anew(Store::connect(url, Now::Database, config())).await?;
+            hostler_db::backup::end_restore(url).map_err(failed)?;
+            epoch
         }
     };
     drop(folder);
@@ -232,12 +239,17 @@ fn whole<'a>(from: &'a Path, place: &Place) -> Result<&'a Path, Failure> {
 }
 
 fn put_dump(dump: &Path, url: &str) -> Result<(), Failure> {
+    // Before anybody is counted: no server that starts later begins on half of it.
+    hostler_db::backup::begin_restore(url).map_err(failed)?;
     if hostler_db::backup::in_use(url).map_err(failed)? > 0 {
+        hostler_db::backup::end_restore(url).map_err(failed)?;
         return Err(failed("servers run over the database").help("stop all of them, then restore"));
     }
     // An empty name is that of the variables.
     let words = ["--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error", "--dbname", ""];
-    program("pg_restore", url, |restore| restore.args(words).arg(dump))
+    program("pg_restore", url, |restore| restore.args(words).arg(dump)).map_err(|failure| {
+        failure.help("run it again; no server starts before, or `hostler restore --already` goes on with what is there")
+    })
 }
 
 /// The copy is looked at, and its new epoch begins, before it takes the place of what is there, in one step.

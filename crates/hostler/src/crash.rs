@@ -45,6 +45,7 @@ const POINTS: &[&str] = &[
     "agent.restore.layer",
     "agent.restore.started",
     "agent.restore.running",
+    "restore.before_epoch",
     "store.vm.before_commit",
     "store.vm.after_commit",
     "agent.qemu.edit.after_spec",

@@ -100,7 +100,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
     let config =
         hostler_store::Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing: timing(lease) };
     let store = match &shared.database {
-        Some(url) => connect(url, config)?,
+        Some(url) => connect(url, config).await?,
         None => {
             let store = Store::open(&data.join("hostler.db"), config).map_err(|e| broken("the database", &e))?;
             while store.end_earlier_imports().await.map_err(|e| broken("the database", &e))?.more {}
@@ -140,15 +140,25 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
     }))
 }
 
-fn connect(url: &str, config: hostler_store::Config) -> Result<Store, Failure> {
+async fn connect(url: &str, config: hostler_store::Config) -> Result<Store, Failure> {
     if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
         return Err(Failure::usage("the database is no address of a PostgreSQL database")
             .help("write it as postgres://user@host/name"));
     }
-    Store::connect(url, Now::Database, config).map_err(|error| {
+    let away = |error: &dyn std::fmt::Display| {
         Failure::new(Exit::Unreachable, error)
             .help("see that PostgreSQL 15 or later runs there, that the database exists, and that this user may use it")
-    })
+    };
+    if hostler_db::backup::is_being_restored(url).map_err(|error| away(&error))? {
+        return Err(Failure::new(
+            Exit::Failed,
+            "a restore into the database was broken off, and nothing says how far it came",
+        )
+        .help("run `hostler restore FOLDER` again, or `hostler restore --already` to go on with what is there"));
+    }
+    let store = Store::connect(url, Now::Database, config).map_err(|error| away(&error))?;
+    store.follow_timeline().await.map_err(|error| away(&error))?;
+    Ok(store)
 }
 
 /// With leases that long. What renews them is to come often enough that one or two that are late lose nothing: work that

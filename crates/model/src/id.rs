@@ -146,6 +146,12 @@ impl Ids {
         uuid::Builder::from_unix_timestamp_millis(state.last_ms, &tail).into_uuid().into()
     }
 
+    /// The lowest id there is of this moment: ids that were made before it are below.
+    pub fn lowest<T: From<Uuid>>(at: Timestamp) -> T {
+        let ms = (at.as_micros() / 1000).max(0) as u64;
+        uuid::Builder::from_unix_timestamp_millis(ms, &[0; 10]).into_uuid().into()
+    }
+
     /// Random bytes, for secrets and jitter.
     pub fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut out = [0; N];
@@ -168,6 +174,14 @@ impl fmt::Debug for Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_lowest_id_of_a_moment_is_above_those_of_before_and_below_its_own() {
+        let (ids, at) = (Ids::seeded(1), |ms: i64| Timestamp::from_micros(ms * 1000));
+        let before: TaskId = ids.next(at(41));
+        let lowest: TaskId = Ids::lowest(at(42));
+        assert!(before < lowest && lowest < ids.next(at(42)));
+    }
 
     #[test]
     fn ids_ascend_even_within_one_millisecond() {

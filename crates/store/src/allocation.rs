@@ -140,4 +140,8 @@ pub(crate) fn resources(row: &Row<'_>, first: usize) -> Result<Resources> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_OWNERS, DELETE.sqlite];
+pub(crate) const HOT: &[&str] = &[BY_OWNERS, DELETE.sqlite, UPSERT.sqlite];
+
+/// Those that are another text on a server.
+#[cfg(test)]
+pub(crate) const BOTH: &[&Texts] = &[&DELETE, &UPSERT];

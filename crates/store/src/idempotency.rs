@@ -181,4 +181,4 @@ pub(crate) fn drop_old(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<usiz
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_KEYS, DROP];
+pub(crate) const HOT: &[&str] = &[BY_KEYS, DROP, INSERT];

@@ -228,4 +228,22 @@ fn read(row: &Row<'_>) -> Result<Image> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_NAME, BY_DIGEST, KNOWN, OF_TENANT, USERS_OF, NAMES, COUNTS];
+pub(crate) const HOT: &[&str] = &[
+    BY_NAME,
+    BY_DIGEST,
+    KNOWN,
+    OF_TENANT,
+    USERS_OF,
+    NAMES,
+    COUNTS,
+    INSERT,
+    NAME,
+    NAME_SHIPPED,
+    OF_TENANT_AND_DIGEST,
+    UNNAME,
+    NAMES_OF,
+    DELETE,
+    DELETE_NAMES,
+    LIMIT,
+    SET_LIMIT,
+];

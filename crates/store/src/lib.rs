@@ -29,6 +29,7 @@ mod store;
 mod task;
 mod task_log;
 mod tenant;
+mod timeline;
 mod token;
 mod vm;
 mod work;

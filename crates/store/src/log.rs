@@ -214,7 +214,12 @@ fn hash(row: &Row<'_>, column: usize) -> Result<Hash> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[HEAD, AFTER, AFTER_OF_TENANT, AFTER_OF_SUBJECT, LINKS];
+pub(crate) const HOT: &[&str] =
+    &[HEAD, AFTER, AFTER_OF_TENANT, AFTER_OF_SUBJECT, LINKS, RAISE, ADVANCE, MARK, SET_MARK, INSERT.sqlite, LINK];
+
+/// Those that are another text on a server.
+#[cfg(test)]
+pub(crate) const BOTH: &[&Texts] = &[&INSERT];
 
 /// Lists, and the index that each is to walk.
 #[cfg(test)]

@@ -173,7 +173,7 @@ SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value
        value->>'facts',
        CAST(value->>'last_seen' AS BIGINT), CAST(value->>'lost_at' AS BIGINT), CAST(value->>'beat_seq' AS BIGINT),
        value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'created_at' AS BIGINT),
-       (SELECT CASE WHEN store_epoch > 1 THEN store_epoch - 1 ELSE store_epoch END FROM log_head)
+       (SELECT CASE WHEN store_epoch > 1 THEN store_epoch - 1 ELSE store_epoch END FROM log_head WHERE one = 1)
   FROM jsonb_each(?1)
  WHERE true
     ON CONFLICT (id) DO UPDATE
@@ -273,4 +273,4 @@ fn read(row: &Row<'_>) -> Result<NodeRow> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, IDENTITIES, HEARD, COMPARED];
+pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, IDENTITIES, HEARD, COMPARED, PAUSED, ADD, PUT];

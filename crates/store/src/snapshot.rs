@@ -228,7 +228,7 @@ fn read(row: &Row<'_>) -> Result<SnapshotRow> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, ON_VMS, ON_NODES, UPDATE, ALL, OF_TENANT, OF_VM, DELETED];
+pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, ON_VMS, ON_NODES, UPDATE, ALL, OF_TENANT, OF_VM, DELETED, INSERT];
 
 /// Lists, and the index that each is to walk.
 #[cfg(test)]

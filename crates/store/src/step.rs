@@ -12,6 +12,7 @@ pub(crate) mod offer;
 pub(crate) mod plain;
 pub(crate) mod progress;
 pub(crate) mod restart;
+pub(crate) mod restored;
 pub(crate) mod settle;
 pub(crate) mod start;
 pub(crate) mod submit;

@@ -37,8 +37,10 @@ use crate::{
     secret,
     service::Service,
     snapshot,
-    step::{cancel, edit, expire, heartbeat, join, lease, letter, progress, restart, settle, start, submit, sweep},
-    task, task_log, tenant, token, vm,
+    step::{
+        cancel, edit, expire, heartbeat, join, lease, letter, progress, restart, restored, settle, start, submit, sweep,
+    },
+    task, task_log, tenant, timeline, token, vm,
     work::{Context, Work},
 };
 
@@ -246,8 +248,11 @@ impl Store {
         self.pass("store.forget", sweep::drop_idempotency_keys).await
     }
 
-    /// One pass, and word that this process is running.
+    /// One pass, and word that this process is running. Where nothing goes on before a new epoch has begun, it begins here.
     async fn pass(&self, label: &'static str, pass: Pass) -> Result<Swept> {
+        if self.0.context.db.moved().is_some() {
+            self.follow_timeline().await?;
+        }
         self.step(label, move |work| {
             work.context.service.pass(work.now, work.context.timing.lease);
             pass(work)
@@ -272,20 +277,28 @@ impl Store {
         .await
     }
 
-    /// The database was restored: what was done since it was saved is not in it. A new epoch begins, whose fences are above
-    /// all of before; no node gets a task before it has said all that it has, and nothing is deleted by itself. Tasks that
-    /// had not ended wait again, from now on and with attempts left: whether they were done is for their nodes to say.
+    /// The database was restored: what was done since it was saved is not in it, and a new epoch begins.
     pub async fn restored(&self) -> Result<u32> {
         self.step("store.restored", move |work| {
-            let epoch = log::raise_epoch(work.tx, work.now)?;
-            task::begin_again(work.tx, work.now)?;
-            token::use_up_joins(work.tx, work.now)?;
-            task::outbox::anew(work.tx, epoch)?;
-            work.event(None, "store", "store.restored", Uuid::nil(), json!({"store_epoch": epoch}));
-            work.audit(&Actor::system(), None, "store", "store.restored", Uuid::nil(), json!({"store_epoch": epoch}));
-            Ok(epoch)
+            if let Some(now) = work.context.db.timeline() {
+                timeline::record(work.tx, &now)?;
+            }
+            restored::restored(work)
         })
         .await
+    }
+
+    /// Where the database was promoted or put back in time since the store was last at work there, a new epoch begins, whose
+    /// number is the answer. To be asked before anybody is served; later the loops' passes do.
+    pub async fn follow_timeline(&self) -> Result<Option<u32>> {
+        let context = &self.0.context;
+        if let Some(epoch) = context.adopt("store.timeline", timeline::follow).await? {
+            return Ok(epoch);
+        }
+        match context.db.timeline() {
+            Some(now) => self.step("store.timeline", move |work| timeline::follow(work, &now)).await,
+            None => Ok(None),
+        }
     }
 
     /// Writes a join token down.

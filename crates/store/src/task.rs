@@ -614,9 +614,14 @@ pub(crate) const HOT: &[&str] = &[
     AMEND,
     RENEW,
     RETRY_OF,
+    INSERT.sqlite,
 ];
 
 /// Lists of what may be leased, and the index that each is to walk in its order.
 #[cfg(test)]
 pub(crate) const INDEXED: &[(&str, &str)] =
     &[(RIPEN, "tasks_later (not_before<?)"), (LEASABLE.sqlite, "tasks_leasable (node=? AND lane=?)")];
+
+/// Of these, those in two texts.
+#[cfg(test)]
+pub(crate) const BOTH: &[&Texts] = &[&LEASABLE, &INSERT, &UPDATE];

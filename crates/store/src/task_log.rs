@@ -109,4 +109,4 @@ pub(crate) fn after(tx: &Tx<'_>, task: TaskId, after: i64, limit: usize) -> Resu
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[TAILS, TRIM, AFTER];
+pub(crate) const HOT: &[&str] = &[TAILS, TRIM, AFTER, INSERT];

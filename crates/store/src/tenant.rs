@@ -109,4 +109,4 @@ pub(crate) fn book(row: &Row<'_>, first: usize) -> Result<Book> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_IDS, NAMED];
+pub(crate) const HOT: &[&str] = &[BY_IDS, NAMED, PUT, ADD];

@@ -108,4 +108,4 @@ fn role(row: &Row<'_>, column: usize) -> Result<Role> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[JOIN, CALLER];
+pub(crate) const HOT: &[&str] = &[JOIN, CALLER, INSERT_JOIN, USE_JOIN, INSERT_API];

@@ -347,6 +347,7 @@ pub(crate) const HOT: &[&str] = &[
     OF_NODE,
     DELETED,
     DELETED_OF_TENANT,
+    INSERT,
 ];
 
 /// Lists, and the index that each is to walk.

@@ -11,7 +11,7 @@ use std::{
     sync::atomic::{AtomicI64, Ordering},
 };
 
-use hostler_db::{Db, Result, Tx};
+use hostler_db::{Db, Result, Timeline, Tx};
 use hostler_model::{
     Clock, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     alloc::{Allocation, Owner},
@@ -69,12 +69,28 @@ impl Context {
         F: FnOnce(&mut Work<'_>) -> Result<T> + Send + 'static,
     {
         let context = self.clone();
-        let done = self.db.write(label, move |tx| {
-            let mut work = Work::begin(tx, &context);
-            let answer = step(&mut work)?;
-            Ok((answer, work.finish()?))
-        });
-        let (answer, wakes) = done.await.inspect_err(|error| {
+        let done = self.db.write(label, move |tx| Work::run(tx, &context, step));
+        self.told(done.await)
+    }
+
+    /// Runs a step where the database goes on in another timeline: the first one there. `None`: it does not.
+    pub(crate) async fn adopt<T, F>(
+        self: &std::sync::Arc<Self>,
+        label: &'static str,
+        step: F,
+    ) -> crate::Result<Option<T>>
+    where
+        T: Send + 'static,
+        F: FnOnce(&mut Work<'_>, &Timeline) -> Result<T> + Send + 'static,
+    {
+        let context = self.clone();
+        let done = self.db.adopt(label, move |tx, timeline| Work::run(tx, &context, |work| step(work, timeline))).await;
+        done.transpose().map(|done| self.told(done)).transpose()
+    }
+
+    /// The answer of a step; once it is durable its wakes go out.
+    fn told<T>(&self, done: Result<(T, Wakes)>) -> crate::Result<T> {
+        let (answer, wakes) = done.inspect_err(|error| {
             if error.is_outage() {
                 self.service.interrupted(self.now());
             }
@@ -219,6 +235,17 @@ impl<'a> Work<'a> {
             None => node::paused(self.tx)?,
         };
         Ok(self.paused.insert(known).contains(&node))
+    }
+
+    /// Runs a step over an empty working set, and writes what came of it.
+    fn run<T>(
+        tx: &'a Tx<'a>,
+        context: &'a Context,
+        step: impl FnOnce(&mut Work<'_>) -> Result<T>,
+    ) -> Result<(T, Wakes)> {
+        let mut work = Work::begin(tx, context);
+        let answer = step(&mut work)?;
+        Ok((answer, work.finish()?))
     }
 
     /// Reads tasks, and for those about a VM the VM, its queue and its allocation.

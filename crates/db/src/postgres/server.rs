@@ -5,11 +5,15 @@ use std::{fmt, sync::Arc, time::Duration};
 use ::postgres::Client;
 use tokio::runtime::{Builder, Runtime};
 use tokio_postgres::{
-    Config, NoTls,
+    Config,
     config::{Host, TargetSessionAttrs},
     error::SqlState,
 };
 
+use super::{
+    gate::{Gate, Timeline},
+    tls::Tls,
+};
 use crate::{Error, Result};
 
 /// How long a connection may take to be made.
@@ -36,14 +40,17 @@ SET statement_timeout = '60s'";
 
 /// A database on a server. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Server(Arc<Config>);
+pub(crate) struct Server {
+    config: Arc<Config>,
+    tls: Arc<Tls>,
+    gate: Option<Arc<Gate>>,
+}
 
 impl Server {
-    /// Reads an address such as `postgres://user:password@host:5432/name`, or PostgreSQL's key=value form.
+    /// Reads an address such as `postgres://user:password@host:5432/name?sslmode=verify-full`, or PostgreSQL's key=value
+    /// form.
     pub(crate) fn parse(url: &str) -> Result<Server> {
-        let mut config: Config = url.parse().map_err(|e: tokio_postgres::Error| {
-            Error::Aborted(format!("the database's address cannot be read: {}", describe(&e)))
-        })?;
+        let (tls, mut config) = Tls::parse(url)?;
         if config.get_application_name().is_none() {
             config.application_name("hostler");
         }
@@ -58,19 +65,46 @@ impl Server {
             .keepalives_interval(SILENCE)
             .keepalives_retries(2)
             .tcp_user_timeout(3 * SILENCE);
-        Ok(Server(Arc::new(config)))
+        Ok(Server { config: Arc::new(config), tls: Arc::new(tls), gate: Some(Arc::default()) })
     }
 
     /// What its address says.
     pub(crate) fn config(&self) -> &Config {
-        &self.0
+        &self.config
+    }
+
+    /// What its address says about TLS.
+    pub(crate) fn tls(&self) -> &Tls {
+        &self.tls
     }
 
     /// The same, whose connections are called this at the server.
     pub(crate) fn named(&self, name: &str) -> Server {
-        let mut config = (*self.0).clone();
+        let mut config = (*self.config).clone();
         config.application_name(name);
-        Server(Arc::new(config))
+        Server { config: Arc::new(config), ..self.clone() }
+    }
+
+    /// The same, whatever timeline it is in.
+    pub(crate) fn ungated(&self) -> Server {
+        Server { gate: None, ..self.clone() }
+    }
+
+    /// The timeline in which this process works, where the server tells it.
+    pub(crate) fn timeline(&self) -> Option<Timeline> {
+        self.gate.as_ref().and_then(|gate| gate.timeline())
+    }
+
+    /// The one in which the server goes on, where connections are refused for it.
+    pub(crate) fn moved(&self) -> Option<Timeline> {
+        self.gate.as_ref().and_then(|gate| gate.moved())
+    }
+
+    /// Connections of this timeline are good from now on.
+    pub(crate) fn accept(&self, timeline: Timeline) {
+        if let Some(gate) = &self.gate {
+            gate.accept(timeline);
+        }
     }
 
     /// A connection that was there is not any more.
@@ -78,26 +112,39 @@ impl Server {
         Error::Postgres { server: self.to_string(), detail: "there is no connection".to_owned(), outage: true }
     }
 
-    /// A new connection whose every statement is waited for.
+    /// A new connection whose every statement is waited for, if it may be used.
     pub(crate) fn connect(&self) -> Result<Client> {
-        let mut client = ::postgres::Config::from((*self.0).clone()).connect(NoTls).map_err(|e| self.wrap(&e))?;
+        let mut client = self.call()?;
+        if let Some(gate) = &self.gate {
+            gate.admit(self, &mut |sql| client.simple_query(sql))?;
+        }
         client.batch_execute(SETTINGS).map_err(|e| self.wrap(&e))?;
         Ok(client)
     }
 
-    /// A new connection, and the runtime that moves it while somebody waits for it.
+    /// A new connection, and the runtime that moves it while somebody waits for it, if it may be used.
     pub(crate) fn open(&self) -> Result<(Runtime, tokio_postgres::Client)> {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Error::Aborted(format!("a connection has no runtime: {e}")))?;
+        let connector = self.tls.connector()?;
         let opened = runtime.block_on(async {
-            let (client, connection) = self.0.connect(NoTls).await?;
+            let (client, connection) = self.config.connect(connector).await?;
             // How it ended is the answer of whoever waits for it then.
             tokio::spawn(async { drop(connection.await) });
-            client.batch_execute(SETTINGS).await?;
             Ok(client)
         });
         let client = opened.map_err(|e| self.wrap(&e))?;
+        if let Some(gate) = &self.gate {
+            gate.admit(self, &mut |sql| runtime.block_on(client.simple_query(sql)))?;
+        }
+        runtime.block_on(client.batch_execute(SETTINGS)).map_err(|e| self.wrap(&e))?;
         Ok((runtime, client))
+    }
+
+    /// A new connection, whatever it is.
+    pub(super) fn call(&self) -> Result<Client> {
+        let config = ::postgres::Config::from((*self.config).clone());
+        config.connect(self.tls.connector()?).map_err(|e| self.wrap(&e))
     }
 
     /// An error of this server's.
@@ -112,15 +159,15 @@ impl Server {
 /// Without user and password.
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.get_hosts().first() {
+        match self.config.get_hosts().first() {
             Some(Host::Tcp(host)) => f.write_str(host)?,
             Some(Host::Unix(path)) => write!(f, "{}", path.display())?,
             None => f.write_str("localhost")?,
         }
-        if let Some(port) = self.0.get_ports().first() {
+        if let Some(port) = self.config.get_ports().first() {
             write!(f, ":{port}")?;
         }
-        write!(f, "/{}", self.0.get_dbname().or_else(|| self.0.get_user()).unwrap_or_default())
+        write!(f, "/{}", self.config.get_dbname().or_else(|| self.config.get_user()).unwrap_or_default())
     }
 }
 

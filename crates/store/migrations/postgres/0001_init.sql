@@ -15,6 +15,13 @@ CREATE TABLE log_head (
 INSERT INTO log_head (one, store_epoch, seq, hash)
 VALUES (1, 1, 0, '0000000000000000000000000000000000000000000000000000000000000000');
 
+-- In which history of which cluster the store was last at work, where its server tells it.
+CREATE TABLE timeline (
+    one         BIGINT PRIMARY KEY CHECK (one = 1),
+    system_id   TEXT COLLATE "C" NOT NULL,
+    number      BIGINT NOT NULL
+);
+
 -- Events and audit entries, without gaps.
 CREATE TABLE log (
     seq     BIGINT PRIMARY KEY,
@@ -110,7 +117,7 @@ CREATE TABLE nodes (
 );
 
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
-CREATE INDEX nodes_brokered ON nodes (id) WHERE transport <> 'poll';
+CREATE INDEX nodes_offered ON nodes (id) WHERE transport <> 'poll';
 
 -- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
 -- `clean`: what is left of its attempts: 1 nothing, 2 something from which another is to go on, 0 nobody knows.

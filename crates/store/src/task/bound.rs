@@ -34,11 +34,12 @@ pub(crate) fn backoffs(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
     Ok(())
 }
 
+// The words about `poll` name the index that has the nodes which a broker serves, if any.
 const PLAIN: &str = "
 UPDATE tasks
    SET lease_until = CAST(?1->>'until' AS BIGINT)
  WHERE lease_until IS NOT NULL AND lease_until < CAST(?1->>'until' AS BIGINT)
-   AND EXISTS (SELECT 1 FROM nodes n WHERE n.id = tasks.node AND n.transport = 'plain')";
+   AND EXISTS (SELECT 1 FROM nodes n WHERE n.id = tasks.node AND n.transport = 'plain' AND n.transport <> 'poll')";
 
 /// What was sent in plain form has one attempt, of which nobody says that it goes on: it is over when its end is told.
 pub(crate) fn plain(tx: &Tx<'_>, until: Timestamp) -> Result<()> {

@@ -213,8 +213,12 @@ pub(super) fn waits_for(state: TaskState, early: bool, held: Held) -> Option<Wai
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, OF_VM, WITH_CODE, DEAD, LEASED, LIVE.sqlite];
+pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, OF_VM, WITH_CODE, DEAD, LEASED, LIVE.sqlite, ALL];
 
 /// Lists, and the index that each is to walk.
 #[cfg(test)]
 pub(crate) const INDEXED: &[(&str, &str)] = &[(DEAD, "tasks_dead (tenant=? AND id<?)")];
+
+/// Of these, those in two texts.
+#[cfg(test)]
+pub(crate) const BOTH: &[&Texts] = &[&LIVE];

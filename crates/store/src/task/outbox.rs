@@ -22,12 +22,13 @@ use serde_json::{Value, json};
 
 use super::{COLUMNS, TaskRow, read};
 
+// The words about `poll` name the index that has the nodes which a broker serves, if any.
 const WAITING: &str = "
 INSERT INTO outbox (task, node, store_epoch, attempt, intent, form, due_at)
 SELECT c.value->>'task', n.id, h.store_epoch, CAST(c.value->>'attempt' AS BIGINT), c.value->>'intent', n.transport,
        CAST(c.value->>'due_at' AS BIGINT)
   FROM jsonb_each(?1) c
-  JOIN nodes n ON n.id = c.value->>'node'
+  JOIN nodes n ON n.id = c.value->>'node' AND n.transport <> 'poll'
   JOIN log_head h ON h.one = 1
  WHERE n.transport = 'amqp' OR (n.transport = 'plain' AND c.value->>'intent' = 'run')
     ON CONFLICT (task) DO UPDATE

@@ -249,4 +249,4 @@ pub(crate) fn totals(tx: &Tx<'_>) -> Result<Vec<Counter>> {
 
 /// Texts that run all the time: none may read a whole table. [`TOTALS`] does, of counters: an hour's and no more.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[FOLD, FOLDED, FIRST, LIVE, DEAD, DEAD_OF, COUNTED, NODES];
+pub(crate) const HOT: &[&str] = &[FOLD, FOLDED, FIRST, LIVE, DEAD, DEAD_OF, COUNTED, NODES, ADD];

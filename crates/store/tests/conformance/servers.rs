@@ -1,11 +1,14 @@
 //! Two servers over one PostgreSQL database: what one reads and another changes meanwhile. Each of these runs them at once.
+//! And a database that is promoted below them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use hostler_model::{Code, Resources, event::Actor, name::Name, task::TaskState, tenant::UNLIMITED};
-use hostler_store::{Idempotency, Submission};
+use hostler_db::Mode;
+use hostler_fixture::Database;
+use hostler_model::{Clock, Code, Ids, Resources, event::Actor, name::Name, task::TaskState, tenant::UNLIMITED};
+use hostler_store::{Config, Idempotency, LogFilter, Now, Store, Submission, Timing};
 
-use crate::world::{Agent, Postgres, TENANT, World};
+use crate::world::{Agent, Engine, Postgres, TENANT, World};
 
 /// Rounds in which two are at work at once.
 const ROUNDS: usize = 20;
@@ -116,4 +119,76 @@ async fn what_one_changed_wakes_those_who_wait_at_the_other() {
         }
     }
     one.end().await;
+}
+
+/// A database that has a standby.
+#[derive(Clone)]
+struct OnBoth {
+    url: String,
+    database: Arc<Database<'static>>,
+}
+
+impl Engine for OnBoth {
+    fn open(&self, clock: Clock, ids: Ids) -> Store {
+        let config = Config { mode: Mode::Threads, clock, ids, timing: Timing::default() };
+        Store::connect(&self.url, Now::HandedIn, config).unwrap()
+    }
+
+    fn tamper(&self, sql: &str) {
+        self.database.run(sql).unwrap();
+    }
+}
+
+/// Asks again as long as connections break.
+async fn patiently<T>(ask: impl AsyncFn() -> hostler_store::Result<T>) -> T {
+    loop {
+        match ask().await {
+            Err(error) if error.is_outage() => tokio::task::yield_now().await,
+            done => return done.unwrap(),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_standby_that_was_promoted_begins_one_new_epoch_without_what_it_had_not_received() {
+    // It ends with the process of the tests.
+    let primary: &'static hostler_fixture::Postgres =
+        Box::leak(Box::new(hostler_fixture::Postgres::start(false).unwrap()));
+    let database = Arc::new(primary.database().unwrap());
+    let standby = primary.standby().unwrap();
+    let copy = database.on(&standby);
+    let engine = OnBoth { url: database.url_on_both(&standby), database };
+    let one = World::open(engine.clone());
+    let other = one.beside(engine);
+    for world in [&one, &other] {
+        assert_eq!(world.store.follow_timeline().await.unwrap(), None, "it is where it was");
+    }
+    let agent = one.node("a").await;
+    let kept = one.ok(one.echo()).await;
+    let leased = one.lease_one(agent).await;
+    while copy.ask("SELECT CAST(COUNT(*) AS TEXT) FROM tasks WHERE lease_until IS NOT NULL").unwrap_or_default() != "1"
+    {
+    }
+    // Nothing more comes to the standby, and it is not synchronous.
+    copy.run("ALTER SYSTEM SET primary_conninfo = ''").unwrap();
+    copy.run("SELECT pg_reload_conf()").unwrap();
+    while copy.ask("SELECT CAST(COUNT(*) AS TEXT) FROM pg_stat_wal_receiver").unwrap() != "0" {}
+    let lost = one.ok(other.echo()).await;
+    primary.kill().unwrap();
+    copy.run("SELECT pg_promote()").unwrap();
+    for world in [&one, &other] {
+        patiently(async || world.store.lapse_leases().await).await;
+    }
+    let entries = patiently(async || one.store.log(LogFilter::default(), 0, 1000).await).await;
+    let restored: Vec<_> = entries.iter().filter(|entry| entry.kind == "store.restored").collect();
+    assert_eq!(restored.len(), 2, "an event and an audit entry, of one of the two: {restored:?}");
+    assert!(patiently(async || other.store.task(lost.id).await).await.is_none());
+    assert!(one.lease(agent, 1).await.is_empty(), "it has not said what it has");
+    one.beat(agent, Vec::new()).await;
+    let again = one.lease_one(agent).await;
+    assert_eq!((again.task, leased.task), (kept.id, kept.id));
+    assert!(again.fence.store_epoch > leased.fence.store_epoch);
+    for world in [&one, &other] {
+        assert_eq!(world.store.follow_timeline().await.unwrap(), None, "it is known by now");
+    }
 }

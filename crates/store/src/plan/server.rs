@@ -1,0 +1,84 @@
+//! How PostgreSQL means to run the texts that run all the time, over a long history.
+
+use hostler_db::{Db, Tx};
+
+use super::texts;
+use crate::store::ON_A_SERVER;
+
+const HISTORY: &str = include_str!("history.sql");
+
+/// Indexes that have what has not ended, or is not as usual, and nothing else: they may be walked whole.
+const SHORT: &[&str] = &[
+    "tasks_leasable",
+    "tasks_later",
+    "tasks_leased",
+    "tasks_on_vm",
+    "tasks_dead",
+    "tasks_in_backoff",
+    "nodes_paused",
+    "nodes_offered",
+    "imports_running",
+];
+
+/// Tables of one row.
+const ONE_ROW: &[&str] = &["log_head"];
+
+/// The plan that a session of ours makes once for a text and keeps.
+fn plan(tx: &Tx<'_>, number: usize, text: &'static str) -> hostler_db::Result<Vec<String>> {
+    let takes = if text.contains("?1") { ("(jsonb)", "('[]')") } else { ("", "") };
+    let prepare: &'static str = format!("PREPARE text_{number} {} AS {text}", takes.0).leak();
+    let explain: &'static str = format!("EXPLAIN EXECUTE text_{number} {}", takes.1).leak();
+    tx.execute(prepare, &())?;
+    tx.query(explain, &(), |row| row.get(0))
+}
+
+/// Steps of a plan that come across every row of a table, or every entry of an index that is as long as one.
+fn whole_reads(plan: &[String]) -> Vec<&str> {
+    let is_step = |line: &str| line.contains("(cost=");
+    let steps = plan.iter().enumerate().filter(|(_, line)| is_step(line));
+    let whole = steps.filter(|&(number, line)| {
+        let conditions = plan[number + 1..].iter().take_while(|line| !is_step(line));
+        let bounded = conditions.clone().any(|line| line.trim_start().starts_with("Index Cond"));
+        let of = |word: &str| line.split_once(word).map(|(_, rest)| rest.split(' ').next().unwrap_or_default());
+        match (of("Seq Scan on "), of("Scan using "), of("Bitmap Index Scan on ")) {
+            (Some(table), ..) => !ONE_ROW.contains(&table),
+            (_, Some(index), _) | (.., Some(index)) => !bounded && !SHORT.contains(&index),
+            (None, None, None) => false,
+        }
+    });
+    whole.map(|(_, line)| line.trim()).collect()
+}
+
+#[tokio::test]
+async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
+    let database = hostler_fixture::Postgres::shared().unwrap().database().unwrap();
+    let db = Db::postgres(&database.url(), ON_A_SERVER).unwrap();
+    database.run(HISTORY).unwrap();
+    let plans = db
+        .read(|tx| {
+            let explained = texts::on_a_server().enumerate().map(|(number, text)| Ok((text, plan(tx, number, text)?)));
+            explained.collect::<hostler_db::Result<Vec<_>>>()
+        })
+        .await
+        .unwrap();
+    let bad = plans.iter().filter(|(_, plan)| !whole_reads(plan).is_empty());
+    let told: Vec<String> =
+        bad.map(|(text, plan)| format!("{text}\n\n{}\n{:#?}\n", plan.join("\n"), whole_reads(plan))).collect();
+    assert!(told.is_empty(), "{} of {}:\n{}", told.len(), plans.len(), told.join("\n--\n"));
+}
+
+#[tokio::test]
+async fn a_plan_that_reads_a_whole_table_is_noticed() {
+    let database = hostler_fixture::Postgres::shared().unwrap().database().unwrap();
+    let db = Db::postgres(&database.url(), ON_A_SERVER).unwrap();
+    database.run(HISTORY).unwrap();
+    let whole = db
+        .read(|tx| {
+            let texts = ["SELECT id FROM tasks WHERE created_by = ?1->>'by'", "SELECT COUNT(*) FROM tasks t"];
+            let plans = texts.iter().enumerate().map(|(number, text)| plan(tx, number, text));
+            plans.collect::<hostler_db::Result<Vec<_>>>()
+        })
+        .await
+        .unwrap();
+    assert!(whole.iter().all(|plan| !whole_reads(plan).is_empty()), "{whole:#?}");
+}

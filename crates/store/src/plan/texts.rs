@@ -1,0 +1,123 @@
+//! Every text of the store, sorted into those that run all the time and those that may read a whole table.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use hostler_db::Texts;
+
+use crate::{
+    allocation, doctor, idempotency, image, import, log, node, secret, snapshot, task, task_log, tenant, timeline,
+    token, vm,
+};
+
+/// Texts that may read a whole table, by the file and the name, and why.
+const RARE: &[(&str, &str, &str)] = &[
+    ("allocation.rs", "ALL", "the doctor adds all of them up"),
+    ("allocation.rs", "ORPHANED", "the doctor looks at each"),
+    ("doctor.rs", "LEASELESS", "the doctor looks at each task"),
+    ("doctor.rs", "MISNAMED", "the doctor looks at each machine"),
+    ("gauges.rs", "VMS", "machines are counted for /metrics: as many as there are, without the deleted"),
+    ("gauges.rs", "NODES", "as many as there are hosts"),
+    ("gauges.rs", "BOOKS", "as many as there are tenants"),
+    ("image.rs", "MANIFESTS", "blobs that no image has are found once an hour"),
+    ("node.rs", "ALL", "placement looks at every host"),
+    ("node.rs", "BOOKS", "the doctor compares every host's"),
+    ("tenant.rs", "BOOKS", "the doctor compares every tenant's"),
+    ("task.rs", "BEGIN_AGAIN", "once after a restore"),
+    ("task/outbox.rs", "ANEW", "once after a restore"),
+    ("task/outbox.rs", "FILL", "once after a restore"),
+    ("task/outbox.rs", "LENGTH", "offers that nobody has begun are counted for /metrics"),
+    ("task/stats.rs", "TOTALS", "counters: an hour's and no more"),
+    ("token.rs", "USE_UP_JOINS", "once after a restore"),
+];
+
+/// Those that run all the time: none may read a whole table.
+pub(super) fn hot() -> impl Iterator<Item = &'static str> {
+    let texts = [
+        allocation::HOT,
+        doctor::HOT,
+        idempotency::HOT,
+        image::HOT,
+        import::HOT,
+        log::HOT,
+        node::HOT,
+        secret::HOT,
+        snapshot::HOT,
+        task::HOT,
+        task::bound::HOT,
+        task::later::HOT,
+        task::list::HOT,
+        task::outbox::HOT,
+        task::stats::HOT,
+        task_log::HOT,
+        tenant::HOT,
+        timeline::HOT,
+        token::HOT,
+        vm::HOT,
+    ];
+    texts.into_iter().flatten().copied()
+}
+
+/// The same for a server.
+pub(super) fn on_a_server() -> impl Iterator<Item = &'static str> {
+    let both: Vec<&Texts> =
+        [allocation::BOTH, log::BOTH, task::BOTH, task::list::BOTH].into_iter().flatten().copied().collect();
+    hot().map(move |text| both.iter().find(|texts| texts.sqlite == text).map_or(text, |texts| texts.postgres))
+}
+
+/// The names of the texts in a file, and what its list `HOT` says.
+fn sorted(source: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
+    let constants = source.split("const ").skip(1).filter_map(|after| after.split_once(':'));
+    let (mut texts, mut hot) = (BTreeSet::new(), BTreeSet::new());
+    for (name, rest) in constants {
+        let Some((kind, value)) = rest.split_once('=') else { continue };
+        match kind.trim() {
+            "&str" | "Texts" if is_text(value) => drop(texts.insert(name)),
+            "&[&str]" if name == "HOT" => {
+                let list = value.split_once(']').map_or(value, |(list, _)| list);
+                let word = |c: char| !(c.is_ascii_uppercase() || c == '_');
+                hot = list.split(word).filter(|name| !name.is_empty()).collect();
+            }
+            _ => {}
+        }
+    }
+    (texts, hot)
+}
+
+/// Whether a constant is a statement: by its first word, or because a macro puts it together.
+fn is_text(value: &str) -> bool {
+    let word = value.trim_start_matches([' ', '\n', '"']);
+    ["SELECT", "INSERT", "UPDATE", "DELETE", "concat!", "list!", "Texts"].iter().any(|first| word.starts_with(first))
+}
+
+fn files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        match entry.file_type().unwrap().is_dir() {
+            true => files(&entry.path(), found),
+            false => found.push(entry.path()),
+        }
+    }
+}
+
+#[test]
+fn every_text_is_looked_at_or_may_read_a_whole_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    files(&root, &mut found);
+    let (mut all, mut used) = (0, 0);
+    for file in found.iter().filter(|file| file.extension().is_some_and(|word| word == "rs")) {
+        let (source, file) = (fs::read_to_string(file).unwrap(), file.strip_prefix(&root).unwrap().to_str().unwrap());
+        let (texts, hot) = sorted(&source);
+        all += texts.len();
+        for text in texts {
+            let rare = RARE.iter().any(|(of, name, _)| (*of, *name) == (file, text));
+            used += usize::from(rare);
+            assert!(rare != hot.contains(text), "{file}: {text} stands in `HOT`, or in the list of those that may");
+        }
+    }
+    assert!(all > 100, "{all} texts");
+    assert_eq!(used, RARE.len(), "a text that may is not there any more");
+}
