@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use hostler_e2e::{dev::binary, fleet::Fleet};
 use hostler_fixture::Postgres;
 use serde_json::{Value, json};
@@ -77,7 +77,7 @@ async fn a_database_that_is_killed_costs_no_attempt_and_no_node() -> Result<()> 
     }
     assert!(fleet.ends(0, &tasks).await?.iter().all(|end| end == "succeeded"));
     let (_, again) = fleet.call(0, "GET", "/events?limit=1", None).await?;
-    let lost = fleet.database().ask("SELECT COUNT(*)::text FROM log WHERE kind IN ('node.lost', 'task.retried')")?;
+    let lost = fleet.store().ask("SELECT COUNT(*)::text FROM log WHERE kind IN ('node.lost', 'task.lapsed')")?;
     assert_eq!(lost, "0", "{again}");
     assert_eq!(fleet.ills(1).await?, [Value::Null; 0]);
     Ok(())
@@ -112,7 +112,7 @@ async fn a_database_that_was_put_back_goes_on_from_what_its_nodes_have() -> Resu
     let before = fleet.echoes(0, 5).await?;
     fleet.ends(0, &before).await?;
     let folder = fleet.folder("backup").display().to_string();
-    let database = format!("--database={}", fleet.database().url());
+    let database = fleet.store().flag().context("it is PostgreSQL's")?;
     let run = |words: &[&str]| -> Result<(bool, String)> {
         let output = Command::new(binary()?).args(words).env("HOSTLER_CONFIG", "/dev/null").output()?;
         let said = [output.stdout, output.stderr].concat();
@@ -127,7 +127,7 @@ async fn a_database_that_was_put_back_goes_on_from_what_its_nodes_have() -> Resu
     fleet.kill_server(0)?;
     fleet
         .until("the killed server's connections are gone", async |fleet: &Fleet<'_>| {
-            Ok((fleet.database().ask(
+            Ok((fleet.store().ask(
                 "SELECT CAST(COUNT(*) AS TEXT) FROM pg_stat_activity WHERE datname = current_database()
                 AND application_name LIKE 'hostler%'",
             )? == "0")
@@ -146,7 +146,7 @@ async fn a_database_that_was_put_back_goes_on_from_what_its_nodes_have() -> Resu
             Ok((fleet.echo(0).await?.1["task"]["state"] == "succeeded").then_some(()))
         })
         .await?;
-    let kinds = fleet.database().ask("SELECT string_agg(kind, ' ') FROM log WHERE kind LIKE 'store.%'")?;
+    let kinds = fleet.store().ask("SELECT string_agg(kind, ' ') FROM log WHERE kind LIKE 'store.%'")?;
     assert!(kinds.contains("store.restored"), "{kinds}");
     assert_eq!(fleet.ills(0).await?, [Value::Null; 0]);
     Ok(())
