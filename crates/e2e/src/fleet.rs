@@ -73,6 +73,8 @@ pub enum End {
     Server(usize),
     /// An agent.
     Agent(usize),
+    /// Whoever has this address.
+    At(Ipv4Addr),
 }
 
 impl<'a> Fleet<'a> {
@@ -95,7 +97,12 @@ impl<'a> Fleet<'a> {
 
     /// As [`Fleet::started`], each on a host of its own.
     pub async fn apart(postgres: &'a Postgres, servers: usize, agents: usize) -> Result<Fleet<'a>> {
-        Fleet::empty(Some(postgres.database()?), Some(Net::new()?))?.filled(servers, agents).await
+        Fleet::apart_in(Net::new()?, postgres, servers, agents).await
+    }
+
+    /// The same, in a net where something else is already.
+    pub async fn apart_in(net: Net, postgres: &'a Postgres, servers: usize, agents: usize) -> Result<Fleet<'a>> {
+        Fleet::empty(Some(postgres.database()?), Some(net))?.filled(servers, agents).await
     }
 
     fn empty(database: Option<Database<'a>>, net: Option<Net>) -> Result<Fleet<'a>> {
@@ -301,6 +308,7 @@ impl<'a> Fleet<'a> {
         match end {
             End::Server(number) => self.servers[number].address(),
             End::Agent(number) => self.agents[number].address(),
+            End::At(address) => address,
         }
     }
 

@@ -7,9 +7,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use hostler_e2e::fleet::{
-    End::{self, Agent, Server},
-    Fleet,
+use hostler_e2e::{
+    fleet::{
+        End::{self, Agent, At, Server},
+        Fleet,
+    },
+    netns::Net,
 };
 use hostler_fixture::Postgres;
 use serde_json::{Value, json};
@@ -155,6 +158,42 @@ async fn an_agent_whose_server_is_cut_off_goes_over_to_the_other() -> Result<()>
     for (from, to) in [(Server(0), Agent(0)), (Agent(0), Server(0))] {
         fleet.mend(from, to)?;
     }
+    assert_eq!(fleet.ills(0).await?, [Value::Null; 0]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_is_cut_off_from_its_database_says_so_and_the_other_goes_on() -> Result<()> {
+    let mut net = Net::new()?;
+    let database = net.address_here()?;
+    let postgres = Postgres::start_at(database)?;
+    let fleet = Fleet::apart_in(net, &postgres, 2, 1).await?;
+    // Under way in both servers when the one is cut off, which may hold what the other needs.
+    let mut tasks = [fleet.echoes(0, 200).await?, fleet.echoes(1, 200).await?].concat();
+    let both_ways = [(Server(0), At(database)), (At(database), Server(0))];
+    for (from, to) in both_ways {
+        fleet.cut(from, to)?;
+    }
+    fleet
+        .until("the one says that it has no database", async |fleet: &Fleet<'_>| {
+            let (status, answer) = fleet.echo(0).await?;
+            Ok((status == 503 && answer["code"] == "UNAVAILABLE").then_some(()))
+        })
+        .await?;
+    tasks.extend(fleet.echoes(1, 100).await?);
+    assert_eq!(tasks.len(), 500);
+    assert!(fleet.ends(1, &tasks).await?.iter().all(|end| end == "succeeded"));
+    for (from, to) in both_ways {
+        fleet.mend(from, to)?;
+    }
+    fleet
+        .until("it has found its database", async |fleet: &Fleet<'_>| Ok((fleet.echo(0).await?.0 == 200).then_some(())))
+        .await?;
+    for task in &tasks {
+        assert_eq!(fleet.store().endings(task)?, 1, "{task}");
+    }
+    let lost = "SELECT CAST(COUNT(*) AS TEXT) FROM log WHERE kind IN ('node.stale', 'node.lost')";
+    assert_eq!(fleet.store().ask(lost)?, "0");
     assert_eq!(fleet.ills(0).await?, [Value::Null; 0]);
     Ok(())
 }
