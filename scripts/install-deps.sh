@@ -31,6 +31,7 @@ readonly TEST=(
     mcopy:mtools
     ovmf:ovmf
     ssh:openssh-client
+    ip:iproute2
     python3:python3
     python3-venv:python3-venv
     rabbitmq-server:rabbitmq-server

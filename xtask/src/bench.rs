@@ -9,14 +9,15 @@ mod by_hand;
 mod commit;
 mod dispatch;
 mod exec;
-mod http;
+pub(crate) mod http;
 mod life;
 mod memory;
 mod power;
 mod queue;
+mod recovery;
 mod server;
 mod snapshot;
-mod table;
+pub(crate) mod table;
 
 use std::{
     path::PathBuf,
@@ -31,7 +32,7 @@ use self::table::Row;
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// Only this one: dispatch, life, queue, boot, burst, exec, power, snapshot or memory.
+    /// Only this one: dispatch, life, queue, boot, burst, exec, power, snapshot, memory or recovery.
     #[arg(long)]
     only: Option<String>,
     /// Also write the rows here.
@@ -43,9 +44,13 @@ pub(crate) struct Bench {
     /// How many machines are booted, each beside one booted by hand.
     #[arg(long, default_value_t = 7)]
     boots: usize,
+    /// How many ended tasks are in the database when a server is killed.
+    #[arg(long, default_value_t = 10_000)]
+    history: usize,
 }
 
-const NAMES: [&str; 9] = ["dispatch", "life", "queue", "boot", "burst", "exec", "power", "snapshot", "memory"];
+const NAMES: [&str; 10] =
+    ["dispatch", "life", "queue", "boot", "burst", "exec", "power", "snapshot", "memory", "recovery"];
 
 /// Builds what is measured, measures, and prints the table.
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
@@ -68,7 +73,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
 }
 
 /// A load generator without optimisation would measure itself.
-fn in_release() -> Result<ExitCode> {
+pub(crate) fn in_release() -> Result<ExitCode> {
     let status = Command::new("cargo")
         .args(["run", "--quiet", "--locked", "--release", "--package", "xtask", "--"])
         .args(std::env::args_os().skip(1))
@@ -76,7 +81,8 @@ fn in_release() -> Result<ExitCode> {
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn build() -> Result<()> {
+/// The release build of what is measured, unless `HOSTLER_BIN` names another.
+pub(crate) fn build() -> Result<()> {
     if std::env::var_os("HOSTLER_BIN").is_some() {
         return Ok(());
     }
@@ -117,6 +123,9 @@ async fn measure(bench: &Bench) -> Result<Vec<Row>> {
     }
     if wanted("memory") {
         rows.extend(memory::measure().await?);
+    }
+    if wanted("recovery") {
+        rows.extend(recovery::measure(bench.history).await?);
     }
     Ok(rows)
 }

@@ -1,9 +1,10 @@
-//! Repository chores: `cargo xtask check | generate | bench | simulate`.
+//! Repository chores: `cargo xtask check | generate | bench | simulate | soak`.
 
 mod bench;
 mod check;
 mod generated;
 mod simulate;
+mod soak;
 
 use std::process::ExitCode;
 
@@ -28,6 +29,8 @@ enum Chore {
     Bench(bench::Bench),
     /// Runs whole systems from seeds, in one process and in virtual time; says by which seeds a promise is broken.
     Simulate(simulate::Simulate),
+    /// Keeps a server under the same load for minutes, with a thousand nodes; says whether it stayed as it was.
+    Soak(soak::Soak),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -39,6 +42,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Chore::Generate => generated::write()?,
         Chore::Bench(wanted) => return bench::run(&wanted),
         Chore::Simulate(wanted) => return simulate::run(&wanted),
+        Chore::Soak(wanted) => return soak::run(&wanted),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -8,15 +8,16 @@
 //!
 //! The wake-ups are listened to before the first claim, so none is lost; those that lag are made good by the look each
 //! second. A poll's time is up here, not with its caller, so that no lease is handed to a poll that has just given up.
-//! A caller that broke off loses what it was leased only until its next poll, which says what it holds. Never here:
+//! A caller that broke off loses what it was leased only until its next poll, which says what it holds. While the database
+//! is away, callers are sent to another server, which may reach it. Never here:
 //! which task goes to which node (the store decides), and a queue that a restart would miss.
 
 mod assignment;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use hostler_model::{NodeId, TaskId};
-use hostler_store::{Answer, Claim, Leased, Store, Wakes};
+use hostler_model::{NodeId, Refusal, TaskId, error::Code};
+use hostler_store::{Answer, Claim, Error, Leased, Store, Wakes};
 use tokio::{
     sync::{
         broadcast::{self, error::RecvError},
@@ -38,6 +39,10 @@ const ARRIVING: usize = 1024;
 /// How many tasks to stop are kept for a node's next poll: beyond that the node has stopped polling, and the list, which
 /// only hastens what its heartbeats say, is dropped.
 const ABORTS_KEPT: usize = 1000;
+
+/// How long the database may be away before its callers are sent elsewhere: longer than it takes to start again, so that
+/// where there is no other server few have to come back.
+const AWAY: Duration = Duration::from_secs(3);
 
 /// Where polls are handed in. Clones share it.
 #[derive(Clone, Debug)]
@@ -76,6 +81,7 @@ impl Dispatch {
             waiting: BTreeMap::new(),
             abort: BTreeMap::new(),
             outage: Outage::new("dispatch"),
+            away_since: None,
         };
         tokio::spawn(served.run(arriving, wakes, closing));
         Dispatch(sender)
@@ -104,6 +110,7 @@ struct Served {
     /// What nodes are to stop, for their next polls. Lost with this process: heartbeats say the same.
     abort: BTreeMap<NodeId, Vec<TaskId>>,
     outage: Outage,
+    away_since: Option<Instant>,
 }
 
 impl Served {
@@ -183,7 +190,11 @@ impl Served {
             let leased = self.store.lease(claims).await;
             self.outage.note(&leased);
             match leased {
-                Ok(answers) => self.answer(due, answers),
+                Ok(answers) => {
+                    self.away_since = None;
+                    self.answer(due, answers);
+                }
+                Err(Error::Database(error)) if error.is_outage() => self.wait_or_send_away(due),
                 // The polls wait on: the store may be back before their time is up.
                 Err(_) => due.into_iter().for_each(|poll| self.keep(poll)),
             }
@@ -210,6 +221,18 @@ impl Served {
         }
         if leases > 0 {
             self.metrics.leased(claims, leases);
+        }
+    }
+
+    /// A poll that is held here meanwhile would keep its node from a server that has the database.
+    fn wait_or_send_away(&mut self, due: Vec<Poll>) {
+        if self.away_since.get_or_insert_with(Instant::now).elapsed() < AWAY {
+            return due.into_iter().for_each(|poll| self.keep(poll));
+        }
+        for poll in due {
+            let refusal = Refusal::new(Code::Unavailable, "the database does not answer; ask another server, or again");
+            // Whoever broke off needs no answer.
+            let _ = poll.reply.send(Err(refusal));
         }
     }
 

@@ -11,7 +11,10 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::process;
+use crate::{
+    process,
+    store::{Engine, Store},
+};
 
 /// How long anything here may take before the test says that it hangs: a boot under software emulation on a busy
 /// machine takes several seconds, a lease 30.
@@ -20,6 +23,7 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// A hostler in a folder of its own. Whatever it leaves behind ends with this value.
 pub struct Dev {
     home: TempDir,
+    store: Store<'static>,
     flags: Vec<String>,
     images: Vec<&'static str>,
     wrapper: Vec<String>,
@@ -35,9 +39,16 @@ pub type Answer = (u16, Value);
 impl Dev {
     /// A folder, nothing running yet.
     pub fn new(flags: &[&str]) -> Result<Dev> {
+        Dev::over(Engine::Sqlite, flags)
+    }
+
+    /// The same, its store in this engine.
+    pub fn over(engine: Engine, flags: &[&str]) -> Result<Dev> {
         hostler_trust::install_crypto();
+        let home = tempfile::Builder::new().prefix("hostler-e2e").tempdir()?;
         Ok(Dev {
-            home: tempfile::Builder::new().prefix("hostler-e2e").tempdir()?,
+            store: Store::new(engine, home.path().join("data/hostler.db"))?,
+            home,
             flags: flags.iter().map(|s| (*s).to_owned()).collect(),
             images: vec!["tiny"],
             wrapper: Vec::new(),
@@ -53,6 +64,11 @@ impl Dev {
         let mut dev = Dev::new(flags)?;
         dev.start().await?;
         Ok(dev)
+    }
+
+    /// Its store.
+    pub fn store(&self) -> &Store<'static> {
+        &self.store
     }
 
     /// Offers this image too, beside `tiny`: it is copied when the process starts, and a large one takes seconds.
@@ -144,6 +160,7 @@ impl Dev {
             .arg("--images")
             .arg(offer(self.home.path(), &self.images)?)
             .args(&self.flags)
+            .args(self.store.flag())
             .env("HOSTLER_CRASH_FILE", self.crash_file())
             .env("XDG_RUNTIME_DIR", self.home.path())
             .envs(self.variables.iter().copied())
@@ -348,18 +365,16 @@ fn process_signal(pid: i32) -> Result<()> {
     Ok(rustix::process::kill_process(pid, rustix::process::Signal::TERM)?)
 }
 
-/// The binary under test: built by the same `cargo test`, beside the tests.
+/// The binary under test: built by the same `cargo`, beside the tests (`target/<profile>/deps`) or beside who measures it.
 pub fn binary() -> Result<PathBuf> {
     if let Some(named) = std::env::var_os("HOSTLER_BIN") {
         return Ok(named.into());
     }
     let here = std::env::current_exe()?;
-    let folder = here.parent().and_then(Path::parent).context("tests lie in target/<profile>/deps")?;
-    let binary = folder.join("hostler");
-    if !binary.exists() {
-        bail!("{} is not there: build the whole workspace with --all-features first", binary.display());
-    }
-    Ok(binary)
+    let binary = here.ancestors().skip(1).take(2).map(|folder| folder.join("hostler")).find(|binary| binary.exists());
+    binary.with_context(|| {
+        format!("hostler is not there beside {}: build the whole workspace with --all-features first", here.display())
+    })
 }
 
 /// A folder below `home` with these images, and no others.

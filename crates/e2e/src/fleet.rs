@@ -1,10 +1,10 @@
-//! Several `hostler server`s over one PostgreSQL database, and agents that only pretend to run machines: each a process
-//! of its own, killed and started by itself.
+//! `hostler server`s over one database, several where that is PostgreSQL's, and agents that only pretend to run machines:
+//! each a process of its own, killed and started by itself; where a test cuts them off from each other, on a host of its own.
 
 use std::{
     fs,
-    net::TcpListener,
-    path::PathBuf,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -16,8 +16,23 @@ use tempfile::TempDir;
 
 use crate::{
     dev::{Answer, PATIENCE, binary},
+    netns::{Host, Net},
     process,
+    store::Store,
 };
+
+/// How long an agent may be silent in most tests: short, so that what is lost is soon known to be.
+const LEASE: Duration = Duration::from_secs(5);
+
+/// An image for machines that nobody boots: its files are 4,096 zeros each.
+const IMAGE: &str = r#"{
+    "name": "tiny", "arch": "x86_64", "cmdline": "", "ready": "guest_agent",
+    "files": {
+        "kernel": {"sha256": "ad7facb2586fc6e966c004d7d1d16b024f5805ff7cb47c7a85dabd8b48892ca7", "size": 4096},
+        "rootfs": {"sha256": "ad7facb2586fc6e966c004d7d1d16b024f5805ff7cb47c7a85dabd8b48892ca7", "size": 4096, "format": "raw"}
+    },
+    "defaults": {"vcpus": 1, "memory_mib": 128, "disk_gib": 1}
+}"#;
 
 /// How often something is looked at that is waited for.
 const LOOK: Duration = Duration::from_millis(50);
@@ -25,58 +40,125 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Servers, agents and their database. Whatever they leave behind ends with this value.
 pub struct Fleet<'a> {
     home: TempDir,
-    database: Database<'a>,
+    store: Store<'a>,
+    lease: Duration,
     servers: Vec<Process>,
     agents: Vec<Process>,
     http: reqwest::Client,
     token: String,
+    // Last, so that nothing runs any more on the hosts that go with it.
+    net: Option<Net>,
 }
 
 struct Process {
+    log: String,
+    /// `None`: this machine, on loopback.
+    host: Option<Host>,
     /// Where people reach a server, and where agents do.
     ports: (u16, u16),
     words: Vec<String>,
     child: Option<Child>,
 }
 
+impl Process {
+    fn address(&self) -> Ipv4Addr {
+        self.host.as_ref().map_or(Ipv4Addr::LOCALHOST, Host::address)
+    }
+}
+
+/// Who can be cut off from whom.
+#[derive(Clone, Copy, Debug)]
+pub enum End {
+    /// A server.
+    Server(usize),
+    /// An agent.
+    Agent(usize),
+    /// Whoever has this address.
+    At(Ipv4Addr),
+}
+
 impl<'a> Fleet<'a> {
     /// So many servers and agents over an empty database, running.
     pub async fn started(postgres: &'a Postgres, servers: usize, agents: usize) -> Result<Fleet<'a>> {
+        Fleet::empty(Some(postgres.database()?), None)?.filled(servers, agents).await
+    }
+
+    /// One server over a file, and so many agents, running.
+    pub async fn over_a_file(agents: usize) -> Result<Fleet<'a>> {
+        Fleet::empty(None, None)?.filled(1, agents).await
+    }
+
+    /// One server over a file, with leases as long as this; whoever measures it brings agents of his own.
+    pub async fn alone(lease: Duration) -> Result<Fleet<'a>> {
+        let mut fleet = Fleet::empty(None, None)?;
+        fleet.lease = lease;
+        fleet.filled(1, 0).await
+    }
+
+    /// As [`Fleet::started`], each on a host of its own.
+    pub async fn apart(postgres: &'a Postgres, servers: usize, agents: usize) -> Result<Fleet<'a>> {
+        Fleet::apart_in(Net::new()?, postgres, servers, agents).await
+    }
+
+    /// The same, in a net where something else is already.
+    pub async fn apart_in(net: Net, postgres: &'a Postgres, servers: usize, agents: usize) -> Result<Fleet<'a>> {
+        Fleet::empty(Some(postgres.database()?), Some(net))?.filled(servers, agents).await
+    }
+
+    fn empty(database: Option<Database<'a>>, net: Option<Net>) -> Result<Fleet<'a>> {
         hostler_trust::install_crypto();
-        let mut fleet = Fleet {
-            home: tempfile::Builder::new().prefix("hostler-fleet").tempdir()?,
-            database: postgres.database()?,
+        let home = tempfile::Builder::new().prefix("hostler-fleet").tempdir()?;
+        let file = home.path().join("server-0/hostler.db");
+        Ok(Fleet {
+            home,
+            store: database.map_or(Store::File(file), Store::Database),
+            lease: LEASE,
             servers: Vec::new(),
             agents: Vec::new(),
             http: reqwest::Client::builder().no_proxy().build()?,
             token: String::new(),
-        };
+            net,
+        })
+    }
+
+    async fn filled(mut self, servers: usize, agents: usize) -> Result<Fleet<'a>> {
         for number in 0..servers {
-            fleet.add_server(number)?;
-            fleet.start_server(number).await?;
+            self.add_server(number)?;
+            self.start_server(number).await?;
         }
         for number in 0..agents {
-            fleet.add_agent(number).await?;
+            self.add_agent(number).await?;
         }
-        Ok(fleet)
+        Ok(self)
     }
 
     fn add_server(&mut self, number: usize) -> Result<()> {
         let (listen, agents) = (free_port()?, free_port()?);
-        let home = self.home.path().display();
-        let words = [
+        let host = self.host()?;
+        let address = host.as_ref().map_or(Ipv4Addr::LOCALHOST, Host::address);
+        let home = self.home.path();
+        let images = offer(home)?;
+        let home = home.display();
+        let mut words = vec![
             "server".to_owned(),
             format!("--data={home}/server-{number}"),
-            format!("--listen=127.0.0.1:{listen}"),
-            format!("--agents-listen=127.0.0.1:{agents}"),
-            format!("--database={}", self.database.url()),
+            format!("--listen={address}:{listen}"),
+            format!("--agents-listen={address}:{agents}"),
             format!("--ca={home}/ca"),
             format!("--blobs={home}/blobs"),
-            format!("--images={home}/none"),
-            "--lease-seconds=5".to_owned(),
+            format!("--images={}", images.display()),
+            format!("--lease-seconds={}", self.lease.as_secs()),
         ];
-        self.servers.push(Process { ports: (listen, agents), words: words.to_vec(), child: None });
+        words.extend(self.store.flag());
+        words.extend(host.is_some().then(|| "--insecure-listen".to_owned()));
+        words.extend(host.is_some().then(|| format!("--names={address}")));
+        let log = format!("server-{number}.log");
+        self.servers.push(Process { log, host, ports: (listen, agents), words, child: None });
         Ok(())
+    }
+
+    fn host(&mut self) -> Result<Option<Host>> {
+        self.net.as_mut().map(Net::host).transpose()
     }
 
     async fn add_agent(&mut self, number: usize) -> Result<()> {
@@ -85,18 +167,18 @@ impl<'a> Fleet<'a> {
         let token = issued["token"].as_str().with_context(|| format!("a token: {status} {issued}"))?;
         let file = self.home.path().join(format!("token-{number}"));
         fs::write(&file, token)?;
-        let known: Vec<String> =
-            self.servers.iter().map(|server| format!("https://127.0.0.1:{}", server.ports.1)).collect();
-        let words = [
+        let words = vec![
             "agent".to_owned(),
             format!("--data={home}/agent-{number}"),
-            format!("--server={}", known.join(",")),
+            format!("--server={}", self.agents_address()),
             format!("--name=n{number}"),
             format!("--run={home}/run-{number}"),
             format!("--join-token-file={}", file.display()),
             "--driver=sim".to_owned(),
+            "--log=info,hostler_agent::hypervisor::sim=debug".to_owned(),
         ];
-        self.agents.push(Process { ports: (0, 0), words: words.to_vec(), child: None });
+        let (log, host) = (format!("agent-{number}.log"), self.host()?);
+        self.agents.push(Process { log, host, ports: (0, 0), words, child: None });
         self.start_agent(number)?;
         let name = format!("n{number}");
         self.until("the agent is heard", async |fleet: &Fleet<'_>| {
@@ -107,17 +189,31 @@ impl<'a> Fleet<'a> {
         .await
     }
 
-    fn spawn(&self, words: &[String]) -> Result<Child> {
-        let log = fs::File::options().create(true).append(true).open(self.home.path().join("log"))?;
-        let mut command = Command::new(binary()?);
-        command.args(words).env("HOSTLER_CONFIG", "/dev/null").env_remove("HOSTLER_DATA");
+    /// Where agents reach the servers.
+    pub fn agents_address(&self) -> String {
+        let one = |server: &Process| format!("https://{}:{}", server.address(), server.ports.1);
+        self.servers.iter().map(one).collect::<Vec<_>>().join(",")
+    }
+
+    /// The process of a server that runs.
+    pub fn pid(&self, server: usize) -> Option<u32> {
+        self.servers[server].child.as_ref().map(Child::id)
+    }
+
+    fn spawn(&self, process: &Process) -> Result<Child> {
+        let log = fs::File::options().create(true).append(true).open(self.folder(&process.log))?;
+        let mut words: Vec<String> = process.host.iter().flat_map(Host::enter).collect();
+        words.push(binary()?.display().to_string());
+        words.extend_from_slice(&process.words);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env("HOSTLER_CONFIG", "/dev/null").env_remove("HOSTLER_DATA");
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         command.spawn().context("the binary under test cannot be started")
     }
 
     /// Starts a server and waits until it answers.
     pub async fn start_server(&mut self, number: usize) -> Result<()> {
-        let mut child = self.spawn(&self.servers[number].words)?;
+        let mut child = self.spawn(&self.servers[number])?;
         let file = self.folder(&format!("server-{number}/client.json"));
         self.token = self
             .until("the server says how it is reached", async |_: &Fleet<'_>| {
@@ -139,7 +235,7 @@ impl<'a> Fleet<'a> {
 
     /// Starts an agent.
     pub fn start_agent(&mut self, number: usize) -> Result<()> {
-        self.agents[number].child = Some(self.spawn(&self.agents[number].words)?);
+        self.agents[number].child = Some(self.spawn(&self.agents[number])?);
         Ok(())
     }
 
@@ -169,6 +265,16 @@ impl<'a> Fleet<'a> {
         if status.success() { Ok(()) } else { bail!("it ended with {status}:\n{}", self.log()) }
     }
 
+    /// How many servers it has.
+    pub fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    /// How many agents it has.
+    pub fn agents(&self) -> usize {
+        self.agents.len()
+    }
+
     /// The words by which another server over the same database would be started, with this data folder.
     pub fn server_words(&self, number: usize) -> Vec<String> {
         self.servers[number].words.clone()
@@ -179,31 +285,43 @@ impl<'a> Fleet<'a> {
         self.home.path().join(name)
     }
 
-    /// The database.
-    pub fn database(&self) -> &Database<'a> {
-        &self.database
+    /// Its store.
+    pub fn store(&self) -> &Store<'a> {
+        &self.store
+    }
+
+    /// From now on what goes from the one to the other is lost without a word; the other way is open.
+    pub fn cut(&self, from: End, to: End) -> Result<()> {
+        self.net()?.cut(self.address(from), self.address(to))
+    }
+
+    /// What was cut is open again.
+    pub fn mend(&self, from: End, to: End) -> Result<()> {
+        self.net()?.mend(self.address(from), self.address(to))
+    }
+
+    fn net(&self) -> Result<&Net> {
+        self.net.as_ref().context("only who is on a host of its own can be cut off")
+    }
+
+    fn address(&self, end: End) -> Ipv4Addr {
+        match end {
+            End::Server(number) => self.servers[number].address(),
+            End::Agent(number) => self.agents[number].address(),
+            End::At(address) => address,
+        }
     }
 
     /// Calls one of the servers.
     pub async fn call(&self, server: usize, method: &str, path: &str, body: Option<Value>) -> Result<Answer> {
-        self.ask(&self.at(server), method, path, body).await
+        let more: &[_] = if body.is_some() { &[("Prefer", "wait=20")] } else { &[] };
+        self.caller().call(server, method, path, more, body).await
     }
 
-    /// Where people reach a server.
-    fn at(&self, server: usize) -> String {
-        format!("http://127.0.0.1:{}", self.servers[server].ports.0)
-    }
-
-    async fn ask(&self, at: &str, method: &str, path: &str, body: Option<Value>) -> Result<Answer> {
-        let request = self.http.request(method.parse()?, format!("{at}/api/v1{path}")).bearer_auth(&self.token);
-        let request = match body {
-            Some(body) => request.header("Prefer", "wait=20").json(&body),
-            None => request,
-        };
-        let answer = request.send().await?;
-        let status = answer.status().as_u16();
-        let text = answer.text().await?;
-        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    /// Somebody who calls the servers while others kill them.
+    pub fn caller(&self) -> Caller {
+        let at = |server: &Process| format!("http://{}:{}", server.address(), server.ports.0);
+        Caller { http: self.http.clone(), token: self.token.clone(), at: self.servers.iter().map(at).collect() }
     }
 
     /// Submits an `echo` to one of the servers and waits for its end there.
@@ -245,22 +363,98 @@ impl<'a> Fleet<'a> {
 
     /// What all said so far.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
+        let all = self.servers.iter().chain(&self.agents);
+        all.map(|process| format!("{}:\n{}", process.log, self.said(process))).collect()
+    }
+
+    /// What an agent said so far.
+    pub fn agent_log(&self, number: usize) -> String {
+        self.said(&self.agents[number])
+    }
+
+    fn said(&self, process: &Process) -> String {
+        fs::read_to_string(self.folder(&process.log)).unwrap_or_default()
     }
 
     /// Asks again and again until there is an answer.
-    pub async fn until<T>(&self, what: &str, mut ask: impl AsyncFnMut(&Self) -> Result<Option<T>>) -> Result<T> {
+    pub async fn until<T>(&self, what: &str, ask: impl AsyncFnMut(&Self) -> Result<Option<T>>) -> Result<T> {
+        self.until_within(PATIENCE, what, ask).await
+    }
+
+    /// The same of what takes longer than most.
+    pub async fn until_within<T>(
+        &self,
+        patience: Duration,
+        what: &str,
+        mut ask: impl AsyncFnMut(&Self) -> Result<Option<T>>,
+    ) -> Result<T> {
         let begun = Instant::now();
         loop {
             if let Some(answer) = ask(self).await? {
                 return Ok(answer);
             }
-            if begun.elapsed() > PATIENCE {
-                bail!("{what}: not after {PATIENCE:?}; the log says\n{}", self.log());
+            if begun.elapsed() > patience {
+                bail!("{what}: not after {patience:?}; the log says\n{}", self.log());
             }
             tokio::time::sleep(LOOK).await;
         }
     }
+}
+
+/// A person with a token.
+#[derive(Clone)]
+pub struct Caller {
+    http: reqwest::Client,
+    token: String,
+    at: Vec<String>,
+}
+
+impl Caller {
+    /// The address of a server, and the token.
+    pub fn context(&self, server: usize) -> (&str, &str) {
+        (&self.at[server], &self.token)
+    }
+
+    /// How many there are to call.
+    pub fn servers(&self) -> usize {
+        self.at.len()
+    }
+
+    /// Calls one of the servers, with these headers.
+    pub async fn call(
+        &self,
+        server: usize,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Result<Answer> {
+        let url = format!("{}/api/v1{path}", self.at[server]);
+        let mut request = self.http.request(method.parse()?, url).bearer_auth(&self.token);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = match body {
+            Some(body) => request.json(&body),
+            None => request,
+        };
+        let answer = request.send().await?;
+        let status = answer.status().as_u16();
+        let text = answer.text().await?;
+        Ok((status, serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+}
+
+/// A folder with the image.
+fn offer(home: &Path) -> Result<PathBuf> {
+    let folder = home.join("images");
+    let image = folder.join("tiny");
+    fs::create_dir_all(&image)?;
+    for file in ["kernel", "rootfs"] {
+        fs::write(image.join(file), [0; 4096])?;
+    }
+    fs::write(image.join("image.json"), IMAGE)?;
+    Ok(folder)
 }
 
 fn free_port() -> Result<u16> {

@@ -4,6 +4,8 @@
 pub mod dev;
 pub mod doc;
 pub mod fleet;
+pub mod netns;
 pub mod pair;
 pub mod process;
 pub mod rabbitmq;
+pub mod store;

@@ -11,7 +11,10 @@ mod snapshot;
 use std::os::unix::process::ExitStatusExt;
 
 use anyhow::{Context, Result, bail};
-use hostler_e2e::dev::Dev;
+use hostler_e2e::{
+    dev::Dev,
+    store::Engine::{self, Postgres, Sqlite},
+};
 use serde_json::{Value, json};
 
 /// Points that every task passes.
@@ -76,15 +79,19 @@ async fn machines(dev: &Dev) -> Result<Vec<Value>> {
 }
 
 /// How often a task's end was written down.
-fn endings(dev: &Dev, task: &Value) -> Result<i64> {
-    let db = rusqlite::Connection::open(dev.data().join("hostler.db"))?;
-    let sql = "SELECT count(*) FROM log WHERE subject = ?1 AND class = 'event' \
-               AND kind IN ('task.succeeded', 'task.failed', 'task.cancelled')";
-    Ok(db.query_row(sql, [task["id"].as_str().context("id")?], |row| row.get(0))?)
+fn endings(dev: &Dev, task: &Value) -> Result<usize> {
+    dev.store().endings(task["id"].as_str().context("id")?)
 }
 
-async fn create_survives(point: &str) -> Result<()> {
-    let mut dev = Dev::started(&["--lease-seconds", "3"]).await?;
+/// One whose leases are short, so that what was lost with it is soon known to be.
+async fn started(engine: Engine) -> Result<Dev> {
+    let mut dev = Dev::over(engine, &["--lease-seconds", "3"])?;
+    dev.start().await?;
+    Ok(dev)
+}
+
+async fn create_survives(engine: Engine, point: &str) -> Result<()> {
+    let mut dev = started(engine).await?;
     let task = crash_at(&mut dev, point, "POST", "/api/v1/vms", Some(json!({"name": "m"}))).await?;
     let machines = machines(&dev).await?;
     match &task {
@@ -104,8 +111,8 @@ async fn create_survives(point: &str) -> Result<()> {
     remove(&mut dev).await
 }
 
-async fn exec_survives(point: &str) -> Result<()> {
-    let mut dev = Dev::started(&["--lease-seconds", "3"]).await?;
+async fn exec_survives(engine: Engine, point: &str) -> Result<()> {
+    let mut dev = started(engine).await?;
     dev.machine("m").await?;
     let body = json!({"argv": ["sh", "-c", "echo x >> /ran"]});
     let task = crash_at(&mut dev, point, "POST", "/api/v1/vms/m/exec", Some(body)).await?;
@@ -130,8 +137,8 @@ async fn exec_survives(point: &str) -> Result<()> {
     remove(&mut dev).await
 }
 
-async fn delete_survives(point: &str) -> Result<()> {
-    let mut dev = Dev::started(&["--lease-seconds", "3"]).await?;
+async fn delete_survives(engine: Engine, point: &str) -> Result<()> {
+    let mut dev = started(engine).await?;
     dev.machine("m").await?;
     let task = crash_at(&mut dev, point, "DELETE", "/api/v1/vms/m", None).await?;
     match &task {
@@ -147,8 +154,8 @@ async fn delete_survives(point: &str) -> Result<()> {
     remove(&mut dev).await
 }
 
-async fn edit_survives(point: &str) -> Result<()> {
-    let mut dev = Dev::started(&["--lease-seconds", "3"]).await?;
+async fn edit_survives(engine: Engine, point: &str) -> Result<()> {
+    let mut dev = started(engine).await?;
     dev.machine("m").await?;
     let body = json!({"vcpus": 2, "disk_gib": 2, "port_forwards": [{"guest_port": 80}]});
     let task = crash_at(&mut dev, point, "PATCH", "/api/v1/vms/m", Some(body)).await?;
@@ -200,14 +207,15 @@ async fn remove(dev: &mut Dev) -> Result<()> {
     dev.assert_well().await
 }
 
-/// One test for each half of a list: two at a time is what a small machine can boot.
+/// One test for each half of a list and each engine: two at a time is what a small machine can boot.
 async fn each(
+    engine: Engine,
     points: impl IntoIterator<Item = &&'static str>,
     half: usize,
-    survives: impl AsyncFn(&str) -> Result<()>,
+    survives: impl AsyncFn(Engine, &str) -> Result<()>,
 ) {
     for point in points.into_iter().skip(half).step_by(2) {
-        survives(point).await.unwrap_or_else(|error| panic!("{point}: {error:?}"));
+        survives(engine, point).await.unwrap_or_else(|error| panic!("{point} over {engine:?}: {error:?}"));
     }
 }
 
@@ -218,12 +226,22 @@ macro_rules! halves {
 
             #[tokio::test]
             async fn at_every_even_point() {
-                each($points, 0, $survives).await;
+                each(Sqlite, $points, 0, $survives).await;
             }
 
             #[tokio::test]
             async fn at_every_odd_point() {
-                each($points, 1, $survives).await;
+                each(Sqlite, $points, 1, $survives).await;
+            }
+
+            #[tokio::test]
+            async fn at_every_even_point_over_postgresql() {
+                each(Postgres, $points, 0, $survives).await;
+            }
+
+            #[tokio::test]
+            async fn at_every_odd_point_over_postgresql() {
+                each(Postgres, $points, 1, $survives).await;
             }
         }
     )*};

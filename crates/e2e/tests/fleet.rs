@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use hostler_e2e::{dev::binary, fleet::Fleet};
 use hostler_fixture::Postgres;
 use serde_json::{Value, json};
@@ -77,7 +77,7 @@ async fn a_database_that_is_killed_costs_no_attempt_and_no_node() -> Result<()> 
     }
     assert!(fleet.ends(0, &tasks).await?.iter().all(|end| end == "succeeded"));
     let (_, again) = fleet.call(0, "GET", "/events?limit=1", None).await?;
-    let lost = fleet.database().ask("SELECT COUNT(*)::text FROM log WHERE kind IN ('node.lost', 'task.retried')")?;
+    let lost = fleet.store().ask("SELECT COUNT(*)::text FROM log WHERE kind IN ('node.lost', 'task.lapsed')")?;
     assert_eq!(lost, "0", "{again}");
     assert_eq!(fleet.ills(1).await?, [Value::Null; 0]);
     Ok(())
@@ -120,7 +120,7 @@ fn run(words: &[&str], killed_at: &str) -> Result<(bool, String)> {
 async fn until_nobody_is_connected(fleet: &Fleet<'_>) -> Result<()> {
     fleet
         .until("the killed server's connections are gone", async |fleet: &Fleet<'_>| {
-            Ok((fleet.database().ask(
+            Ok((fleet.store().ask(
                 "SELECT CAST(COUNT(*) AS TEXT) FROM pg_stat_activity WHERE datname = current_database()
                 AND application_name LIKE 'hostler%'",
             )? == "0")
@@ -135,7 +135,7 @@ async fn a_restore_that_is_broken_off_keeps_servers_away_until_it_is_done() -> R
     let before = fleet.echoes(0, 3).await?;
     fleet.ends(0, &before).await?;
     let folder = fleet.folder("backup").display().to_string();
-    let database = format!("--database={}", fleet.database().url());
+    let database = fleet.store().flag().context("it is PostgreSQL's")?;
     let (taken, said) = run(&["backup", &database, &folder], "")?;
     assert!(taken, "{said}");
     let lost = fleet.echoes(0, 1).await?;
@@ -144,7 +144,7 @@ async fn a_restore_that_is_broken_off_keeps_servers_away_until_it_is_done() -> R
     let (restored, said) = run(&["restore", &database, &folder], "restore.before_epoch")?;
     assert!(!restored && said.is_empty(), "it is killed: {said}");
     until_nobody_is_connected(&fleet).await?;
-    let epoch = || fleet.database().ask("SELECT CAST(store_epoch AS TEXT) FROM log_head");
+    let epoch = || fleet.store().ask("SELECT CAST(store_epoch AS TEXT) FROM log_head");
     assert_eq!(epoch()?, "1", "the copy is there, and nothing else");
     let words = fleet.server_words(0);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -165,7 +165,7 @@ async fn a_database_that_was_put_back_goes_on_from_what_its_nodes_have() -> Resu
     let before = fleet.echoes(0, 5).await?;
     fleet.ends(0, &before).await?;
     let folder = fleet.folder("backup").display().to_string();
-    let database = format!("--database={}", fleet.database().url());
+    let database = fleet.store().flag().context("it is PostgreSQL's")?;
     let run = |words: &[&str]| run(words, "");
     let (taken, said) = run(&["backup", &database, &folder])?;
     assert!(taken, "{said}");
@@ -187,7 +187,7 @@ async fn a_database_that_was_put_back_goes_on_from_what_its_nodes_have() -> Resu
             Ok((fleet.echo(0).await?.1["task"]["state"] == "succeeded").then_some(()))
         })
         .await?;
-    let kinds = fleet.database().ask("SELECT string_agg(kind, ' ') FROM log WHERE kind LIKE 'store.%'")?;
+    let kinds = fleet.store().ask("SELECT string_agg(kind, ' ') FROM log WHERE kind LIKE 'store.%'")?;
     assert!(kinds.contains("store.restored"), "{kinds}");
     assert_eq!(fleet.ills(0).await?, [Value::Null; 0]);
     Ok(())

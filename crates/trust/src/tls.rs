@@ -31,8 +31,12 @@ pub const RENEWAL_GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
 const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// Longer than one lost SYN and its repeats (1 + 2 s), shorter than a person's patience.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Well under the idle timeouts of common firewalls and NATs (60 s and more).
-const KEEPALIVE: Duration = Duration::from_secs(20);
+/// A server that has said nothing for so long is asked whether it is there. Well under the idle timeouts of common
+/// firewalls and NATs (60 s and more); a node's heartbeats come about as often, so that few have to ask.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// One that does not answer that within this time is gone, and another may be asked: both together are half a lease, so
+/// that one whose network loses everything without a word costs no attempt where there is another.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A TLS configuration that could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +165,7 @@ pub fn http_client(config: ClientConfig) -> Result<reqwest::Client, TlsError> {
         .tcp_nodelay(true)
         .tcp_keepalive(KEEPALIVE)
         .http2_keep_alive_interval(KEEPALIVE)
-        .http2_keep_alive_timeout(KEEPALIVE)
+        .http2_keep_alive_timeout(PATIENCE)
         .http2_keep_alive_while_idle(true)
         .user_agent(concat!("hostler/", env!("CARGO_PKG_VERSION")));
     Ok(client.build()?)

@@ -26,8 +26,11 @@ use tower::ServiceExt;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take to send a request's head; over HTTP/1.1 also how long a connection may idle.
 const HEAD_PATIENCE: Duration = Duration::from_secs(75);
-/// How often an HTTP/2 connection is asked whether its peer lives.
-const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// A peer that has said nothing for so long is asked whether it lives. What waits for one that does not is given up: a
+/// poll above all, to which work would be leased that nobody fetches.
+const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// How long it may take to say so.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How large a request's head may be: a poll that lists a thousand leases has some 50 KiB.
 const HEAD_BYTES: usize = 128 << 10;
 /// How many connections there may be; beyond that, new ones wait in the kernel's queue.
@@ -141,7 +144,7 @@ fn builder() -> Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
+        .keep_alive_timeout(PATIENCE)
         .max_header_list_size(HEAD_BYTES as u32);
     builder
 }

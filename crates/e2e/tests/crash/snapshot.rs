@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use hostler_e2e::dev::Dev;
 use serde_json::{Value, json};
 
-use super::{crash_at, each, endings, machines, remove};
+use super::{Engine, Sqlite, crash_at, each, endings, machines, remove, started};
 
 /// Of a snapshot with memory.
 pub const MEMORY: &[&str] =
@@ -45,16 +45,16 @@ async fn snapshots(dev: &Dev) -> Result<Vec<Value>> {
 }
 
 /// A machine with a file that says `one`.
-async fn machine() -> Result<Dev> {
-    let mut dev = Dev::started(&["--lease-seconds", "3"]).await?;
+async fn machine(engine: Engine) -> Result<Dev> {
+    let mut dev = started(engine).await?;
     dev.machine("m").await?;
     shell(&mut dev, "echo one >/root/file; sync").await?;
     Ok(dev)
 }
 
 /// The same, with a snapshot named `s`, after which the file says `two`.
-async fn with_snapshot() -> Result<(Dev, String)> {
-    let mut dev = machine().await?;
+async fn with_snapshot(engine: Engine) -> Result<(Dev, String)> {
+    let mut dev = machine(engine).await?;
     let body = json!({"name": "s", "memory": true});
     let taken = done(&mut dev, "POST", "/api/v1/vms/m/snapshots", Some(body)).await?;
     shell(&mut dev, "echo two >/root/file; sync").await?;
@@ -79,8 +79,8 @@ fn on_disk(dev: &Dev) -> Result<(usize, usize)> {
     Ok(found)
 }
 
-async fn taking_survives(point: &str, memory: bool) -> Result<()> {
-    let mut dev = machine().await?;
+async fn taking_survives(engine: Engine, point: &str, memory: bool) -> Result<()> {
+    let mut dev = machine(engine).await?;
     let body = json!({"name": "s", "memory": memory});
     let task = crash_at(&mut dev, point, "POST", "/api/v1/vms/m/snapshots", Some(body)).await?;
     let task = task.context("it was written down")?;
@@ -99,16 +99,16 @@ async fn taking_survives(point: &str, memory: bool) -> Result<()> {
     remove(&mut dev).await
 }
 
-async fn memory_survives(point: &str) -> Result<()> {
-    taking_survives(point, true).await
+async fn memory_survives(engine: Engine, point: &str) -> Result<()> {
+    taking_survives(engine, point, true).await
 }
 
-async fn disk_survives(point: &str) -> Result<()> {
-    taking_survives(point, false).await
+async fn disk_survives(engine: Engine, point: &str) -> Result<()> {
+    taking_survives(engine, point, false).await
 }
 
-async fn restore_survives(point: &str) -> Result<()> {
-    let (mut dev, _) = with_snapshot().await?;
+async fn restore_survives(engine: Engine, point: &str) -> Result<()> {
+    let (mut dev, _) = with_snapshot(engine).await?;
     let body = json!({"snapshot": "s"});
     let task = crash_at(&mut dev, point, "POST", "/api/v1/vms/m/restore", Some(body)).await?;
     let task = task.context("it was written down")?;
@@ -120,16 +120,16 @@ async fn restore_survives(point: &str) -> Result<()> {
     remove(&mut dev).await
 }
 
-async fn deletion_survives(point: &str) -> Result<()> {
-    deleting_survives(point, true).await
+async fn deletion_survives(engine: Engine, point: &str) -> Result<()> {
+    deleting_survives(engine, point, true).await
 }
 
-async fn deletion_of_a_stopped_machines_survives(point: &str) -> Result<()> {
-    deleting_survives(point, false).await
+async fn deletion_of_a_stopped_machines_survives(engine: Engine, point: &str) -> Result<()> {
+    deleting_survives(engine, point, false).await
 }
 
-async fn deleting_survives(point: &str, running: bool) -> Result<()> {
-    let (mut dev, id) = with_snapshot().await?;
+async fn deleting_survives(engine: Engine, point: &str, running: bool) -> Result<()> {
+    let (mut dev, id) = with_snapshot(engine).await?;
     if !running {
         done(&mut dev, "POST", "/api/v1/vms/m/stop", Some(json!({}))).await?;
     }
@@ -151,30 +151,30 @@ async fn deleting_survives(point: &str, running: bool) -> Result<()> {
 
 #[tokio::test]
 async fn a_snapshot_with_memory_is_whole_whenever_the_process_is_killed() {
-    each(MEMORY, 0, memory_survives).await;
-    each(MEMORY, 1, memory_survives).await;
+    each(Sqlite, MEMORY, 0, memory_survives).await;
+    each(Sqlite, MEMORY, 1, memory_survives).await;
 }
 
 #[tokio::test]
 async fn a_snapshot_of_the_disk_is_whole_whenever_the_process_is_killed() {
-    each(DISK, 0, disk_survives).await;
-    each(DISK, 1, disk_survives).await;
+    each(Sqlite, DISK, 0, disk_survives).await;
+    each(Sqlite, DISK, 1, disk_survives).await;
 }
 
 #[tokio::test]
 async fn a_restore_ends_with_the_restored_machine_whenever_the_process_is_killed() {
-    each(RESTORE, 0, restore_survives).await;
-    each(RESTORE, 1, restore_survives).await;
+    each(Sqlite, RESTORE, 0, restore_survives).await;
+    each(Sqlite, RESTORE, 1, restore_survives).await;
 }
 
 #[tokio::test]
 async fn a_deleted_snapshot_leaves_nothing_whenever_the_process_is_killed() {
-    each(DELETE, 0, deletion_survives).await;
-    each(DELETE, 1, deletion_survives).await;
+    each(Sqlite, DELETE, 0, deletion_survives).await;
+    each(Sqlite, DELETE, 1, deletion_survives).await;
 }
 
 #[tokio::test]
 async fn a_deleted_snapshot_of_a_stopped_machine_leaves_nothing_whenever_the_process_is_killed() {
-    each(DELETE, 0, deletion_of_a_stopped_machines_survives).await;
-    each(DELETE, 1, deletion_of_a_stopped_machines_survives).await;
+    each(Sqlite, DELETE, 0, deletion_of_a_stopped_machines_survives).await;
+    each(Sqlite, DELETE, 1, deletion_of_a_stopped_machines_survives).await;
 }

@@ -38,6 +38,7 @@ enum Blow {
     Weather,
     Clock,
     HostDown,
+    Rejoin,
     Machine,
     Operator,
 }
@@ -50,6 +51,7 @@ const BLOWS: &[(u64, Blow)] = &[
     (4, Blow::Weather),
     (3, Blow::Clock),
     (1, Blow::HostDown),
+    (1, Blow::Rejoin),
     (3, Blow::Machine),
     (2, Blow::Operator),
 ];
@@ -74,11 +76,26 @@ impl World {
         self.site.start().await;
         for host in &self.hosts {
             host.wall.set_right();
-            host.start().await;
+            self.bring_back(host).await;
             self.order(host, true, false).await;
             self.order(host, false, false).await;
         }
         self.net.trace().note("everything is well again");
+    }
+
+    /// Whoever could not join while all went wrong gets a token that is good.
+    async fn bring_back(&self, host: &Host) {
+        match self.site.join_token().await {
+            Some(token) if !host.is_joined() => host.rejoin(token).await,
+            _ => host.start().await,
+        }
+    }
+
+    /// Lets time pass for everybody, in which nothing happens.
+    pub fn pass(&self, time: Duration) {
+        self.net.trace().note(format!("{} s pass", time.as_secs()));
+        self.site.wall.pass(time);
+        self.hosts.iter().for_each(|host| host.wall.pass(time));
     }
 
     fn ends(&self) -> Vec<End> {
@@ -111,6 +128,11 @@ impl World {
                 host.machines.reboot();
                 sleep(down(&dice)).await;
                 host.start().await;
+            }
+            Blow::Rejoin => {
+                if let Some(token) = self.site.join_token().await {
+                    host.rejoin(token).await;
+                }
             }
             Blow::Machine => self.machine(&dice, &host),
             Blow::Operator => self.operate(&dice, &host).await,

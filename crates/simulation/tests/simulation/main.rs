@@ -17,6 +17,7 @@ mod disk;
 mod history;
 mod net;
 mod node;
+mod progress;
 mod run;
 mod server;
 mod trace;
@@ -31,6 +32,7 @@ use std::{
 };
 
 use self::{
+    progress::Progress,
     run::{Came, Wanted, simulate},
     trace::{Counts, Voice},
 };
@@ -73,6 +75,7 @@ fn the_same_seed_has_the_same_history() {
 fn seeds_keep_every_promise() {
     let (seeds, voice) = wanted();
     let (next, began) = (AtomicU64::new(seeds.start), Instant::now());
+    let progress = Progress::new(seeds.end - seeds.start);
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let work = || {
         let (mut failed, mut counts, mut took) = (Vec::new(), Counts::new(), Duration::ZERO);
@@ -83,6 +86,7 @@ fn seeds_keep_every_promise() {
             }
             let came = came(Wanted { voice, ..Wanted::seed(seed) });
             took += came.took;
+            progress.one(came.wrongs.is_empty());
             came.counts.iter().for_each(|(kind, times)| *counts.entry(kind.clone()).or_default() += times);
             if !came.wrongs.is_empty() {
                 eprintln!("{}", report(seed, &came.wrongs));

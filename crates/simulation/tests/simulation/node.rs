@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::{Arc, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
 use hostler_agent::{
-    Agent, AgentConfig, Slots,
+    Agent, AgentConfig, AgentError, Slots, enrol,
     hypervisor::sim::{Sim, SimConfig, SimHost},
     tether::Tether,
 };
@@ -35,7 +36,7 @@ pub struct Host {
     pub machines: SimHost,
     pub wall: Wall,
     behaviour: SimConfig,
-    token: JoinToken,
+    token: std::sync::Mutex<JoinToken>,
     dice: Dice,
     net: Net,
     running: Mutex<Option<Running>>,
@@ -51,6 +52,7 @@ impl Host {
     pub fn new(number: usize, data: PathBuf, wall: Wall, token: JoinToken, dice: Dice, net: Net) -> Host {
         let behaviour = behaviour(&dice);
         let machines = SimHost::new();
+        let token = std::sync::Mutex::new(token);
         Host { number, data, machines, wall, behaviour, token, dice, net, running: Mutex::default() }
     }
 
@@ -80,7 +82,11 @@ impl Host {
                 drop(told.set(agent.tether()));
                 agent.run(CancellationToken::new()).await
             };
-            trace.unless(&format!("the agent of {name} gave up"), run.await);
+            match run.await {
+                // The answer to its join was lost, or its token's time was over: somebody brings another.
+                Err(AgentError::JoinRefused(why)) => trace.note(format!("the agent of {name} gave up: {why}")),
+                ended => drop(trace.unless(&format!("the agent of {name} gave up"), ended)),
+            }
         });
         *running = Some(Running { work, driver, agent });
     }
@@ -102,6 +108,25 @@ impl Host {
         self.disk().lose();
     }
 
+    /// Kills the agent and takes its identity from it, as when its certificate ran out long ago: it joins anew with this
+    /// token, with its journal and its machines as they are.
+    pub async fn rejoin(&self, token: JoinToken) {
+        self.crash().await;
+        self.net.trace().note(format!("{} loses its identity", self.name()));
+        drop(fs::remove_dir_all(enrol::folder(&self.data)));
+        *self.token() = token;
+        self.start().await;
+    }
+
+    /// Whether it has joined.
+    pub fn is_joined(&self) -> bool {
+        enrol::folder(&self.data).exists()
+    }
+
+    fn token(&self) -> MutexGuard<'_, JoinToken> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The host writes back what it has not been told to.
     pub fn write_back(&self) {
         self.disk().write_back();
@@ -121,7 +146,7 @@ impl Host {
             broker: None,
             data: self.data.clone(),
             name: self.name(),
-            join: Some(self.token.clone()),
+            join: Some(self.token().clone()),
             labels: BTreeMap::new(),
             capacity: Some(CAPACITY),
             slots: Slots { boot: 3, disk: 2, quick: 8, guest: 8 },

@@ -10,9 +10,9 @@ use axum::{Router, body::Body};
 use hostler_agent::tether::Tether;
 use hostler_control::{Limits, Pace, PeerIdentity, Server, ServerConfig, Sources};
 use hostler_db::Mode;
-use hostler_model::{Ids, catalogue::Catalogue, defaults::Defaults};
-use hostler_store::{Config, Store, Timing};
-use hostler_trust::{Authority, TaskSigner};
+use hostler_model::{Ids, catalogue::Catalogue, defaults::Defaults, event::Actor};
+use hostler_store::{Config, NewJoinToken, Store, Timing};
+use hostler_trust::{Authority, JoinToken, TaskSigner};
 use http::Request;
 use http_body_util::BodyExt;
 use tokio::{task::JoinHandle, task::yield_now};
@@ -140,6 +140,12 @@ impl Site {
         self.disk().lose();
     }
 
+    /// A token with which a node joins anew, where a server lives that makes one.
+    pub async fn join_token(&self) -> Option<JoinToken> {
+        let live = self.net.server()?;
+        live.join_token(&Ids::seeded(self.dice.number()), &self.wall).await.ok()
+    }
+
     /// The host writes back what it has not been told to, as it does from time to time.
     pub fn write_back(&self) {
         self.disk().write_back();
@@ -203,6 +209,20 @@ impl Live {
         // A body of ours that breaks is an empty one, which no reader takes for an answer.
         let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         Said { status: parts.status, headers: parts.headers, body }
+    }
+
+    /// A token that is good for one join, of any node.
+    pub async fn join_token(&self, ids: &Ids, wall: &Wall) -> anyhow::Result<JoinToken> {
+        let token = JoinToken::generate(ids, self.server.app().authority.fingerprint());
+        let new = NewJoinToken {
+            token_hash: token.hash().to_string(),
+            node_name: None,
+            expires_at: wall.clock().now().plus(Duration::from_secs(3600)),
+            approve: true,
+            actor: Actor::system(),
+        };
+        self.store.create_join_token(new).await?;
+        Ok(token)
     }
 
     pub fn server(&self) -> &Server {

@@ -53,6 +53,7 @@ pub struct User {
 #[derive(Clone, Copy)]
 enum Wish {
     Echo,
+    Batch,
     Create,
     Exec,
     Power,
@@ -67,7 +68,8 @@ enum Wish {
 
 /// What comes to a user's mind, and how often.
 const WISHES: &[(u64, Wish)] = &[
-    (16, Wish::Echo),
+    (13, Wish::Echo),
+    (3, Wish::Batch),
     (20, Wish::Create),
     (18, Wish::Exec),
     (22, Wish::Power),
@@ -142,6 +144,15 @@ impl User {
         Some(match wish {
             Wish::Echo => {
                 post("tasks", json!({"kind": "echo", "params": {"message": "m", "delay_ms": dice.within(0..6000)}}))
+            }
+            Wish::Batch => {
+                let echo = || json!({"kind": "echo", "params": {"message": "b", "delay_ms": dice.within(0..3000)}});
+                let mut tasks: Vec<Value> = (0..dice.within(1..7)).map(|_| echo()).collect();
+                if dice.happens(0.2) {
+                    // One that is refused keeps none of the others.
+                    tasks.push(json!({"kind": "nothing"}));
+                }
+                post("tasks/batch", json!({"tasks": tasks}))
             }
             Wish::Create => post("vms", self.machine()),
             Wish::Exec => {
@@ -228,8 +239,11 @@ impl User {
         Ok(with_timeout(PATIENCE, call).await?.body)
     }
 
-    /// Remembers what was promised.
+    /// Remembers what was promised: of a batch each task by itself.
     fn hear(&mut self, key: &str, answer: &Value) {
+        for (part, one) in answer["answers"].as_array().into_iter().flatten().enumerate() {
+            self.hear(&format!("{key}.{part}"), one);
+        }
         let text = |noun: &str| answer[noun]["id"].as_str().map(str::to_owned);
         remember(&mut self.vms, text("vm"));
         remember(&mut self.snapshots, text("snapshot"));

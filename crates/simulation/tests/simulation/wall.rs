@@ -1,8 +1,11 @@
 //! Wall clocks: they run with tokio's time, which is held still and moved on when everybody waits, and can be set wrong.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicI64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
 };
 
 use hostler_model::{Clock, Timestamp};
@@ -35,6 +38,11 @@ impl Wall {
     /// Sets it by so many microseconds, forwards or back.
     pub fn jump(&self, by: i64) {
         self.ahead.fetch_add(by, Ordering::Relaxed);
+    }
+
+    /// Moves on by so much, as if it had been waited for.
+    pub fn pass(&self, time: Duration) {
+        self.jump(i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
     }
 
     pub fn set_right(&self) {

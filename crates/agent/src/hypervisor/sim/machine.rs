@@ -83,6 +83,8 @@ impl SimMachine {
 
     async fn program(&self, params: &VmExecParams) -> Result<VmExecOutput, DriverError> {
         self.host.begin_program(self.id, &params.argv);
+        // What a program does is done once it has begun: tests count these lines, which outlive this process.
+        tracing::debug!(vm.id = %self.id, argv = ?params.argv, "a program begins");
         let mut dice = self.dice(Throw::Exec);
         sleep(dice.within(&self.config.exec) + naps(params)).await;
         if dice.happens(self.config.exec_failures) {
