@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::{
     dev::{Answer, PATIENCE, binary},
     process,
+    rabbitmq::RabbitMq,
 };
 
 /// How often something is looked at that is waited for.
@@ -30,6 +31,8 @@ pub struct Fleet<'a> {
     agents: Vec<Process>,
     http: reqwest::Client,
     token: String,
+    /// What is said to servers and agents of a broker.
+    broker: Option<String>,
 }
 
 struct Process {
@@ -42,6 +45,20 @@ struct Process {
 impl<'a> Fleet<'a> {
     /// So many servers and agents over an empty database, running.
     pub async fn started(postgres: &'a Postgres, servers: usize, agents: usize) -> Result<Fleet<'a>> {
+        Fleet::with(postgres, servers, agents, None).await
+    }
+
+    /// The same, and all tasks travel by this broker.
+    pub async fn by_broker(
+        postgres: &'a Postgres,
+        servers: usize,
+        agents: usize,
+        broker: &RabbitMq,
+    ) -> Result<Fleet<'a>> {
+        Fleet::with(postgres, servers, agents, Some(format!("--amqp-file={}", broker.url_file()?.display()))).await
+    }
+
+    async fn with(postgres: &'a Postgres, servers: usize, agents: usize, broker: Option<String>) -> Result<Fleet<'a>> {
         hostler_trust::install_crypto();
         let mut fleet = Fleet {
             home: tempfile::Builder::new().prefix("hostler-fleet").tempdir()?,
@@ -50,6 +67,7 @@ impl<'a> Fleet<'a> {
             agents: Vec::new(),
             http: reqwest::Client::builder().no_proxy().build()?,
             token: String::new(),
+            broker,
         };
         for number in 0..servers {
             fleet.add_server(number)?;
@@ -75,7 +93,8 @@ impl<'a> Fleet<'a> {
             format!("--images={home}/none"),
             "--lease-seconds=5".to_owned(),
         ];
-        self.servers.push(Process { ports: (listen, agents), words: words.to_vec(), child: None });
+        let words = words.into_iter().chain(self.broker.clone()).collect();
+        self.servers.push(Process { ports: (listen, agents), words, child: None });
         Ok(())
     }
 
@@ -96,7 +115,9 @@ impl<'a> Fleet<'a> {
             format!("--join-token-file={}", file.display()),
             "--driver=sim".to_owned(),
         ];
-        self.agents.push(Process { ports: (0, 0), words: words.to_vec(), child: None });
+        let road = self.broker.iter().flat_map(|file| ["--transport=amqp".to_owned(), file.clone()]);
+        let words = words.into_iter().chain(road).collect();
+        self.agents.push(Process { ports: (0, 0), words, child: None });
         self.start_agent(number)?;
         let name = format!("n{number}");
         self.until("the agent is heard", async |fleet: &Fleet<'_>| {
@@ -234,6 +255,14 @@ impl<'a> Fleet<'a> {
             ends.push(end);
         }
         Ok(ends)
+    }
+
+    /// The number that a server counts under this name, with its labels.
+    pub async fn counted(&self, server: usize, what: &str) -> Result<u64> {
+        let asked = self.http.get(format!("{}/metrics", self.at(server))).bearer_auth(&self.token);
+        let text = asked.send().await?.error_for_status()?.text().await?;
+        let number = text.lines().find_map(|line| line.strip_prefix(what)?.trim().parse().ok());
+        Ok(number.unwrap_or(0))
     }
 
     /// What the doctor found wrong.

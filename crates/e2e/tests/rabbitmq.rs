@@ -4,10 +4,14 @@
 #[cfg(feature = "crash-points")]
 #[path = "rabbitmq/crash.rs"]
 mod crash;
+#[path = "rabbitmq/doctor.rs"]
+mod doctor;
 #[path = "rabbitmq/plain.rs"]
 mod plain;
 #[path = "rabbitmq/scene.rs"]
 mod scene;
+#[path = "rabbitmq/several.rs"]
+mod several;
 
 use anyhow::Result;
 use hostler_e2e::{pair::Pair, rabbitmq::Wire};
