@@ -34,6 +34,8 @@ use crate::{
     loops::Outage,
 };
 
+/// The form of a signed offer; in plain form an offer is JSON, and nobody's in particular.
+const SIGNED: &str = "application/jose";
 /// What there is to publish to, and of which kind each is.
 const EXCHANGES: [(&str, &str); 5] =
     [(JOBS, "direct"), (JOBS_DEAD, "fanout"), (RESULTS, "topic"), (RESULTS_DEAD, "fanout"), (TELEMETRY, "topic")];

@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ED25519};
 use serde_json::{Value, json};
 
-use super::{TYP, key};
+use super::{TYP, TaskVerifier, key};
 use crate::file::{self, FileError};
 
 const KEY_FILE: &str = "task-key.pem";
@@ -93,6 +93,11 @@ impl TaskSigner {
     /// When its parameters cannot be written as JSON: in practice never.
     pub fn sign(&self, assignment: &Assignment) -> Result<String, SignerError> {
         Ok(jsonwebtoken::encode(&self.header, assignment, &self.key)?)
+    }
+
+    /// What a compact JWS says, if this key signed it: a task that comes back, however late.
+    pub fn wrote(&self, token: &str) -> Option<Assignment> {
+        TaskVerifier::from_jwks(&self.jwks()).ok()?.signed(token).ok()
     }
 }
 
