@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Fleet<'a> {
     home: TempDir,
     database: Database<'a>,
+    /// How servers reach it.
+    url: String,
     servers: Vec<Process>,
     agents: Vec<Process>,
     http: reqwest::Client,
@@ -45,7 +47,17 @@ struct Process {
 impl<'a> Fleet<'a> {
     /// So many servers and agents over an empty database, running.
     pub async fn started(postgres: &'a Postgres, servers: usize, agents: usize) -> Result<Fleet<'a>> {
-        Fleet::with(postgres, servers, agents, None).await
+        Fleet::over(postgres.database()?, None, servers, agents, None).await
+    }
+
+    /// The same, with a server that follows that of the database, and may be promoted.
+    pub async fn with_standby(
+        postgres: &'a Postgres,
+        standby: &Postgres,
+        servers: usize,
+        agents: usize,
+    ) -> Result<Fleet<'a>> {
+        Fleet::over(postgres.database()?, Some(standby), servers, agents, None).await
     }
 
     /// The same, and all tasks travel by this broker.
@@ -55,14 +67,28 @@ impl<'a> Fleet<'a> {
         agents: usize,
         broker: &RabbitMq,
     ) -> Result<Fleet<'a>> {
-        Fleet::with(postgres, servers, agents, Some(format!("--amqp-file={}", broker.url_file()?.display()))).await
+        Fleet::over(
+            postgres.database()?,
+            None,
+            servers,
+            agents,
+            Some(format!("--amqp-file={}", broker.url_file()?.display())),
+        )
+        .await
     }
 
-    async fn with(postgres: &'a Postgres, servers: usize, agents: usize, broker: Option<String>) -> Result<Fleet<'a>> {
+    async fn over(
+        database: Database<'a>,
+        standby: Option<&Postgres>,
+        servers: usize,
+        agents: usize,
+        broker: Option<String>,
+    ) -> Result<Fleet<'a>> {
         hostler_trust::install_crypto();
         let mut fleet = Fleet {
             home: tempfile::Builder::new().prefix("hostler-fleet").tempdir()?,
-            database: postgres.database()?,
+            url: standby.map_or_else(|| database.url(), |standby| database.url_on_both(standby)),
+            database,
             servers: Vec::new(),
             agents: Vec::new(),
             http: reqwest::Client::builder().no_proxy().build()?,
@@ -87,7 +113,7 @@ impl<'a> Fleet<'a> {
             format!("--data={home}/server-{number}"),
             format!("--listen=127.0.0.1:{listen}"),
             format!("--agents-listen=127.0.0.1:{agents}"),
-            format!("--database={}", self.database.url()),
+            format!("--database={}", self.url),
             format!("--ca={home}/ca"),
             format!("--blobs={home}/blobs"),
             format!("--images={home}/none"),
