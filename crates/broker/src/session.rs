@@ -88,6 +88,32 @@ impl Session {
         answered(&format!("declare the exchange {name}"), channel.exchange_declare(exchange)).await
     }
 
+    /// Whether there is an exchange of this name.
+    ///
+    /// # Errors
+    /// When the connection is gone, or the broker does not let us ask.
+    pub async fn has_exchange(&self, name: &str) -> Result<bool, BrokerError> {
+        let channel = answered("open a channel", self.connection.open_channel(None)).await?;
+        let looked = ExchangeDeclareArguments::new(name, "direct").passive(true).finish();
+        let found = answered(&format!("look for the exchange {name}"), channel.exchange_declare(looked)).await;
+        // The broker closes the channel on which it is asked for what is not there.
+        if self.connection.is_open() { Ok(found.is_ok()) } else { found.map(|()| true) }
+    }
+
+    /// How many messages wait in a queue, and how many consume it; `None`: there is none.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub async fn look(&self, name: &str) -> Result<Option<(u32, u32)>, BrokerError> {
+        let channel = answered("open a channel", self.connection.open_channel(None)).await?;
+        let looked = QueueDeclareArguments::new(name).passive(true).finish();
+        match answered(&format!("look for the queue {name}"), channel.queue_declare(looked)).await {
+            Ok(found) => Ok(found.map(|(_, messages, consumers)| (messages, consumers))),
+            Err(_) if self.connection.is_open() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Declares a queue and what feeds it. One that is there already stays as it is, whoever made it.
     ///
     /// # Errors

@@ -16,6 +16,16 @@ impl Session {
         match self.0 {}
     }
 
+    /// Looks for an exchange.
+    pub async fn has_exchange(&self, _: &str) -> Result<bool, BrokerError> {
+        match self.0 {}
+    }
+
+    /// Looks at a queue.
+    pub async fn look(&self, _: &str) -> Result<Option<(u32, u32)>, BrokerError> {
+        match self.0 {}
+    }
+
     /// Declares a queue.
     pub async fn queue(&self, _: &Queue) -> Result<(), BrokerError> {
         match self.0 {}

@@ -25,6 +25,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use hostler_broker::Broker;
 use hostler_model::{Clock, Code, Ids, Refusal, defaults::Defaults};
 use hostler_store::{Answer, Store};
 use hostler_trust::{Authority, TaskSigner};
@@ -67,6 +68,8 @@ pub struct App {
     pub sources: Sources,
     /// What machines get that do not say it. Said anew at each start.
     pub(crate) defaults: RwLock<Defaults>,
+    /// The message broker by which some nodes get their tasks.
+    pub(crate) broker: Option<Broker>,
     pub(crate) importing: Imports,
     pub(crate) known: Known,
 }

@@ -9,6 +9,7 @@
 //! nothing that was taken is acknowledged before it is durable. Never here: a decision about a task (the store's steps).
 
 mod dead;
+pub(crate) mod doctor;
 mod relay;
 mod results;
 mod telemetry;
@@ -33,6 +34,11 @@ use crate::{
     loops::Outage,
 };
 
+/// The form of a signed offer; in plain form an offer is JSON, and nobody's in particular.
+const SIGNED: &str = "application/jose";
+/// What there is to publish to, and of which kind each is.
+const EXCHANGES: [(&str, &str); 5] =
+    [(JOBS, "direct"), (JOBS_DEAD, "fanout"), (RESULTS, "topic"), (RESULTS_DEAD, "fanout"), (TELEMETRY, "topic")];
 /// Pauses between attempts to open a connection: from this, twice as long each time, up to that.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often one message is delivered before it is put aside: who consumes it may have been killed that often.
@@ -100,9 +106,7 @@ async fn serve(app: &App, broker: &Broker, closing: &CancellationToken, tries: &
 
 async fn open(broker: &Broker) -> Result<Session, BrokerError> {
     let session = broker.open().await?;
-    for (name, kind) in
-        [(JOBS, "direct"), (JOBS_DEAD, "fanout"), (RESULTS, "topic"), (RESULTS_DEAD, "fanout"), (TELEMETRY, "topic")]
-    {
+    for (name, kind) in EXCHANGES {
         session.exchange(name, kind).await?;
     }
     for queue in queues() {

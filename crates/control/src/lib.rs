@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     app::{App, import::Sources},
+    broker::doctor::reach as reach_broker,
     dispatch::Dispatch,
     http::{PeerIdentity, openapi},
     loops::Pace,
@@ -106,7 +107,6 @@ pub struct Server {
     app: Arc<App>,
     names: Arc<[String]>,
     pace: Pace,
-    broker: Option<Broker>,
 }
 
 impl Server {
@@ -130,10 +130,11 @@ impl Server {
             closing,
             sources: config.sources,
             defaults: config.defaults.into(),
+            broker: config.broker,
             importing: app::import::Imports::default(),
             known: app::caller::Known::default(),
         };
-        Server { app: Arc::new(app), names: config.names.into(), pace: config.pace, broker: config.broker }
+        Server { app: Arc::new(app), names: config.names.into(), pace: config.pace }
     }
 
     /// What the routes call, for callers in this process.
@@ -160,7 +161,7 @@ impl Server {
     /// Runs the loops, and what goes by the broker, until `shutdown`, and returns when each has ended its pass.
     pub async fn run_loops(&self, shutdown: CancellationToken) {
         let by_broker = async {
-            if let Some(broker) = self.broker.clone() {
+            if let Some(broker) = self.app.broker.clone() {
                 broker::run(self.app.clone(), broker, shutdown.clone()).await;
             }
         };

@@ -53,13 +53,16 @@ pub fn files(database: &Path) -> Vec<PathBuf> {
 
 /// How many connections programs of ours have to a database.
 pub fn in_use(url: &str) -> Result<i64> {
-    on_a_server(url, |client| client.query_one(IN_USE, &[])?.try_get(0))
+    on_a_server(url, |client| client.query_one(IN_USE, &[&ASIDE])?.try_get(0))
 }
+
+/// What connections of this module are called: a server may still be ending one that is closed.
+const ASIDE: &str = "hostler aside";
 
 const IN_USE: &str = "
 SELECT COUNT(*)
   FROM pg_stat_activity
- WHERE datname = current_database() AND pid <> pg_backend_pid() AND application_name LIKE 'hostler%'";
+ WHERE datname = current_database() AND application_name LIKE 'hostler%' AND application_name <> $1";
 
 /// A table that is there while a restore is under way, and is in no copy.
 pub const MARK: &str = "hostler_restore";
@@ -83,7 +86,7 @@ fn on_a_server<T: Send>(
     url: &str,
     ask: impl FnOnce(&mut Client) -> std::result::Result<T, ::postgres::Error> + Send,
 ) -> Result<T> {
-    let server = Server::parse(url)?;
+    let server = Server::parse(url)?.named(ASIDE);
     let ask = || ask(&mut server.connect()?).map_err(|error| server.wrap(&error));
     // Its client has a runtime of its own, and the caller may be in another.
     thread::scope(|scope| scope.spawn(ask).join().unwrap_or(Err(Error::Closed)))

@@ -18,6 +18,7 @@ use crate::{
     dev::{Answer, PATIENCE, binary},
     netns::{Host, Net},
     process,
+    rabbitmq::RabbitMq,
     store::Store,
 };
 
@@ -41,6 +42,10 @@ const LOOK: Duration = Duration::from_millis(50);
 pub struct Fleet<'a> {
     home: TempDir,
     store: Store<'a>,
+    /// What servers are told of it.
+    flag: Option<String>,
+    /// What is said to servers and agents of a broker.
+    broker: Option<String>,
     lease: Duration,
     servers: Vec<Process>,
     agents: Vec<Process>,
@@ -83,6 +88,32 @@ impl<'a> Fleet<'a> {
         Fleet::empty(Some(postgres.database()?), None)?.filled(servers, agents).await
     }
 
+    /// The same, with a server that follows that of the database, and may be promoted.
+    pub async fn with_standby(
+        postgres: &'a Postgres,
+        standby: &Postgres,
+        servers: usize,
+        agents: usize,
+    ) -> Result<Fleet<'a>> {
+        let database = postgres.database()?;
+        let flag = format!("--database={}", database.url_on_both(standby));
+        let mut fleet = Fleet::empty(Some(database), None)?;
+        fleet.flag = Some(flag);
+        fleet.filled(servers, agents).await
+    }
+
+    /// The same as [`Fleet::started`], and all tasks travel by this broker.
+    pub async fn by_broker(
+        postgres: &'a Postgres,
+        servers: usize,
+        agents: usize,
+        broker: &RabbitMq,
+    ) -> Result<Fleet<'a>> {
+        let mut fleet = Fleet::empty(Some(postgres.database()?), None)?;
+        fleet.broker = Some(format!("--amqp-file={}", broker.url_file()?.display()));
+        fleet.filled(servers, agents).await
+    }
+
     /// One server over a file, and so many agents, running.
     pub async fn over_a_file(agents: usize) -> Result<Fleet<'a>> {
         Fleet::empty(None, None)?.filled(1, agents).await
@@ -111,7 +142,9 @@ impl<'a> Fleet<'a> {
         let file = home.path().join("server-0/hostler.db");
         Ok(Fleet {
             home,
+            flag: database.as_ref().map(|database| format!("--database={}", database.url())),
             store: database.map_or(Store::File(file), Store::Database),
+            broker: None,
             lease: LEASE,
             servers: Vec::new(),
             agents: Vec::new(),
@@ -149,7 +182,8 @@ impl<'a> Fleet<'a> {
             format!("--images={}", images.display()),
             format!("--lease-seconds={}", self.lease.as_secs()),
         ];
-        words.extend(self.store.flag());
+        words.extend(self.flag.clone());
+        words.extend(self.broker.clone());
         words.extend(host.is_some().then(|| "--insecure-listen".to_owned()));
         words.extend(host.is_some().then(|| format!("--names={address}")));
         let log = format!("server-{number}.log");
@@ -167,7 +201,7 @@ impl<'a> Fleet<'a> {
         let token = issued["token"].as_str().with_context(|| format!("a token: {status} {issued}"))?;
         let file = self.home.path().join(format!("token-{number}"));
         fs::write(&file, token)?;
-        let words = vec![
+        let mut words = vec![
             "agent".to_owned(),
             format!("--data={home}/agent-{number}"),
             format!("--server={}", self.agents_address()),
@@ -177,6 +211,7 @@ impl<'a> Fleet<'a> {
             "--driver=sim".to_owned(),
             "--log=info,hostler_agent::hypervisor::sim=debug".to_owned(),
         ];
+        words.extend(self.broker.iter().flat_map(|file| ["--transport=amqp".to_owned(), file.clone()]));
         let (log, host) = (format!("agent-{number}.log"), self.host()?);
         self.agents.push(Process { log, host, ports: (0, 0), words, child: None });
         self.start_agent(number)?;
@@ -352,6 +387,14 @@ impl<'a> Fleet<'a> {
             ends.push(end);
         }
         Ok(ends)
+    }
+
+    /// The number that a server counts under this name, with its labels.
+    pub async fn counted(&self, server: usize, what: &str) -> Result<u64> {
+        let asked = self.http.get(format!("{}/metrics", self.caller().at[server])).bearer_auth(&self.token);
+        let text = asked.send().await?.error_for_status()?.text().await?;
+        let number = text.lines().find_map(|line| line.strip_prefix(what)?.trim().parse().ok());
+        Ok(number.unwrap_or(0))
     }
 
     /// What the doctor found wrong.

@@ -106,6 +106,32 @@ async fn a_server_with_another_authority_is_refused() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_standby_that_is_promoted_is_gone_on_with_in_one_new_epoch() -> Result<()> {
+    let primary = Postgres::start(true)?;
+    let standby = primary.standby()?;
+    let fleet = Fleet::with_standby(&primary, &standby, 2, 2).await?;
+    let mut tasks = fleet.echoes(0, 100).await?;
+    fleet.ends(0, &tasks).await?;
+    let copy = fleet.database().on(&standby);
+    let ended = "SELECT CAST(COUNT(*) >= 100 AS TEXT) FROM log WHERE class = 'event' AND kind = 'task.succeeded'";
+    fleet.until("the standby has it all", async |_: &Fleet<'_>| Ok((copy.ask(ended)? == "true").then_some(()))).await?;
+    primary.kill()?;
+    copy.run("SELECT pg_promote()")?;
+    fleet
+        .until("both servers are at work again", async |fleet: &Fleet<'_>| {
+            Ok((fleet.echo(0).await?.0 == 200 && fleet.echo(1).await?.0 == 200).then_some(()))
+        })
+        .await?;
+    let told = copy.ask("SELECT CAST(COUNT(*) AS TEXT) FROM log WHERE class = 'event' AND kind = 'store.restored'")?;
+    assert_eq!(told, "1", "{}", fleet.log());
+    assert!(fleet.log().contains("the database was promoted"), "{}", fleet.log());
+    tasks.extend(fleet.echoes(1, 100).await?);
+    assert!(fleet.ends(0, &tasks).await?.iter().all(|end| end == "succeeded"));
+    assert_eq!(fleet.ills(0).await?, [Value::Null; 0]);
+    Ok(())
+}
+
 /// Runs the program until its end, or until it kills itself at a point; whether it went well, and what it said.
 fn run(words: &[&str], killed_at: &str) -> Result<(bool, String)> {
     let point = tempfile::NamedTempFile::new()?;

@@ -4,10 +4,14 @@
 #[cfg(feature = "crash-points")]
 #[path = "rabbitmq/crash.rs"]
 mod crash;
+#[path = "rabbitmq/doctor.rs"]
+mod doctor;
 #[path = "rabbitmq/plain.rs"]
 mod plain;
 #[path = "rabbitmq/scene.rs"]
 mod scene;
+#[path = "rabbitmq/several.rs"]
+mod several;
 
 use anyhow::Result;
 use hostler_e2e::{pair::Pair, rabbitmq::Wire};
@@ -217,6 +221,36 @@ for body in [b'', b'{}', b'\\xff\\xfe', b'eyJhbGciOiJub25lIn0.e30.', b'x' * (1 <
     let line = r#"hostler_broker_messages_total{queue="hostler.jobs.dead",outcome="malformed"} 5"#;
     scene.counted(line).await?;
     assert_eq!(scene.echo(&[])?["state"], "succeeded");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_no_server_signed_ends_nothing_and_the_offer_itself_does() -> Result<()> {
+    let mut scene = Scene::with_agent().await?;
+    scene.pair.kill_agent()?;
+    let task = scene.echo(&["--no-wait"])?;
+    let queue = format!("agent.{}.tasks", id(&scene.pair.json(&["node", "show", "n1"])?)?);
+    scene.pair.until("the offer is there", |_| Ok(scene.broker.queue(&queue)?.filter(|(n, _)| *n == 1))).await?;
+    // Its id can be guessed, and its reason can be written by anybody.
+    let forge = "
+method, properties, body = channel.basic_get(sys.argv[1])
+forged = body[:-8] + (b'AAAAAAAA' if body[-8:] != b'AAAAAAAA' else b'BBBBBBBB')
+for kind, text in [('application/jose', forged), ('application/jose', b'x'), ('application/json', b'{}')]:
+    channel.basic_publish('jobs.dead', '', text, pika.BasicProperties(
+        content_type=kind, message_id=properties.message_id, headers={'x-first-death-reason': 'rejected'}))
+channel.basic_nack(method.delivery_tag)
+";
+    scene.python(forge, &[&queue])?;
+    scene.counted(r#"hostler_broker_messages_total{queue="hostler.jobs.dead",outcome="not_believed"} 2"#).await?;
+    scene.counted(r#"hostler_broker_messages_total{queue="hostler.jobs.dead",outcome="rejected"} 1"#).await?;
+    scene.taken().await?;
+    assert_eq!(scene.task(&task)?["state"], "queued");
+    let reject = "
+method, _, _ = channel.basic_get(sys.argv[1])
+channel.basic_reject(method.delivery_tag, requeue=False)
+";
+    scene.python(reject, &[&queue])?;
+    assert_eq!(scene.until(&task, "failed").await?["error"]["code"], "TASK_REFUSED");
     Ok(())
 }
 

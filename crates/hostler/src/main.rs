@@ -118,7 +118,7 @@ impl Verb {
             Verb::Backup(args) => backup::backup(&args, globals),
             Verb::Restore(args) => backup::restore(&args, globals).await,
             Verb::Context(args) => cli::context::run(args, globals),
-            Verb::Config(args) => cli::config::run(args, globals),
+            Verb::Config(args) => cli::config::run(args, globals).await,
             Verb::Completions(args) => complete::run(&args),
             Verb::Man(args) => man::run(&args),
             Verb::Explain(args) => cli::explain::run(&args),

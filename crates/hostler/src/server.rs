@@ -112,6 +112,17 @@ fn by_broker(settings: &Server) -> Result<Option<Broker>, Failure> {
     broker(&Said { section: "server", amqp, file, authorities }, "hostler server".to_owned())
 }
 
+/// Calls the broker that is named, if one is; what was seen there. A server does without it until it is there.
+pub async fn reach_broker(settings: &Server) -> Result<Option<String>, Failure> {
+    let Some(broker) = by_broker(settings)? else { return Ok(None) };
+    hostler_control::reach_broker(&broker).await.map(Some).map_err(|error| {
+        Failure::new(Exit::Unreachable, error).help(
+            "see that it runs, and that the address names its virtual host and a user of it; a server starts without \
+                   it, and tries until it is there",
+        )
+    })
+}
+
 fn shared(settings: &Server) -> Shared {
     let named = |path: &Path| Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty());
     Shared {

@@ -6,6 +6,7 @@ use hostler_model::{
 };
 
 use super::{App, Result, caller::Call};
+use crate::broker::doctor;
 
 impl App {
     /// Refuses while the store cannot be asked or the server goes away.
@@ -22,9 +23,13 @@ impl App {
         Ok(self.store.quota(call.caller.tenant).await?)
     }
 
-    /// Recomputes the books and the chain of the log and compares.
+    /// Recomputes the books and the chain of the log and compares, and looks at the broker, where there is one.
     pub async fn doctor(&self) -> Result<Diagnosis> {
-        Ok(self.store.doctor().await?)
+        let mut diagnosis = self.store.doctor().await?;
+        if let Some(broker) = &self.broker {
+            diagnosis.checks.extend(doctor::examine(broker, &self.store.nodes().await?).await);
+        }
+        Ok(diagnosis)
     }
 
     /// Everything that is measured, as Prometheus reads it.

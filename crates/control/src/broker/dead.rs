@@ -1,10 +1,13 @@
 //! Takes offers that came to nothing: their agent rejected them, nobody took them in time, or whoever did died of them.
 
 use hostler_broker::{BrokerError, Delivery, Session};
-use hostler_model::broker::{DEAD_QUEUE, glimpse, read_offer_id};
+use hostler_model::{
+    Fence, TaskId,
+    broker::{DEAD_QUEUE, glimpse, read_offer_id},
+};
 use hostler_store::{DeadOffer, Death};
 
-use super::{BATCH, acknowledge, gather, insist};
+use super::{BATCH, SIGNED, acknowledge, gather, insist};
 use crate::app::App;
 
 /// Takes dead offers until the connection is gone.
@@ -39,6 +42,18 @@ fn read(app: &App, delivery: &Delivery) -> Option<DeadOffer> {
         app.metrics.received(DEAD_QUEUE, "malformed");
         return None;
     };
+    let signed = delivery.content_type == SIGNED;
+    if signed && !is_ours(app, &delivery.body, task, fence) {
+        tracing::warn!(task.id = %task, "a dead offer that no server signed was thrown away");
+        app.metrics.received(DEAD_QUEUE, "not_believed");
+        return None;
+    }
     app.metrics.received(DEAD_QUEUE, word);
-    Some(DeadOffer { task, fence, death })
+    Some(DeadOffer { task, fence, death, signed })
+}
+
+/// Whether a server signed this offer, of this attempt. It may well have run out.
+fn is_ours(app: &App, body: &[u8], task: TaskId, fence: Fence) -> bool {
+    let offer = std::str::from_utf8(body).ok().and_then(|text| app.signer.wrote(text));
+    offer.is_some_and(|offer| (offer.sub, offer.fence) == (task, fence))
 }

@@ -18,7 +18,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::offers_of;
+use super::{SIGNED, offers_of};
 use crate::{
     app::{App, Error, bell::LOOK},
     loops::Outage,
@@ -177,7 +177,7 @@ fn letter(app: &App, offer: &Offer) -> Result<Letter, Error> {
         Transport::Plain => (plain(offer)?, "application/json"),
         Transport::Amqp | Transport::Poll => {
             let signed = app.assignments(offer.node, vec![leased.clone()])?.pop().unwrap_or_default();
-            (signed.into_bytes(), "application/jose")
+            (signed.into_bytes(), SIGNED)
         }
     };
     let good_for = offer.expires_at.since(app.clock.now()).max(Duration::from_millis(1));

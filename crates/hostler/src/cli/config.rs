@@ -40,7 +40,7 @@ enum Verb {
     /// Look for mistakes in the file and the variables, and at the files that they name
     ///
     /// What a server would refuse at its start is refused here: also a file that is not there, or that this user cannot
-    /// read. Run it as the user that the server runs as.
+    /// read. Run it as the user that the server runs as. A message broker that is named is called.
     #[command(after_help = CHECK)]
     Check(FileArgs),
     /// Print a file with every key, what it is for and its default
@@ -48,8 +48,8 @@ enum Verb {
     Example,
 }
 
-/// Runs a verb of the configuration. No server is asked.
-pub fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+/// Runs a verb of the configuration. No server of ours is asked.
+pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     match args.verb {
         Verb::Show(which) => {
             let all = everything(&which)?;
@@ -59,19 +59,24 @@ pub fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             output::text(&text)?;
         }
         Verb::Check(which) => {
-            check(&which)?;
+            let broker = check(&which).await?;
             let named = which.config.map_or_else(|| FILE.to_owned(), |path| path.display().to_string());
             output::text(&format!("{named} and the variables make sense"))?;
+            if let Some(seen) = broker {
+                output::text(&format!("the broker at {seen}"))?;
+            }
         }
         Verb::Example => output::text(&example::text())?,
     }
     Ok(Exit::Done)
 }
 
-/// As the server looks at it when it starts.
-fn check(which: &FileArgs) -> Result<(), Failure> {
+/// As the server looks at it when it starts; and at its broker, without which it would start and wait. What was seen there.
+async fn check(which: &FileArgs) -> Result<Option<String>, Failure> {
     everything(which)?;
-    server::examine(&of_process(&File::read(which)?)?).map(drop)
+    let settings = of_process(&File::read(which)?)?;
+    server::examine(&settings)?;
+    server::reach_broker(&settings).await
 }
 
 fn everything(which: &FileArgs) -> Result<Vec<InForce>, Failure> {
@@ -117,25 +122,25 @@ mod tests {
         assert_eq!(redacted(one("postgres://h/d?user=u&password=p")).value, "postgres://h/d?(redacted)");
     }
 
-    #[test]
-    fn a_file_that_is_named_and_cannot_be_used_is_found() {
+    #[tokio::test]
+    async fn a_file_that_is_named_and_cannot_be_used_is_found() {
         let dir = tempfile::tempdir().unwrap();
         let (config, kernel) = (dir.path().join("hostler.toml"), dir.path().join("kernel"));
-        let said = |keys: String| {
+        let said = async |keys: String| {
             std::fs::write(&config, format!("[server]\n{keys}")).unwrap();
-            check(&FileArgs { config: Some(config.clone()) }).err().map(|failure| failure.lines()[0].1.clone())
+            check(&FileArgs { config: Some(config.clone()) }).await.err().map(|failure| failure.lines()[0].1.clone())
         };
         let named = format!("default_kernel = {kernel:?}\ndefault_rootfs = {kernel:?}\n");
-        let why = said(named.clone()).unwrap();
+        let why = said(named.clone()).await.unwrap();
         assert!(why.starts_with("server.default_kernel: ") && why.contains("No such file"), "{why}");
         std::fs::write(&kernel, "a kernel").unwrap();
-        assert_eq!(said(named), None);
-        assert!(said("default_ready = \"soon\"\n".to_owned()).unwrap().starts_with("server.default_ready: "));
-        assert!(said("default_vcpus = 1000\n".to_owned()).unwrap().starts_with("server.default_vcpus: "));
-        assert!(said("image_source_allow = [\"everywhere\"]\n".to_owned()).unwrap().contains("everywhere"));
+        assert_eq!(said(named).await, None);
+        assert!(said("default_ready = \"soon\"\n".to_owned()).await.unwrap().starts_with("server.default_ready: "));
+        assert!(said("default_vcpus = 1000\n".to_owned()).await.unwrap().starts_with("server.default_vcpus: "));
+        assert!(said("image_source_allow = [\"everywhere\"]\n".to_owned()).await.unwrap().contains("everywhere"));
         std::fs::write(dir.path().join("catalogue"), "no JSON").unwrap();
         let catalogue = format!("image_catalogue = {:?}\n", dir.path().join("catalogue"));
-        assert!(said(catalogue).unwrap().contains("catalogue"));
+        assert!(said(catalogue).await.unwrap().contains("catalogue"));
     }
 
     #[test]

@@ -67,4 +67,6 @@ pub struct DeadOffer {
     pub fence: Fence,
     /// Why.
     pub death: Death,
+    /// Whether what came back is a server's own signed offer of that attempt. In plain form nothing is signed.
+    pub signed: bool,
 }

@@ -104,7 +104,8 @@ pub(crate) fn bury(work: &mut Work<'_>, dead: &[DeadOffer]) -> Result<usize> {
     for offer in dead {
         let Some(row) = work.tasks.get(&offer.task).cloned() else { continue };
         let buried = match row.lease {
-            None if standing.get(&offer.task) == Some(&offer.fence) => unbegun(work, &row, offer)?,
+            // Whoever may write to the broker, and has not read the offer, ends nothing.
+            None if offer.signed && standing.get(&offer.task) == Some(&offer.fence) => unbegun(work, &row, offer)?,
             Some(_) if row.task.fence == offer.fence => in_plain_form(work, &row, offer)?,
             // Another attempt is offered, or leased, or it has ended.
             None | Some(_) => false,

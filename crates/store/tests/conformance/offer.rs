@@ -71,7 +71,7 @@ async fn lapsed(world: &World, agent: Agent) {
 }
 
 fn dead(offer: &Offer, death: Death) -> Vec<DeadOffer> {
-    vec![DeadOffer { task: offer.leased.task, fence: offer.leased.fence, death }]
+    vec![DeadOffer { task: offer.leased.task, fence: offer.leased.fence, death, signed: true }]
 }
 
 fn told(node: NodeId, task: TaskId, ok: bool) -> PlainResult {
@@ -287,6 +287,8 @@ pub async fn an_offer_that_is_rejected_ends_its_task_with_the_reason(world: &mut
     confirm(world, &offer).await;
     let stale = DeadOffer { fence: offer.leased.fence.next(), ..dead(&offer, Death::Rejected)[0] };
     assert_eq!(world.store.bury_offers(vec![stale]).await.unwrap(), 0);
+    let forged = DeadOffer { signed: false, ..dead(&offer, Death::Rejected)[0] };
+    assert_eq!(world.store.bury_offers(vec![forged]).await.unwrap(), 0, "no server signed it");
     assert_eq!(world.store.bury_offers(dead(&offer, Death::Expired)).await.unwrap(), 0, "its deadline ends it");
     assert_eq!(world.store.bury_offers(dead(&offer, Death::Rejected)).await.unwrap(), 1);
     let shown = world.task(task.id).await;

@@ -7,7 +7,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PKCS_ED25519};
 use serde_json::{Value, json};
 
-use super::{Several, TYP, TYP_OF_SEVERAL, key};
+use super::{Several, TYP, TYP_OF_SEVERAL, TaskVerifier, key};
 use crate::file::{self, FileError};
 
 const KEY_FILE: &str = "task-key.pem";
@@ -103,6 +103,11 @@ impl TaskSigner {
     pub fn sign_several(&self, tasks: Vec<Assignment>) -> Result<String, SignerError> {
         let header = Header { typ: Some(TYP_OF_SEVERAL.to_owned()), ..self.header.clone() };
         Ok(jsonwebtoken::encode(&header, &Several { tasks }, &self.key)?)
+    }
+
+    /// What a compact JWS says, if this key signed it: a task that comes back, however late.
+    pub fn wrote(&self, token: &str) -> Option<Assignment> {
+        TaskVerifier::from_jwks(&self.jwks()).ok()?.signed(token).ok()
     }
 }
 

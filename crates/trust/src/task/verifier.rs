@@ -101,6 +101,17 @@ impl TaskVerifier {
         Ok(tasks.into_iter().map(|task| believe(task, expected, now)).collect())
     }
 
+    /// What was signed as one task, for whomever and whenever.
+    ///
+    /// # Errors
+    /// It is no such task, or not signed by one of the keys.
+    pub(super) fn signed(&self, token: &str) -> Result<Assignment, TaskRefusal> {
+        match self.key_for(token)? {
+            (Holds::One, key) => self.claims(token, key),
+            (Holds::Several, _) => Err(TaskRefusal::Malformed),
+        }
+    }
+
     fn claims<T: DeserializeOwned>(&self, token: &str, key: &DecodingKey) -> Result<T, TaskRefusal> {
         let signed = jsonwebtoken::decode::<T>(token, key, &self.validation);
         signed.map(|signed| signed.claims).map_err(|error| match error.kind() {
