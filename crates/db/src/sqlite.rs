@@ -48,6 +48,9 @@ impl Session {
 
     /// A statement that begins, marks or ends a transaction: compiled once, for every step runs two of them.
     pub(crate) fn control(&self, sql: &'static str) -> Result<()> {
+        if sql == "COMMIT" && planted::is_full(&self.path) {
+            return Err(Error::Full { path: self.path.clone() });
+        }
         let run = || self.connection.prepare_cached(sql)?.execute([]).map(|_| ());
         run().map_err(|e| self.wrap(e))
     }

@@ -39,6 +39,7 @@ enum Blow {
     Clock,
     HostDown,
     Rejoin,
+    Full,
     Machine,
     Operator,
 }
@@ -52,6 +53,7 @@ const BLOWS: &[(u64, Blow)] = &[
     (3, Blow::Clock),
     (1, Blow::HostDown),
     (1, Blow::Rejoin),
+    (2, Blow::Full),
     (3, Blow::Machine),
     (2, Blow::Operator),
 ];
@@ -134,6 +136,7 @@ impl World {
                     host.rejoin(token).await;
                 }
             }
+            Blow::Full => self.fill(&dice, &host).await,
             Blow::Machine => self.machine(&dice, &host),
             Blow::Operator => self.operate(&dice, &host).await,
         }
@@ -154,6 +157,18 @@ impl World {
         sleep(down(dice) * 2).await;
         self.net.mend(end);
         self.net.trace().note(format!("{end} is back"));
+    }
+
+    /// A disk is full for a while: the server's, or an agent's.
+    async fn fill(&self, dice: &Dice, host: &Host) {
+        let servers = dice.happens(0.5);
+        let whose = if servers { "the server".to_owned() } else { host.name() };
+        let fill = |full| if servers { self.site.fill(full) } else { host.fill(full) };
+        self.net.trace().note(format!("the disk of {whose} is full"));
+        fill(true);
+        sleep(down(dice)).await;
+        fill(false);
+        self.net.trace().note(format!("the disk of {whose} has room again"));
     }
 
     fn jump(&self, dice: &Dice, host: &Host) {

@@ -1,5 +1,5 @@
-//! What a power failure leaves of a database: all of it where commits wait for the disk, which SQLite sees to; and
-//! where they do not, what the host had written back by itself.
+//! The disk below one database: full for a while; and what a power failure leaves on it, which is all where commits wait
+//! for the disk, as SQLite sees to, and where they do not, what the host had written back by itself.
 
 use std::{
     fs,
@@ -49,6 +49,18 @@ impl Disk {
             drop(fs::remove_file(with(&self.file, ending)));
             drop(fs::copy(with(&self.kept(), ending), with(&self.file, ending)));
         }
+    }
+
+    /// Whether what is committed from now on finds room.
+    pub fn fill(&self, full: bool) {
+        #[cfg(feature = "planted-bugs")]
+        if full {
+            hostler_db::planted::fill(&self.file);
+        } else {
+            hostler_db::planted::clear(&self.file);
+        }
+        #[cfg(not(feature = "planted-bugs"))]
+        let _ = full;
     }
 
     fn kept(&self) -> PathBuf {

@@ -121,7 +121,7 @@ fn every_planted_bug_is_found() {
     use hostler_model::planted::Bug;
 
     /// How many seeds may pass before one finds it.
-    const PATIENCE: u64 = 200;
+    const PATIENCE: u64 = 400;
     let find = |bug| {
         (0..PATIENCE).find_map(|seed| {
             let came = came(Wanted { bug: Some(bug), ..Wanted::seed(seed) });

@@ -132,6 +132,11 @@ impl Host {
         self.disk().write_back();
     }
 
+    /// The disk of its agent is full, or has room again.
+    pub fn fill(&self, full: bool) {
+        self.disk().fill(full);
+    }
+
     fn disk(&self) -> Disk {
         Disk::new(self.data.join("agent").join("journal.db"))
     }

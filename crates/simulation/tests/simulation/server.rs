@@ -13,7 +13,7 @@ use hostler_db::Mode;
 use hostler_model::{Ids, catalogue::Catalogue, defaults::Defaults, event::Actor};
 use hostler_store::{Config, NewJoinToken, Store, Timing};
 use hostler_trust::{Authority, JoinToken, TaskSigner};
-use http::Request;
+use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use tokio::{task::JoinHandle, task::yield_now};
 use tokio_util::sync::CancellationToken;
@@ -151,6 +151,11 @@ impl Site {
         self.disk().write_back();
     }
 
+    /// Its disk is full, or has room again.
+    pub fn fill(&self, full: bool) {
+        self.disk().fill(full);
+    }
+
     pub fn path(&self) -> PathBuf {
         self.disk().path().to_owned()
     }
@@ -184,7 +189,8 @@ impl Live {
         let asked = self.history.before(&self.store, &message).await;
         let said = self.pass(&message).await;
         trace.note(format!("{} {} {}: {}", message.from, message.method, message.uri.path(), said.status));
-        if said.status.is_server_error() {
+        // A full disk is said to be one, and nothing else may go wrong.
+        if said.status.is_server_error() && said.status != StatusCode::INSUFFICIENT_STORAGE {
             let text = String::from_utf8_lossy(&said.body);
             trace.wrong(format!("{} {}: {} {text}", message.method, message.uri, said.status));
         }
