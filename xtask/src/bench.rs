@@ -12,6 +12,7 @@ mod exec;
 mod http;
 mod life;
 mod memory;
+mod peers;
 mod power;
 mod queue;
 mod server;
@@ -31,7 +32,8 @@ use self::table::Row;
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// Only this one: dispatch, life, queue, boot, burst, exec, power, snapshot or memory.
+    /// Only this one: dispatch, life, queue, boot, burst, exec, power, snapshot, memory, or
+    /// peers, which is measured only when it is named: it installs other queues from their registries.
     #[arg(long)]
     only: Option<String>,
     /// Also write the rows here.
@@ -45,7 +47,8 @@ pub(crate) struct Bench {
     boots: usize,
 }
 
-const NAMES: [&str; 9] = ["dispatch", "life", "queue", "boot", "burst", "exec", "power", "snapshot", "memory"];
+const NAMES: [&str; 10] =
+    ["dispatch", "life", "queue", "boot", "burst", "exec", "power", "snapshot", "memory", "peers"];
 
 /// Builds what is measured, measures, and prints the table.
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
@@ -60,7 +63,9 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     build()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let rows = runtime.block_on(measure(bench))?;
-    table::print(&rows);
+    if !rows.is_empty() {
+        table::print(&rows);
+    }
     if let Some(file) = &bench.json {
         std::fs::write(file, serde_json::to_vec_pretty(&rows)?).with_context(|| file.display().to_string())?;
     }
@@ -117,6 +122,9 @@ async fn measure(bench: &Bench) -> Result<Vec<Row>> {
     }
     if wanted("memory") {
         rows.extend(memory::measure().await?);
+    }
+    if bench.only.as_deref() == Some("peers") {
+        peers::measure(bench.tasks).await?;
     }
     Ok(rows)
 }
