@@ -6,9 +6,12 @@
 mod boot;
 mod burst;
 mod by_hand;
+mod claim;
 mod commit;
 mod dispatch;
 mod exec;
+mod fleet;
+mod hot;
 mod http;
 mod life;
 mod memory;
@@ -17,6 +20,7 @@ mod power;
 mod queue;
 mod server;
 mod snapshot;
+mod sql;
 mod table;
 
 use std::{
@@ -32,7 +36,7 @@ use self::table::Row;
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// Only this one: dispatch, life, queue, boot, burst, exec, power, snapshot, memory, or
+    /// Only this one: dispatch, life, queue, hot, claim, fleet, boot, burst, exec, power, snapshot, memory, or
     /// peers, which is measured only when it is named: it installs other queues from their registries.
     #[arg(long)]
     only: Option<String>,
@@ -42,13 +46,21 @@ pub(crate) struct Bench {
     /// How many tasks a whole-life run has.
     #[arg(long, default_value_t = 20_000)]
     tasks: usize,
+    /// How many finished tasks a claim is made beside.
+    #[arg(long, default_value_t = 1_000_000)]
+    history: u64,
+    /// How many agents are connected at once.
+    #[arg(long, default_value_t = 10_000)]
+    agents: usize,
     /// How many machines are booted, each beside one booted by hand.
     #[arg(long, default_value_t = 7)]
     boots: usize,
 }
 
-const NAMES: [&str; 10] =
-    ["dispatch", "life", "queue", "boot", "burst", "exec", "power", "snapshot", "memory", "peers"];
+const NAMES: [&str; 13] = [
+    "dispatch", "life", "queue", "hot", "claim", "fleet", "boot", "burst", "exec", "power", "snapshot", "memory",
+    "peers",
+];
 
 /// Builds what is measured, measures, and prints the table.
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
@@ -104,6 +116,15 @@ async fn measure(bench: &Bench) -> Result<Vec<Row>> {
     }
     if wanted("queue") {
         rows.extend(queue::measure(bench.tasks).await?);
+    }
+    if wanted("hot") {
+        rows.extend(hot::measure(bench.tasks).await?);
+    }
+    if wanted("claim") {
+        rows.extend(claim::measure(bench.tasks, bench.history).await?);
+    }
+    if wanted("fleet") {
+        rows.extend(fleet::measure(bench.agents).await?);
     }
     if wanted("boot") {
         rows.extend(boot::measure(bench.boots).await?);

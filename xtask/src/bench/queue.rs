@@ -14,6 +14,7 @@ use serde_json::json;
 
 use super::{
     commit::{Engine, Floor},
+    http::Connection,
     server::Server,
     table::Row,
 };
@@ -91,10 +92,7 @@ pub(crate) async fn figures(engine: Engine, tasks: usize) -> Result<Figures> {
     ended(&server).await?;
     queues(&server, "pause").await?;
     let bulk = bulk(&server, tasks).await?;
-    let begun = Instant::now();
-    queues(&server, "resume").await?;
-    ended(&server).await?;
-    let drain = tasks as f64 / begun.elapsed().as_secs_f64();
+    let drain = resumed(&server, tasks.div_ceil(BULK) * BULK).await?;
     Ok(Figures { single_32, single_128, bulk, drain, floor: f64::midpoint(before, floor.measure()?) })
 }
 
@@ -114,21 +112,29 @@ pub(crate) async fn queues(server: &Server, verb: &str) -> Result<()> {
 
 /// Submissions by so many connections, each waiting for one answer before it sends the next.
 pub(crate) async fn single(server: &Server, connections: usize, tasks: usize) -> Result<f64> {
-    let left = Arc::new(AtomicUsize::new(tasks));
-    let mut ready = Vec::new();
+    let mut callers = Vec::new();
     for _ in 0..connections {
-        ready.push(server.connect().await?);
+        callers.push(vec![server.connect().await?]);
     }
+    submit(callers, tasks).await
+}
+
+/// Submissions by so many callers at once, each of which uses its connections in turn.
+pub(crate) async fn submit(callers: Vec<Vec<Connection>>, tasks: usize) -> Result<f64> {
+    let left = Arc::new(AtomicUsize::new(tasks));
     let begun = Instant::now();
     let mut submitters = tokio::task::JoinSet::new();
-    for mut connection in ready {
+    for mut connections in callers {
         let left = left.clone();
         submitters.spawn(async move {
+            let mut turn = 0;
             while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
-                let (status, answer) = connection.call("POST", "/api/v1/tasks", ECHO).await?;
+                let count = connections.len();
+                let (status, answer) = connections[turn % count].call("POST", "/api/v1/tasks", ECHO).await?;
                 if status != 202 {
                     bail!("{status}: {}", String::from_utf8_lossy(&answer));
                 }
+                turn += 1;
             }
             Ok(())
         });
@@ -136,6 +142,21 @@ pub(crate) async fn single(server: &Server, connections: usize, tasks: usize) ->
     while let Some(ended) = submitters.join_next().await {
         ended??;
     }
+    Ok(tasks as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// Tasks a second that the agents end, of what gathered while they stood still.
+pub(crate) async fn drain(server: &Server, tasks: usize) -> Result<f64> {
+    queues(server, "pause").await?;
+    bulk(server, tasks).await?;
+    resumed(server, tasks.div_ceil(BULK) * BULK).await
+}
+
+/// The same, of what has gathered.
+async fn resumed(server: &Server, tasks: usize) -> Result<f64> {
+    let begun = Instant::now();
+    queues(server, "resume").await?;
+    ended(server).await?;
     Ok(tasks as f64 / begun.elapsed().as_secs_f64())
 }
 
