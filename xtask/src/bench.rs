@@ -6,17 +6,22 @@
 mod boot;
 mod burst;
 mod by_hand;
+mod claim;
 mod commit;
 mod dispatch;
 mod exec;
+mod fleet;
+mod hot;
 pub(crate) mod http;
 mod life;
 mod memory;
+mod peers;
 mod power;
 mod queue;
 mod recovery;
 mod server;
 mod snapshot;
+mod sql;
 pub(crate) mod table;
 
 use std::{
@@ -32,7 +37,8 @@ use self::table::Row;
 /// What to measure.
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// Only this one: dispatch, life, queue, boot, burst, exec, power, snapshot, memory or recovery.
+    /// Only this one: dispatch, life, queue, hot, claim, fleet, boot, burst, exec, power, snapshot, memory, recovery, or
+    /// peers, which is measured only when it is named: it installs other queues from their registries.
     #[arg(long)]
     only: Option<String>,
     /// Also write the rows here.
@@ -41,16 +47,21 @@ pub(crate) struct Bench {
     /// How many tasks a whole-life run has.
     #[arg(long, default_value_t = 20_000)]
     tasks: usize,
+    /// How many finished tasks are in the database when tasks are claimed, or a server is killed.
+    #[arg(long, default_value_t = 1_000_000)]
+    history: u64,
+    /// How many agents are connected at once.
+    #[arg(long, default_value_t = 10_000)]
+    agents: usize,
     /// How many machines are booted, each beside one booted by hand.
     #[arg(long, default_value_t = 7)]
     boots: usize,
-    /// How many ended tasks are in the database when a server is killed.
-    #[arg(long, default_value_t = 10_000)]
-    history: usize,
 }
 
-const NAMES: [&str; 10] =
-    ["dispatch", "life", "queue", "boot", "burst", "exec", "power", "snapshot", "memory", "recovery"];
+const NAMES: [&str; 14] = [
+    "dispatch", "life", "queue", "hot", "claim", "fleet", "boot", "burst", "exec", "power", "snapshot", "memory",
+    "recovery", "peers",
+];
 
 /// Builds what is measured, measures, and prints the table.
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
@@ -65,7 +76,9 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     build()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let rows = runtime.block_on(measure(bench))?;
-    table::print(&rows);
+    if !rows.is_empty() {
+        table::print(&rows);
+    }
     if let Some(file) = &bench.json {
         std::fs::write(file, serde_json::to_vec_pretty(&rows)?).with_context(|| file.display().to_string())?;
     }
@@ -106,6 +119,15 @@ async fn measure(bench: &Bench) -> Result<Vec<Row>> {
     if wanted("queue") {
         rows.extend(queue::measure(bench.tasks).await?);
     }
+    if wanted("hot") {
+        rows.extend(hot::measure(bench.tasks).await?);
+    }
+    if wanted("claim") {
+        rows.extend(claim::measure(bench.tasks, bench.history).await?);
+    }
+    if wanted("fleet") {
+        rows.extend(fleet::measure(bench.agents).await?);
+    }
     if wanted("boot") {
         rows.extend(boot::measure(bench.boots).await?);
     }
@@ -125,7 +147,10 @@ async fn measure(bench: &Bench) -> Result<Vec<Row>> {
         rows.extend(memory::measure().await?);
     }
     if wanted("recovery") {
-        rows.extend(recovery::measure(bench.history).await?);
+        rows.extend(recovery::measure(usize::try_from(bench.history)?).await?);
+    }
+    if bench.only.as_deref() == Some("peers") {
+        peers::measure(bench.tasks).await?;
     }
     Ok(rows)
 }

@@ -14,7 +14,7 @@
 
 mod assignment;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
 
 use hostler_model::{NodeId, Refusal, TaskId, error::Code};
 use hostler_store::{Answer, Claim, Error, Leased, Store, Wakes};
@@ -35,6 +35,10 @@ use crate::{
 
 /// How many polls may arrive while a step runs before the next caller waits to hand its own in.
 const ARRIVING: usize = 1024;
+
+/// How many polls a look takes into one step: some milliseconds of the store's. With thousands that wait, a look at all of
+/// them at once would keep whoever has just got a task waiting for all of them.
+const LOOKED_AT: usize = 256;
 
 /// How many tasks to stop are kept for a node's next poll: beyond that the node has stopped polling, and the list, which
 /// only hastens what its heartbeats say, is dropped.
@@ -79,6 +83,7 @@ impl Dispatch {
             store,
             metrics,
             waiting: BTreeMap::new(),
+            looked_at: None,
             abort: BTreeMap::new(),
             outage: Outage::new("dispatch"),
             away_since: None,
@@ -107,6 +112,8 @@ struct Served {
     store: Store,
     metrics: Arc<Metrics>,
     waiting: BTreeMap<NodeId, Vec<Poll>>,
+    /// As far as the look has come among them; the next begins behind it.
+    looked_at: Option<NodeId>,
     /// What nodes are to stop, for their next polls. Lost with this process: heartbeats say the same.
     abort: BTreeMap<NodeId, Vec<TaskId>>,
     outage: Outage,
@@ -145,8 +152,7 @@ impl Served {
                 self.wake(&wake, &mut due);
             }
             if Instant::now() >= look {
-                self.take_all(&mut due);
-                look = Instant::now() + LOOK;
+                look = Instant::now() + self.take_next(&mut due);
             }
             self.claim(due).await;
         }
@@ -165,6 +171,24 @@ impl Served {
 
     fn take_all(&mut self, due: &mut Vec<Poll>) {
         due.extend(std::mem::take(&mut self.waiting).into_values().flatten());
+    }
+
+    /// Takes those whose turn it is to be looked at, and says how long until the next have theirs: each once in [`LOOK`].
+    fn take_next(&mut self, due: &mut Vec<Poll>) -> Duration {
+        let polls: usize = self.waiting.values().map(Vec::len).sum();
+        let behind = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.waiting.range((behind, Bound::Unbounded));
+        let (mut nodes, mut taken) = (Vec::new(), 0);
+        while taken < LOOKED_AT
+            && let Some((node, waiting)) = rest.next()
+        {
+            nodes.push(*node);
+            taken += waiting.len();
+        }
+        // Behind the last one it begins anew.
+        self.looked_at = nodes.last().copied().filter(|_| rest.next().is_some());
+        due.extend(nodes.iter().filter_map(|node| self.waiting.remove(node)).flatten());
+        LOOK / u32::try_from(polls.div_ceil(LOOKED_AT).max(1)).unwrap_or(u32::MAX)
     }
 
     /// When the first poll's time is up.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use hostler_fixture::{Database, Postgres};
 
 /// What it is kept in.
@@ -39,6 +39,14 @@ impl Store<'_> {
         match self {
             Store::File(_) => None,
             Store::Database(database) => Some(format!("--database={}", database.url())),
+        }
+    }
+
+    /// The database, of one that is no file.
+    pub fn database(&self) -> Result<&Database<'_>> {
+        match self {
+            Store::File(path) => bail!("{} is a file", path.display()),
+            Store::Database(database) => Ok(database),
         }
     }
 

@@ -113,7 +113,7 @@ async fn a_standby_that_is_promoted_is_gone_on_with_in_one_new_epoch() -> Result
     let fleet = Fleet::with_standby(&primary, &standby, 2, 2).await?;
     let mut tasks = fleet.echoes(0, 100).await?;
     fleet.ends(0, &tasks).await?;
-    let copy = fleet.database().on(&standby);
+    let copy = fleet.store().database()?.on(&standby);
     let ended = "SELECT CAST(COUNT(*) >= 100 AS TEXT) FROM log WHERE class = 'event' AND kind = 'task.succeeded'";
     fleet.until("the standby has it all", async |_: &Fleet<'_>| Ok((copy.ask(ended)? == "true").then_some(()))).await?;
     primary.kill()?;

@@ -57,6 +57,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     #[cfg(feature = "crash-points")]
     crate::crash::arm();
     let Examined { default_image, sources, defaults } = examine(&settings)?;
+    hostler_agent::host::process::raise_file_limit();
     let mut interrupt = Interrupt::listen()?;
     let folder = Folder::take(settings.data.clone(), Stay::Stays)?;
     let (api, agents) = (bind(settings.listen).await?, bind(settings.agents_listen).await?);

@@ -14,13 +14,18 @@ use serde_json::json;
 
 use super::{
     commit::{Engine, Floor},
+    http::Connection,
     server::Server,
     table::Row,
 };
 
 /// How many tasks one request of a bulk has: the most that the API takes.
 const BULK: usize = 1000;
-const ECHO: &str = r#"{"kind":"echo","params":{"message":"forty bytes, as the peers are measured"}}"#;
+/// What is submitted.
+pub(crate) const ECHO: &str = r#"{"kind":"echo","params":{"message":"forty bytes, as the peers are measured"}}"#;
+
+/// Agents that take a hundred at a time.
+pub(crate) const FOUR_AGENTS: [&str; 6] = ["--driver", "sim", "--nodes", "4", "--quick-slots", "100"];
 
 /// What each engine is to reach, as times of its floor.
 struct Targets {
@@ -46,37 +51,53 @@ pub(crate) async fn measure(tasks: usize) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Figures of one engine.
+pub(crate) struct Figures {
+    /// Submits a second, one by one over 32 connections.
+    pub(crate) single_32: f64,
+    /// The same over 128.
+    pub(crate) single_128: f64,
+    /// Submits a second, 1,000 to a request.
+    pub(crate) bulk: f64,
+    /// Tasks a second that 4 agents end, of what had gathered.
+    pub(crate) drain: f64,
+    /// One-row commits a second.
+    pub(crate) floor: f64,
+}
+
 async fn measure_on(engine: Engine, tasks: usize) -> Result<Vec<Row>> {
+    let found = figures(engine, tasks).await?;
+    let wanted = targets(engine);
+    let row = |what: &str, rate, times| {
+        Row::at_least_times(&format!("{what}, {engine}"), rate, "tasks/s", found.floor, times)
+    };
+    Ok(vec![
+        row("submits, 32 connections", found.single_32, wanted.single_32),
+        row("submits, 128 connections", found.single_128, wanted.single_128),
+        row("submits, 1,000 to a request", found.bulk, wanted.bulk),
+        row(&format!("drain of {tasks} by 4 agents"), found.drain, wanted.drain),
+    ])
+}
+
+/// So many tasks for each figure, over one engine.
+pub(crate) async fn figures(engine: Engine, tasks: usize) -> Result<Figures> {
     let floor = Floor::of(engine)?;
-    let flags = ["--driver", "sim", "--nodes", "4", "--quick-slots", "100"];
-    let server = Server::over(floor.database(), &flags, 4).await?;
+    let server = Server::over(floor.database(), &FOUR_AGENTS, 4).await?;
     let before = floor.measure()?;
     queues(&server, "pause").await?;
     let singly = |connections| single(&server, connections, tasks);
     singly(32).await?;
-    let (at_32, at_128) = (singly(32).await?, singly(128).await?);
+    let (single_32, single_128) = (singly(32).await?, singly(128).await?);
     queues(&server, "resume").await?;
     ended(&server).await?;
     queues(&server, "pause").await?;
-    let in_bulk = bulk(&server, tasks).await?;
-    let begun = Instant::now();
-    queues(&server, "resume").await?;
-    ended(&server).await?;
-    let drained = tasks as f64 / begun.elapsed().as_secs_f64();
-    let floor = f64::midpoint(before, floor.measure()?);
-    let Targets { single_32, single_128, bulk, drain } = targets(engine);
-    let row =
-        |what: &str, rate, times| Row::at_least_times(&format!("{what}, {engine}"), rate, "tasks/s", floor, times);
-    Ok(vec![
-        row("submits, 32 connections", at_32, single_32),
-        row("submits, 128 connections", at_128, single_128),
-        row("submits, 1,000 to a request", in_bulk, bulk),
-        row(&format!("drain of {tasks} by 4 agents"), drained, drain),
-    ])
+    let bulk = bulk(&server, tasks).await?;
+    let drain = resumed(&server, tasks.div_ceil(BULK) * BULK).await?;
+    Ok(Figures { single_32, single_128, bulk, drain, floor: f64::midpoint(before, floor.measure()?) })
 }
 
 /// Tells every node's queue to stand still, or to go on.
-async fn queues(server: &Server, verb: &str) -> Result<()> {
+pub(crate) async fn queues(server: &Server, verb: &str) -> Result<()> {
     let mut connection = server.connect().await?;
     let (_, nodes) = connection.json("GET", "/api/v1/nodes", "").await?;
     for node in nodes["items"].as_array().into_iter().flatten() {
@@ -91,21 +112,29 @@ async fn queues(server: &Server, verb: &str) -> Result<()> {
 
 /// Submissions by so many connections, each waiting for one answer before it sends the next.
 pub(crate) async fn single(server: &Server, connections: usize, tasks: usize) -> Result<f64> {
-    let left = Arc::new(AtomicUsize::new(tasks));
-    let mut ready = Vec::new();
+    let mut callers = Vec::new();
     for _ in 0..connections {
-        ready.push(server.connect().await?);
+        callers.push(vec![server.connect().await?]);
     }
+    submit(callers, tasks).await
+}
+
+/// Submissions by so many callers at once, each of which uses its connections in turn.
+pub(crate) async fn submit(callers: Vec<Vec<Connection>>, tasks: usize) -> Result<f64> {
+    let left = Arc::new(AtomicUsize::new(tasks));
     let begun = Instant::now();
     let mut submitters = tokio::task::JoinSet::new();
-    for mut connection in ready {
+    for mut connections in callers {
         let left = left.clone();
         submitters.spawn(async move {
+            let mut turn = 0;
             while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok() {
-                let (status, answer) = connection.call("POST", "/api/v1/tasks", ECHO).await?;
+                let count = connections.len();
+                let (status, answer) = connections[turn % count].call("POST", "/api/v1/tasks", ECHO).await?;
                 if status != 202 {
                     bail!("{status}: {}", String::from_utf8_lossy(&answer));
                 }
+                turn += 1;
             }
             Ok(())
         });
@@ -116,7 +145,23 @@ pub(crate) async fn single(server: &Server, connections: usize, tasks: usize) ->
     Ok(tasks as f64 / begun.elapsed().as_secs_f64())
 }
 
-async fn bulk(server: &Server, tasks: usize) -> Result<f64> {
+/// Tasks a second that the agents end, of what gathered while they stood still.
+pub(crate) async fn drain(server: &Server, tasks: usize) -> Result<f64> {
+    queues(server, "pause").await?;
+    bulk(server, tasks).await?;
+    resumed(server, tasks.div_ceil(BULK) * BULK).await
+}
+
+/// The same, of what has gathered.
+async fn resumed(server: &Server, tasks: usize) -> Result<f64> {
+    let begun = Instant::now();
+    queues(server, "resume").await?;
+    ended(server).await?;
+    Ok(tasks as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// Submissions by one connection, as many to a request as the API takes.
+pub(crate) async fn bulk(server: &Server, tasks: usize) -> Result<f64> {
     let one: serde_json::Value = serde_json::from_str(ECHO)?;
     let body = json!({"tasks": vec![one; BULK]}).to_string();
     let mut connection = server.connect().await?;

@@ -137,7 +137,7 @@ pub fn boot_id() -> io::Result<String> {
 const FILES: u64 = 4096;
 
 /// Raises the number of files that this process may have open to the most that the system allows it: an agent that has
-/// run out of them cannot look at its machines. Says how many there may be.
+/// run out of them cannot look at its machines, and a server has one for each agent. Says how many there may be.
 pub fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -146,10 +146,7 @@ pub fn raise_file_limit() -> u64 {
     }
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if files < FILES {
-        tracing::warn!(
-            files,
-            "few files may be open here; raise LimitNOFILE of the agent's service to {FILES} or more"
-        );
+        tracing::warn!(files, "few files may be open here; raise LimitNOFILE of its service to {FILES} or more");
     }
     files
 }

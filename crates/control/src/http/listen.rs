@@ -33,8 +33,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How large a request's head may be: a poll that lists a thousand leases has some 50 KiB.
 const HEAD_BYTES: usize = 128 << 10;
-/// How many connections there may be; beyond that, new ones wait in the kernel's queue.
-const CONNECTIONS: usize = 8192;
+/// How many connections there may be: of 10,000 agents, and of those among them that come back before their old one is
+/// known to be dead. Beyond that, new ones wait in the kernel's queue.
+const CONNECTIONS: usize = 16_384;
 /// How long requests may take to end once the server goes away.
 const GRACE: Duration = Duration::from_secs(10);
 /// After a failed accept (no file descriptors left, say): long enough not to spin.

@@ -11,7 +11,7 @@ const SETTLED: &str = r#"hostler_broker_messages_total{queue="hostler.results",o
 /// How often the log says that one of these tasks ended, and how many of them it says so of.
 fn ends(fleet: &Fleet<'_>) -> Result<(String, String)> {
     let count = |what: &str| {
-        fleet.database().ask(&format!(
+        fleet.store().ask(&format!(
             "SELECT CAST(COUNT({what}) AS TEXT) FROM log l JOIN tasks t ON t.id = l.subject AND t.kind = 'echo'
               WHERE l.class = 'event' AND l.kind = 'task.succeeded'"
         ))
@@ -40,7 +40,7 @@ async fn servers_share_a_broker_and_each_offer_and_each_result_counts_once() -> 
     assert!(fleet.ends(1, &tasks).await?.iter().all(|end| end == "succeeded"));
     assert_eq!(ends(&fleet)?, ("700".to_owned(), "700".to_owned()));
     let again = "SELECT CAST(COUNT(*) AS TEXT) FROM tasks WHERE kind = 'echo' AND attempt <> 1";
-    assert_eq!(fleet.database().ask(again)?, "0", "no attempt was lost to it");
+    assert_eq!(fleet.store().ask(again)?, "0", "no attempt was lost to it");
     fleet.start_server(0).await?;
     assert_eq!(fleet.echo(0).await?.0, 200);
     assert_eq!(fleet.ills(0).await?, [Value::Null; 0]);
