@@ -59,7 +59,7 @@ pub(crate) fn run(soak: &Soak) -> Result<ExitCode> {
 
 async fn soaked(soak: &Soak) -> Result<Vec<Sample>> {
     let begun = Instant::now();
-    let (fleet, mut agents) = fleet::started(soak.agents).await?;
+    let (fleet, mut agents, _folder) = fleet::started(soak.agents).await?;
     note(&format!("{} nodes after {:.0} s", soak.agents, begun.elapsed().as_secs_f64()));
     let load = Arc::new(Load::new(&fleet));
     load.fill(soak.machines).await?;

@@ -29,10 +29,10 @@ const SLOTS: Slots = Slots { boot: 8, disk: 4, quick: 16, guest: 16 };
 /// The agents at work. Each has ended only if it failed.
 pub(super) type Agents = JoinSet<Result<(), AgentError>>;
 
-/// A server, and so many nodes that have joined it.
-pub(super) async fn started(agents: usize) -> Result<(Fleet<'static>, Agents)> {
+/// A server, so many nodes that have joined it, and the folder that goes with them.
+pub(super) async fn started(agents: usize) -> Result<(Fleet<'static>, Agents, TempDir)> {
     let fleet = Fleet::alone(LEASE).await?;
-    let folder: &'static TempDir = Box::leak(Box::new(memory()?));
+    let folder = memory()?;
     let mut running = JoinSet::new();
     for number in 0..agents {
         let config = config(&fleet, folder.path(), number).await?;
@@ -44,7 +44,7 @@ pub(super) async fn started(agents: usize) -> Result<(Fleet<'static>, Agents)> {
             Some(ended) = running.join_next() => ended??,
         }
     }
-    Ok((fleet, running))
+    Ok((fleet, running, folder))
 }
 
 /// What the nodes write is worth nothing, and the disk is the server's.
