@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-use ::postgres::{Client, config::Host};
+use ::postgres::{Client, config::Host, error::SqlState};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::{Error, Result, postgres::Server, sqlite};
@@ -67,9 +67,13 @@ SELECT COUNT(*)
 /// A table that is there while a restore is under way, and is in no copy.
 pub const MARK: &str = "hostler_restore";
 
-/// Notes that a database is being put back, and is not to be used before [`end_restore`].
-pub fn begin_restore(url: &str) -> Result<()> {
-    on_a_server(url, |client| client.batch_execute(&format!("CREATE TABLE IF NOT EXISTS {MARK} ()")))
+/// Notes that a database is being put back, and is not to be used before [`end_restore`]. `false`: another restore was
+/// begun, and has not come to its end.
+pub fn begin_restore(url: &str) -> Result<bool> {
+    on_a_server(url, |client| match client.batch_execute(&format!("CREATE TABLE {MARK} ()")) {
+        Err(error) if error.code() == Some(&SqlState::DUPLICATE_TABLE) => Ok(false),
+        made => made.map(|()| true),
+    })
 }
 
 /// Whether a restore was begun and has not come to its end.

@@ -18,8 +18,11 @@ pub(crate) struct Places(Vec<(String, Option<usize>)>);
 
 /// Binds one row.
 pub(crate) fn row(statement: &mut Statement<'_>, places: &mut Places, row: &impl Serialize) -> Result<(), Refused> {
-    let is_first = places.0.is_empty();
-    row.serialize(Fields { statement: &mut *statement, places: &mut *places, next: 0, key: String::new() })?;
+    let (is_first, mut next) = (places.0.is_empty(), 0);
+    row.serialize(Fields { statement: &mut *statement, places: &mut *places, next: &mut next, key: String::new() })?;
+    if next != places.0.len() {
+        return Err(Refused(format!("it has {next} fields where others have {}", places.0.len())));
+    }
     // A parameter without a field would keep what the batch before it left there.
     match places.0.iter().filter(|(_, place)| place.is_some()).count() {
         bound if is_first && bound != statement.parameter_count() => {
@@ -43,7 +46,7 @@ impl serde::ser::Error for Refused {
 struct Fields<'a, 's> {
     statement: &'a mut Statement<'s>,
     places: &'a mut Places,
-    next: usize,
+    next: &'a mut usize,
     /// Of a map's entry whose value is yet to come.
     key: String,
 }
@@ -51,7 +54,7 @@ struct Fields<'a, 's> {
 impl Fields<'_, '_> {
     fn field(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<(), Refused> {
         let place = self.place(name)?;
-        self.next += 1;
+        *self.next += 1;
         match place {
             Some(at) => value.serialize(Value { statement: self.statement, at }),
             None => Ok(()),
@@ -59,7 +62,7 @@ impl Fields<'_, '_> {
     }
 
     fn place(&mut self, name: &str) -> Result<Option<usize>, Refused> {
-        match self.places.0.get(self.next) {
+        match self.places.0.get(*self.next) {
             Some((known, place)) if known == name => Ok(*place),
             Some((known, _)) => Err(Refused(format!("its field {name} is where others have {known}"))),
             None => {

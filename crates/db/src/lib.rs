@@ -213,14 +213,25 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>, &Timeline) -> Result<T> + Send + 'static,
     {
-        let Some((server, timeline)) = self.0.server.clone().zip(self.moved()) else { return Ok(None) };
+        let Some((server, _)) = self.0.server.clone().zip(self.moved()) else { return Ok(None) };
         // Its client has a runtime of its own.
         let adopting = tokio::task::spawn_blocking(move || {
             let session = Session::Postgres(Box::new(postgres::Session::reading(server.ungated())?));
-            let known = timeline.clone();
-            let done = writer::run_inline(&session, label, move |tx| step(tx, &known))?;
-            server.accept(timeline);
-            Ok(Some(done))
+            let before = server.timeline();
+            // Which one it is counts on the connection that the step runs on: the address may lead elsewhere by now.
+            let done = writer::run_inline(&session, label, move |tx| {
+                let now = Timeline::of(tx)?;
+                match before {
+                    Some(before) if before == now => Ok((None, now)),
+                    Some(before) if before.is_after(&now) => {
+                        Err(Error::Lost("the server was left behind by a promotion".to_owned()))
+                    }
+                    _ => Ok((Some(step(tx, &now)?), now)),
+                }
+            });
+            let (done, now) = done?;
+            server.accept(now);
+            Ok(done)
         });
         adopting.await.unwrap_or(Err(Error::Closed))
     }

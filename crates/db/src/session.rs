@@ -15,6 +15,9 @@ pub(crate) enum Purpose {
     Read,
 }
 
+/// A place in a transaction.
+pub(crate) struct Mark(u32);
+
 impl Session {
     /// Begins a transaction. Nothing is open here, unless an earlier rollback failed.
     pub(crate) fn begin(&self, purpose: Purpose) -> Result<()> {
@@ -35,29 +38,26 @@ impl Session {
     }
 
     /// Marks where a step, or a part of one, begins. Marks nest.
-    pub(crate) fn mark(&self) -> Result<()> {
-        self.note("SAVEPOINT mark")
-    }
-
-    /// Undoes all since the last mark.
-    pub(crate) fn undo(&self) -> Result<()> {
-        const UNDO: &str = "ROLLBACK TO SAVEPOINT mark";
+    pub(crate) fn mark(&self) -> Result<Mark> {
         match self {
-            Session::Sqlite(session) => session.control(UNDO),
-            Session::Postgres(session) => session.undo(UNDO),
+            Session::Sqlite(session) => session.control("SAVEPOINT mark").map(|()| Mark(0)),
+            Session::Postgres(session) => session.mark().map(Mark),
         }
     }
 
-    /// Forgets the last mark.
-    pub(crate) fn unmark(&self) -> Result<()> {
-        self.note("RELEASE SAVEPOINT mark")
+    /// Undoes all since a mark, the last that is not forgotten.
+    pub(crate) fn undo(&self, mark: &Mark) -> Result<()> {
+        match self {
+            Session::Sqlite(session) => session.control("ROLLBACK TO SAVEPOINT mark"),
+            Session::Postgres(session) => session.undo(mark.0),
+        }
     }
 
-    /// A statement that marks a place in a transaction.
-    fn note(&self, sql: &'static str) -> Result<()> {
+    /// Forgets a mark, the last that is not forgotten.
+    pub(crate) fn unmark(&self, mark: Mark) -> Result<()> {
         match self {
-            Session::Sqlite(session) => session.control(sql),
-            Session::Postgres(session) => session.mark(sql),
+            Session::Sqlite(session) => session.control("RELEASE SAVEPOINT mark"),
+            Session::Postgres(session) => session.unmark(mark.0),
         }
     }
 

@@ -32,6 +32,26 @@ async fn a_step_that_fails_takes_nothing_else_with_it() {
 }
 
 #[tokio::test]
+async fn rows_are_bound_by_the_names_of_their_fields_and_what_does_not_fit_is_refused() {
+    const PUT: Texts = Texts::of_a_file("INSERT INTO t (n) VALUES (:n + :more)");
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir);
+    let put = |rows: Vec<serde_json::Value>| db.write("t", move |tx| tx.put_each(&PUT, &rows));
+    put(vec![json!({"more": 1, "n": 1, "unnamed": "?"}), json!({"more": 1, "n": 2, "unnamed": null})]).await.unwrap();
+    for rows in [
+        vec![json!({"n": 5})],
+        vec![json!({"more": 0, "n": 5}), json!({"more": 1})],
+        vec![json!({"more": 0, "n": 5}), json!({"more": 0, "other": 1})],
+        vec![json!({"more": 0, "n": [5]})],
+        vec![json!([5, 0])],
+    ] {
+        let error = put(rows.clone()).await.unwrap_err().to_string();
+        assert!(error.contains("cannot be bound"), "{rows:?}: {error}");
+    }
+    assert_eq!(all(&db).await, [2, 3]);
+}
+
+#[tokio::test]
 async fn a_part_of_a_step_that_fails_leaves_nothing_and_the_step_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(&dir);

@@ -163,15 +163,16 @@ fn run_each(session: &Session, jobs: &mut impl Iterator<Item = Job>, done: &mut 
 }
 
 fn in_savepoint(session: &Session, job: Job) -> Done {
-    if let Err(error) = session.mark() {
-        return (job.run)(Err(error));
-    }
+    let mark = match session.mark() {
+        Ok(mark) => mark,
+        Err(error) => return (job.run)(Err(error)),
+    };
     let done = (job.run)(Ok(&session.tx())).settled(session);
     if !session.is_open() {
         return done;
     }
-    let undone = if done.error.is_none() { Ok(()) } else { session.undo() };
-    match undone.and_then(|()| session.unmark()) {
+    let undone = if done.error.is_none() { Ok(()) } else { session.undo(&mark) };
+    match undone.and_then(|()| session.unmark(mark)) {
         Ok(()) => done,
         Err(error) => {
             // What the step wrote cannot be told from what its neighbours wrote any more: none of it may be committed.
@@ -188,15 +189,15 @@ impl Tx<'_> {
     /// The part's own, after which the step may go on; an outage when there is no transaction any more.
     pub fn part<T>(&self, part: impl FnOnce(&Tx<'_>) -> Result<T>) -> Result<T> {
         let gone = |error| lost(Some(&error));
-        self.0.mark().map_err(gone)?;
+        let mark = self.0.mark().map_err(gone)?;
         let done = attempt(self, part).and_then(|done| self.0.settle().map(|()| done));
         if !self.0.is_open() {
             return Err(lost(done.as_ref().err()));
         }
         if done.is_err() {
-            self.0.undo().map_err(gone)?;
+            self.0.undo(&mark).map_err(gone)?;
         }
-        self.0.unmark().map_err(gone)?;
+        self.0.unmark(mark).map_err(gone)?;
         done
     }
 }

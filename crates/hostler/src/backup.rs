@@ -240,9 +240,12 @@ fn whole<'a>(from: &'a Path, place: &Place) -> Result<&'a Path, Failure> {
 
 fn put_dump(dump: &Path, url: &str) -> Result<(), Failure> {
     // Before anybody is counted: no server that starts later begins on half of it.
-    hostler_db::backup::begin_restore(url).map_err(failed)?;
+    let is_first = hostler_db::backup::begin_restore(url).map_err(failed)?;
     if hostler_db::backup::in_use(url).map_err(failed)? > 0 {
-        hostler_db::backup::end_restore(url).map_err(failed)?;
+        // One that was broken off before stays what it is.
+        if is_first {
+            hostler_db::backup::end_restore(url).map_err(failed)?;
+        }
         return Err(failed("servers run over the database").help("stop all of them, then restore"));
     }
     // An empty name is that of the variables.

@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::{SimpleQueryMessage, error::SqlState};
 
 use super::server::Server;
-use crate::{Error, Result};
+use crate::{Error, Result, Tx};
 
 /// A pooler is not put in between every second: after an outage, connections are made by the dozen.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -27,7 +27,7 @@ const BACKEND: &str = "SELECT pg_backend_pid()";
 
 /// Unlike the control file, which speaks of the last checkpoint, this holds from a promotion's first moment on.
 const TIMELINE: &str = "
-SELECT system_identifier, substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
+SELECT CAST(system_identifier AS TEXT), substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
   FROM pg_control_system()";
 
 /// A history: which cluster's, and which of its timelines. A promotion begins a new timeline, and so does the end of a
@@ -40,7 +40,26 @@ pub struct Timeline {
     pub number: i64,
 }
 
-/// What the connections of a process have in common.
+impl Timeline {
+    fn read(system: String, number: &str) -> Result<Timeline> {
+        let number = i64::from_str_radix(number, 16).map_err(|error| Error::Aborted(error.to_string()))?;
+        Ok(Timeline { system, number })
+    }
+
+    /// Of the server behind a transaction.
+    pub(crate) fn of(tx: &Tx<'_>) -> Result<Timeline> {
+        let told = tx.query_one(TIMELINE, &(), |row| Ok((row.get::<String>(0)?, row.get::<String>(1)?)))?;
+        let (system, number) = told.ok_or_else(|| Error::Lost("the server does not tell its timeline".to_owned()))?;
+        Timeline::read(system, &number)
+    }
+
+    /// Whether the other is of before: a primary that was not kept from starting again after its standby took its place.
+    pub(crate) fn is_after(&self, other: &Timeline) -> bool {
+        self.system == other.system && self.number > other.number
+    }
+}
+
+/// What the connections of a process have in common. Its lock is never held over a question to the server.
 #[derive(Default)]
 pub(crate) struct Gate(Mutex<Known>);
 
@@ -54,28 +73,55 @@ struct Known {
 }
 
 impl Gate {
-    /// Lets a new connection in, or says why not.
-    pub(super) fn admit(&self, server: &Server, ask: &mut Ask<'_>) -> Result<()> {
+    /// Lets a new connection in, and says in which history; or says why not.
+    pub(super) fn admit(&self, server: &Server, ask: &mut Ask<'_>) -> Result<Option<Timeline>> {
+        let looked = self.known().looked;
+        if looked.is_none_or(|looked| looked.elapsed() > LOOK_AGAIN) && is_no_pooler(server, ask)? {
+            self.known().looked = Some(Instant::now());
+        }
+        let Some(now) = self.ask_timeline(server, ask)? else { return Ok(None) };
         let mut known = self.known();
-        if known.looked.is_none_or(|looked| looked.elapsed() > LOOK_AGAIN) {
-            refuse_pooler(server, ask)?;
-            known.looked = Some(Instant::now());
+        let Some(before) = known.timeline.clone() else {
+            known.timeline = Some(now.clone());
+            return Ok(Some(now));
+        };
+        if before == now {
+            known.moved = None;
+            return Ok(Some(now));
         }
-        let Some(now) = timeline(server, ask, &mut known.complained)? else { return Ok(()) };
-        match &known.timeline {
-            None => known.timeline = Some(now),
-            Some(before) if *before == now => {}
-            Some(before) => {
-                let detail = format!(
-                    "it goes on in timeline {} of the cluster {}, and was in {} of {}: it was promoted, or put back in \
-                     time",
-                    now.number, now.system, before.number, before.system
-                );
-                known.moved = Some(now);
-                return Err(Error::Postgres { server: server.to_string(), detail, outage: true });
+        let what = match before.is_after(&now) {
+            true => "this server was left behind by a promotion, and must not be written to: stop it",
+            false => "it was promoted, or put back in time",
+        };
+        let detail = format!(
+            "it goes on in timeline {} of the cluster {}, and was in {} of {}: {what}",
+            now.number, now.system, before.number, before.system
+        );
+        if !before.is_after(&now) {
+            known.moved = Some(now);
+        }
+        Err(Error::Postgres { server: server.to_string(), detail, outage: true })
+    }
+
+    fn ask_timeline(&self, server: &Server, ask: &mut Ask<'_>) -> Result<Option<Timeline>> {
+        let error = match words(ask, TIMELINE) {
+            Ok(said) => {
+                let [system, number] = said.try_into().map_err(|_| server.gone())?;
+                return Timeline::read(system, &number).map(Some);
             }
+            Err(error) => error,
+        };
+        let mut known = self.known();
+        if known.timeline.is_some() || !error.code().is_some_and(|code| UNTOLD.contains(code)) {
+            let detail = format!("its timeline cannot be asked for: {}", server.wrap(&error));
+            return Err(Error::Postgres { server: server.to_string(), detail, outage: true });
         }
-        Ok(())
+        if !std::mem::replace(&mut known.complained, true) {
+            let error = server.wrap(&error);
+            tracing::warn!(%error, "the database does not tell its timeline: a promotion, or a step back in time, will not be \
+                            noticed; allow this user pg_control_system(), or run `hostler restore --already` after either");
+        }
+        Ok(None)
     }
 
     pub(super) fn timeline(&self) -> Option<Timeline> {
@@ -97,6 +143,10 @@ impl Gate {
     }
 }
 
+/// A server that will never tell: the user may not ask, or there is no such function.
+const UNTOLD: [SqlState; 3] =
+    [SqlState::INSUFFICIENT_PRIVILEGE, SqlState::UNDEFINED_FUNCTION, SqlState::FEATURE_NOT_SUPPORTED];
+
 /// Runs a plain query on the connection, whichever client it has: a prepared one is what a pooler would lose.
 pub(super) type Ask<'a> = dyn FnMut(&str) -> std::result::Result<Vec<SimpleQueryMessage>, tokio_postgres::Error> + 'a;
 
@@ -112,8 +162,9 @@ fn words(ask: &mut Ask<'_>, sql: &str) -> std::result::Result<Vec<String>, tokio
         .unwrap_or_default())
 }
 
-fn refuse_pooler(server: &Server, first: &mut Ask<'_>) -> Result<()> {
-    let mut second = server.call()?;
+/// `false`: a second connection cannot be had now, and nothing is known.
+fn is_no_pooler(server: &Server, first: &mut Ask<'_>) -> Result<bool> {
+    let Ok(mut second) = server.call() else { return Ok(false) };
     let second: &mut Ask<'_> = &mut |sql| second.simple_query(sql);
     let backend = |ask: &mut Ask<'_>| words(ask, BACKEND).map_err(|error| server.wrap(&error));
     let own = backend(first)?;
@@ -126,27 +177,7 @@ fn refuse_pooler(server: &Server, first: &mut Ask<'_>) -> Result<()> {
             )));
         }
     }
-    Ok(())
-}
-
-fn timeline(server: &Server, ask: &mut Ask<'_>, complained: &mut bool) -> Result<Option<Timeline>> {
-    match words(ask, TIMELINE) {
-        Ok(said) => {
-            let [system, number] = said.try_into().map_err(|_| server.gone())?;
-            let number = i64::from_str_radix(&number, 16);
-            Ok(Some(Timeline { system, number: number.map_err(|error| Error::Aborted(error.to_string()))? }))
-        }
-        Err(error) if error.as_db_error().is_some() => {
-            if !std::mem::replace(complained, true) {
-                let error = server.wrap(&error);
-                tracing::warn!(%error, "the database does not tell its timeline: a promotion, or a step back in time, will \
-                                not be noticed; allow this user pg_control_system(), or run `hostler restore --already` \
-                                after either");
-            }
-            Ok(None)
-        }
-        Err(error) => Err(server.wrap(&error)),
-    }
+    Ok(true)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use tokio_postgres::{
     types::{IsNull, ToSql, Type, to_sql_checked},
 };
 
-use super::{dialect, server::Server};
+use super::{dialect, gate::Timeline, server::Server};
 use crate::Result;
 
 type Said<T> = std::result::Result<T, tokio_postgres::Error>;
@@ -41,6 +41,10 @@ pub(super) struct Link {
     client: Arc<Client>,
     /// By which the server knows the connection.
     backend: Backend,
+    /// Since when its server runs.
+    started: String,
+    /// In which history of its server it was let in, where that is told.
+    timeline: Option<Timeline>,
     prepared: HashMap<&'static str, Prepared>,
     /// What was sent and not looked at since, in its order.
     unanswered: Vec<Answer<()>>,
@@ -59,7 +63,7 @@ struct Prepared {
 }
 
 const BACKEND: &str = "
-SELECT pid, CAST(backend_start AS TEXT)
+SELECT pid, CAST(backend_start AS TEXT), CAST(pg_postmaster_start_time() AS TEXT)
   FROM pg_stat_activity
  WHERE pid = pg_backend_pid()";
 
@@ -72,20 +76,22 @@ SELECT pg_terminate_backend(pid)
 impl Link {
     /// A new connection; what is left of the one before it is ended.
     pub(super) fn new(server: &Server, before: Option<&Backend>) -> Result<Link> {
-        let (runtime, client) = server.open()?;
+        let (runtime, client, timeline) = server.open()?;
         let known = runtime.block_on(async {
             if let Some(Backend { pid, since }) = before {
                 client.query(END, &[pid, since]).await?;
             }
             let row = client.query_one(BACKEND, &[]).await?;
-            Ok(Backend { pid: row.get(0), since: row.get(1) })
+            Ok((Backend { pid: row.get(0), since: row.get(1) }, row.get(2)))
         });
-        let backend = known.map_err(|e| server.wrap(&e))?;
+        let (backend, started) = known.map_err(|e| server.wrap(&e))?;
         Ok(Link {
             server: server.clone(),
             runtime,
             client: Arc::new(client),
             backend,
+            started,
+            timeline,
             prepared: HashMap::new(),
             unanswered: Vec::new(),
         })
@@ -94,6 +100,16 @@ impl Link {
     /// What its server may still have of it, once it is given up.
     pub(super) fn into_backend(self) -> Backend {
         self.backend
+    }
+
+    /// Since when its server runs, as the server says it.
+    pub(super) fn started(&self) -> &str {
+        &self.started
+    }
+
+    /// In which history of its server it was let in.
+    pub(super) fn timeline(&self) -> Option<&Timeline> {
+        self.timeline.as_ref()
     }
 
     /// Whether it was found to be broken.
@@ -106,12 +122,11 @@ impl Link {
         let Prepared { statement, takes_batch } = self.prepare(sql)?;
         let client = self.client.clone();
         if !takes_batch {
-            self.keep(async move { client.execute(&statement, &[]).await.map(drop) });
-            return Ok(());
+            return self.keep(async move { client.execute(&statement, &[]).await.map(drop) });
         }
         let batch = Batch(batch()?);
         let is_large = batch.0.len() >= LARGE;
-        self.keep(async move { client.execute(&statement, &[&batch]).await.map(drop) });
+        self.keep(async move { client.execute(&statement, &[&batch]).await.map(drop) })?;
         if is_large {
             self.runtime.block_on(tokio::task::yield_now());
         }
@@ -119,9 +134,9 @@ impl Link {
     }
 
     /// Runs a statement without parameters whose answer is looked at later.
-    pub(super) fn put_simple(&mut self, sql: &'static str) {
+    pub(super) fn put_simple(&mut self, sql: String) {
         let client = self.client.clone();
-        self.keep(async move { client.simple_query(sql).await.map(drop) });
+        self.unanswered.push(send(async move { client.simple_query(&sql).await.map(drop) }));
     }
 
     /// Runs a statement, and says how many rows it changed.
@@ -183,8 +198,17 @@ impl Link {
         (before.map_err(wrap), last.map_err(wrap))
     }
 
-    fn keep(&mut self, request: impl Future<Output = Said<()>> + Send + 'static) {
-        self.unanswered.push(send(request));
+    /// Sends a request whose answer is looked at later. One that cannot be sent has failed now: the server knows nothing of
+    /// it, and would commit what is around it.
+    fn keep(&mut self, request: impl Future<Output = Said<()>> + Send + 'static) -> Result<()> {
+        let mut answer: Answer<()> = Box::pin(request);
+        match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(said) => said.map_err(|e| self.server.wrap(&e)),
+            Poll::Pending => {
+                self.unanswered.push(answer);
+                Ok(())
+            }
+        }
     }
 
     fn ask<T: Send + 'static>(&mut self, request: impl Future<Output = Said<T>> + Send + 'static) -> Result<T> {

@@ -100,6 +100,12 @@ impl Server {
         self.gate.as_ref().and_then(|gate| gate.moved())
     }
 
+    /// Whether a connection of this timeline may still be used.
+    pub(super) fn is_current(&self, timeline: Option<&Timeline>) -> bool {
+        let Some(gate) = &self.gate else { return true };
+        gate.moved().is_none() && (timeline.is_none() || gate.timeline().as_ref() == timeline)
+    }
+
     /// Connections of this timeline are good from now on.
     pub(crate) fn accept(&self, timeline: Timeline) {
         if let Some(gate) = &self.gate {
@@ -123,7 +129,7 @@ impl Server {
     }
 
     /// A new connection, and the runtime that moves it while somebody waits for it, if it may be used.
-    pub(crate) fn open(&self) -> Result<(Runtime, tokio_postgres::Client)> {
+    pub(crate) fn open(&self) -> Result<(Runtime, tokio_postgres::Client, Option<Timeline>)> {
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|e| Error::Aborted(format!("a connection has no runtime: {e}")))?;
         let connector = self.tls.connector()?;
@@ -134,11 +140,12 @@ impl Server {
             Ok(client)
         });
         let client = opened.map_err(|e| self.wrap(&e))?;
-        if let Some(gate) = &self.gate {
-            gate.admit(self, &mut |sql| runtime.block_on(client.simple_query(sql)))?;
-        }
+        let timeline = match &self.gate {
+            Some(gate) => gate.admit(self, &mut |sql| runtime.block_on(client.simple_query(sql)))?,
+            None => None,
+        };
         runtime.block_on(client.batch_execute(SETTINGS)).map_err(|e| self.wrap(&e))?;
-        Ok((runtime, client))
+        Ok((runtime, client, timeline))
     }
 
     /// A new connection, whatever it is.

@@ -32,6 +32,8 @@ pub(crate) struct Session {
     last: RefCell<Option<Backend>>,
     /// The transaction that writes: its number, by which the server knows afterwards what became of it.
     open: Cell<Open>,
+    /// The last mark's number.
+    marks: Cell<u32>,
 }
 
 /// What is open on the connection.
@@ -52,7 +54,7 @@ impl Session {
     /// A connection that only reads.
     pub(crate) fn reading(server: Server) -> Result<Session> {
         let link = RefCell::new(Some(Link::new(&server, None)?));
-        Ok(Session { server, link, last: RefCell::new(None), open: Cell::new(Open::Nothing) })
+        Ok(Session { server, link, last: RefCell::new(None), open: Cell::new(Open::Nothing), marks: Cell::default() })
     }
 
     /// Begins a transaction, on a new connection where the old one broke. One that writes waits for those of other
@@ -102,16 +104,25 @@ impl Session {
         !self.is_broken() && self.open.get() != Open::Nothing
     }
 
-    /// A statement that marks a place in a transaction; its answer comes with the next that somebody waits for.
-    pub(crate) fn mark(&self, sql: &'static str) -> Result<()> {
-        self.link()?.put_simple(sql);
-        Ok(())
+    /// Marks a place in a transaction; the answer comes with the next that somebody waits for. Each mark has a name of its
+    /// own, so that none can be taken for another that was to be forgotten.
+    pub(crate) fn mark(&self) -> Result<u32> {
+        let mark = self.marks.get().wrapping_add(1);
+        self.marks.set(mark);
+        self.link()?.put_simple(format!("SAVEPOINT mark_{mark}"));
+        Ok(mark)
     }
 
     /// Goes back to a mark, whatever failed since.
-    pub(crate) fn undo(&self, sql: &'static str) -> Result<()> {
+    pub(crate) fn undo(&self, mark: u32) -> Result<()> {
         self.link()?.forget();
-        self.run(sql).map(drop)
+        self.run(&format!("ROLLBACK TO SAVEPOINT mark_{mark}")).map(drop)
+    }
+
+    /// Forgets a mark; the answer comes with the next that somebody waits for.
+    pub(crate) fn unmark(&self, mark: u32) -> Result<()> {
+        self.link()?.put_simple(format!("RELEASE SAVEPOINT mark_{mark}"));
+        Ok(())
     }
 
     /// Looks at what became of statements whose answers were left.
@@ -121,7 +132,8 @@ impl Session {
 
     /// Ends a transaction without effect.
     pub(crate) fn rollback(&self) -> Result<()> {
-        self.undo("ROLLBACK")?;
+        self.link()?.forget();
+        self.run("ROLLBACK")?;
         self.open.set(Open::Nothing);
         Ok(())
     }
@@ -154,8 +166,14 @@ impl Session {
     }
 
     fn what_became_of(&self, xid: i64, error: Error) -> Result<()> {
+        let before = self.link()?.started().to_owned();
         for _ in 0..LOOKS {
-            match self.connected().and_then(|()| self.run(&format!("SELECT pg_xact_status('{xid}'::xid8)"))) {
+            let connected = self.connected();
+            // After a crash, or on a standby that took over, the number may be another transaction's.
+            if connected.is_ok() && self.link()?.started() != before {
+                return Err(Error::Lost(format!("the server was started again meanwhile: {error}")));
+            }
+            match connected.and_then(|()| self.run(&format!("SELECT pg_xact_status('{xid}'::xid8)"))) {
                 Ok(answer) => match word(&answer, 0) {
                     Some("committed") => return Ok(()),
                     Some("in progress") => {}
@@ -211,9 +229,10 @@ impl Session {
         }
     }
 
-    /// Makes a new connection in place of one that broke.
+    /// Makes a new connection in place of one that broke, or that leads to a server from which the others have moved on.
     fn connected(&self) -> Result<()> {
-        if self.is_broken() {
+        let is_old = |link: &Link| !self.server.is_current(link.timeline());
+        if self.is_broken() || self.link.borrow().as_ref().is_some_and(is_old) {
             self.cut();
             let link = Link::new(&self.server, self.last.borrow().as_ref())?;
             self.last.replace(None);

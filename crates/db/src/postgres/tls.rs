@@ -25,7 +25,7 @@ use std::{
 
 use percent_encoding::percent_decode_str;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor, verify_server_name,
@@ -40,6 +40,11 @@ use tokio_postgres::{
     Config,
     config::{Host, SslMode},
     tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream},
+};
+
+use x509_parser::{
+    certificate::X509Certificate,
+    prelude::{FromDer, X509Version},
 };
 
 use crate::{Error, Result};
@@ -109,8 +114,10 @@ impl Tls {
         let trusted = self.authorities.as_deref().map(certificates).transpose()?.unwrap_or_default();
         let mut roots = RootCertStore::empty();
         for authority in &trusted {
-            // A server's own certificate may stand there, which is no authority.
-            let (_, _) = roots.add_parsable_certificates([authority.clone()]);
+            // A server's own certificate may stand there: it is believed as it is, and nothing that it signed.
+            if is_authority(authority) {
+                let (_, _) = roots.add_parsable_certificates([authority.clone()]);
+            }
         }
         let verifier = Verifier { mode: self.mode, trusted, roots, provider: provider.clone() };
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
@@ -216,6 +223,24 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>> {
     PrivateKeyDer::from_pem_file(file).map_err(|error| unreadable(file, "sslkey", error))
 }
 
+/// Whether a certificate may sign others: it says so, or is of the first version, which cannot say anything.
+fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, read)) = X509Certificate::from_der(certificate) else { return false };
+    read.version() == X509Version::V1 || read.is_ca()
+}
+
+/// One that is believed as it is has its time all the same.
+fn in_its_time(certificate: &CertificateDer<'_>, now: UnixTime) -> std::result::Result<(), rustls::Error> {
+    let wrong = rustls::Error::InvalidCertificate;
+    let (_, read) = X509Certificate::from_der(certificate).map_err(|_| wrong(CertificateError::BadEncoding))?;
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    match read.validity() {
+        validity if seconds < validity.not_before.timestamp() => Err(wrong(CertificateError::NotValidYet)),
+        validity if seconds > validity.not_after.timestamp() => Err(wrong(CertificateError::Expired)),
+        _ => Ok(()),
+    }
+}
+
 /// Looks at a server's certificate as far as the mode says; that the server has its key is always looked at.
 #[derive(Debug)]
 struct Verifier {
@@ -239,7 +264,9 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         }
         let certificate = ParsedCertificate::try_from(end_entity)?;
-        if !self.trusted.contains(end_entity) {
+        if self.trusted.contains(end_entity) {
+            in_its_time(end_entity, now)?;
+        } else {
             let algorithms = self.provider.signature_verification_algorithms.all;
             verify_server_cert_signed_by_trust_anchor(&certificate, &self.roots, intermediates, now, algorithms)?;
         }

@@ -32,7 +32,7 @@ pub enum SignerError {
 /// Signs tasks.
 pub struct TaskSigner {
     header: Header,
-    key: EncodingKey,
+    pub(super) key: EncodingKey,
     public: Vec<u8>,
 }
 

@@ -87,6 +87,17 @@ fn several_under_one_signature_are_believed_or_refused_each_by_itself() {
         let changed = String::from_utf8(bytes).unwrap();
         assert!(verifier.verify(&changed, &expected(task.aud), at(1000)).is_err(), "{place}");
     }
+    // What cannot be read is refused alone.
+    let mut unread = serde_json::to_value(&task).unwrap();
+    unread["kind"] = json!("of.tomorrow");
+    let header = Header {
+        typ: Some(TYP_OF_SEVERAL.to_owned()),
+        kid: Some(signer.kid().to_owned()),
+        ..Header::new(Algorithm::EdDSA)
+    };
+    let token = jsonwebtoken::encode(&header, &json!({"tasks": [unread, task]}), &signer.key).unwrap();
+    let seen = verifier.verify(&token, &expected(task.aud), at(1000)).unwrap();
+    assert_eq!(seen, [Err(TaskRefusal::Malformed), Ok(task.clone())]);
     // One kind's header over the other's claims is neither.
     let one_as_several = format!(
         "{}.{}",

@@ -72,7 +72,16 @@ async fn after_a_promotion_nothing_is_done_before_a_step_that_hears_of_it() {
     assert!(failed.await.is_err());
     assert!(insert(&db).await.is_err(), "it has not been heard of yet");
     let heard = db.adopt("t", |_, now| Ok(now.clone())).await.unwrap().unwrap();
-    assert_eq!((heard.system, heard.number), (before.system, before.number + 1));
+    assert_eq!((&heard.system, heard.number), (&before.system, before.number + 1));
     insert(&db).await.unwrap();
     assert_eq!(db.adopt("t", |_, _| Ok(())).await.unwrap(), None);
+    // The old one starts again, and nobody keeps it from being written to: it is not gone back to.
+    primary.restart().unwrap();
+    copy.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'hostler'").unwrap();
+    let error = insert(&db).await.unwrap_err();
+    assert!(error.is_outage() && error.to_string().contains("left behind"), "{error}");
+    assert_eq!((db.moved(), db.timeline()), (None, Some(heard)));
+    primary.kill().unwrap();
+    insert(&db).await.unwrap();
+    assert_eq!(copy.ask("SELECT CAST(COUNT(*) AS TEXT) FROM t").unwrap(), "3");
 }
