@@ -214,7 +214,9 @@ async fn each(
     half: usize,
     survives: impl AsyncFn(Engine, &str) -> Result<()>,
 ) {
-    for point in points.into_iter().skip(half).step_by(2) {
+    // What the agent does between its journal and its machines is the same whatever the store is kept in.
+    let of_this = |point: &&&str| engine == Sqlite || point.starts_with("store.") || point.starts_with("agent.report.");
+    for point in points.into_iter().filter(of_this).skip(half).step_by(2) {
         survives(engine, point).await.unwrap_or_else(|error| panic!("{point} over {engine:?}: {error:?}"));
     }
 }
