@@ -214,6 +214,8 @@ impl Stage {
     /// Everything comes to rest, and is as it was promised.
     async fn rest(&self) {
         let (mut waited, mut looks) = (Duration::ZERO, 0);
+        // What was filed since the last look has not come to rest either.
+        self.look().await;
         while self.trace.is_well() && !self.is_idle().await {
             if waited >= REST {
                 let open = self.world.site.history.open().await;
