@@ -76,11 +76,11 @@ pub enum Accepted {
 }
 
 /// One row that a step writes.
-struct Entry {
+struct Entry<'a> {
     task: TaskId,
     fence: Fence,
     state: &'static str,
-    assignment: Option<Box<Assignment>>,
+    assignment: Option<&'a Assignment>,
     report: Option<Report>,
 }
 
@@ -221,7 +221,7 @@ fn accept(tx: &Tx<'_>, batch: &[Assignment], mut in_work: HashSet<TaskId>, now: 
     Ok(answers)
 }
 
-impl Entry {
+impl Entry<'_> {
     fn known(&self) -> Known {
         let standing = match &self.report {
             Some(report) => Standing::Ended(report.end.clone()),
@@ -230,25 +230,25 @@ impl Entry {
         Known { fence: self.fence, standing }
     }
 
-    fn accepted(assignment: &Assignment) -> Entry {
+    fn accepted(assignment: &Assignment) -> Entry<'_> {
         let Assignment { sub: task, fence, .. } = *assignment;
-        Entry { task, fence, state: "accepted", assignment: Some(Box::new(assignment.clone())), report: None }
+        Entry { task, fence, state: "accepted", assignment: Some(assignment), report: None }
     }
 
-    fn ended(assignment: &Assignment, report: Report) -> Entry {
+    fn ended(assignment: &Assignment, report: Report) -> Entry<'static> {
         Entry { task: report.task, fence: assignment.fence, state: "ended", assignment: None, report: Some(report) }
     }
 }
 
 type KnownRow = (Known, Option<Report>);
 
-fn consider(
-    assignment: &Assignment,
+fn consider<'a>(
+    assignment: &'a Assignment,
     row: Option<&KnownRow>,
     in_work: &HashSet<TaskId>,
     epochs: &mut HashMap<VmId, u32>,
     now: Timestamp,
-) -> Result<(Accepted, Option<Entry>)> {
+) -> Result<(Accepted, Option<Entry<'a>>)> {
     let working = if in_work.contains(&assignment.sub) { InWork::Yes } else { InWork::No };
     let decision = fence::decide(row.map(|(known, _)| known), working, assignment.fence, assignment.intent);
     let report = row.and_then(|(_, report)| report.clone());
@@ -334,7 +334,7 @@ struct Written<'a> {
     at: i64,
 }
 
-fn write_entries(tx: &Tx<'_>, entries: &[Entry], now: Timestamp) -> Result<()> {
+fn write_entries(tx: &Tx<'_>, entries: &[Entry<'_>], now: Timestamp) -> Result<()> {
     const SQL: Texts = Texts::of_a_file(
         "
         INSERT INTO attempt (task, store_epoch, attempt, state, assignment, report, changed_at)
@@ -346,14 +346,14 @@ fn write_entries(tx: &Tx<'_>, entries: &[Entry], now: Timestamp) -> Result<()> {
     tx.put_each(&SQL, &entries.iter().map(|entry| Written::new(entry, now)).collect::<Vec<_>>())
 }
 
-impl Written<'_> {
-    fn new(entry: &Entry, now: Timestamp) -> Written<'_> {
+impl<'a> Written<'a> {
+    fn new(entry: &'a Entry<'_>, now: Timestamp) -> Written<'a> {
         Written {
             task: entry.task,
             store_epoch: entry.fence.store_epoch,
             attempt: entry.fence.attempt,
             state: entry.state,
-            assignment: entry.assignment.as_deref().map(Document),
+            assignment: entry.assignment.map(Document),
             report: entry.report.as_ref().map(Document),
             at: now.as_micros(),
         }

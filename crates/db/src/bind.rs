@@ -1,10 +1,10 @@
-//! Rows bound to the named parameters of a statement, field by field: on a file it is twice as fast as taking them out of
-//! a JSON text again (docs/benchmarks.md).
+//! Rows bound to the named parameters of a statement, field by field: SQLite takes them out of a JSON text much more slowly
+//! (docs/benchmarks.md says by how much the queue gained).
 //!
 //! A field is bound to the parameter of its name; one that the statement does not name is left out. Never here: documents.
 //! A value that is not a number, a text or nothing is refused.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Write as _};
 
 use rusqlite::{Statement, ToSql, types::Null};
 use serde::{
@@ -92,26 +92,16 @@ impl SerializeMap for Fields<'_, '_> {
     type Error = Refused;
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Refused> {
-        // A flattened struct's keys are texts; nothing else comes here.
-        let serde_json::Value::String(name) = serde_json::to_value(key).map_err(Refused::custom)? else {
-            return Err(Refused("a field's name is no text".to_owned()));
-        };
-        self.key = name;
-        Ok(())
+        self.key.clear();
+        write!(self.key, "{}", Name(key)).map_err(Refused::custom)
     }
 
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Refused> {
         let key = std::mem::take(&mut self.key);
-        self.field(&key, value)
-    }
-
-    fn serialize_entry<K: Serialize + ?Sized, V: Serialize + ?Sized>(
-        &mut self,
-        key: &K,
-        value: &V,
-    ) -> Result<(), Refused> {
-        self.serialize_key(key)?;
-        self.serialize_value(value)
+        self.field(&key, value)?;
+        // The next name takes its room.
+        self.key = key;
+        Ok(())
     }
 
     fn end(self) -> Result<(), Refused> {
@@ -119,9 +109,37 @@ impl SerializeMap for Fields<'_, '_> {
     }
 }
 
-/// Refuses what is none of the kinds that may stand there.
-macro_rules! refuse {
+/// A field's name as it is written: serde's formatter takes texts, and whatever else is one value.
+struct Name<'a, T: ?Sized>(&'a T);
+
+impl<T: Serialize + ?Sized> Display for Name<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.serialize(f)
+    }
+}
+
+/// What holds of fields and of values: wrappings are looked into, and what is none of the kinds that may stand there is
+/// refused.
+macro_rules! otherwise {
     ($what:expr; $($name:ident($($arg:ty),*) -> $out:ty;)*) => {
+        fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Refused> {
+            value.serialize(self)
+        }
+
+        fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<(), Refused> {
+            value.serialize(self)
+        }
+
+        fn serialize_newtype_variant<T: Serialize + ?Sized>(
+            self,
+            _: &'static str,
+            _: u32,
+            _: &'static str,
+            _: &T,
+        ) -> Result<(), Refused> {
+            Err(Refused(format!("a variant with a value where {} should be", $what)))
+        }
+
         $(fn $name(self, $(_: $arg),*) -> Result<$out, Refused> {
             Err(Refused(format!("{} where {} should be", stringify!($name), $what)))
         })*
@@ -149,25 +167,7 @@ impl Serializer for Fields<'_, '_> {
         Ok(self)
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Refused> {
-        value.serialize(self)
-    }
-
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<(), Refused> {
-        value.serialize(self)
-    }
-
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: &T,
-    ) -> Result<(), Refused> {
-        Err(Refused("a variant where fields should be".to_owned()))
-    }
-
-    refuse! { "fields";
+    otherwise! { "fields";
         serialize_bool(bool) -> ();
         serialize_i8(i8) -> ();
         serialize_i16(i16) -> ();
@@ -256,29 +256,11 @@ impl Serializer for Value<'_, '_> {
         self.bind(Null)
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Result<(), Refused> {
-        value.serialize(self)
-    }
-
-    fn serialize_newtype_struct<T: Serialize + ?Sized>(self, _: &'static str, value: &T) -> Result<(), Refused> {
-        value.serialize(self)
-    }
-
     fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<(), Refused> {
         self.bind(variant)
     }
 
-    fn serialize_newtype_variant<T: Serialize + ?Sized>(
-        self,
-        _: &'static str,
-        _: u32,
-        _: &'static str,
-        _: &T,
-    ) -> Result<(), Refused> {
-        Err(Refused("a variant with a value where one value should be".to_owned()))
-    }
-
-    refuse! { "one value";
+    otherwise! { "one value";
         serialize_bytes(&[u8]) -> ();
         serialize_unit_struct(&'static str) -> ();
         serialize_seq(Option<usize>) -> No;

@@ -21,7 +21,7 @@ VALUES (1, ?1->>'system_id', CAST(?1->>'number' AS BIGINT))
 
 /// The store is at work in this one.
 pub(crate) fn record(tx: &Tx<'_>, timeline: &Timeline) -> Result<()> {
-    tx.execute(RECORD, &json!({"system_id": timeline.system, "number": timeline.number})).map(drop)
+    tx.put(RECORD, &json!({"system_id": timeline.system, "number": timeline.number}))
 }
 
 /// Begins a new epoch where the store was last at work in another, and says which epoch. Of several servers the first does.

@@ -417,8 +417,7 @@ impl<'a> Work<'a> {
 
     /// Adds an event.
     pub(crate) fn event(&mut self, tenant: Option<TenantId>, noun: &str, kind: &str, subject: Uuid, data: Value) {
-        let (kind, noun) = (kind.to_owned(), noun.to_owned());
-        self.entries.push(NewEntry { class: Class::Event, tenant, kind, noun, subject, data });
+        self.enter(Class::Event, tenant, noun, kind, subject, data);
     }
 
     /// Adds an audit entry: who did what.
@@ -432,8 +431,7 @@ impl<'a> Work<'a> {
         data: Value,
     ) {
         let data = json!({"actor": actor, "what": data});
-        let (kind, noun) = (kind.to_owned(), noun.to_owned());
-        self.entries.push(NewEntry { class: Class::Audit, tenant, kind, noun, subject, data });
+        self.enter(Class::Audit, tenant, noun, kind, subject, data);
     }
 
     /// Adds an entry for both, of something that somebody did and that everybody sees who may see the subject.
@@ -447,8 +445,12 @@ impl<'a> Work<'a> {
         data: &Value,
     ) {
         let data = json!({"actor": actor, "by": by, "what": data});
+        self.enter(Class::Act, tenant, noun, kind, subject, data);
+    }
+
+    fn enter(&mut self, class: Class, tenant: Option<TenantId>, noun: &str, kind: &str, subject: Uuid, data: Value) {
         let (kind, noun) = (kind.to_owned(), noun.to_owned());
-        self.entries.push(NewEntry { class: Class::Act, tenant, kind, noun, subject, data });
+        self.entries.push(NewEntry { class, tenant, kind, noun, subject, data });
     }
 
     /// Adds a line of the server's to a task's log; without a text the attempt is marked, and nothing else.

@@ -31,7 +31,7 @@ pub const TYP_OF_SEVERAL: &str = "hostler-tasks+jwt";
 /// The claims of several.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct Several<T> {
-    tasks: Vec<T>,
+    tasks: T,
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ impl App {
             leased.into_iter().map(|leased| assignment(&self.issuer, node, leased, now)).collect();
         let signed = tasks.chunks(TOGETHER).map(|tasks| match tasks {
             [task] => self.signer.sign(task),
-            several => self.signer.sign_several(several.to_vec()),
+            several => self.signer.sign_several(several),
         });
         signed
             .collect::<std::result::Result<_, _>>()

@@ -132,6 +132,12 @@ impl Gate {
         self.known().moved.clone()
     }
 
+    /// Whether a connection that was let in in this history may still be used.
+    pub(super) fn is_current(&self, admitted: Option<&Timeline>) -> bool {
+        let known = self.known();
+        known.moved.is_none() && (admitted.is_none() || known.timeline.as_ref() == admitted)
+    }
+
     pub(super) fn accept(&self, timeline: Timeline) {
         let mut known = self.known();
         known.moved = None;

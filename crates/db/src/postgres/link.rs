@@ -119,14 +119,9 @@ impl Link {
 
     /// Runs a statement whose answer is looked at later.
     pub(super) fn put(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<()> {
-        let Prepared { statement, takes_batch } = self.prepare(sql)?;
-        let client = self.client.clone();
-        if !takes_batch {
-            return self.keep(async move { client.execute(&statement, &[]).await.map(drop) });
-        }
-        let batch = Batch(batch()?);
-        let is_large = batch.0.len() >= LARGE;
-        self.keep(async move { client.execute(&statement, &[&batch]).await.map(drop) })?;
+        let (client, bound) = (self.client.clone(), self.bind(sql, batch)?);
+        let is_large = bound.batch.as_ref().is_some_and(|batch| batch.0.len() >= LARGE);
+        self.keep(async move { client.execute(&bound.statement, &bound.parameters()).await.map(drop) })?;
         if is_large {
             self.runtime.block_on(tokio::task::yield_now());
         }
@@ -141,28 +136,14 @@ impl Link {
 
     /// Runs a statement, and says how many rows it changed.
     pub(super) fn execute(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<u64> {
-        let Prepared { statement, takes_batch } = self.prepare(sql)?;
-        let batch = if takes_batch { Some(Batch(batch()?)) } else { None };
-        let client = self.client.clone();
-        self.ask(async move {
-            match &batch {
-                Some(batch) => client.execute(&statement, &[batch]).await,
-                None => client.execute(&statement, &[]).await,
-            }
-        })
+        let (client, bound) = (self.client.clone(), self.bind(sql, batch)?);
+        self.ask(async move { client.execute(&bound.statement, &bound.parameters()).await })
     }
 
     /// Runs a query.
     pub(super) fn query(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<Vec<Row>> {
-        let Prepared { statement, takes_batch } = self.prepare(sql)?;
-        let batch = if takes_batch { Some(Batch(batch()?)) } else { None };
-        let client = self.client.clone();
-        self.ask(async move {
-            match &batch {
-                Some(batch) => client.query(&statement, &[batch]).await,
-                None => client.query(&statement, &[]).await,
-            }
-        })
+        let (client, bound) = (self.client.clone(), self.bind(sql, batch)?);
+        self.ask(async move { client.query(&bound.statement, &bound.parameters()).await })
     }
 
     /// Runs statements without parameters.
@@ -201,10 +182,9 @@ impl Link {
     /// Sends a request whose answer is looked at later. One that cannot be sent has failed now: the server knows nothing of
     /// it, and would commit what is around it.
     fn keep(&mut self, request: impl Future<Output = Said<()>> + Send + 'static) -> Result<()> {
-        let mut answer: Answer<()> = Box::pin(request);
-        match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(said) => said.map_err(|e| self.server.wrap(&e)),
-            Poll::Pending => {
+        match look(request) {
+            Look::Answered(said) => said.map_err(|e| self.server.wrap(&e)),
+            Look::Sent(answer) => {
                 self.unanswered.push(answer);
                 Ok(())
             }
@@ -219,6 +199,13 @@ impl Link {
             answer.await
         });
         answered.map_err(|e| self.server.wrap(&e))
+    }
+
+    /// A text with what it is run on.
+    fn bind(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<Bound> {
+        let Prepared { statement, takes_batch } = self.prepare(sql)?;
+        let batch = if takes_batch { Some(Batch(batch()?)) } else { None };
+        Ok(Bound { statement, batch })
     }
 
     /// The statement of a text, prepared once for each connection.
@@ -236,12 +223,26 @@ impl Link {
     }
 }
 
-/// Sends a request: the first look at it does. Who waits for its answer looks again.
-fn send<T: Send + 'static>(request: impl Future<Output = Said<T>> + Send + 'static) -> Answer<T> {
+/// What came of the first look at a request, which sends it.
+enum Look<T> {
+    Sent(Answer<T>),
+    /// It was not sent.
+    Answered(Said<T>),
+}
+
+fn look<T: Send + 'static>(request: impl Future<Output = Said<T>> + Send + 'static) -> Look<T> {
     let mut answer: Answer<T> = Box::pin(request);
     match answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(said) => Box::pin(future::ready(said)),
-        Poll::Pending => answer,
+        Poll::Ready(said) => Look::Answered(said),
+        Poll::Pending => Look::Sent(answer),
+    }
+}
+
+/// Sends a request. Who waits for its answer looks again.
+fn send<T: Send + 'static>(request: impl Future<Output = Said<T>> + Send + 'static) -> Answer<T> {
+    match look(request) {
+        Look::Answered(said) => Box::pin(future::ready(said)),
+        Look::Sent(answer) => answer,
     }
 }
 
@@ -250,6 +251,18 @@ async fn each(answers: Vec<Answer<()>>) -> Said<()> {
         answer.await?;
     }
     Ok(())
+}
+
+/// A statement and its batch, if it takes one.
+struct Bound {
+    statement: Statement,
+    batch: Option<Batch>,
+}
+
+impl Bound {
+    fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
+        self.batch.iter().map(|batch| batch as &(dyn ToSql + Sync)).collect()
+    }
 }
 
 /// A batch as it is sent: JSON that was written once, behind the number of jsonb's binary form.

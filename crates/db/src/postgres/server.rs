@@ -102,8 +102,7 @@ impl Server {
 
     /// Whether a connection of this timeline may still be used.
     pub(super) fn is_current(&self, timeline: Option<&Timeline>) -> bool {
-        let Some(gate) = &self.gate else { return true };
-        gate.moved().is_none() && (timeline.is_none() || gate.timeline().as_ref() == timeline)
+        self.gate.as_ref().is_none_or(|gate| gate.is_current(timeline))
     }
 
     /// Connections of this timeline are good from now on.

@@ -100,7 +100,7 @@ impl TaskSigner {
     ///
     /// # Errors
     /// As [`TaskSigner::sign`].
-    pub fn sign_several(&self, tasks: Vec<Assignment>) -> Result<String, SignerError> {
+    pub fn sign_several(&self, tasks: &[Assignment]) -> Result<String, SignerError> {
         let header = Header { typ: Some(TYP_OF_SEVERAL.to_owned()), ..self.header.clone() };
         Ok(jsonwebtoken::encode(&header, &Several { tasks }, &self.key)?)
     }

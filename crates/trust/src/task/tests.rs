@@ -78,7 +78,7 @@ fn several_under_one_signature_are_believed_or_refused_each_by_itself() {
     let (signer, verifier, task, _) = signed();
     let late = Assignment { exp: 999, ..assignment() };
     let stray = Assignment { aud: Ids::seeded(2).next(at(1000)), ..assignment() };
-    let token = signer.sign_several(vec![task.clone(), late, stray]).unwrap();
+    let token = signer.sign_several(&[task.clone(), late, stray]).unwrap();
     let seen = verifier.verify(&token, &expected(task.aud), at(1000)).unwrap();
     assert_eq!(seen, [Ok(task.clone()), Err(TaskRefusal::Expired), Err(TaskRefusal::WrongAudience)]);
     for place in [token.find('.').unwrap() + 2, token.len() - 40] {

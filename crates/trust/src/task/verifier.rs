@@ -99,7 +99,7 @@ impl TaskVerifier {
             (Holds::Several, key) => {
                 // One of a newer server's that this agent cannot read takes none with it.
                 let read = |task: Value| serde_json::from_value(task).map_err(|_| TaskRefusal::Malformed);
-                let tasks = self.claims::<Several<Value>>(token, key)?.tasks;
+                let tasks = self.claims::<Several<Vec<Value>>>(token, key)?.tasks;
                 Ok(tasks.into_iter().map(|task| believe(read(task)?, expected, now)).collect())
             }
         }
