@@ -408,6 +408,9 @@ fn arguments_of(queue: &Queue) -> FieldTable {
     }
     if let Some(dead) = queue.dead {
         put("x-dead-letter-exchange", dead.into());
+        // What is given up stays until the other queue has it: that one may not have come up yet after a restart.
+        put("x-dead-letter-strategy", "at-least-once".into());
+        put("x-overflow", "reject-publish".into());
     }
     if let Some(deliveries) = queue.deliveries {
         put("x-delivery-limit", FieldValue::l(deliveries.into()));

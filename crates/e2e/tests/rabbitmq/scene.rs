@@ -115,7 +115,8 @@ channel.confirm_delivery()
                 return Ok(());
             }
             if begun.elapsed() > PATIENCE {
-                bail!("{line} is not in\n{metrics}\n{}", self.pair.log());
+                let of_brokers: Vec<&str> = metrics.lines().filter(|line| line.starts_with("hostler_broker")).collect();
+                bail!("{line} is not in\n{}\n{}", of_brokers.join("\n"), self.pair.log());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
