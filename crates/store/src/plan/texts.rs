@@ -6,11 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hostler_db::Texts;
-
 use crate::{
-    allocation, doctor, idempotency, image, import, log, node, secret, snapshot, task, task_log, tenant, timeline,
-    token, vm,
+    allocation, doctor, idempotency, image, import, log, node, secret, snapshot, task, task_log, tenant,
+    timeline, token, vm,
 };
 
 /// Texts that may read a whole table, by the file and the name, and why.
@@ -61,11 +59,16 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
     texts.into_iter().flatten().copied()
 }
 
-/// The same for a server.
-pub(super) fn on_a_server() -> impl Iterator<Item = &'static str> {
-    let both: Vec<&Texts> =
-        [allocation::BOTH, log::BOTH, task::BOTH, task::list::BOTH].into_iter().flatten().copied().collect();
-    hot().map(move |text| both.iter().find(|texts| texts.sqlite == text).map_or(text, |texts| texts.postgres))
+/// Lists, and the index that each is to walk in its order.
+pub(super) fn lists() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lists = [vm::INDEXED, snapshot::INDEXED, log::INDEXED, task::list::INDEXED, task::later::INDEXED];
+    lists.into_iter().flatten().copied()
+}
+
+/// The same text for a server.
+pub(super) fn on_a_server(text: &'static str) -> &'static str {
+    let mut both = [allocation::BOTH, log::BOTH, task::BOTH, task::list::BOTH].into_iter().flatten();
+    both.find(|texts| texts.sqlite == text).map_or(text, |texts| texts.postgres)
 }
 
 /// The names of the texts in a file, and what its list `HOT` says.
@@ -90,7 +93,9 @@ fn sorted(source: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
 /// Whether a constant is a statement: by its first word, or because a macro puts it together.
 fn is_text(value: &str) -> bool {
     let word = value.trim_start_matches([' ', '\n', '"']);
-    ["SELECT", "INSERT", "UPDATE", "DELETE", "concat!", "list!", "Texts"].iter().any(|first| word.starts_with(first))
+    ["SELECT", "INSERT", "UPDATE", "DELETE", "concat!", "list!", "Texts"]
+        .iter()
+        .any(|first| word.starts_with(first))
 }
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {
