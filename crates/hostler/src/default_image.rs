@@ -304,8 +304,8 @@ mod tests {
         let lease = std::time::Duration::from_secs(30);
         let sources = Sources::default();
         let shared = service::Shared::default();
-        let opening =
-            Opening { data, shared, issuer: "test", lease, sources, defaults, names: Vec::new(), broker: None };
+        let (names, history, broker) = (Vec::new(), None, None);
+        let opening = Opening { data, shared, issuer: "test", lease, history, sources, defaults, names, broker };
         service::open(opening).await.unwrap()
     }
 

@@ -10,6 +10,7 @@ mod allocation;
 mod doctor;
 mod gauges;
 mod group;
+mod history;
 mod idempotency;
 mod image;
 mod import;

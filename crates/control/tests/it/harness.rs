@@ -197,6 +197,7 @@ fn quick() -> Pace {
         drop_idempotency_keys: every,
         fold_stats: every,
         lapse_imports: every,
+        forget: every,
         collect_blobs: every,
     }
 }

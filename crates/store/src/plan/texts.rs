@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    allocation, doctor, idempotency, image, import, log, node, secret, snapshot, task, task_log, tenant,
+    allocation, doctor, history, idempotency, image, import, log, node, secret, snapshot, task, task_log, tenant,
     timeline, token, vm,
 };
 
@@ -37,6 +37,7 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
     let texts = [
         allocation::HOT,
         doctor::HOT,
+        history::HOT,
         idempotency::HOT,
         image::HOT,
         import::HOT,
@@ -93,7 +94,7 @@ fn sorted(source: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
 /// Whether a constant is a statement: by its first word, or because a macro puts it together.
 fn is_text(value: &str) -> bool {
     let word = value.trim_start_matches([' ', '\n', '"']);
-    ["SELECT", "INSERT", "UPDATE", "DELETE", "concat!", "list!", "Texts"]
+    ["SELECT", "INSERT", "UPDATE", "DELETE", "concat!", "list!", "look!", "Texts"]
         .iter()
         .any(|first| word.starts_with(first))
 }
