@@ -11,6 +11,7 @@ use hostler_model::{
     image::Image,
     import::{Import, ImportPhase, ImportProgress, ImportState},
     internal::{Heartbeat, ProgressReport, Report},
+    key::Kid,
     kind::{KindName, Role},
     name::Name,
     node::{FreshnessPolicy, NodeFacts, NodeState, Slots},
@@ -309,6 +310,26 @@ pub struct Caller {
     pub role: Role,
 }
 
+/// A new key that signs tasks.
+#[derive(Clone, Debug)]
+pub struct NewSigningKey {
+    /// Its name.
+    pub kid: Kid,
+    /// Its public part, as it stands in a JWK.
+    pub public: String,
+    /// Its private part, sealed.
+    pub private: String,
+}
+
+/// A key under which values are sealed, wrapped.
+#[derive(Clone, Debug)]
+pub struct WrappedKey {
+    /// Whose values: a tenant's, or the control plane's.
+    pub owner: String,
+    /// The key.
+    pub wrapped: String,
+}
+
 /// What a step changed that others may be waiting for: hints, never the truth.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -319,6 +340,9 @@ pub struct Wakes {
     /// More tasks ended or spoke than can be said one by one: whoever waits for a task looks.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all_tasks: bool,
+    /// Whom to believe: keys that sign tasks, nodes that are welcome.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub trust: bool,
     /// Nodes that have something to fetch.
     pub nodes: Vec<NodeId>,
     /// Tasks that ended.

@@ -14,6 +14,7 @@ mod idempotency;
 mod image;
 mod import;
 pub mod item;
+mod key;
 mod life;
 mod log;
 mod node;

@@ -22,6 +22,7 @@ const MEANT: &[&str] = &[
     "SCAN tasks USING",
     "USING INDEX nodes_paused",
     "INDEX nodes_offered",
+    "INDEX nodes_revoked",
 ];
 
 fn scans(plan: &[String]) -> Vec<&String> {

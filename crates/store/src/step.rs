@@ -6,6 +6,7 @@ pub(crate) mod edit;
 pub(crate) mod expire;
 pub(crate) mod heartbeat;
 pub(crate) mod join;
+pub(crate) mod key;
 pub(crate) mod lease;
 pub(crate) mod letter;
 pub(crate) mod offer;

@@ -1,6 +1,7 @@
 //! The store's face: one method per step and per query.
 
 mod image;
+mod key;
 mod offer;
 
 use std::{
@@ -322,6 +323,11 @@ impl Store {
         self.step("store.node", move |work| join::change(work, node, event, &actor)).await
     }
 
+    /// Makes a node's certificate good for nothing.
+    pub async fn revoke_node(&self, node: NodeId, actor: Actor) -> Result<Answer<Node>> {
+        self.step("store.node", move |work| join::revoke(work, node, &actor)).await
+    }
+
     /// Pauses or resumes a node's queue.
     pub async fn queue_node(&self, node: NodeId, queue: Queue, actor: Actor) -> Result<Answer<Node>> {
         self.step("store.node", move |work| join::queue(work, node, queue, &actor)).await
@@ -429,13 +435,18 @@ impl Store {
         self.read(move |tx| Ok(node::by_name(tx, &name)?.map(|row| row.node))).await
     }
 
+    /// The nodes whose certificates are good for nothing.
+    pub async fn revoked_nodes(&self) -> Result<Vec<NodeId>> {
+        self.read(node::revoked).await
+    }
+
     /// Every node, by name.
     pub async fn nodes(&self) -> Result<Vec<Node>> {
         self.read(|tx| Ok(node::all(tx)?.into_iter().map(|row| row.node).collect())).await
     }
 
-    /// A text that is kept apart from a task, for the node that holds its lease; nothing for anybody else.
-    pub async fn reveal(&self, wanted: Reveal) -> Result<Option<String>> {
+    /// A text that is kept apart from a task, and whose it is, for the node that holds its lease; nothing for anybody else.
+    pub async fn reveal(&self, wanted: Reveal) -> Result<Option<(TenantId, String)>> {
         self.read(move |tx| secret::reveal(tx, &wanted)).await
     }
 

@@ -18,8 +18,8 @@ mod key;
 mod signer;
 mod verifier;
 
-pub use key::{KeySetError, thumbprint};
-pub use signer::{SignerError, TaskSigner};
+pub use key::{KeySetError, digest, jwk, key_set, thumbprint};
+pub use signer::{SignerError, TaskKey, TaskSigner};
 pub use verifier::{Expected, TaskRefusal, TaskVerifier};
 
 /// The `typ` of a signed task: no other kind of token can be taken for one.

@@ -3,7 +3,7 @@
 -- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
 
 -- One row: the store's epoch, the number of the last log entry, the hash of the last link; `mark`: the certificate
--- authority and the signing key of the servers over this database.
+-- authority of the servers over this database.
 CREATE TABLE log_head (
     one         BIGINT PRIMARY KEY CHECK (one = 1),
     store_epoch BIGINT NOT NULL,
@@ -113,10 +113,12 @@ CREATE TABLE nodes (
     heard_epoch BIGINT NOT NULL,
     orphans    TEXT COLLATE "C" NOT NULL,
     paused_at  BIGINT,
+    revoked_at BIGINT,
     created_at BIGINT NOT NULL
 );
 
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
+CREATE INDEX nodes_revoked ON nodes (id) WHERE revoked_at IS NOT NULL;
 CREATE INDEX nodes_offered ON nodes (id) WHERE transport <> 'poll';
 
 -- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
@@ -374,5 +376,22 @@ CREATE TABLE api_tokens (
     tenant     TEXT COLLATE "C" NOT NULL,
     role       TEXT COLLATE "C" NOT NULL,
     label      TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL
+);
+
+-- Keys that sign tasks. `public`: 32 bytes as base64url. `private`: sealed; NULL once the key is over.
+CREATE TABLE signing_keys (
+    kid        TEXT COLLATE "C" PRIMARY KEY,
+    state      TEXT COLLATE "C" NOT NULL,
+    public     TEXT COLLATE "C" NOT NULL,
+    private    TEXT COLLATE "C",
+    created_at BIGINT NOT NULL,
+    changed_at BIGINT NOT NULL
+);
+
+-- Keys under which values are sealed, wrapped by a master key, which is in no database. `owner`: a tenant, or `control`.
+CREATE TABLE data_keys (
+    owner      TEXT COLLATE "C" PRIMARY KEY,
+    wrapped    TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL
 );

@@ -9,7 +9,7 @@ use std::{
 use hostler_db::Texts;
 
 use crate::{
-    allocation, doctor, idempotency, image, import, log, node, secret, snapshot, task, task_log, tenant, timeline,
+    allocation, doctor, idempotency, image, import, key, log, node, secret, snapshot, task, task_log, tenant, timeline,
     token, vm,
 };
 
@@ -23,6 +23,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("gauges.rs", "NODES", "as many as there are hosts"),
     ("gauges.rs", "BOOKS", "as many as there are tenants"),
     ("image.rs", "MANIFESTS", "blobs that no image has are found once an hour"),
+    ("key.rs", "ALL", "as many as were ever made: one in months"),
     ("node.rs", "ALL", "placement looks at every host"),
     ("node.rs", "BOOKS", "the doctor compares every host's"),
     ("tenant.rs", "BOOKS", "the doctor compares every tenant's"),
@@ -32,6 +33,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("task/outbox.rs", "LENGTH", "offers that nobody has begun are counted for /metrics"),
     ("task/stats.rs", "TOTALS", "counters: an hour's and no more"),
     ("token.rs", "USE_UP_JOINS", "once after a restore"),
+    ("token.rs", "USE_UP_OF", "when an operator revokes a node"),
 ];
 
 /// Those that run all the time: none may read a whole table.
@@ -42,6 +44,7 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
         idempotency::HOT,
         image::HOT,
         import::HOT,
+        key::HOT,
         log::HOT,
         node::HOT,
         secret::HOT,
