@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use hostler_model::{
     Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
+    caller::Caller,
     event::{Actor, Class},
     id::{EnrolmentId, ImportId, SecretId},
     image::Image,
     import::{Import, ImportPhase, ImportProgress, ImportState},
     internal::{Heartbeat, ProgressReport, Report},
-    kind::{KindName, Role},
+    kind::KindName,
     name::Name,
     node::{FreshnessPolicy, NodeFacts, NodeState, Slots},
     schedule::Schedule,
@@ -296,17 +297,6 @@ pub struct NewApiToken {
     pub caller: Caller,
     /// What it is for, in words.
     pub label: String,
-}
-
-/// Who calls.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Caller {
-    /// Who.
-    pub principal: PrincipalId,
-    /// For which tenant.
-    pub tenant: TenantId,
-    /// As what.
-    pub role: Role,
 }
 
 /// What a step changed that others may be waiting for: hints, never the truth.

@@ -24,3 +24,4 @@ mod stats;
 mod task_log;
 mod upload;
 mod vendor;
+mod walk;

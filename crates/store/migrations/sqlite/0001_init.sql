@@ -369,9 +369,13 @@ CREATE TABLE join_tokens (
 
 CREATE TABLE api_tokens (
     hash       TEXT PRIMARY KEY,
+    id         TEXT    NOT NULL UNIQUE,
     principal  TEXT    NOT NULL,
-    tenant     TEXT    NOT NULL,
+    audience   TEXT    NOT NULL,
+    tenant     TEXT,
     role       TEXT    NOT NULL,
+    scopes     TEXT,
     label      TEXT    NOT NULL,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER
 ) STRICT, WITHOUT ROWID;
