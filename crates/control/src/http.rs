@@ -32,9 +32,10 @@ mod snapshot;
 mod stats;
 mod task;
 mod task_log;
+mod tenant;
 mod vm;
 mod vm_power;
 
 pub use document::openapi;
 pub use peer::PeerIdentity;
-pub(crate) use router::{agents, people};
+pub(crate) use router::{agents, people, unlisted};

@@ -105,6 +105,9 @@ pub enum ServeError {
     /// Its TLS could not be set up.
     #[error("the internal listener's TLS could not be set up")]
     Tls(#[from] TlsError),
+    /// Routes that nobody said who may call.
+    #[error("the table of who may call what has no line for {}", .0.join(", "))]
+    Unlisted(Vec<String>),
     /// A listener failed.
     #[error("a listener failed")]
     Listen(#[from] io::Error),
@@ -187,6 +190,10 @@ impl Server {
         internal: TcpListener,
         shutdown: CancellationToken,
     ) -> Result<(), ServeError> {
+        let unlisted = http::unlisted();
+        if !unlisted.is_empty() {
+            return Err(ServeError::Unlisted(unlisted));
+        }
         self.app.store.begin_service();
         let tls = Wire::Tls(Arc::new(self.tls()?), self.app.revoked.subscribe());
         let closing = self.app.closing.clone();

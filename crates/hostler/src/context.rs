@@ -51,6 +51,10 @@ pub struct ServerArgs {
     #[arg(long, global = true, env = "HOSTLER_CONTEXT", value_name = "NAME")]
     pub context: Option<String>,
 
+    /// On whose things, by id or name: for platform administrators
+    #[arg(long, global = true, env = "HOSTLER_TENANT", value_name = "TENANT")]
+    pub tenant: Option<String>,
+
     /// The data folder [default: $XDG_DATA_HOME/hostler or ~/.local/share/hostler]
     #[arg(long, global = true, env = "HOSTLER_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,

@@ -13,12 +13,13 @@ use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, TenantId,
     api::strict,
+    caller::Caller,
     catalogue::{Catalogue, KnownImage},
     defaults::Defaults,
     event::Actor,
-    kind::Role,
+    role::Role,
 };
-use hostler_store::{Caller, NewApiToken, Now, ShippedImage, Store, Timing};
+use hostler_store::{NewApiToken, Now, ShippedImage, Store, Timing};
 use hostler_trust::{
     ApiToken, Authority,
     file::{read_private, write_private},
@@ -266,11 +267,9 @@ async fn token(data: &Path, server: &Server) -> Result<ApiToken, Failure> {
     }
     let token = ApiToken::generate(&app.ids);
     write_private(&path, token.reveal().as_bytes()).map_err(|e| failed(&e))?;
-    let caller = Caller {
-        principal: app.ids.next::<PrincipalId>(app.clock.now()),
-        tenant: TenantId::DEFAULT,
-        role: Role::PlatformAdmin,
-    };
+    let now = app.clock.now();
+    let (principal, id) = (app.ids.next::<PrincipalId>(now), app.ids.next(now));
+    let caller = Caller::new(principal, id, TenantId::DEFAULT, Role::PlatformAdmin);
     let new = NewApiToken { token_hash: token.hash().to_string(), caller, label: "the token file".to_owned() };
     app.store.create_api_token(new).await.map_err(|e| failed(&e))?;
     Ok(token)

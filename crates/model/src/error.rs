@@ -50,6 +50,10 @@ codes! {
     Unauthenticated = "UNAUTHENTICATED", 401, "A credential is needed";
     /// The credential does not allow this.
     Forbidden = "FORBIDDEN", 403, "This is not allowed";
+    /// The body names another tenant than the caller's.
+    ForbiddenOwnership = "FORBIDDEN_OWNERSHIP", 403, "This is another tenant's";
+    /// The caller is of no tenant, and this is a tenant's work.
+    TenantIdRequired = "TENANT_ID_REQUIRED", 400, "A tenant must be named";
     /// There is no such thing, or not for this caller.
     NotFound = "NOT_FOUND", 404, "There is no such thing";
     /// No task has this id.

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use hostler_model::{
     Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
+    caller::Caller,
     event::{Actor, Class},
     id::{EnrolmentId, ImportId, SecretId},
     image::Image,
     import::{Import, ImportPhase, ImportProgress, ImportState},
     internal::{Heartbeat, ProgressReport, Report},
     key::Kid,
-    kind::{KindName, Role},
+    kind::KindName,
     name::Name,
     node::{FreshnessPolicy, NodeFacts, NodeState, Slots},
     schedule::Schedule,
@@ -297,17 +298,6 @@ pub struct NewApiToken {
     pub caller: Caller,
     /// What it is for, in words.
     pub label: String,
-}
-
-/// Who calls.
-#[derive(Clone, PartialEq, Debug)]
-pub struct Caller {
-    /// Who.
-    pub principal: PrincipalId,
-    /// For which tenant.
-    pub tenant: TenantId,
-    /// As what.
-    pub role: Role,
 }
 
 /// A new key that signs tasks.

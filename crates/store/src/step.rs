@@ -9,6 +9,7 @@ pub(crate) mod join;
 pub(crate) mod key;
 pub(crate) mod lease;
 pub(crate) mod letter;
+pub(crate) mod look;
 pub(crate) mod offer;
 pub(crate) mod plain;
 pub(crate) mod progress;

@@ -13,6 +13,7 @@ use hostler_db::{Db, Migrations, Mode, Tx};
 use hostler_model::{
     Clock, Code, Ids, NodeId, Refusal, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     api::{Diagnosis, Quota},
+    caller::Caller,
     event::{Actor, Entry},
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
     name::Name,
@@ -29,9 +30,9 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Caller, Cancel, Claim, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
-    NewJoinToken, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept,
-    TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
+    Accepted, Answer, Beat, Cancel, Claim, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken, NewJoinToken,
+    Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept, TaskFilter,
+    Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node,
     relay::Relay,
@@ -39,7 +40,8 @@ use crate::{
     service::Service,
     snapshot,
     step::{
-        cancel, edit, expire, heartbeat, join, lease, letter, progress, restart, restored, settle, start, submit, sweep,
+        cancel, edit, expire, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start, submit,
+        sweep,
     },
     task, task_log, tenant, timeline, token, vm,
     work::{Context, Work},
@@ -169,6 +171,11 @@ impl Store {
     /// Leases tasks to nodes that ask for work.
     pub async fn lease(&self, batch: Vec<Claim>) -> Result<Vec<Answer<Vec<Leased>>>> {
         self.0.lease.run(batch).await
+    }
+
+    /// Nodes behind this one that have something to fetch, as many as this at most: their claims may still come to nothing.
+    pub async fn nodes_with_work(&self, behind: Option<NodeId>, limit: usize) -> Result<Vec<NodeId>> {
+        self.step("store.look", move |work| look::nodes_with_work(work, behind, limit)).await
     }
 
     /// Leases what was offered to agents that are about to begin.
@@ -338,8 +345,8 @@ impl Store {
         self.step("store.token", move |work| {
             token::insert_api(work.tx, &token, work.now)?;
             let caller = &token.caller;
-            let data = json!({"label": token.label, "role": token::role_word(caller.role), "for": caller.principal});
-            work.audit(&Actor::system(), Some(caller.tenant), "token", "token.create", caller.principal.0, data);
+            let data = json!({"label": token.label, "role": caller.role, "for": caller.principal});
+            work.audit(&Actor::system(), caller.tenant, "token", "token.create", caller.principal.0, data);
             Ok(())
         })
         .await
@@ -348,6 +355,23 @@ impl Store {
     /// Whom a token stands for.
     pub async fn authenticate(&self, token_hash: String) -> Result<Option<Caller>> {
         self.read(move |tx| token::caller(tx, &token_hash)).await
+    }
+
+    /// A tenant, by id or by name.
+    pub async fn find_tenant(&self, text: String) -> Result<Option<TenantId>> {
+        self.read(move |tx| {
+            // A name may look like an id, so an id that finds nothing is tried as a name.
+            if let Ok(id) = text.parse::<TenantId>()
+                && !tenant::by_ids(tx, &[id])?.is_empty()
+            {
+                return Ok(Some(id));
+            }
+            match text.parse::<Name>() {
+                Ok(name) => tenant::named(tx, &name),
+                Err(_) => Ok(None),
+            }
+        })
+        .await
     }
 
     /// Edits a machine: its record at once, its host by a task.

@@ -1,10 +1,10 @@
 //! Tokens: those by which nodes join, once, and those by which people and programs call. Only their hashes are kept.
 
-use hostler_db::{Error, Result, Row, Tx};
-use hostler_model::{NodeId, Timestamp, kind::Role, name::Name};
+use hostler_db::{Result, Tx};
+use hostler_model::{NodeId, Timestamp, caller::Caller, name::Name, scope::Scopes};
 use serde_json::json;
 
-use crate::{Caller, NewApiToken, NewJoinToken};
+use crate::{NewApiToken, NewJoinToken};
 
 const INSERT_JOIN: &str = "
 INSERT INTO join_tokens (hash, node_name, approve, expires_at, created_by, created_at)
@@ -76,44 +76,40 @@ pub(crate) fn use_up_of(tx: &Tx<'_>, name: &Name, now: Timestamp) -> Result<()> 
 }
 
 const INSERT_API: &str = "
-INSERT INTO api_tokens (hash, principal, tenant, role, label, created_at)
-VALUES (?1->>'hash', ?1->>'principal', ?1->>'tenant', ?1->>'role', ?1->>'label', CAST(?1->>'created_at' AS BIGINT))";
+INSERT INTO api_tokens (hash, id, principal, audience, tenant, role, scopes, label, created_at, expires_at)
+VALUES (?1->>'hash', ?1->>'id', ?1->>'principal', ?1->>'audience', ?1->>'tenant', ?1->>'role', ?1->>'scopes',
+        ?1->>'label', CAST(?1->>'created_at' AS BIGINT), CAST(?1->>'expires_at' AS BIGINT))";
 
 /// Writes an API token down.
 pub(crate) fn insert_api(tx: &Tx<'_>, token: &NewApiToken, now: Timestamp) -> Result<()> {
+    let Caller { principal, token: id, audience, tenant, role, scopes, expires_at } = &token.caller;
     let row = json!({
-        "hash": token.token_hash, "principal": token.caller.principal, "tenant": token.caller.tenant,
-        "role": role_word(token.caller.role), "label": token.label, "created_at": now.as_micros(),
+        "hash": token.token_hash, "id": id, "principal": principal, "audience": audience.as_str(), "tenant": tenant,
+        "role": role.as_str(), "scopes": scopes.words(), "label": token.label, "created_at": now.as_micros(),
+        "expires_at": expires_at.map(Timestamp::as_micros),
     });
     tx.put(INSERT_API, &row)?;
     Ok(())
 }
 
-const CALLER: &str = "SELECT principal, tenant, role FROM api_tokens WHERE hash = ?1->>'hash'";
+const CALLER: &str = "
+SELECT id, principal, audience, tenant, role, scopes, expires_at
+  FROM api_tokens
+ WHERE hash = ?1->>'hash'";
 
-/// Whom the API token of this hash stands for.
+/// Whom the API token of this hash stands for, also one whose time is up.
 pub(crate) fn caller(tx: &Tx<'_>, hash: &str) -> Result<Option<Caller>> {
     tx.query_one(CALLER, &json!({"hash": hash}), |row| {
-        Ok(Caller { principal: row.parse(0)?, tenant: row.parse(1)?, role: role(row, 2)? })
+        Ok(Caller {
+            token: Some(row.parse(0)?),
+            principal: row.parse(1)?,
+            audience: row.parse(2)?,
+            tenant: row.parse_opt(3)?,
+            role: row.parse(4)?,
+            scopes: Scopes::of_words(row.get::<Option<String>>(5)?.as_deref()),
+            expires_at: row.get::<Option<i64>>(6)?.map(Timestamp::from_micros),
+        })
     })
-}
-
-/// A role as the store spells it.
-pub(crate) const fn role_word(role: Role) -> &'static str {
-    match role {
-        Role::Viewer => "viewer",
-        Role::Operator => "operator",
-        Role::TenantAdmin => "tenant-admin",
-        Role::PlatformAdmin => "platform-admin",
-    }
-}
-
-fn role(row: &Row<'_>, column: usize) -> Result<Role> {
-    let text: String = row.get(column)?;
-    [Role::Viewer, Role::Operator, Role::TenantAdmin, Role::PlatformAdmin]
-        .into_iter()
-        .find(|role| role_word(*role) == text)
-        .ok_or_else(|| Error::Decode { column, detail: format!("{text} is not a role") })
 }
 
 /// Texts that run all the time: none may read a whole table.

@@ -9,12 +9,13 @@ use axum::{
     routing::{get, post},
 };
 use hostler_model::{Code, Refusal, error::excerpt};
+use http::{Method, Uri};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, key, letter, node,
-    quota, snapshot, stats, task, task_log, vm, vm_power,
+    access, audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, key, letter,
+    node, quota, snapshot, stats, task, task_log, vm, vm_power,
 };
 use crate::app::{App, Error};
 
@@ -98,6 +99,12 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(quota::show_quota))
 }
 
+/// What of those has no line in the table of who may call what.
+pub(crate) fn unlisted() -> Vec<String> {
+    let (_, document) = routes().split_for_parts();
+    access::unlisted(&document)
+}
+
 /// The router of people.
 pub(crate) fn people(app: Arc<App>) -> Router {
     let (router, _) = routes().split_for_parts();
@@ -110,7 +117,7 @@ pub(crate) fn agents(app: Arc<App>) -> Router {
         .route(JOIN, post(internal::join))
         .route(RENEW, post(internal::renew))
         .route(HEARTBEAT, post(internal::heartbeat))
-        .route(WAIT, get(internal::wait))
+        .route(WAIT, get(internal::wait).delete(internal::end_wait))
         .route(STARTED, post(internal::started))
         .route(PROGRESS, post(internal::progress))
         .route(RESULT, post(internal::result))
@@ -128,7 +135,10 @@ pub(super) fn internal_route(path: Option<&str>) -> Option<&'static str> {
 
 fn finish(router: Router<Arc<App>>) -> Router<Arc<App>> {
     // Bodies are read with limits of their own (`body.rs`).
-    router.fallback(no_route).method_not_allowed_fallback(no_method).layer(DefaultBodyLimit::disable())
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(async |request: Request| Error::from(no_method(request.method(), request.uri())))
+        .layer(DefaultBodyLimit::disable())
 }
 
 async fn no_route(request: Request) -> Error {
@@ -136,7 +146,8 @@ async fn no_route(request: Request) -> Error {
     Refusal::new(Code::NotFound, format!("there is no route {path}; /openapi.json lists those there are")).into()
 }
 
-async fn no_method(request: Request) -> Error {
-    let detail = format!("{} does not apply to {}", excerpt(request.method().as_str()), excerpt(request.uri().path()));
-    Refusal::new(Code::MethodNotAllowed, detail).into()
+/// A method that a route does not have.
+pub(super) fn no_method(method: &Method, uri: &Uri) -> Refusal {
+    let detail = format!("{} does not apply to {}", excerpt(method.as_str()), excerpt(uri.path()));
+    Refusal::new(Code::MethodNotAllowed, detail)
 }

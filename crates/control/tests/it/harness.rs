@@ -14,16 +14,18 @@ use hostler_control::{Keyring, Limits, Pace, PeerIdentity, Sealer, Server, Serve
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, Resources, TenantId, Timestamp,
+    caller::Caller,
     catalogue::{Catalogue, KnownImage},
     defaults::Defaults,
     event::Actor,
     image::{Image, Sha256Hex},
     internal::{Assignment, Assignments, Join, Joined},
-    kind::Role,
     node::NodeFacts,
+    role::Role,
     task::Task,
+    tenant::UNLIMITED,
 };
-use hostler_store::{Caller, Config, LogFilter, NewApiToken, NewJoinToken, Store, TaskFilter, Timing, VmFilter};
+use hostler_store::{Config, LogFilter, NewApiToken, NewJoinToken, Store, TaskFilter, Timing, VmFilter};
 use hostler_trust::{ApiToken, Authority, Expected, JoinToken, NodeIdentity, NodeKey, TaskVerifier};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
@@ -101,10 +103,12 @@ impl World {
             broker: None,
         });
         let mut world = World { server, store, ids, clock, time, dir, tokens: Vec::new(), foreign: String::new() };
-        for role in [Role::Viewer, Role::Operator, Role::TenantAdmin, Role::PlatformAdmin] {
+        for role in Role::ALL {
             let token = world.make_token(TenantId::DEFAULT, role).await;
             world.tokens.push((role, token));
         }
+        let other = world.store.put_tenant(stranger(), "stranger".parse().unwrap(), UNLIMITED, Actor::system()).await;
+        other.unwrap().unwrap();
         world.foreign = world.make_token(stranger(), Role::TenantAdmin).await;
         world
     }
@@ -118,8 +122,14 @@ impl World {
     }
 
     async fn make_token(&self, tenant: TenantId, role: Role) -> String {
+        let now = self.clock.now();
+        self.token_of(Caller::new(self.ids.next::<PrincipalId>(now), self.ids.next(now), tenant, role)).await
+    }
+
+    /// A token that stands for this caller, under an id of its own.
+    pub async fn token_of(&self, caller: Caller) -> String {
         let token = ApiToken::generate(&self.ids);
-        let caller = Caller { principal: self.ids.next::<PrincipalId>(self.clock.now()), tenant, role };
+        let caller = Caller { token: Some(self.ids.next(self.clock.now())), ..caller };
         let new = NewApiToken { token_hash: token.hash().to_string(), caller, label: "test".into() };
         self.store.create_api_token(new).await.unwrap();
         token.reveal()

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hostler_control::{Keyring, Sealer};
 use hostler_model::{
     internal::{HeartbeatAnswer, Inventory},
-    kind::Role,
+    role::Role,
 };
 use hostler_trust::{TaskRefusal, TaskVerifier};
 use http::{Method, StatusCode};

@@ -136,7 +136,7 @@ async fn whoever_sends_too_much_reads_the_refusal() {
     let world = World::new().await;
     let served = serve(&world).await;
     let mut stream = TcpStream::connect(&served.api).await.unwrap();
-    let token = world.token(hostler_model::kind::Role::PlatformAdmin);
+    let token = world.token(hostler_model::role::Role::PlatformAdmin);
     let head = format!(
         "POST /api/v1/tasks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 104857600\r\n\r\n"
     );
@@ -160,7 +160,7 @@ async fn a_shutdown_answers_long_polls_and_ends_streams() {
     let url = format!("{}/internal/v1/nodes/{}/tasks/wait?wait_ms=60000", served.internal, agent.identity.node);
     let poll = tokio::spawn(node.get(url).send());
     let people = tls::plain_http_client().unwrap();
-    let token = world.token(hostler_model::kind::Role::PlatformAdmin);
+    let token = world.token(hostler_model::role::Role::PlatformAdmin);
     let events = people.get(format!("http://{}/api/v1/events", served.api)).bearer_auth(token).send().await.unwrap();
     let began = std::time::Instant::now();
     served.shutdown.cancel();

@@ -25,3 +25,4 @@ mod stats;
 mod task_log;
 mod upload;
 mod vendor;
+mod walk;

@@ -59,7 +59,7 @@ pub struct Globals {
 impl Globals {
     /// A session with the server. Nothing is sent yet.
     pub fn session(&self) -> Result<Session, Failure> {
-        let client = self.server.context()?.client()?;
+        let client = self.server.context()?.client()?.for_tenant(self.server.tenant.clone());
         Ok(Session { client, format: self.output.output, style: self.output.style(), clock: Clock::system() })
     }
 

@@ -24,7 +24,13 @@ impl Code {
                 "Send `Authorization: Bearer <token>`. The command line takes it from the context or from `HOSTLER_TOKEN`; `hostler dev` writes one for its user when it starts."
             }
             Code::Forbidden => {
-                "The facts say which role is needed and which the credential has. Ask for a credential with that role."
+                "The facts say which role, scope or audience is needed and which the credential has. Ask for a credential with that."
+            }
+            Code::ForbiddenOwnership => {
+                "The body's `tenant` is not the one that the credential acts for. Leave it out; a platform's administrator names the tenant in the address, as `?tenant=NAME`."
+            }
+            Code::TenantIdRequired => {
+                "Your credential belongs to no tenant. Name the one that this is for in the address, as `?tenant=NAME`; the command line has `--tenant`."
             }
             Code::NotFound => {
                 "The path or the thing does not exist, or belongs to another tenant. `/docs` lists the routes."

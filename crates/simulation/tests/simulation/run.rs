@@ -7,12 +7,13 @@ use anyhow::Context;
 use hostler_model::{
     Ids, PrincipalId, Resources, TenantId,
     api::Quota,
+    caller::Caller,
     event::Actor,
     image::{Manifest, Sha256Hex},
-    kind::Role,
     planted::Bug,
+    role::Role,
 };
-use hostler_store::{Caller, NewApiToken};
+use hostler_store::NewApiToken;
 use hostler_trust::ApiToken;
 use serde_json::json;
 use tokio::{
@@ -265,7 +266,8 @@ async fn tenant(live: &Live, ids: &Ids, wall: &Wall, number: u64) -> anyhow::Res
 
 async fn token(live: &Live, ids: &Ids, wall: &Wall, tenant: TenantId) -> anyhow::Result<String> {
     let token = ApiToken::generate(ids);
-    let caller = Caller { principal: ids.next::<PrincipalId>(wall.clock().now()), tenant, role: Role::Operator };
+    let now = wall.clock().now();
+    let caller = Caller::new(ids.next::<PrincipalId>(now), ids.next(now), tenant, Role::Operator);
     live.store
         .create_api_token(NewApiToken { token_hash: token.hash().to_string(), caller, label: "user".into() })
         .await?;

@@ -372,11 +372,15 @@ CREATE TABLE join_tokens (
 
 CREATE TABLE api_tokens (
     hash       TEXT COLLATE "C" PRIMARY KEY,
+    id         TEXT COLLATE "C" NOT NULL UNIQUE,
     principal  TEXT COLLATE "C" NOT NULL,
-    tenant     TEXT COLLATE "C" NOT NULL,
+    audience   TEXT COLLATE "C" NOT NULL,
+    tenant     TEXT COLLATE "C",
     role       TEXT COLLATE "C" NOT NULL,
+    scopes     TEXT COLLATE "C",
     label      TEXT COLLATE "C" NOT NULL,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT
 );
 
 -- Keys that sign tasks. `public`: 32 bytes as base64url. `private`: sealed; NULL once the key is over.

@@ -372,11 +372,15 @@ CREATE TABLE join_tokens (
 
 CREATE TABLE api_tokens (
     hash       TEXT PRIMARY KEY,
+    id         TEXT    NOT NULL UNIQUE,
     principal  TEXT    NOT NULL,
-    tenant     TEXT    NOT NULL,
+    audience   TEXT    NOT NULL,
+    tenant     TEXT,
     role       TEXT    NOT NULL,
+    scopes     TEXT,
     label      TEXT    NOT NULL,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER
 ) STRICT, WITHOUT ROWID;
 
 -- Keys that sign tasks. `public`: 32 bytes as base64url. `private`: sealed; NULL once the key is over.

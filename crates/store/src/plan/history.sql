@@ -52,7 +52,8 @@ INSERT INTO image_names SELECT 'tenant-' || n % 50, 'image-' || n, 'digest-' || 
 INSERT INTO imports (id, tenant, name, source, state, progress, cancel, created_by, created_at, beat_at)
 SELECT 'import-' || n, 'tenant-' || n % 50, 'name', 'upload', 'done', '{}', 0, 'somebody', n, n
   FROM generate_series(1, 5000) n;
-INSERT INTO api_tokens SELECT 'hash-' || n, 'somebody', 'tenant-1', 'operator', 'label', n FROM generate_series(1, 5000) n;
+INSERT INTO api_tokens (hash, id, principal, audience, tenant, role, label, created_at)
+SELECT 'hash-' || n, 'token-' || n, 'somebody', 'tenant', 'tenant-1', 'operator', 'label', n FROM generate_series(1, 5000) n;
 INSERT INTO join_tokens SELECT 'hash-' || n, NULL, 1, n, 'somebody', n, n, 'node-1' FROM generate_series(1, 5000) n;
 
 ANALYZE;

@@ -2,14 +2,17 @@
 
 use hostler_model::{
     Code, PrincipalId, Resources, TaskId,
+    caller::Caller,
     event::Actor,
-    kind::{KindName, Role},
+    kind::KindName,
     node::{Freshness, NodeState},
+    role::Role,
+    scope::Scopes,
     task::{Effects, TaskState},
     tenant::UNLIMITED,
     vm::VmState,
 };
-use hostler_store::{Caller, NewApiToken, TaskFilter, VmFilter};
+use hostler_store::{NewApiToken, TaskFilter, VmFilter};
 
 use crate::world::{TENANT, World, failed, one_vm};
 
@@ -65,8 +68,9 @@ pub async fn vms_are_listed_without_the_deleted(world: &mut World) {
 }
 
 pub async fn a_token_stands_for_its_caller(world: &mut World) {
-    let caller =
-        Caller { principal: PrincipalId(world.id::<PrincipalId>().0), tenant: TENANT, role: Role::PlatformAdmin };
+    let caller = Caller::new(world.id::<PrincipalId>(), world.id(), TENANT, Role::PlatformAdmin);
+    let narrow = Scopes::of_words(Some("vm:read task:write"));
+    let caller = Caller { scopes: narrow, expires_at: Some(world.now()), ..caller };
     let token = NewApiToken { token_hash: "h".into(), caller: caller.clone(), label: "for a test".into() };
     world.store.create_api_token(token).await.unwrap();
     assert_eq!(world.store.authenticate("h".into()).await.unwrap(), Some(caller));
