@@ -18,6 +18,7 @@ pub mod stats;
 pub mod submit;
 pub mod task;
 pub mod task_log;
+pub mod token;
 pub mod vm;
 
 use std::{
@@ -28,7 +29,7 @@ use std::{
 use hostler_broker::Broker;
 use hostler_model::{Clock, Code, Ids, Refusal, defaults::Defaults};
 use hostler_store::{Answer, Store};
-use hostler_trust::{Authority, TaskSigner};
+use hostler_trust::{AccessIssuer, Authority, TaskSigner};
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -52,6 +53,8 @@ pub struct App {
     pub authority: Authority,
     /// Signs tasks.
     pub signer: TaskSigner,
+    /// Issues access tokens, and knows its own again.
+    pub access: AccessIssuer,
     /// What this control plane calls itself: the `iss` of tasks.
     pub issuer: String,
     /// The bytes of images.
@@ -71,7 +74,7 @@ pub struct App {
     /// The message broker by which some nodes get their tasks.
     pub(crate) broker: Option<Broker>,
     pub(crate) importing: Imports,
-    pub(crate) known: Known,
+    pub(crate) known: Arc<Known>,
 }
 
 impl App {

@@ -23,7 +23,7 @@ use hostler_broker::Broker;
 use hostler_model::{Clock, Ids, defaults::Defaults};
 use hostler_store::Store;
 use hostler_trust::{
-    Authority, TaskSigner,
+    AccessIssuer, Authority, TaskSigner,
     ca::CaError,
     tls::{self, ExpiredClients, RENEWAL_GRACE, TlsError},
 };
@@ -56,6 +56,8 @@ pub struct ServerConfig {
     pub authority: Authority,
     /// Signs tasks.
     pub signer: TaskSigner,
+    /// Issues access tokens.
+    pub access: AccessIssuer,
     /// What this control plane calls itself: the `iss` of tasks.
     pub issuer: String,
     /// The folder of image bytes.
@@ -119,6 +121,8 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let blobs = Blobs::new(config.blobs, config.limits.blob_bytes);
         blobs.sweep();
+        let known = Arc::new(app::caller::Known::default());
+        tokio::spawn(app::caller::forget(known.clone(), config.store.wakes(), closing.clone()));
         let app = App {
             bell: Bell::start(config.store.wakes(), closing.clone()),
             dispatch: Dispatch::start(config.store.clone(), metrics.clone(), closing.clone()),
@@ -127,6 +131,7 @@ impl Server {
             ids: config.ids,
             authority: config.authority,
             signer: config.signer,
+            access: config.access,
             issuer: config.issuer,
             blobs,
             metrics,
@@ -135,7 +140,7 @@ impl Server {
             defaults: config.defaults.into(),
             broker: config.broker,
             importing: app::import::Imports::default(),
-            known: app::caller::Known::default(),
+            known,
         };
         Server { app: Arc::new(app), names: config.names.into(), pace: config.pace }
     }

@@ -12,7 +12,7 @@ use hostler_control::{Limits, Pace, PeerIdentity, Server, ServerConfig, Sources}
 use hostler_db::Mode;
 use hostler_model::{Ids, catalogue::Catalogue, defaults::Defaults, event::Actor};
 use hostler_store::{Config, NewJoinToken, Store, Timing};
-use hostler_trust::{Authority, JoinToken, TaskSigner};
+use hostler_trust::{AccessIssuer, Authority, JoinToken, TaskSigner};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use tokio::{task::JoinHandle, task::yield_now};
@@ -78,6 +78,7 @@ impl Site {
             ids,
             authority: Authority::load_or_create(&ca, clock.now())?,
             signer: TaskSigner::load_or_create(&ca)?,
+            access: AccessIssuer::open("simulation", &ca, clock.now())?,
             issuer: "simulation".to_owned(),
             blobs: self.dir.join("blobs"),
             sources: Sources {

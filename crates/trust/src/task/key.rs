@@ -30,7 +30,7 @@ pub fn thumbprint(public: &[u8]) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(sha256(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#).as_bytes()))
 }
 
-pub(super) fn jwk(public: &[u8]) -> Value {
+pub(crate) fn jwk(public: &[u8]) -> Value {
     json!({
         "kty": "OKP", "crv": "Ed25519", "x": BASE64_URL_SAFE_NO_PAD.encode(public),
         "kid": thumbprint(public), "alg": "EdDSA", "use": "sig",
