@@ -9,6 +9,7 @@
 //!
 //! Never here: printing, waiting for a task's end, files, the environment.
 
+mod api_token;
 mod call;
 mod client;
 mod diagnosis;

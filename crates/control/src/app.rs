@@ -20,6 +20,7 @@ pub mod stats;
 pub mod submit;
 pub mod task;
 pub mod task_log;
+pub mod token;
 pub mod vm;
 
 use std::{
@@ -32,7 +33,7 @@ use std::{
 use hostler_broker::Broker;
 use hostler_model::{Clock, Code, Ids, NodeId, Refusal, defaults::Defaults};
 use hostler_store::{Answer, Store};
-use hostler_trust::Authority;
+use hostler_trust::{AccessIssuer, Authority};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -65,6 +66,8 @@ pub struct App {
     pub node_validity: Duration,
     /// Nodes that were revoked: their connections end.
     pub(crate) revoked: watch::Sender<BTreeSet<NodeId>>,
+    /// Issues access tokens, and knows its own again.
+    pub access: AccessIssuer,
     /// What this control plane calls itself: the `iss` of tasks.
     pub issuer: String,
     /// The bytes of images.
@@ -84,7 +87,7 @@ pub struct App {
     /// The message broker by which some nodes get their tasks.
     pub(crate) broker: Option<Broker>,
     pub(crate) importing: Imports,
-    pub(crate) known: Known,
+    pub(crate) known: Arc<Known>,
 }
 
 impl App {

@@ -28,11 +28,13 @@ mod problem;
 mod query;
 mod quota;
 mod router;
+mod service_account;
 mod snapshot;
 mod stats;
 mod task;
 mod task_log;
 mod tenant;
+mod token;
 mod vm;
 mod vm_power;
 

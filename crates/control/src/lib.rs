@@ -23,7 +23,7 @@ use hostler_broker::Broker;
 use hostler_model::{Clock, Ids, defaults::Defaults};
 use hostler_store::Store;
 use hostler_trust::{
-    Authority,
+    AccessIssuer, Authority,
     ca::CaError,
     tls::{self, ExpiredClients, RENEWAL_GRACE, TlsError},
 };
@@ -65,6 +65,8 @@ pub struct ServerConfig {
     pub sealer: Sealer,
     /// How long a node's certificate lives: [`hostler_trust::ca::NODE_VALIDITY`] unless an operator says otherwise.
     pub node_validity: Duration,
+    /// Issues access tokens.
+    pub access: AccessIssuer,
     /// What this control plane calls itself: the `iss` of tasks.
     pub issuer: String,
     /// The folder of image bytes.
@@ -128,6 +130,8 @@ impl Server {
         let metrics = Arc::new(Metrics::default());
         let blobs = Blobs::new(config.blobs, config.limits.blob_bytes);
         blobs.sweep();
+        let known = Arc::new(app::caller::Known::default());
+        tokio::spawn(app::caller::forget(known.clone(), config.store.wakes(), closing.clone()));
         let app = App {
             bell: Bell::start(config.store.wakes(), closing.clone()),
             dispatch: Dispatch::start(config.store.clone(), metrics.clone(), closing.clone()),
@@ -139,6 +143,7 @@ impl Server {
             sealer: config.sealer,
             node_validity: config.node_validity,
             revoked: watch::Sender::default(),
+            access: config.access,
             issuer: config.issuer,
             blobs,
             metrics,
@@ -147,7 +152,7 @@ impl Server {
             defaults: config.defaults.into(),
             broker: config.broker,
             importing: app::import::Imports::default(),
-            known: app::caller::Known::default(),
+            known,
         };
         Server { app: Arc::new(app), names: config.names.into(), pace: config.pace }
     }

@@ -21,7 +21,7 @@ use hostler_model::{
 };
 use hostler_store::{NewApiToken, Now, ShippedImage, Store, Timing};
 use hostler_trust::{
-    ApiToken, Authority,
+    AccessIssuer, ApiToken, Authority,
     file::{read_private, write_private},
 };
 use tokio::net::TcpListener;
@@ -119,6 +119,8 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
     });
     let ca = shared.ca.unwrap_or_else(|| data.join("ca"));
     let authority = Authority::load_or_create(&ca, clock.now()).map_err(|e| broken("the certificate authority", &e))?;
+    let access =
+        AccessIssuer::open(issuer, &ca, clock.now()).map_err(|e| broken("the keys that sign access tokens", &e))?;
     if !store.claim(authority.fingerprint().to_string()).await.map_err(|e| broken("the database", &e))? {
         let detail = "the database belongs to servers with another certificate authority";
         return Err(Failure::new(Exit::Failed, detail).help(format!(
@@ -138,6 +140,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         keys,
         sealer,
         node_validity,
+        access,
         issuer: issuer.to_owned(),
         blobs: shared.blobs.unwrap_or_else(|| data.join("blobs")),
         sources,
@@ -261,17 +264,17 @@ async fn token(data: &Path, server: &Server) -> Result<ApiToken, Failure> {
         read_private(&path).map_err(|e| failed(&e))?.and_then(|text| text.trim().parse::<ApiToken>().ok())
     {
         let known = app.store.authenticate(token.hash().to_string()).await.map_err(|e| failed(&e))?;
-        if known.is_some() {
+        if known.is_some_and(|(_, revoked_at)| revoked_at.is_none()) {
             return Ok(token);
         }
     }
     let token = ApiToken::generate(&app.ids);
     write_private(&path, token.reveal().as_bytes()).map_err(|e| failed(&e))?;
     let now = app.clock.now();
-    let (principal, id) = (app.ids.next::<PrincipalId>(now), app.ids.next(now));
-    let caller = Caller::new(principal, id, TenantId::DEFAULT, Role::PlatformAdmin);
-    let new = NewApiToken { token_hash: token.hash().to_string(), caller, label: "the token file".to_owned() };
-    app.store.create_api_token(new).await.map_err(|e| failed(&e))?;
+    let caller = Caller::new(app.ids.next::<PrincipalId>(now), TenantId::DEFAULT, Role::PlatformAdmin);
+    let new = NewApiToken::of_system(app.ids.next(now), token.hash().to_string(), caller, "the token file");
+    let made = app.store.create_api_token(new).await.map_err(|e| failed(&e))?;
+    made.map_err(|e| failed(&e))?;
     Ok(token)
 }
 

@@ -76,6 +76,10 @@ codes! {
     SourceForbidden = "SOURCE_FORBIDDEN", 403, "This source is not allowed";
     /// No snapshot has this id, or name among its machine's.
     SnapshotNotFound = "SNAPSHOT_NOT_FOUND", 404, "There is no such snapshot";
+    /// No token has this id.
+    TokenNotFound = "TOKEN_NOT_FOUND", 404, "There is no such token";
+    /// No service account has this name.
+    ServiceAccountNotFound = "SERVICE_ACCOUNT_NOT_FOUND", 404, "There is no such service account";
     /// No node has this id or name.
     NodeNotFound = "NODE_NOT_FOUND", 404, "There is no such node";
     /// No key that signs tasks has this name.

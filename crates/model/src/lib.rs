@@ -46,6 +46,7 @@ pub mod stats;
 pub mod task;
 pub mod task_log;
 pub mod tenant;
+pub mod token;
 pub mod unit;
 pub mod vm;
 

@@ -62,6 +62,10 @@ scopes! {
     AuditRead = "audit:read";
     /// The quota is read.
     QuotaRead = "quota:read";
+    /// Tokens and service accounts are read.
+    TokenRead = "token:read";
+    /// Tokens and service accounts are made and revoked.
+    TokenWrite = "token:write";
     /// The platform's measurements are read.
     MetricsRead = "metrics:read";
     /// The platform's books and chains are examined.
@@ -141,6 +145,11 @@ impl Scopes {
                 scopes.contains(&scope) || scope.wider().is_some_and(|wider| scopes.contains(&wider))
             }
         }
+    }
+
+    /// Whether nothing is narrowed.
+    pub fn are_all(&self) -> bool {
+        *self == Scopes::All
     }
 
     /// Whether all of these are allowed by others.

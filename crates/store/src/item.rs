@@ -5,7 +5,7 @@ mod offer;
 use std::time::Duration;
 
 use hostler_model::{
-    Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
+    Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, TokenId, VmId,
     caller::Caller,
     event::{Actor, Class},
     id::{EnrolmentId, ImportId, SecretId},
@@ -21,6 +21,7 @@ use hostler_model::{
     snapshot::{Snapshot, SnapshotState},
     stats::{TaskStats, Took, What},
     task::{Intent, Target, Task, TaskState},
+    token::{ServiceAccount, TokenFormat},
     vm::{Vm, VmSpec, VmState},
 };
 use serde::{Deserialize, Serialize};
@@ -292,12 +293,39 @@ pub struct NewJoinToken {
 /// A credential for people and programs.
 #[derive(Clone, Debug)]
 pub struct NewApiToken {
+    /// Its id.
+    pub id: TokenId,
     /// sha256 of the token, in hex.
     pub token_hash: String,
     /// Whom it stands for.
     pub caller: Caller,
+    /// The service account that this is, where it is one.
+    pub account: Option<ServiceAccount>,
     /// What it is for, in words.
     pub label: String,
+    /// How it is written.
+    pub format: TokenFormat,
+    /// With which token it is made, where it is one of ours.
+    pub made_with: Option<TokenId>,
+    /// Who makes it.
+    pub actor: Actor,
+}
+
+impl NewApiToken {
+    /// One that the system makes by itself for somebody.
+    pub fn of_system(id: TokenId, token_hash: String, caller: Caller, label: &str) -> NewApiToken {
+        let (account, made_with, format) = (None, None, TokenFormat::Opaque);
+        NewApiToken {
+            id,
+            token_hash,
+            caller,
+            account,
+            label: label.to_owned(),
+            format,
+            made_with,
+            actor: Actor::system(),
+        }
+    }
 }
 
 /// A new key that signs tasks.
@@ -341,6 +369,9 @@ pub struct Wakes {
     pub logged: Vec<TaskId>,
     /// Tasks that a node works on and is to stop.
     pub aborting: Vec<(NodeId, TaskId)>,
+    /// Credentials were revoked: whoever remembers one forgets it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub credentials: bool,
     /// The last log entry's number.
     pub seq: i64,
 }

@@ -1,8 +1,11 @@
 //! The store's face: one method per step and per query.
 
+mod api_token;
 mod image;
 mod key;
 mod offer;
+
+pub use api_token::Revoke;
 
 use std::{
     path::Path,
@@ -13,7 +16,6 @@ use hostler_db::{Db, Migrations, Mode, Tx};
 use hostler_model::{
     Clock, Code, Ids, NodeId, Refusal, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     api::{Diagnosis, Quota},
-    caller::Caller,
     event::{Actor, Entry},
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
     name::Name,
@@ -30,9 +32,9 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Cancel, Claim, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken, NewJoinToken,
-    Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept, TaskFilter,
-    Timing, VmFilter, Wakes, doctor, gauges,
+    Accepted, Answer, Beat, Cancel, Claim, Edited, Gauges, JoinNode, Leased, LogFilter, NewJoinToken, Progressed,
+    Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept, TaskFilter, Timing,
+    VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node,
     relay::Relay,
@@ -338,23 +340,6 @@ impl Store {
     /// Pauses or resumes a node's queue.
     pub async fn queue_node(&self, node: NodeId, queue: Queue, actor: Actor) -> Result<Answer<Node>> {
         self.step("store.node", move |work| join::queue(work, node, queue, &actor)).await
-    }
-
-    /// Writes an API token down.
-    pub async fn create_api_token(&self, token: NewApiToken) -> Result<()> {
-        self.step("store.token", move |work| {
-            token::insert_api(work.tx, &token, work.now)?;
-            let caller = &token.caller;
-            let data = json!({"label": token.label, "role": caller.role, "for": caller.principal});
-            work.audit(&Actor::system(), caller.tenant, "token", "token.create", caller.principal.0, data);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Whom a token stands for.
-    pub async fn authenticate(&self, token_hash: String) -> Result<Option<Caller>> {
-        self.read(move |tx| token::caller(tx, &token_hash)).await
     }
 
     /// A tenant, by id or by name.

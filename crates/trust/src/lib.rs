@@ -12,6 +12,7 @@
 //! Never here: SQL, HTTP routes, a decision about who may do what, a second crypto backend beside aws-lc-rs. The time
 //! comes in as a value. Keys are the exception to "randomness comes in": the backend draws them itself.
 
+pub mod access_token;
 pub mod api_token;
 pub mod ca;
 mod certificate;
@@ -28,6 +29,7 @@ pub mod task;
 pub mod tls;
 mod verifier;
 
+pub use access_token::{AccessIssuer, AccessRefusal};
 pub use api_token::ApiToken;
 pub use ca::Authority;
 pub use csr::CsrError;

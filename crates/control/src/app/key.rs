@@ -115,7 +115,7 @@ async fn read(store: &Store, sealer: &Sealer, before: Option<&Ring>) -> Result<R
     };
     let keys: Vec<SigningKey> = rows.into_iter().map(|(key, _)| key).collect();
     let set = task::key_set(&keys);
-    let ever: Vec<Value> = keys.iter().filter(|key| key.state != KeyState::Revoked).map(task::jwk).collect();
+    let ever: Vec<Value> = keys.iter().filter(|key| key.state != KeyState::Revoked).map(task::jwk_of).collect();
     let signed = TaskVerifier::from_jwks(&json!({"keys": ever}));
     let signed = signed.map_err(|error| failed("use the keys that sign tasks", &error))?;
     Ok(Ring { digest: task::digest(&set), keys, signer, set, signed })

@@ -23,6 +23,7 @@ mod secret;
 mod snapshot;
 mod stats;
 mod task_log;
+mod token;
 mod upload;
 mod vendor;
 mod walk;

@@ -13,15 +13,19 @@ mod host;
 pub mod image;
 pub mod key;
 pub mod live;
+pub mod login;
 pub mod node;
 pub mod read;
 pub mod run;
 mod schedule;
+pub mod service_account;
 pub mod snapshot;
 pub mod task;
+pub mod token;
 pub mod top;
 pub mod vm;
 mod wait;
+pub mod whoami;
 
 use std::collections::BTreeMap;
 

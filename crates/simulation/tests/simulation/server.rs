@@ -12,7 +12,7 @@ use hostler_control::{Keyring, Limits, Pace, PeerIdentity, Sealer, Server, Serve
 use hostler_db::Mode;
 use hostler_model::{Ids, catalogue::Catalogue, defaults::Defaults, event::Actor};
 use hostler_store::{Config, NewJoinToken, Store, Timing};
-use hostler_trust::{Authority, JoinToken};
+use hostler_trust::{AccessIssuer, Authority, JoinToken};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use tokio::{task::JoinHandle, task::yield_now};
@@ -81,6 +81,7 @@ impl Site {
             keys: Keyring::open(store.clone(), sealer.clone()).await?,
             sealer,
             node_validity: hostler_trust::ca::NODE_VALIDITY,
+            access: AccessIssuer::open("simulation", &ca, clock.now())?,
             issuer: "simulation".to_owned(),
             blobs: self.dir.join("blobs"),
             sources: Sources {

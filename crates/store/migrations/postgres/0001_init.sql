@@ -379,9 +379,27 @@ CREATE TABLE api_tokens (
     role       TEXT COLLATE "C" NOT NULL,
     scopes     TEXT COLLATE "C",
     label      TEXT COLLATE "C" NOT NULL,
+    format     TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL,
-    expires_at BIGINT
+    created_by TEXT COLLATE "C" NOT NULL,
+    made_with  TEXT COLLATE "C",
+    expires_at BIGINT,
+    revoked_at BIGINT
 );
+CREATE INDEX api_tokens_of_tenant ON api_tokens (tenant, audience, id);
+CREATE INDEX api_tokens_of_principal ON api_tokens (principal, id);
+CREATE INDEX api_tokens_made_with ON api_tokens (made_with) WHERE made_with IS NOT NULL;
+
+CREATE TABLE service_accounts (
+    id         TEXT COLLATE "C" PRIMARY KEY,
+    tenant     TEXT COLLATE "C" NOT NULL,
+    name       TEXT COLLATE "C" NOT NULL,
+    role       TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL,
+    created_by TEXT COLLATE "C" NOT NULL,
+    deleted_at BIGINT
+);
+CREATE UNIQUE INDEX service_accounts_by_name ON service_accounts (tenant, name) WHERE deleted_at IS NULL;
 
 -- Keys that sign tasks. `public`: 32 bytes as base64url. `private`: sealed; NULL once the key is over.
 CREATE TABLE signing_keys (

@@ -379,9 +379,27 @@ CREATE TABLE api_tokens (
     role       TEXT    NOT NULL,
     scopes     TEXT,
     label      TEXT    NOT NULL,
+    format     TEXT    NOT NULL,
     created_at INTEGER NOT NULL,
-    expires_at INTEGER
+    created_by TEXT    NOT NULL,
+    made_with  TEXT,
+    expires_at INTEGER,
+    revoked_at INTEGER
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX api_tokens_of_tenant ON api_tokens (tenant, audience, id);
+CREATE INDEX api_tokens_of_principal ON api_tokens (principal, id);
+CREATE INDEX api_tokens_made_with ON api_tokens (made_with) WHERE made_with IS NOT NULL;
+
+CREATE TABLE service_accounts (
+    id         TEXT PRIMARY KEY,
+    tenant     TEXT    NOT NULL,
+    name       TEXT    NOT NULL,
+    role       TEXT    NOT NULL,
+    created_at INTEGER NOT NULL,
+    created_by TEXT    NOT NULL,
+    deleted_at INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE UNIQUE INDEX service_accounts_by_name ON service_accounts (tenant, name) WHERE deleted_at IS NULL;
 
 -- Keys that sign tasks. `public`: 32 bytes as base64url. `private`: sealed; NULL once the key is over.
 CREATE TABLE signing_keys (

@@ -9,14 +9,15 @@ use std::{
 use hostler_db::Texts;
 
 use crate::{
-    allocation, doctor, idempotency, image, import, key, log, node, secret, snapshot, task, task_log, tenant, timeline,
-    token, vm,
+    allocation, api_token, doctor, idempotency, image, import, key, log, node, secret, service_account, snapshot, task,
+    task_log, tenant, timeline, token, vm,
 };
 
 /// Texts that may read a whole table, by the file and the name, and why.
 const RARE: &[(&str, &str, &str)] = &[
     ("allocation.rs", "ALL", "the doctor adds all of them up"),
     ("allocation.rs", "ORPHANED", "the doctor looks at each"),
+    ("api_token.rs", "REVOKE_MADE", "it reads again what it found: tokens that were made with each other"),
     ("doctor.rs", "LEASELESS", "the doctor looks at each task"),
     ("doctor.rs", "MISNAMED", "the doctor looks at each machine"),
     ("gauges.rs", "VMS", "machines are counted for /metrics: as many as there are, without the deleted"),
@@ -40,6 +41,7 @@ const RARE: &[(&str, &str, &str)] = &[
 pub(super) fn hot() -> impl Iterator<Item = &'static str> {
     let texts = [
         allocation::HOT,
+        api_token::HOT,
         doctor::HOT,
         idempotency::HOT,
         image::HOT,
@@ -48,6 +50,7 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
         log::HOT,
         node::HOT,
         secret::HOT,
+        service_account::HOT,
         snapshot::HOT,
         task::HOT,
         task::bound::HOT,

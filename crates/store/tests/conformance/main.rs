@@ -3,6 +3,7 @@
 //!
 //! Time is a value that the tests hold and move; nothing here sleeps.
 
+mod api_token;
 mod cancel;
 mod doctor;
 mod edit;
@@ -381,10 +382,15 @@ macro_rules! every_claim {
                 an_import_of_what_is_shipped_takes_its_name_only_from_what_was_shipped
                 imports_of_an_earlier_life_are_over_and_do_not_count
                 an_import_whose_server_is_silent_fails;
+            api_token:
+                a_token_stands_for_its_caller
+                a_revoked_token_stays_revoked_and_takes_what_it_made_where_that_is_asked
+                tokens_are_listed_newest_first_by_whose_they_are
+                old_ones_are_forgotten_and_nobody_has_too_many
+                a_service_account_goes_with_its_tokens;
             query:
                 tasks_are_listed_newest_first_by_every_filter
                 vms_are_listed_without_the_deleted
-                a_token_stands_for_its_caller
                 limits_and_books_are_told
                 gauges_count;
         }

@@ -44,7 +44,7 @@ pub fn key_set(keys: &[SigningKey]) -> Value {
     let believed = keys.iter().filter(|key| key.state.is_believed());
     let revoked = keys.iter().filter(|key| key.state == KeyState::Revoked);
     json!({
-        "keys": believed.map(jwk).collect::<Vec<_>>(),
+        "keys": believed.map(jwk_of).collect::<Vec<_>>(),
         "revoked": revoked.map(|key| &key.kid).collect::<Vec<_>>(),
     })
 }
@@ -55,8 +55,16 @@ pub fn digest(set: &Value) -> String {
 }
 
 /// One public key.
-pub fn jwk(key: &SigningKey) -> Value {
-    json!({"kty": "OKP", "crv": "Ed25519", "x": key.public, "kid": key.kid, "alg": "EdDSA", "use": "sig"})
+pub fn jwk_of(key: &SigningKey) -> Value {
+    named(&key.public, &key.kid.0)
+}
+
+pub(crate) fn jwk(public: &[u8]) -> Value {
+    named(&x(public), &thumbprint(public))
+}
+
+fn named(x: &str, kid: &str) -> Value {
+    json!({"kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid, "alg": "EdDSA", "use": "sig"})
 }
 
 #[derive(Deserialize)]

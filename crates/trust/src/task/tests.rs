@@ -261,7 +261,7 @@ fn what_a_key_signed_is_believed_until_it_is_retired_or_revoked() {
     assert_eq!(seen(KeyState::Retired), Err(TaskRefusal::UnknownKey));
     assert_eq!(seen(KeyState::Revoked), Err(TaskRefusal::RevokedKey));
     // A set that contradicts itself is read as the stricter of the two.
-    let both = json!({"keys": [jwk(&public)], "revoked": [public.kid]});
+    let both = json!({"keys": [jwk_of(&public)], "revoked": [public.kid]});
     let verifier = TaskVerifier::from_jwks(&both).unwrap();
     assert_eq!(one(&verifier, &token, &expected(task.aud), at(1000)), Err(TaskRefusal::RevokedKey));
 }
@@ -275,7 +275,7 @@ fn a_keys_name_is_its_rfc_7638_thumbprint() {
 
 #[test]
 fn keys_of_other_kinds_never_verify_a_task() {
-    let good = jwk(&signer().1);
+    let good = jwk_of(&signer().1);
     let with = |name: &str, value: Value| {
         let mut key = good.clone();
         key[name] = value;
@@ -294,7 +294,7 @@ fn keys_of_other_kinds_never_verify_a_task() {
 #[test]
 fn a_set_of_keys_verifies_what_any_of_them_signed() {
     let ((first, one_key), (other, other_key)) = (signer(), signer());
-    let set = json!({"keys": [jwk(&one_key), {"kty": "oct", "k": "c2VjcmV0"}, jwk(&other_key)]});
+    let set = json!({"keys": [jwk_of(&one_key), {"kty": "oct", "k": "c2VjcmV0"}, jwk_of(&other_key)]});
     let verifier = TaskVerifier::from_jwks(&set).unwrap();
     let task = assignment();
     for signer in [first, other] {

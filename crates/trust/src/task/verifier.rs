@@ -196,7 +196,8 @@ fn believe(assignment: Assignment, expected: &Expected<'_>, now: Timestamp) -> R
 }
 
 /// The library checks the signature; claims are compared here, against the time that is handed in.
-fn signature_only() -> Validation {
+/// Whether EdDSA signed it, and nothing else: what it says is compared elsewhere, with a time that is handed in.
+pub(crate) fn signature_only() -> Validation {
     let mut validation = Validation::new(Algorithm::EdDSA);
     validation.required_spec_claims.clear();
     validation.validate_exp = false;
