@@ -112,8 +112,8 @@ pub struct Node {
     pub works: Arc<Works>,
     /// What is to be reported.
     pub outbox: Outbox,
-    /// What is written down as begun is under way before the next answer of the server is judged by what is: polls of
-    /// several classes may bring the same lease.
+    /// What is written down as begun is under way before the next answer of the server is judged by what is: an offer that
+    /// came twice may bring the same lease twice at once.
     pub intake: tokio::sync::Mutex<()>,
     /// Heartbeats and results never cross: whoever sends one holds this.
     pub turn: tokio::sync::Mutex<()>,

@@ -135,12 +135,13 @@ impl Journal {
         self.0.write("agent.abandon", move |tx| abandon(tx, held, now)).await
     }
 
-    /// Notes what the server did with results: those it has need not be kept.
+    /// Notes what the server did with results: those it has need not be kept. Nothing depends on when, so it is written with
+    /// what is written next.
     pub async fn forget(&self, receipts: Vec<(HeldLease, Receipt)>, now: Timestamp) -> Result<()> {
         if receipts.is_empty() {
             return Ok(());
         }
-        self.0.write("agent.forget", move |tx| forget(tx, &receipts, now)).await
+        self.0.write_soon("agent.forget", move |tx| forget(tx, &receipts, now)).await
     }
 
     /// Writes an offer down, before it is acknowledged: from then on it is ours to begin or to forget.

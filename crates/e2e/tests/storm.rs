@@ -1,8 +1,11 @@
-//! `kill -9` of servers, agents and PostgreSQL at moments that a seed chooses, while people ask for work: every task that
-//! was promised ends once, no program begins twice, the books equal what exists, and the log has no gap.
+//! `kill -9` of servers, agents, PostgreSQL, RabbitMQ and QEMU at moments that a seed chooses, while people ask for work:
+//! every task that was promised ends once, no program begins twice, the books equal what exists, and the log has no gap.
 //!
 //! The seed is printed when a promise is broken; `HOSTLER_SEED` sets it. It chooses who is killed and when, and what is
 //! asked for; what is under way at that moment is the machine's to choose.
+
+#[path = "storm/machine.rs"]
+mod machine;
 
 use std::{
     collections::BTreeMap,
@@ -13,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use hostler_e2e::{
     dev::PATIENCE,
     fleet::{Caller, Fleet},
+    rabbitmq::RabbitMq,
 };
 use hostler_fixture::Postgres;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -121,62 +125,95 @@ impl Person {
 }
 
 /// Whom a death strikes.
-#[derive(Clone, Copy, PartialEq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Victim {
     Postgres,
+    Broker,
     Server(usize),
     Agent(usize),
 }
 
-/// Kills one or two at a time, and starts them again, until then. How often.
-async fn rage(fleet: &mut Fleet<'_>, postgres: Option<&Postgres>, dice: &mut StdRng, until: Instant) -> Result<usize> {
-    let mut all: Vec<Victim> = (0..fleet.servers()).map(Victim::Server).collect();
-    all.extend((0..fleet.agents()).map(Victim::Agent));
-    all.extend(postgres.map(|_| Victim::Postgres));
-    let mut deaths = 0;
-    while Instant::now() < until {
-        sleep(Duration::from_millis(dice.random_range(CALM))).await;
-        let mut struck = vec![all[dice.random_range(0..all.len())], all[dice.random_range(0..all.len())]];
-        struck.dedup();
-        if dice.random_bool(0.5) {
-            struck.truncate(1);
-        }
-        for victim in &struck {
-            match victim {
-                Victim::Postgres => postgres.context("it is one of all")?.kill()?,
-                Victim::Server(number) => fleet.kill_server(*number)?,
-                Victim::Agent(number) => fleet.kill_agent(*number)?,
-            }
-        }
-        sleep(Duration::from_millis(dice.random_range(AWAY))).await;
-        // A server does not start without its database.
-        struck.sort_by_key(|victim| *victim != Victim::Postgres);
-        for victim in &struck {
-            match victim {
-                Victim::Postgres => postgres.context("it is one of all")?.restart()?,
-                Victim::Server(number) => fleet.start_server(*number).await?,
-                Victim::Agent(number) => fleet.start_agent(*number)?,
-            }
-        }
-        deaths += struck.len();
-    }
-    Ok(deaths)
+/// Servers and agents, and what they need that is not ours.
+struct Site<'a> {
+    fleet: Fleet<'a>,
+    postgres: Option<&'a Postgres>,
+    broker: Option<RabbitMq>,
+    /// What was asked for before.
+    promised: Promised,
 }
 
-async fn storm(mut fleet: Fleet<'_>, postgres: Option<&Postgres>, seed: u64) -> Result<()> {
+impl<'a> Site<'a> {
+    fn new(fleet: Fleet<'a>) -> Site<'a> {
+        Site { fleet, postgres: None, broker: None, promised: Promised::new() }
+    }
+}
+
+impl Site<'_> {
+    fn victims(&self) -> Vec<Victim> {
+        let postgres = self.postgres.map(|_| Victim::Postgres);
+        let broker = self.broker.as_ref().map(|_| Victim::Broker);
+        let servers = (0..self.fleet.servers()).map(Victim::Server);
+        servers.chain((0..self.fleet.agents()).map(Victim::Agent)).chain(postgres).chain(broker).collect()
+    }
+
+    fn kill(&mut self, victim: Victim) -> Result<()> {
+        match victim {
+            Victim::Postgres => self.postgres.context("it is one of all")?.kill(),
+            Victim::Broker => self.broker.as_mut().context("it is one of all")?.kill(),
+            Victim::Server(number) => self.fleet.kill_server(number),
+            Victim::Agent(number) => self.fleet.kill_agent(number),
+        }
+    }
+
+    async fn revive(&mut self, victim: Victim) -> Result<()> {
+        match victim {
+            Victim::Postgres => self.postgres.context("it is one of all")?.restart(),
+            Victim::Broker => self.broker.as_mut().context("it is one of all")?.again().await,
+            Victim::Server(number) => self.fleet.start_server(number).await,
+            Victim::Agent(number) => self.fleet.start_agent(number),
+        }
+    }
+
+    /// Kills one or two at a time, and starts them again, until then. How often.
+    async fn rage(&mut self, dice: &mut StdRng, until: Instant) -> Result<usize> {
+        let all = self.victims();
+        let mut deaths = 0;
+        while Instant::now() < until {
+            sleep(Duration::from_millis(dice.random_range(CALM))).await;
+            let mut struck = vec![all[dice.random_range(0..all.len())], all[dice.random_range(0..all.len())]];
+            struck.dedup();
+            if dice.random_bool(0.5) {
+                struck.truncate(1);
+            }
+            for victim in &struck {
+                self.kill(*victim)?;
+            }
+            sleep(Duration::from_millis(dice.random_range(AWAY))).await;
+            // A server does not start without its database.
+            struck.sort();
+            for victim in &struck {
+                self.revive(*victim).await?;
+            }
+            deaths += struck.len();
+        }
+        Ok(deaths)
+    }
+}
+
+async fn storm(mut site: Site<'_>, seed: u64) -> Result<()> {
     let (mut dice, until) = (StdRng::seed_from_u64(seed), Instant::now() + STORM);
     let mut people = JoinSet::new();
     for number in 0..PEOPLE {
-        let (caller, dice) = (fleet.caller(), StdRng::seed_from_u64(dice.random()));
+        let (caller, dice) = (site.fleet.caller(), StdRng::seed_from_u64(dice.random()));
         people.spawn(Person { number, caller, dice, vms: Vec::new(), promised: Promised::new() }.live(until));
     }
-    let deaths = rage(&mut fleet, postgres, &mut dice, until).await?;
-    let mut promised = Promised::new();
+    let deaths = site.rage(&mut dice, until).await?;
+    let mut promised = std::mem::take(&mut site.promised);
     while let Some(person) = people.join_next().await {
         promised.extend(person??);
     }
     assert!(deaths > 3 && promised.len() > 50, "{deaths} deaths, {} tasks: that is no storm", promised.len());
-    at_rest(&fleet, &promised).await
+    at_rest(&site.fleet, &promised).await
 }
 
 /// All has come to rest, and is as it was promised.
@@ -211,7 +248,7 @@ async fn nothing_is_lost_or_done_twice_over_a_file() -> Result<()> {
     let seed = seed()?;
     eprintln!("HOSTLER_SEED={seed}");
     let fleet = Fleet::over_a_file(2).await?;
-    storm(fleet, None, seed).await
+    storm(Site::new(fleet), seed).await
 }
 
 #[tokio::test]
@@ -220,5 +257,20 @@ async fn nothing_is_lost_or_done_twice_over_postgresql() -> Result<()> {
     eprintln!("HOSTLER_SEED={seed}");
     let postgres = Postgres::start(true)?;
     let fleet = Fleet::started(&postgres, 2, 2).await?;
-    storm(fleet, Some(&postgres), seed).await
+    storm(Site { postgres: Some(&postgres), ..Site::new(fleet) }, seed).await
+}
+
+#[tokio::test]
+async fn nothing_is_lost_or_done_twice_by_rabbitmq() -> Result<()> {
+    let seed = seed()?;
+    eprintln!("HOSTLER_SEED={seed}");
+    let broker = RabbitMq::start().await?;
+    let fleet = Fleet::by_broker(Postgres::shared()?, 2, 2, &broker).await?;
+    let (status, answer) = fleet.echo(0).await?;
+    assert_eq!(status, 200, "the queues are there: {answer}");
+    let first = answer["task"]["id"].as_str().context("a task")?.to_owned();
+    // What a queue has is safe from a power cut once the broker ended in order.
+    broker.restart().await?;
+    let promised = Promised::from([("first".to_owned(), (first, None))]);
+    storm(Site { broker: Some(broker), promised, ..Site::new(fleet) }, seed).await
 }

@@ -59,7 +59,9 @@ pub struct StartReport {
     pub fence: Fence,
 }
 
-/// The answer to `GET …/tasks/wait?max=N[&resync=true&held=task:epoch.attempt,…]`.
+/// The answer to `GET …/tasks/wait?boot=N&disk=N&quick=N&guest=N[&resync=true&held=task:epoch.attempt,…]`: tasks of any class,
+/// of each no more than it says that slots are free. `DELETE …/tasks/wait` ends what waits, which is answered at once: an
+/// agent that has a slot again in a class that was full says so by that, and by its next poll.
 ///
 /// With `resync` the agent lists what it holds, and whatever the server has leased to it that is not in the list is
 /// sent again under the same fence. An agent does so on its first poll and after one that failed.

@@ -8,6 +8,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod join;
 pub(crate) mod lease;
 pub(crate) mod letter;
+pub(crate) mod look;
 pub(crate) mod offer;
 pub(crate) mod plain;
 pub(crate) mod progress;

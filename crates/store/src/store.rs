@@ -41,7 +41,8 @@ use crate::{
     service::Service,
     snapshot,
     step::{
-        cancel, edit, expire, heartbeat, join, lease, letter, progress, restart, restored, settle, start, submit, sweep,
+        cancel, edit, expire, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start, submit,
+        sweep,
     },
     task, task_log, tenant, timeline, token, vm,
     work::{Context, Work},
@@ -171,6 +172,11 @@ impl Store {
     /// Leases tasks to nodes that ask for work.
     pub async fn lease(&self, batch: Vec<Claim>) -> Result<Vec<Answer<Vec<Leased>>>> {
         self.0.lease.run(batch).await
+    }
+
+    /// Nodes behind this one that have something to fetch, as many as this at most: their claims may still come to nothing.
+    pub async fn nodes_with_work(&self, behind: Option<NodeId>, limit: usize) -> Result<Vec<NodeId>> {
+        self.step("store.look", move |work| look::nodes_with_work(work, behind, limit)).await
     }
 
     /// Leases what was offered to agents that are about to begin.

@@ -1,5 +1,5 @@
 //! Other queues beside ours, on this machine and in this hour: each of `bench/`, over a PostgreSQL of its own that is as
-//! durable as the one that ours is measured with.
+//! durable as the one that ours is measured with, or over a RabbitMQ.
 //!
 //! One that cannot be installed or does not end is left out, and said to be. Never here: how a peer is called (each in
 //! `bench/`), and how it is installed (`peer.rs`).
@@ -10,7 +10,7 @@ use std::io::Write;
 
 use anyhow::Result;
 
-use self::peer::{Figures, Peer, Toolchain};
+use self::peer::{Figures, Keeps, Peer, Toolchain};
 use super::{
     commit::{Engine, Floor},
     dispatch, queue,
@@ -22,12 +22,17 @@ use super::{
 const SEQUENTIAL: usize = 200;
 
 /// What there is in `bench/`.
-const PEERS: [Peer; 4] = [
-    Peer { name: "graphile-worker", toolchain: Toolchain::Node, program: "graphile-worker.mjs" },
-    Peer { name: "pg-boss", toolchain: Toolchain::Node, program: "pg-boss.mjs" },
-    Peer { name: "procrastinate", toolchain: Toolchain::Python, program: "procrastinate_peer.py" },
-    Peer { name: "apalis", toolchain: Toolchain::Cargo, program: "apalis-peer" },
+const PEERS: [Peer; 5] = [
+    over_postgres("graphile-worker", Toolchain::Node, "graphile-worker.mjs"),
+    over_postgres("pg-boss", Toolchain::Node, "pg-boss.mjs"),
+    over_postgres("procrastinate", Toolchain::Python, "procrastinate_peer.py"),
+    over_postgres("apalis", Toolchain::Cargo, "apalis-peer"),
+    Peer { name: "celery", toolchain: Toolchain::Python, program: "celery_peer.py", keeps: Keeps::RabbitMq },
 ];
+
+const fn over_postgres(name: &'static str, toolchain: Toolchain, program: &'static str) -> Peer {
+    Peer { name, toolchain, program, keeps: Keeps::Postgres }
+}
 
 /// What each does for a task beside running it, as its own documentation and tables have it. All write a submission to the
 /// disk before they answer.
@@ -39,6 +44,7 @@ const DOES: &str = "\
 | pg-boss | a call in the caller's process | its row with its output, for a time | no | no | no |
 | procrastinate | a call in the caller's process | its row, without a result | a row for each change of state | no | no |
 | apalis | a call in the caller's process | its row with its result | no | no | no |
+| celery | a call in the caller's process | nothing: its message is gone | no | no | no |
 ";
 
 /// Every peer, and ours over both engines, with so many tasks for each figure. The tables are printed.
@@ -48,7 +54,7 @@ pub(crate) async fn measure(tasks: usize) -> Result<()> {
         measured.push(ours(engine, tasks).await?);
     }
     for peer in PEERS {
-        match peer.measure(tasks) {
+        match peer.measure(tasks).await {
             Ok(figures) => measured.push(figures),
             Err(error) => left_out.push(format!("{} was left out: {error:#}", peer.name)),
         }

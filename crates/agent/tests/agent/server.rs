@@ -29,7 +29,7 @@ use hostler_model::{
     task::{End, Intent, Target},
 };
 use hostler_trust::{Authority, JoinToken, NodeIdentity, TaskSigner, ca::NODE_VALIDITY};
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -46,6 +46,12 @@ pub struct Heard {
     pub heartbeats: Vec<Heartbeat>,
     pub progress: Vec<(TaskId, ProgressReport)>,
     pub polls: Vec<String>,
+    /// How often polls were to be ended.
+    pub ends: usize,
+    /// Signed tasks that an ended poll brings.
+    pub at_end: Vec<String>,
+    /// Whether what is to be ended waits elsewhere.
+    pub elsewhere: bool,
     pub joins: usize,
     pub renewals: usize,
     /// How many of the next results calls fail.
@@ -62,6 +68,7 @@ pub struct Heard {
 pub struct Server {
     pub heard: Arc<Mutex<Heard>>,
     stirred: watch::Sender<u64>,
+    ended: watch::Sender<u64>,
     pub signer: Arc<TaskSigner>,
     authority: Arc<Authority>,
     pub node: NodeId,
@@ -82,6 +89,7 @@ impl Server {
         Server {
             heard: Arc::default(),
             stirred: watch::Sender::new(0),
+            ended: watch::Sender::new(0),
             signer: Arc::new(TaskSigner::generate().unwrap()),
             authority: Arc::new(Authority::create(clock.now()).unwrap()),
             node: ids.next(clock.now()),
@@ -205,6 +213,7 @@ impl Server {
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
+        let method = request.method().clone();
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let own = format!("/internal/v1/nodes/{}/", self.node);
         match path.strip_prefix(&own).unwrap_or(&path) {
@@ -218,6 +227,7 @@ impl Server {
                 let renew: hostler_model::internal::Renew = serde_json::from_slice(&body).unwrap();
                 json_of(&self.joined(&renew.csr_pem))
             }
+            "tasks/wait" if method == Method::DELETE => self.end(),
             "tasks/wait" => self.wait(query).await,
             "results" => self.settle(&body),
             "heartbeat" => self.beat(&body),
@@ -256,7 +266,7 @@ impl Server {
         Class::ALL.into_iter().for_each(|class| *slots.of_mut(class) = free(class));
         let mut free = slots;
         self.with(|heard| heard.polls.push(query));
-        let mut stirred = self.stirred.subscribe();
+        let (mut stirred, mut ended) = (self.stirred.subscribe(), self.ended.subscribe());
         let give_up = tokio::time::sleep(Duration::from_secs(30));
         tokio::pin!(give_up);
         loop {
@@ -279,10 +289,26 @@ impl Server {
                 return json_of(&Assignments { tasks, abort: Vec::new() });
             }
             tokio::select! {
+                biased;
+                _ = ended.changed() => {
+                    let tasks = self.with(|heard| std::mem::take(&mut heard.at_end));
+                    return json_of(&Assignments { tasks, abort: Vec::new() });
+                }
                 _ = stirred.changed() => {}
                 () = &mut give_up => return json_of(&Assignments::default()),
             }
         }
+    }
+
+    fn end(&self) -> Response<Body> {
+        let elsewhere = self.with(|heard| {
+            heard.ends += 1;
+            heard.elsewhere
+        });
+        if !elsewhere {
+            self.ended.send_modify(|n| *n += 1);
+        }
+        status(StatusCode::NO_CONTENT)
     }
 
     fn settle(&self, body: &Bytes) -> Response<Body> {

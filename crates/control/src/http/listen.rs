@@ -18,7 +18,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
@@ -105,9 +105,10 @@ async fn connection(stream: TcpStream, wire: Wire, router: Router, closing: Canc
 async fn shake(
     stream: TcpStream,
     config: Arc<rustls::ServerConfig>,
-) -> io::Result<(tokio_rustls::server::TlsStream<TcpStream>, Option<PeerCertificate>)> {
+) -> io::Result<(Box<TlsStream<TcpStream>>, Option<PeerCertificate>)> {
     let shaken = tokio::time::timeout(HANDSHAKE, TlsAcceptor::from(config).accept(stream)).await;
-    let stream = shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    // A session is more than a thousand bytes, and whoever takes it over would have room for it once more.
+    let stream = Box::new(shaken.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??);
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let peer = certificate.map(PeerCertificate::parse).transpose().map_err(io::Error::other)?;
     Ok((stream, peer))

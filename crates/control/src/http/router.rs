@@ -118,7 +118,7 @@ pub(crate) fn agents(app: Arc<App>) -> Router {
         .route(JOIN, post(internal::join))
         .route(RENEW, post(internal::renew))
         .route(HEARTBEAT, post(internal::heartbeat))
-        .route(WAIT, get(internal::wait))
+        .route(WAIT, get(internal::wait).delete(internal::end_wait))
         .route(STARTED, post(internal::started))
         .route(PROGRESS, post(internal::progress))
         .route(RESULT, post(internal::result))

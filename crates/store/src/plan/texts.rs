@@ -55,6 +55,7 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
         task::list::HOT,
         task::outbox::HOT,
         task::stats::HOT,
+        task::wanted::HOT,
         task_log::HOT,
         tenant::HOT,
         timeline::HOT,

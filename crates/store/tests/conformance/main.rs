@@ -88,6 +88,7 @@ macro_rules! every_claim {
                 a_node_gets_its_own_tasks_only
                 a_claim_gets_no_more_than_it_asks_for
                 two_claims_of_one_node_share_what_there_is
+                nodes_that_have_something_to_fetch_are_found_one_after_another
                 another_enrolment_is_refused
                 an_unknown_node_is_refused
                 a_node_that_is_not_approved_gets_nothing

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use hostler_e2e::rabbitmq::RabbitMq;
 use hostler_fixture::Postgres;
 use postgres::config::Host;
 use serde::Deserialize;
@@ -39,6 +40,17 @@ pub(super) struct Peer {
     pub(super) toolchain: Toolchain,
     /// Its program in `bench/`, or what cargo makes of it.
     pub(super) program: &'static str,
+    /// Where it keeps what waits.
+    pub(super) keeps: Keeps,
+}
+
+/// What a peer stands on.
+#[derive(Clone, Copy)]
+pub(super) enum Keeps {
+    /// PostgreSQL.
+    Postgres,
+    /// RabbitMQ.
+    RabbitMq,
 }
 
 /// What it printed.
@@ -61,20 +73,31 @@ pub(super) struct Figures {
 
 impl Peer {
     /// Installs it if need be, and runs it with so many tasks for each figure.
-    pub(super) fn measure(&self, tasks: usize) -> Result<Figures> {
+    pub(super) async fn measure(&self, tasks: usize) -> Result<Figures> {
         let mut command = self.toolchain.install(self.program)?;
-        let server = Postgres::at_work("target".as_ref())?;
-        let database = server.database()?;
-        let config: postgres::Config = database.url().parse()?;
-        let Some(Host::Unix(folder)) = config.get_hosts().first() else { bail!("a database without a socket") };
-        command
-            .env("PGHOST", folder)
-            .env("PGUSER", config.get_user().context("a user")?)
-            .env("PGDATABASE", config.get_dbname().context("a name")?)
-            .env("TASKS", tasks.to_string());
-        let answer = in_time(command)?;
+        command.env("TASKS", tasks.to_string());
+        let answer = match self.keeps {
+            Keeps::Postgres => over_postgres(command)?,
+            Keeps::RabbitMq => {
+                let broker = RabbitMq::start().await?;
+                command.env("AMQP_URL", broker.url());
+                in_time(command)?
+            }
+        };
         serde_json::from_str(&answer).with_context(|| format!("it printed {answer:?}"))
     }
+}
+
+fn over_postgres(mut command: Command) -> Result<String> {
+    let server = Postgres::at_work("target".as_ref())?;
+    let database = server.database()?;
+    let config: postgres::Config = database.url().parse()?;
+    let Some(Host::Unix(folder)) = config.get_hosts().first() else { bail!("a database without a socket") };
+    command
+        .env("PGHOST", folder)
+        .env("PGUSER", config.get_user().context("a user")?)
+        .env("PGDATABASE", config.get_dbname().context("a name")?);
+    in_time(command)
 }
 
 impl Toolchain {
