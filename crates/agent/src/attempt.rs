@@ -255,21 +255,28 @@ impl Works {
         self.len() == 0
     }
 
-    /// How many more tasks of this class can begin.
-    pub fn free(&self, class: Class) -> usize {
-        let has = lock(&self.attempts).values().filter(|attempt| attempt.kind.spec().class == class).count();
-        let reserved = lock(&self.reserved).of(class);
-        self.slots.of(class).saturating_sub(has).saturating_sub(reserved)
+    /// How many more tasks of each class can begin.
+    pub fn free(&self) -> Slots {
+        let mut free = self.slots;
+        let mut take = |class: Class, many: usize| {
+            let slots = free.of_mut(class);
+            *slots = slots.saturating_sub(many);
+        };
+        lock(&self.attempts).values().for_each(|attempt| take(attempt.kind.spec().class, 1));
+        let reserved = *lock(&self.reserved);
+        Class::ALL.into_iter().for_each(|class| take(class, reserved.of(class)));
+        free
     }
 
-    /// Waits until a task of this class can begin, and says how many.
-    pub async fn wait_free(&self, class: Class) -> usize {
+    /// Waits until a task can begin of a class of which none could then.
+    pub async fn opened(&self, then: &Slots) {
         loop {
             let freed = self.freed.notified();
-            match self.free(class) {
-                0 => freed.await,
-                free => return free,
+            let free = self.free();
+            if Class::ALL.into_iter().any(|class| then.of(class) == 0 && free.of(class) > 0) {
+                return;
             }
+            freed.await;
         }
     }
 
@@ -428,21 +435,21 @@ mod tests {
     fn a_class_that_is_full_leaves_the_others_free() {
         let (works, ids) = (Works::new(SLOTS), Ids::seeded(1));
         add(&works, &ids, KindName::VmCreate, 3);
-        assert_eq!(Class::ALL.map(|class| works.free(class)), [1, 2, 64, 8]);
+        assert_eq!(Class::ALL.map(|class| works.free().of(class)), [1, 2, 64, 8]);
         // What an agent before this one left may be more than there are slots.
         add(&works, &ids, KindName::VmCreate, 7);
-        assert_eq!(Class::ALL.map(|class| works.free(class)), [0, 2, 64, 8]);
+        assert_eq!(Class::ALL.map(|class| works.free().of(class)), [0, 2, 64, 8]);
         add(&works, &ids, KindName::Echo, 60);
         add(&works, &ids, KindName::VmExec, 8);
-        assert_eq!(Class::ALL.map(|class| works.free(class)), [0, 2, 4, 0]);
-        assert!(works.free(KindName::VmStop.spec().class) > 0, "a stop waits for programs");
+        assert_eq!(Class::ALL.map(|class| works.free().of(class)), [0, 2, 4, 0]);
+        assert!(works.free().of(KindName::VmStop.spec().class) > 0, "a stop waits for programs");
     }
 
     #[tokio::test]
     async fn a_place_that_is_kept_is_nobody_elses() {
         let works = Arc::new(Works::new(Slots::each(1)));
         let kept = works.reserve(Class::Quick).await;
-        assert_eq!([Class::Quick, Class::Boot].map(|class| works.free(class)), [0, 1]);
+        assert_eq!([Class::Quick, Class::Boot].map(|class| works.free().of(class)), [0, 1]);
         let waiting = tokio::spawn({
             let works = works.clone();
             async move { drop(works.reserve(Class::Quick).await) }
@@ -451,25 +458,26 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(kept);
         waiting.await.unwrap();
-        assert_eq!(works.free(Class::Quick), 1);
+        assert_eq!(works.free().quick, 1);
     }
 
     #[tokio::test]
-    async fn who_waits_for_one_class_is_not_kept_by_another() {
-        let (works, ids) = (Arc::new(Works::new(Slots::each(1))), Ids::seeded(1));
-        let (boot, quick) = (Arc::new(attempt(&ids, KindName::VmCreate)), Arc::new(attempt(&ids, KindName::Echo)));
-        works.add(boot.clone());
-        works.add(quick.clone());
-        let waiting = [Class::Boot, Class::Quick].map(|class| {
+    async fn only_a_class_that_was_full_opens() {
+        let (works, ids) = (Arc::new(Works::new(Slots::each(2))), Ids::seeded(1));
+        let boots = [(); 2].map(|()| Arc::new(attempt(&ids, KindName::VmCreate)));
+        let echo = Arc::new(attempt(&ids, KindName::Echo));
+        boots.iter().chain([&echo]).for_each(|attempt| drop(works.add(attempt.clone())));
+        let then = works.free();
+        assert_eq!((then.boot, then.quick), (0, 1));
+        let opened = tokio::spawn({
             let works = works.clone();
-            tokio::spawn(async move { works.wait_free(class).await })
+            async move { works.opened(&then).await }
         });
         tokio::task::yield_now().await;
-        works.remove(&quick);
-        let [boots, quicks] = waiting;
-        assert_eq!(quicks.await.unwrap(), 1);
-        assert!(!boots.is_finished());
-        works.remove(&boot);
-        assert_eq!(boots.await.unwrap(), 1);
+        works.remove(&echo);
+        tokio::task::yield_now().await;
+        assert!(!opened.is_finished(), "of a class with a free slot one more changes nothing");
+        works.remove(&boots[0]);
+        opened.await.unwrap();
     }
 }

@@ -5,23 +5,27 @@
 //! poll ──► verify ──► journal.accept (one commit for the whole answer) ──► begin | adopt | answer | refuse | ignore
 //! ```
 //!
-//! Polling and working go on at once; a poll asks for no more than there are free slots of its class. Never here: an effect before
-//! the journal has it.
+//! Polling and working go on at once. One poll is under way at a time, for all classes of tasks: it says how many slots of each
+//! are free, and asks for no more. When a class that was full has a slot again, the server is told to end the poll, which is
+//! answered with whatever it brings, and the next one says so: nothing is on its way here that nobody waits for, and no slot is
+//! promised twice. Never here: an effect before the journal has it.
 
 use std::{
+    pin::pin,
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use hostler_model::{
-    Ids, TaskId,
+    Fence, Ids, TaskId,
     internal::{Assignment, Assignments},
     kind::Class,
     node::Slots,
     planted::{Bug, is_planted},
+    refused::Why,
 };
 use hostler_trust::{Expected, TaskRefusal};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     agent::Node,
@@ -32,32 +36,35 @@ use crate::{
     work,
 };
 
+/// How long a heartbeat is waited for that may tell of a new key, and how often one is asked for at most.
+const LEARN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
+
 /// A poll that brings nothing sooner than this comes from a server that is going away: it is not asked at once again.
 const EMPTY: Duration = Duration::from_millis(100);
 
-/// Polls for as long as the agent lives: for each class by itself, so that a poll is under way for every class that has
-/// a free slot, and none waits for a slot of another.
-pub async fn poll(node: &Arc<Node>, ids: Ids) {
-    // What an agent before this one was sent and never saw is sent again, whatever its class, to the first that asks.
-    tokio::join!(
-        poll_class(node, ids.clone(), Class::Quick, true),
-        poll_class(node, ids.clone(), Class::Guest, false),
-        poll_class(node, ids.clone(), Class::Boot, false),
-        poll_class(node, ids, Class::Disk, false),
-    );
-}
+/// How long a poll that was told to end may take to be answered: a way there and back and a commit. What takes longer waits at
+/// another server, where a call between here and there went; it is given up, and what it may bring is sent again.
+const ENDING: Duration = Duration::from_secs(2);
 
-async fn poll_class(node: &Arc<Node>, ids: Ids, class: Class, mut resync: bool) {
+/// After an answer that filled a class, the next poll waits this long for a slot of it: as long as short tasks take, so that
+/// while many of them come no poll goes out that would have to be ended at once.
+const FILLED: Duration = Duration::from_millis(10);
+
+/// Polls for as long as the agent lives.
+pub async fn poll(node: &Arc<Node>, ids: Ids) {
     let mut outage = Outage::none(ids, "tasks");
+    // What an agent before this one was sent and never saw is sent again.
+    let mut resync = true;
     loop {
-        let free = Slots::only(class, node.works.wait_free(class).await);
-        let since = Instant::now();
-        match poll_once(node, free, resync).await {
-            Ok(tasks) => {
-                resync = false;
+        let (free, since) = (node.works.free(), Instant::now());
+        match poll_once(node, &free, resync).await {
+            Ok(came) => {
                 outage.over();
-                if tasks == 0 && since.elapsed() < EMPTY {
-                    tokio::time::sleep(EMPTY).await;
+                resync = came == Came::Unknown;
+                match came {
+                    Came::Nothing if since.elapsed() < EMPTY => tokio::time::sleep(EMPTY).await,
+                    Came::Tasks => not_filled(node, &free).await,
+                    Came::Nothing | Came::Unknown | Came::Ended => {}
                 }
             }
             Err(error) => {
@@ -65,6 +72,29 @@ async fn poll_class(node: &Arc<Node>, ids: Ids, class: Class, mut resync: bool) 
                 outage.pause(&error).await;
             }
         }
+    }
+}
+
+/// What a poll came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Came {
+    /// Tasks, or word of what is to stop.
+    Tasks,
+    /// Nothing in its time.
+    Nothing,
+    /// It was ended from here; what it brought was received.
+    Ended,
+    /// It was given up unanswered.
+    Unknown,
+}
+
+/// Waits a moment for a slot of a class that had some free and has none now.
+async fn not_filled(node: &Node, then: &Slots) {
+    let filled = |free: &Slots| Class::ALL.into_iter().any(|class| then.of(class) > 0 && free.of(class) == 0);
+    let free = node.works.free();
+    if filled(&free) {
+        // The time that is up is all that there was to be waited for.
+        let _ = timeout(FILLED, node.works.opened(&free)).await;
     }
 }
 
@@ -77,17 +107,34 @@ enum PollError {
     Journal(#[from] hostler_db::Error),
 }
 
-async fn poll_once(node: &Arc<Node>, free: Slots, resync: bool) -> Result<usize, PollError> {
+async fn poll_once(node: &Arc<Node>, free: &Slots, resync: bool) -> Result<Came, PollError> {
     let held = if resync { Held::Resync(node.journal.held().await?) } else { Held::AsBefore };
-    let Assignments { tasks, abort } = node.server.wait(&free, &held).await?;
+    let mut answer = pin!(node.server.wait(free, &held));
+    let (answer, ended) = tokio::select! {
+        biased;
+        answer = &mut answer => (answer?, false),
+        () = node.works.opened(free) => {
+            let (told, answer) = tokio::join!(timeout(ENDING, node.server.end_wait()), timeout(ENDING, answer));
+            match (told, answer) {
+                (_, Ok(answer)) => (answer?, true),
+                (Ok(Err(error)), Err(_)) => return Err(error.into()),
+                (Ok(Ok(())) | Err(_), Err(_)) => return Ok(Came::Unknown),
+            }
+        }
+    };
+    let Assignments { tasks, abort } = answer;
     receive(node, &tasks).await?;
     abort.iter().for_each(|task| node.works.abort(*task));
-    Ok(tasks.len() + abort.len())
+    Ok(match (ended, tasks.is_empty() && abort.is_empty()) {
+        (true, _) => Came::Ended,
+        (false, true) => Came::Nothing,
+        (false, false) => Came::Tasks,
+    })
 }
 
 /// Takes in an answer of the server.
 pub(crate) async fn receive(node: &Arc<Node>, tokens: &[String]) -> Result<(), hostler_db::Error> {
-    let assignments = believe(node, tokens);
+    let assignments = believe(node, tokens).await;
     let _intake = node.intake.lock().await;
     if is_planted(Bug::ActsBeforeJournal) {
         return act_first(node, assignments).await;
@@ -120,27 +167,48 @@ async fn act_first(node: &Arc<Node>, assignments: Vec<Assignment>) -> Result<(),
 }
 
 /// The tasks that are to be believed.
-pub(crate) fn believe(node: &Node, tokens: &[String]) -> Vec<Assignment> {
+pub(crate) async fn believe(node: &Node, tokens: &[String]) -> Vec<Assignment> {
+    let mut tasks = verify(node, tokens);
+    if tasks.iter().any(|task| task.as_ref().is_err_and(|(refusal, _)| *refusal == TaskRefusal::UnknownKey)) {
+        learn_keys(node).await;
+        tasks = verify(node, tokens);
+    }
+    let believed =
+        tasks.into_iter().filter_map(|task| task.map_err(|(refusal, of)| refuse(node, refusal.why(), of)).ok());
+    believed.collect()
+}
+
+/// A task that is refused, and which attempt it is of, where its signature is right.
+type Disbelieved = (TaskRefusal, Option<(TaskId, Fence)>);
+
+fn verify(node: &Node, tokens: &[String]) -> Vec<Result<Assignment, Disbelieved>> {
     let trust = node.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
     let expected = Expected { issuer: &trust.issuer, node: node.server.node() };
     let now = node.clock.now();
-    let mut believed = Vec::with_capacity(tokens.len());
-    for token in tokens {
+    let of = |token: &str| trust.verifier.signed(token).ok().map(|task| (task.sub, task.fence));
+    let each = |token: &String| {
         let tasks = trust.verifier.verify(token, &expected, now).unwrap_or_else(|refusal| vec![Err(refusal)]);
-        for task in tasks {
-            match task {
-                Ok(assignment) => believed.push(assignment),
-                Err(refusal) => refuse(node, refusal),
-            }
-        }
-    }
-    believed
+        tasks.into_iter().map(|task| task.map_err(|refusal| (refusal, of(token)))).collect::<Vec<_>>()
+    };
+    tokens.iter().flat_map(each).collect()
 }
 
-/// Nothing in what was refused can be believed, its task's id included: nobody is told but the operator.
-fn refuse(node: &Node, refusal: TaskRefusal) {
-    node.metrics.add(Counter::Refused);
-    tracing::warn!(node.id = %node.server.node(), %refusal, "a task was refused before it was read");
+/// A key that is not known may be one that signs since the last heartbeat: the server says so with the next, which is asked
+/// for at once, though not more often than some stranger's tasks could make it.
+async fn learn_keys(node: &Node) {
+    let mut asked = node.keys_asked.lock().await;
+    if asked.is_none_or(|at| at.elapsed() >= LEARN.1) {
+        drop(tokio::time::timeout(LEARN.0, node.tools.beats.now()).await);
+        *asked = Some(Instant::now());
+    }
+}
+
+/// Counts what is not done, and says so with the next heartbeat. What is not signed is not even called by its name.
+pub(crate) fn refuse(node: &Node, why: Why, of: Option<(TaskId, Fence)>) {
+    node.metrics.refuse(why);
+    node.refusals.add(why, of, node.clock.now());
+    let task = of.map(|(task, fence)| format!("{task} {fence}")).unwrap_or_default();
+    tracing::warn!(node.id = %node.server.node(), why = why.as_str(), task, "a task was refused; nothing of it was done");
 }
 
 fn act(node: &Arc<Node>, assignment: &Assignment, answer: Accepted) {
@@ -159,15 +227,15 @@ fn act(node: &Arc<Node>, assignment: &Assignment, answer: Accepted) {
             node.metrics.add(Counter::Answered);
             node.outbox.push(*report);
         }
-        Accepted::Refused(report) => {
-            node.metrics.add(Counter::Refused);
-            tracing::warn!(task.id = %task, task.kind = %kind, %fence, end = ?report.end, "a task was refused");
+        Accepted::OldEpoch(report) => {
+            refuse(node, Why::OldVmEpoch, Some((*task, *fence)));
             node.outbox.push(*report);
         }
         Accepted::Ignored => node.metrics.add(Counter::Ignored),
-        Accepted::Stale => {
+        Accepted::Stale(why) => {
             node.metrics.add(Counter::Stale);
-            tracing::info!(task.id = %task, task.kind = %kind, %fence, "a delivery of a fence that has been passed was ignored");
+            refuse(node, why, Some((*task, *fence)));
         }
+        Accepted::OtherContent => refuse(node, Why::OtherContent, Some((*task, *fence))),
     }
 }

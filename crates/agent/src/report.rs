@@ -118,7 +118,7 @@ pub async fn send(node: &Node, ids: Ids) {
         match post(node, &batch).await {
             Ok(receipts) => {
                 outage.over();
-                settle(node, &batch, receipts).await;
+                settle(node, &batch, receipts);
             }
             // One result that the server cannot read must not hold up the others for ever.
             Err(error) if is_refusal(&error) => one_by_one(node, batch).await,
@@ -157,7 +157,7 @@ async fn one_by_one(node: &Node, batch: Vec<Report>) {
     for report in batch {
         let report = [report];
         match post(node, &report).await {
-            Ok(receipts) => settle(node, &report, receipts).await,
+            Ok(receipts) => settle(node, &report, receipts),
             Err(error) if is_refusal(&error) => {
                 let [Report { task, fence, .. }] = report;
                 tracing::error!(task.id = %task, %fence, %error, "the server refuses a result; it stays in the journal until the next start");
@@ -169,7 +169,7 @@ async fn one_by_one(node: &Node, batch: Vec<Report>) {
     }
 }
 
-async fn settle(node: &Node, batch: &[Report], receipts: Vec<Receipt>) {
+fn settle(node: &Node, batch: &[Report], receipts: Vec<Receipt>) {
     let held = batch.iter().map(|report| HeldLease { task: report.task, fence: report.fence });
     let settled: Vec<(HeldLease, Receipt)> = held.zip(receipts).collect();
     for (held, receipt) in &settled {
@@ -178,8 +178,12 @@ async fn settle(node: &Node, batch: &[Report], receipts: Vec<Receipt>) {
             tracing::info!(task.id = %held.task, fence = %held.fence, ?receipt, "a result changed nothing");
         }
     }
-    if let Err(error) = node.journal.forget(settled, node.clock.now()).await {
-        // What is not forgotten is reported once more by the next start, and answered as before.
-        tracing::error!(%error, "the journal cannot note what the server has");
-    }
+    // The next results do not wait for it.
+    let (journal, now) = (node.journal.clone(), node.clock.now());
+    node.tether.spawn(async move {
+        if let Err(error) = journal.forget(settled, now).await {
+            // What is not forgotten is reported once more by the next start, and answered as before.
+            tracing::error!(%error, "the journal cannot note what the server has");
+        }
+    });
 }

@@ -95,7 +95,8 @@ impl Server {
         format!("/internal/v1/nodes/{}/{rest}", self.node)
     }
 
-    /// Waits for tasks: up to as many of each class as there are free slots, or none after [`POLL`].
+    /// Waits for tasks: up to as many of each class as there are free slots, or none after [`POLL`]. What is to be stopped
+    /// comes with no slot free, too.
     pub async fn wait(&self, free: &Slots, held: &Held) -> Result<Assignments, LinkError> {
         let Slots { boot, disk, quick, guest } = free;
         let slots = format!("boot={boot}&disk={disk}&quick={quick}&guest={guest}");
@@ -111,6 +112,11 @@ impl Server {
         let link = self.link();
         let call = link.call_json(Method::GET, &path, NO_BODY, HeaderMap::new());
         Ok(with_timeout(POLL + GRACE, call).await?.body)
+    }
+
+    /// Ends a poll that waits at the server: it is answered at once, with what it brings or with nothing.
+    pub async fn end_wait(&self) -> Result<(), LinkError> {
+        call(&self.link(), Method::DELETE, &self.path("tasks/wait"), NO_BODY).await
     }
 
     /// Asks for the lease of what was offered.

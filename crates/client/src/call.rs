@@ -174,10 +174,6 @@ impl Call {
         self.method.clone()
     }
 
-    pub(crate) fn address(&self) -> String {
-        format!("{}{}", self.path, self.query)
-    }
-
     fn unsendable(&self, reason: impl Display) -> Refusal {
         Refusal::new(Code::ValidationError, format!("{}: {reason}", self.name()))
     }
@@ -208,7 +204,7 @@ impl Client {
 
     /// Sends a call until there is an answer, or patience ends.
     pub(crate) async fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
-        let (address, headers) = (call.address(), self.headers(&call)?);
+        let (address, headers) = (self.address(&call), self.headers(&call)?);
         self.persist(&call, || self.link.call_json(call.method.clone(), &address, call.body.as_ref(), headers.clone()))
             .await
             .map(|answer| answer.body)
@@ -216,7 +212,7 @@ impl Client {
 
     /// Sends a call that must not be sent twice.
     pub(crate) async fn once<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
-        let (address, headers) = (call.address(), self.headers(&call)?);
+        let (address, headers) = (self.address(&call), self.headers(&call)?);
         let sending = self.link.call_json(call.method.clone(), &address, call.body.as_ref(), headers);
         let answer = with_timeout(self.patience.limit + call.wait, sending).await;
         answer.map(|answer| answer.body).map_err(|error| ClientError::of(&call.name(), error))
@@ -224,7 +220,7 @@ impl Client {
 
     /// Opens a stream, also with patience.
     pub(crate) async fn open(&self, call: &Call) -> Result<Response<Body>, ClientError> {
-        let (address, headers) = (call.address(), self.headers(call)?);
+        let (address, headers) = (self.address(call), self.headers(call)?);
         self.persist(call, || self.link.open(call.method.clone(), &address, headers.clone())).await
     }
 
@@ -244,6 +240,12 @@ impl Client {
             tokio::time::sleep(self.patience.pause_after(sent)).await;
             sent += 1;
         }
+    }
+
+    /// The call's address, with the tenant that it is for.
+    pub(crate) fn address(&self, call: &Call) -> String {
+        let call = call.clone().query("tenant", self.tenant.as_ref());
+        format!("{}{}", call.path, call.query)
     }
 
     pub(crate) fn headers(&self, call: &Call) -> Result<HeaderMap, ClientError> {

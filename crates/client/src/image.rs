@@ -177,7 +177,7 @@ impl Client {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         // A slow line is no fault; what stands still is ended by the server.
         let patience = SETTLING.saturating_mul(u32::try_from(rest.of >> 30).unwrap_or(u32::MAX).saturating_add(6));
-        let address = call.address();
+        let address = self.address(&call);
         let sending = self.link.send_stream(call.method(), &address, body, headers);
         let answer = with_timeout(patience, sending).await;
         answer.map(|answer| answer.body).map_err(|error| ClientError::of(&call.name(), error))

@@ -2,21 +2,24 @@
 //! was woken.
 //!
 //! ```text
-//! poll ──arrives──► claimed at once ──nothing──► waits ──its node woken, or a second passed──► claimed again
-//!                        └── leases, or a refusal ──► answered        └── its time is up ──► answered with nothing
+//! poll ──arrives──► claimed at once ──nothing──► waits ──its node woken, or found to have something──► claimed again
+//!                        └── leases, or a refusal ──► answered        └── its time is up, or it is ended ──► answered
 //! ```
 //!
 //! The wake-ups are listened to before the first claim, so none is lost; those that lag are made good by the look each
-//! second. A poll's time is up here, not with its caller, so that no lease is handed to a poll that has just given up.
+//! second, which asks the store for the nodes that have something to fetch: a poll for which there is nothing costs nothing
+//! while it waits. A poll's time is up here, not with its caller, so that no lease is handed to a poll that has just given
+//! up; for the same reason a caller that wants to ask for something else has its poll ended and waits for the answer.
 //! A caller that broke off loses what it was leased only until its next poll, which says what it holds. While the database
 //! is away, callers are sent to another server, which may reach it. Never here:
 //! which task goes to which node (the store decides), and a queue that a restart would miss.
 
 mod assignment;
+mod waiting;
 
-use std::{collections::BTreeMap, ops::Bound, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use hostler_model::{NodeId, Refusal, TaskId, error::Code};
+use hostler_model::{NodeId, Refusal, TaskId, error::Code, id::EnrolmentId};
 use hostler_store::{Answer, Claim, Error, Leased, Store, Wakes};
 use tokio::{
     sync::{
@@ -27,6 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::waiting::Waiting;
 use crate::{
     app::{Result, bell::LOOK},
     loops::Outage,
@@ -36,9 +40,12 @@ use crate::{
 /// How many polls may arrive while a step runs before the next caller waits to hand its own in.
 const ARRIVING: usize = 1024;
 
-/// How many polls a look takes into one step: some milliseconds of the store's. With thousands that wait, a look at all of
-/// them at once would keep whoever has just got a task waiting for all of them.
+/// How many nodes a look finds at most, for one step: some milliseconds of the store's. Where thousands have something to
+/// fetch, all of them at once would keep whoever has just got a task waiting for all of them.
 const LOOKED_AT: usize = 256;
+
+/// After a look that did not come to the end, the next one goes on this soon.
+const LOOK_ON: Duration = Duration::from_millis(50);
 
 /// How many tasks to stop are kept for a node's next poll: beyond that the node has stopped polling, and the list, which
 /// only hastens what its heartbeats say, is dropped.
@@ -50,7 +57,15 @@ const AWAY: Duration = Duration::from_secs(3);
 
 /// Where polls are handed in. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Dispatch(mpsc::Sender<Poll>);
+pub struct Dispatch(mpsc::Sender<Asked>);
+
+#[derive(Debug)]
+enum Asked {
+    /// To wait.
+    Poll(Poll),
+    /// To wait no longer.
+    End(NodeId, EnrolmentId),
+}
 
 #[derive(Debug)]
 struct Poll {
@@ -82,8 +97,8 @@ impl Dispatch {
         let served = Served {
             store,
             metrics,
-            waiting: BTreeMap::new(),
-            looked_at: None,
+            waiting: Waiting::default(),
+            looked: None,
             abort: BTreeMap::new(),
             outage: Outage::new("dispatch"),
             away_since: None,
@@ -96,7 +111,7 @@ impl Dispatch {
     pub async fn wait(&self, claim: Claim, up_to: Duration) -> Result<Brought> {
         let (reply, answer) = oneshot::channel();
         let poll = Poll { claim, until: Instant::now() + up_to, reply };
-        if self.0.send(poll).await.is_err() {
+        if self.0.send(Asked::Poll(poll)).await.is_err() {
             return Ok(Brought::default());
         }
         match answer.await {
@@ -105,15 +120,21 @@ impl Dispatch {
             Err(_) => Ok(Brought::default()),
         }
     }
+
+    /// Ends what waits under this enrolment of a node: it is answered, with nothing unless leases were on their way to it.
+    pub async fn end(&self, node: NodeId, enrolment: EnrolmentId) {
+        // A server that goes away answers them too.
+        let _ = self.0.send(Asked::End(node, enrolment)).await;
+    }
 }
 
-/// All polls that wait, by node.
+/// Whoever serves the polls, and those that wait.
 struct Served {
     store: Store,
     metrics: Arc<Metrics>,
-    waiting: BTreeMap<NodeId, Vec<Poll>>,
-    /// As far as the look has come among them; the next begins behind it.
-    looked_at: Option<NodeId>,
+    waiting: Waiting,
+    /// As far as the look has come among the nodes; the next begins behind it.
+    looked: Option<NodeId>,
     /// What nodes are to stop, for their next polls. Lost with this process: heartbeats say the same.
     abort: BTreeMap<NodeId, Vec<TaskId>>,
     outage: Outage,
@@ -123,88 +144,90 @@ struct Served {
 impl Served {
     async fn run(
         mut self,
-        mut arriving: mpsc::Receiver<Poll>,
+        mut arriving: mpsc::Receiver<Asked>,
         mut wakes: broadcast::Receiver<Wakes>,
         closing: CancellationToken,
     ) {
         let mut look = Instant::now() + LOOK;
         loop {
             let mut due = Vec::new();
+            let next = self.waiting.first_end().map_or(look, |end| end.min(look));
             tokio::select! {
                 biased;
                 () = closing.cancelled() => return,
-                poll = arriving.recv() => match poll {
-                    Some(poll) => due.push(poll),
+                asked = arriving.recv() => match asked {
+                    Some(asked) => self.asked(asked, &mut due),
                     None => return,
                 },
                 wake = wakes.recv() => match wake {
-                    Ok(wake) => self.wake(&wake, &mut due),
-                    Err(RecvError::Lagged(_)) => self.take_all(&mut due),
+                    Ok(wake) => self.wake(&wake, &mut due, &mut look),
+                    Err(RecvError::Lagged(_)) => look = Instant::now(),
                     Err(RecvError::Closed) => return,
                 },
-                () = tokio::time::sleep_until(self.soonest().min(look)) => self.end_those_over(),
+                () = tokio::time::sleep_until(next) => {}
             }
             // What else came meanwhile goes into the same step.
-            while let Ok(poll) = arriving.try_recv() {
-                due.push(poll);
+            while let Ok(asked) = arriving.try_recv() {
+                self.asked(asked, &mut due);
             }
             while let Ok(wake) = wakes.try_recv() {
-                self.wake(&wake, &mut due);
+                self.wake(&wake, &mut due, &mut look);
             }
+            let over = self.waiting.over(Instant::now());
+            end(over);
             if Instant::now() >= look {
-                look = Instant::now() + self.take_next(&mut due);
+                look = Instant::now() + self.look(&mut due).await;
             }
             self.claim(due).await;
         }
     }
 
-    fn wake(&mut self, wake: &Wakes, due: &mut Vec<Poll>) {
+    fn asked(&mut self, asked: Asked, due: &mut Vec<Poll>) {
+        match asked {
+            Asked::Poll(poll) => due.push(poll),
+            Asked::End(node, enrolment) => {
+                end(self.waiting.of(node, enrolment));
+                // Those that have just come are claimed once, and do not wait.
+                let now = Instant::now();
+                due.iter_mut()
+                    .filter(|poll| (poll.claim.node, poll.claim.enrolment) == (node, enrolment))
+                    .for_each(|poll| poll.until = now);
+            }
+        }
+    }
+
+    fn wake(&mut self, wake: &Wakes, due: &mut Vec<Poll>, look: &mut Instant) {
         if wake.all {
-            self.take_all(due);
+            *look = Instant::now();
         }
         for (node, task) in &wake.aborting {
             remember(&mut self.abort, *node, *task);
         }
         let nodes = wake.nodes.iter().chain(wake.aborting.iter().map(|(node, _)| node));
-        due.extend(nodes.filter_map(|node| self.waiting.remove(node)).flatten());
+        due.extend(nodes.flat_map(|node| self.waiting.take(*node)));
     }
 
-    fn take_all(&mut self, due: &mut Vec<Poll>) {
-        due.extend(std::mem::take(&mut self.waiting).into_values().flatten());
-    }
-
-    /// Takes those whose turn it is to be looked at, and says how long until the next have theirs: each once in [`LOOK`].
-    fn take_next(&mut self, due: &mut Vec<Poll>) -> Duration {
-        let polls: usize = self.waiting.values().map(Vec::len).sum();
-        let behind = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut rest = self.waiting.range((behind, Bound::Unbounded));
-        let (mut nodes, mut taken) = (Vec::new(), 0);
-        while taken < LOOKED_AT
-            && let Some((node, waiting)) = rest.next()
-        {
-            nodes.push(*node);
-            taken += waiting.len();
+    /// Takes those that wait although there is something for their nodes, and says how long until the next look.
+    async fn look(&mut self, due: &mut Vec<Poll>) -> Duration {
+        let behind = self.looked.take();
+        if self.waiting.len() == 0 {
+            return LOOK;
         }
-        // Behind the last one it begins anew.
-        self.looked_at = nodes.last().copied().filter(|_| rest.next().is_some());
-        due.extend(nodes.iter().filter_map(|node| self.waiting.remove(node)).flatten());
-        LOOK / u32::try_from(polls.div_ceil(LOOKED_AT).max(1)).unwrap_or(u32::MAX)
-    }
-
-    /// When the first poll's time is up.
-    fn soonest(&self) -> Instant {
-        let all = self.waiting.values().flatten().map(|poll| poll.until);
-        all.min().unwrap_or_else(|| Instant::now() + LOOK)
-    }
-
-    fn end_those_over(&mut self) {
-        let now = Instant::now();
-        for polls in self.waiting.values_mut() {
-            for over in polls.extract_if(.., |poll| poll.until <= now) {
-                let _ = over.reply.send(Ok(Brought::default()));
+        let found = self.store.nodes_with_work(behind, LOOKED_AT).await;
+        self.outage.note(&found);
+        match found {
+            Ok(nodes) => {
+                self.looked = nodes.last().copied().filter(|_| nodes.len() == LOOKED_AT);
+                due.extend(nodes.into_iter().flat_map(|node| self.waiting.take(node)));
             }
+            Err(Error::Database(error)) if error.is_outage() => {
+                let all = self.waiting.take_all();
+                self.wait_or_send_away(all);
+            }
+            // The next look may find what this one could not.
+            Err(_) => {}
         }
-        self.waiting.retain(|_, polls| !polls.is_empty());
+        if self.looked.is_some() { LOOK_ON } else { LOOK }
     }
 
     async fn claim(&mut self, mut due: Vec<Poll>) {
@@ -220,10 +243,10 @@ impl Served {
                 }
                 Err(Error::Database(error)) if error.is_outage() => self.wait_or_send_away(due),
                 // The polls wait on: the store may be back before their time is up.
-                Err(_) => due.into_iter().for_each(|poll| self.keep(poll)),
+                Err(_) => due.into_iter().for_each(|poll| self.waiting.keep(poll)),
             }
         }
-        self.metrics.waiting(self.waiting.values().map(Vec::len).sum());
+        self.metrics.waiting(self.waiting.len());
     }
 
     fn answer(&mut self, due: Vec<Poll>, answers: Vec<Answer<Vec<Leased>>>) {
@@ -234,7 +257,7 @@ impl Served {
                 Ok(brought) if brought.is_empty() && poll.until > Instant::now() => {
                     // What the node had not seen was sent again now; nothing of it can come later.
                     poll.claim.resync = None;
-                    self.keep(poll);
+                    self.waiting.keep(poll);
                 }
                 answer => {
                     leases += answer.as_ref().map_or(0, |brought| brought.leased.len());
@@ -251,7 +274,7 @@ impl Served {
     /// A poll that is held here meanwhile would keep its node from a server that has the database.
     fn wait_or_send_away(&mut self, due: Vec<Poll>) {
         if self.away_since.get_or_insert_with(Instant::now).elapsed() < AWAY {
-            return due.into_iter().for_each(|poll| self.keep(poll));
+            return due.into_iter().for_each(|poll| self.waiting.keep(poll));
         }
         for poll in due {
             let refusal = Refusal::new(Code::Unavailable, "the database does not answer; ask another server, or again");
@@ -259,9 +282,12 @@ impl Served {
             let _ = poll.reply.send(Err(refusal));
         }
     }
+}
 
-    fn keep(&mut self, poll: Poll) {
-        self.waiting.entry(poll.claim.node).or_default().push(poll);
+/// Answers polls with nothing. Whoever broke off needs no answer.
+fn end(polls: Vec<Poll>) {
+    for poll in polls {
+        let _ = poll.reply.send(Ok(Brought::default()));
     }
 }
 

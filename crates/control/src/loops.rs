@@ -6,7 +6,8 @@ mod history;
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use hostler_store::{Store, Swept};
+use hostler_store::{Store, Swept, Wakes};
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::app::{App, blob::Among};
@@ -41,6 +42,9 @@ pub struct Pace {
     pub forget: Duration,
     /// What broken uploads left, and blobs without an image; 1 min by default: nobody waits for their room.
     pub collect_blobs: Duration,
+    /// Keys that sign tasks and nodes that were revoked, beside the hints; 1 s by default: so late may another server be to
+    /// believe one no longer.
+    pub refresh_trust: Duration,
 }
 
 impl Default for Pace {
@@ -57,6 +61,7 @@ impl Default for Pace {
             lapse_imports: Duration::from_secs(5),
             forget: Duration::from_secs(60 * 60),
             collect_blobs: Duration::from_secs(60),
+            refresh_trust: Duration::from_secs(1),
         }
     }
 }
@@ -96,6 +101,7 @@ pub(crate) async fn run(app: Arc<App>, pace: Pace, closing: CancellationToken) {
     }
     running.spawn(history::forget(app.clone(), pace.forget, closing.clone()));
     running.spawn(collect(app.clone(), pace.collect_blobs, closing.clone()));
+    running.spawn(refresh_trust(app.clone(), pace.refresh_trust, closing.clone()));
     running.close();
     running.wait().await;
 }
@@ -134,6 +140,39 @@ async fn collect(app: Arc<App>, every: Duration, closing: CancellationToken) {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "blobs that no image needs cannot be removed");
             }
+        }
+    }
+}
+
+/// Keeps up with the keys that sign tasks and with the nodes that were revoked, whichever server changes them.
+async fn refresh_trust(app: Arc<App>, every: Duration, closing: CancellationToken) {
+    let (mut wakes, mut failing) = (app.store.wakes(), false);
+    loop {
+        tokio::select! {
+            biased;
+            () = closing.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+            () = changed(&mut wakes) => {}
+        }
+        let refreshed = app.refresh_trust().await;
+        if let Err(error) = &refreshed
+            && !failing
+        {
+            tracing::error!(error = error as &dyn std::error::Error, "whom to believe cannot be read");
+        }
+        failing = refreshed.is_err();
+    }
+}
+
+/// Waits for a hint that others are to be believed.
+async fn changed(wakes: &mut broadcast::Receiver<Wakes>) {
+    loop {
+        match wakes.recv().await {
+            Ok(wake) if wake.trust || wake.all => return,
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => return,
+            // The store is gone; whoever waits does so for another reason too.
+            Err(RecvError::Closed) => std::future::pending().await,
         }
     }
 }

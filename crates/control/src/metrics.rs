@@ -5,7 +5,7 @@ mod stats;
 
 use std::time::Duration;
 
-use hostler_model::Resources;
+use hostler_model::{Resources, refused::Why};
 use hostler_store::{Gauges, Old};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -51,6 +51,11 @@ struct Received {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Reason {
+    why: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Sent {
     outcome: &'static str,
 }
@@ -73,6 +78,7 @@ pub struct Metrics {
     connected: Gauge,
     offered: Family<Sent, Counter>,
     received: Family<Received, Counter>,
+    refused: Family<Reason, Counter>,
 }
 
 impl Default for Metrics {
@@ -93,6 +99,7 @@ impl Default for Metrics {
             connected: Gauge::default(),
             offered: Family::default(),
             received: Family::default(),
+            refused: Family::default(),
         };
         let m = &metrics;
         registry.register("http_requests", "Requests by route and status", m.requests.clone());
@@ -107,6 +114,7 @@ impl Default for Metrics {
         registry.register("broker_connected", "Whether the message broker is there", m.connected.clone());
         registry.register("broker_offers", "Offers that were sent, by what the broker said", m.offered.clone());
         registry.register("broker_messages", "Messages received, by queue and what became of them", m.received.clone());
+        registry.register("agent_refused", "Tasks that agents refused, by reason", m.refused.clone());
         metrics.registry = registry;
         metrics
     }
@@ -159,6 +167,11 @@ impl Metrics {
     /// A message came from the broker.
     pub fn received(&self, queue: &'static str, outcome: &'static str) {
         self.received.get_or_create(&Received { queue, outcome }).inc();
+    }
+
+    /// Agents refused tasks.
+    pub fn refused(&self, why: Why, count: u64) {
+        self.refused.get_or_create(&Reason { why: why.as_str() }).inc_by(count);
     }
 
     /// Everything, with the store's gauges, in OpenMetrics text.

@@ -18,6 +18,7 @@ use std::{
 
 use hostler_agent::Slots;
 use hostler_control::{Server, Sources};
+use hostler_trust::ca::NODE_VALIDITY;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -206,6 +207,7 @@ async fn work(
         sources: Sources { files, ..sources },
         defaults: default_image::defaults(&machines, default_image.as_ref(), as_flag)?,
         names: Vec::new(),
+        node_validity: NODE_VALIDITY,
         broker: None,
     })
     .await?;

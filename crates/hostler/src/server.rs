@@ -70,6 +70,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         sources,
         defaults,
         names: settings.names.0.clone(),
+        node_validity: Duration::from_secs(settings.node_certificate_seconds),
         broker: by_broker(&settings)?,
     })
     .await?;
@@ -130,6 +131,7 @@ fn shared(settings: &Server) -> Shared {
     Shared {
         database: Some(settings.database.clone()).filter(|url| !url.is_empty()),
         ca: named(&settings.ca),
+        master_key: named(&settings.master_key),
         blobs: named(&settings.blobs),
     }
 }

@@ -79,6 +79,8 @@ ids! {
     ImportId = "import";
     /// One HTTP request.
     RequestId = "request";
+    /// A token by which a person or a program calls.
+    TokenId = "token";
     /// A text that is kept apart from the task it belongs to.
     SecretId = "secret";
 }

@@ -49,11 +49,14 @@ pub use self::{
 };
 use crate::{
     alloc::Settlement,
+    caller::Access,
     defaults::Defaults,
     error::{Code, Refusal, excerpt},
     image::Image,
     planted::{Bug, is_planted},
     retry::RetryPolicy,
+    role::Role,
+    scope::Scope,
     snapshot::Use,
     task::{Effects, Verdict},
     unit::Resources,
@@ -177,32 +180,6 @@ pub enum Turn {
     Final,
 }
 
-/// Who may ask for a kind.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Role {
-    /// Reads.
-    Viewer,
-    /// Runs and changes machines.
-    Operator,
-    /// Answers for a tenant.
-    TenantAdmin,
-    /// Answers for the platform.
-    PlatformAdmin,
-}
-
-impl Role {
-    /// The role as people and JSON spell it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Role::Viewer => "viewer",
-            Role::Operator => "operator",
-            Role::TenantAdmin => "tenant-admin",
-            Role::PlatformAdmin => "platform-admin",
-        }
-    }
-}
-
 /// What a handler does when it finds its own unfinished attempt in the journal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -296,6 +273,8 @@ pub trait Kind: Send + Sync + 'static {
     const CLASS: Class;
     /// Who may ask.
     const ROLE: Role;
+    /// What a credential that is narrowed must be narrowed to, to ask for it.
+    const SCOPE: Scope;
     /// What it works on.
     const AIM: Aim;
     /// How it stands to others on the same VM.
@@ -362,6 +341,8 @@ pub struct Spec {
     pub class: Class,
     /// Who may ask.
     pub role: Role,
+    /// What a credential that is narrowed must be narrowed to.
+    pub scope: Scope,
     /// What it works on.
     pub aim: Aim,
     /// How it stands to others on the same VM.
@@ -397,6 +378,14 @@ pub struct Spec {
 }
 
 impl Spec {
+    /// Who may ask for it.
+    pub const fn access(&self) -> Access {
+        match self.role {
+            Role::Viewer | Role::Operator | Role::TenantAdmin => Access::Tenant { from: self.role, scope: self.scope },
+            Role::PlatformAdmin => Access::Admin { scope: self.scope },
+        }
+    }
+
     const fn of<K: Kind>(name: KindName) -> Spec {
         assert!(
             !matches!((K::ON_REMAINS, K::ON_UNCERTAIN), (OnRemains::GoOn, OnUncertain::Fail)),
@@ -406,6 +395,7 @@ impl Spec {
             name,
             class: K::CLASS,
             role: K::ROLE,
+            scope: K::SCOPE,
             aim: K::AIM,
             turn: K::TURN,
             on_uncertain: K::ON_UNCERTAIN,

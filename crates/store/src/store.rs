@@ -1,7 +1,11 @@
 //! The store's face: one method per step and per query.
 
+mod api_token;
 mod image;
+mod key;
 mod offer;
+
+pub use api_token::Revoke;
 
 use std::{
     path::Path,
@@ -29,9 +33,9 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Caller, Cancel, Claim, Edited, Forgotten, Gauges, JoinNode, Leased, LogFilter, NewApiToken,
-    NewJoinToken, Old, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission,
-    Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
+    Accepted, Answer, Beat, Cancel, Claim, Edited, Forgotten, Gauges, JoinNode, Leased, LogFilter, NewJoinToken, Old,
+    Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept, TaskFilter,
+    Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node,
     relay::Relay,
@@ -39,7 +43,7 @@ use crate::{
     service::Service,
     snapshot,
     step::{
-        cancel, edit, expire, forget, heartbeat, join, lease, letter, progress, restart, restored, settle, start,
+        cancel, edit, expire, forget, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start,
         submit, sweep,
     },
     task, task_log, tenant, timeline, token, vm,
@@ -170,6 +174,11 @@ impl Store {
     /// Leases tasks to nodes that ask for work.
     pub async fn lease(&self, batch: Vec<Claim>) -> Result<Vec<Answer<Vec<Leased>>>> {
         self.0.lease.run(batch).await
+    }
+
+    /// Nodes behind this one that have something to fetch, as many as this at most: their claims may still come to nothing.
+    pub async fn nodes_with_work(&self, behind: Option<NodeId>, limit: usize) -> Result<Vec<NodeId>> {
+        self.step("store.look", move |work| look::nodes_with_work(work, behind, limit)).await
     }
 
     /// Leases what was offered to agents that are about to begin.
@@ -335,26 +344,31 @@ impl Store {
         self.step("store.node", move |work| join::change(work, node, event, &actor)).await
     }
 
+    /// Makes a node's certificate good for nothing.
+    pub async fn revoke_node(&self, node: NodeId, actor: Actor) -> Result<Answer<Node>> {
+        self.step("store.node", move |work| join::revoke(work, node, &actor)).await
+    }
+
     /// Pauses or resumes a node's queue.
     pub async fn queue_node(&self, node: NodeId, queue: Queue, actor: Actor) -> Result<Answer<Node>> {
         self.step("store.node", move |work| join::queue(work, node, queue, &actor)).await
     }
 
-    /// Writes an API token down.
-    pub async fn create_api_token(&self, token: NewApiToken) -> Result<()> {
-        self.step("store.token", move |work| {
-            token::insert_api(work.tx, &token, work.now)?;
-            let caller = &token.caller;
-            let data = json!({"label": token.label, "role": token::role_word(caller.role), "for": caller.principal});
-            work.audit(&Actor::system(), Some(caller.tenant), "token", "token.create", caller.principal.0, data);
-            Ok(())
+    /// A tenant, by id or by name.
+    pub async fn find_tenant(&self, text: String) -> Result<Option<TenantId>> {
+        self.read(move |tx| {
+            // A name may look like an id, so an id that finds nothing is tried as a name.
+            if let Ok(id) = text.parse::<TenantId>()
+                && !tenant::by_ids(tx, &[id])?.is_empty()
+            {
+                return Ok(Some(id));
+            }
+            match text.parse::<Name>() {
+                Ok(name) => tenant::named(tx, &name),
+                Err(_) => Ok(None),
+            }
         })
         .await
-    }
-
-    /// Whom a token stands for.
-    pub async fn authenticate(&self, token_hash: String) -> Result<Option<Caller>> {
-        self.read(move |tx| token::caller(tx, &token_hash)).await
     }
 
     /// Edits a machine: its record at once, its host by a task.
@@ -442,13 +456,18 @@ impl Store {
         self.read(move |tx| Ok(node::by_name(tx, &name)?.map(|row| row.node))).await
     }
 
+    /// The nodes whose certificates are good for nothing.
+    pub async fn revoked_nodes(&self) -> Result<Vec<NodeId>> {
+        self.read(node::revoked).await
+    }
+
     /// Every node, by name.
     pub async fn nodes(&self) -> Result<Vec<Node>> {
         self.read(|tx| Ok(node::all(tx)?.into_iter().map(|row| row.node).collect())).await
     }
 
-    /// A text that is kept apart from a task, for the node that holds its lease; nothing for anybody else.
-    pub async fn reveal(&self, wanted: Reveal) -> Result<Option<String>> {
+    /// A text that is kept apart from a task, and whose it is, for the node that holds its lease; nothing for anybody else.
+    pub async fn reveal(&self, wanted: Reveal) -> Result<Option<(TenantId, String)>> {
         self.read(move |tx| secret::reveal(tx, &wanted)).await
     }
 

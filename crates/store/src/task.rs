@@ -52,6 +52,9 @@ mod left;
 pub(crate) mod list;
 pub(crate) mod outbox;
 pub(crate) mod stats;
+pub(crate) mod wanted;
+
+use std::cmp::Reverse;
 
 use hostler_db::{Document, Result, Row, Texts, Tx};
 use hostler_model::{
@@ -66,7 +69,7 @@ use hostler_model::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-pub(crate) use lane::Lane;
+pub(crate) use lane::{Lane, Lanes, Wanted};
 pub(crate) use list::{Held, list, one, waiting_for};
 
 /// A task with what only transitions see.
@@ -202,7 +205,7 @@ pub(crate) fn ripen(tx: &Tx<'_>, now: Timestamp, limit: usize) -> Result<()> {
 
 /// What one pair of a node and a lane may fetch, in its order.
 macro_rules! leasable {
-    () => {
+    ($limit:literal) => {
         concat!(
             "
          FROM tasks t
@@ -216,43 +219,81 @@ macro_rules! leasable {
             waits_for_snapshot!(),
             ")
         ORDER BY t.priority DESC, t.seq
-        LIMIT CAST(?1->>'limit' AS BIGINT))"
+        LIMIT CAST(?1->>'",
+            $limit,
+            "' AS BIGINT))"
+        )
+    };
+}
+
+/// The same for many such pairs.
+macro_rules! leasable_in_a_file {
+    ($pairs:literal, $limit:literal) => {
+        concat!(
+            "
+SELECT ",
+            columns!(),
+            "
+  FROM jsonb_each(?1, '$.",
+            $pairs,
+            "') wanted
+  JOIN tasks t ON t.id IN (
+       SELECT t.id",
+            leasable!($limit)
+        )
+    };
+}
+
+/// The same on a server.
+macro_rules! leasable_on_a_server {
+    ($pairs:literal, $limit:literal) => {
+        concat!(
+            "
+SELECT ",
+            columns!(),
+            "
+  FROM jsonb_each(?1, '$.",
+            $pairs,
+            "') wanted
+ CROSS JOIN LATERAL (
+       SELECT t.*",
+            leasable!($limit),
+            " t"
         )
     };
 }
 
 const LEASABLE: Texts = Texts {
     sqlite: concat!(
+        leasable_in_a_file!("many", "most_of_many"),
         "
-SELECT ",
-        columns!(),
-        "
-  FROM jsonb_each(?1, '$.wanted') wanted
-  JOIN tasks t ON t.id IN (
-       SELECT t.id",
-        leasable!(),
-        "
- ORDER BY t.priority DESC, t.seq"
+ UNION ALL",
+        leasable_in_a_file!("few", "most_of_few")
     ),
     postgres: concat!(
+        leasable_on_a_server!("many", "most_of_many"),
         "
-SELECT ",
-        columns!(),
-        "
-  FROM jsonb_each(?1, '$.wanted') wanted
- CROSS JOIN LATERAL (
-       SELECT t.*",
-        leasable!(),
-        " t
- ORDER BY t.priority DESC, t.seq"
+ UNION ALL",
+        leasable_on_a_server!("few", "most_of_few")
     ),
 };
 
-/// What these nodes may fetch now from these lanes, at most `limit` for each pair, by priority and then in the order in
-/// which it was queued.
-pub(crate) fn leasable(tx: &Tx<'_>, wanted: &[(NodeId, Lane)], limit: usize, now: Timestamp) -> Result<Vec<TaskRow>> {
-    let wanted: Vec<Value> = wanted.iter().map(|(node, lane)| json!({"node": node, "lane": lane.word()})).collect();
-    tx.query(tx.pick(&LEASABLE), &json!({"wanted": wanted, "limit": limit, "now": now.as_micros()}), read)
+/// What nodes may fetch now from these lanes, at most so many from each, by priority and then in the order in which it was
+/// queued. Lanes with many slots and those with few have bounds of their own: the tasks of the latter are large, and are not
+/// read by the number of the others.
+pub(crate) fn leasable(tx: &Tx<'_>, wanted: &Wanted, now: Timestamp) -> Result<Vec<TaskRow>> {
+    let pairs = |of: &Lanes| -> Vec<Value> {
+        of.keys().map(|(node, lane)| json!({"node": node, "lane": lane.word()})).collect()
+    };
+    let most = |of: &Lanes| of.values().copied().max().unwrap_or(0);
+    let (many, few) = (&wanted.many, &wanted.few);
+    let asked = json!({
+        "many": pairs(many), "most_of_many": most(many), "few": pairs(few), "most_of_few": most(few),
+        "now": now.as_micros(),
+    });
+    let mut rows = tx.query(tx.pick(&LEASABLE), &asked, read)?;
+    rows.sort_by_key(|row| (Reverse(row.task.schedule.priority), row.seq));
+    Ok(rows)
 }
 
 const HELD: &str = concat!(

@@ -1,10 +1,10 @@
-//! Tokens: those by which nodes join, once, and those by which people and programs call. Only their hashes are kept.
+//! Tokens by which nodes join, once. Only their hashes are kept.
 
-use hostler_db::{Error, Result, Row, Tx};
-use hostler_model::{NodeId, Timestamp, kind::Role, name::Name};
+use hostler_db::{Result, Tx};
+use hostler_model::{NodeId, Timestamp, name::Name};
 use serde_json::json;
 
-use crate::{Caller, NewApiToken, NewJoinToken};
+use crate::NewJoinToken;
 
 const INSERT_JOIN: &str = "
 INSERT INTO join_tokens (hash, node_name, approve, expires_at, created_by, created_at)
@@ -65,47 +65,16 @@ pub(crate) fn use_up_joins(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
     tx.put(USE_UP_JOINS, &json!({"now": now.as_micros()}))
 }
 
-const INSERT_API: &str = "
-INSERT INTO api_tokens (hash, principal, tenant, role, label, created_at)
-VALUES (?1->>'hash', ?1->>'principal', ?1->>'tenant', ?1->>'role', ?1->>'label', CAST(?1->>'created_at' AS BIGINT))";
+const USE_UP_OF: &str = "
+UPDATE join_tokens
+   SET used_at = CAST(?1->>'now' AS BIGINT)
+ WHERE node_name = ?1->>'name' AND used_at IS NULL";
 
-/// Writes an API token down.
-pub(crate) fn insert_api(tx: &Tx<'_>, token: &NewApiToken, now: Timestamp) -> Result<()> {
-    let row = json!({
-        "hash": token.token_hash, "principal": token.caller.principal, "tenant": token.caller.tenant,
-        "role": role_word(token.caller.role), "label": token.label, "created_at": now.as_micros(),
-    });
-    tx.put(INSERT_API, &row)?;
-    Ok(())
-}
-
-const CALLER: &str = "SELECT principal, tenant, role FROM api_tokens WHERE hash = ?1->>'hash'";
-
-/// Whom the API token of this hash stands for.
-pub(crate) fn caller(tx: &Tx<'_>, hash: &str) -> Result<Option<Caller>> {
-    tx.query_one(CALLER, &json!({"hash": hash}), |row| {
-        Ok(Caller { principal: row.parse(0)?, tenant: row.parse(1)?, role: role(row, 2)? })
-    })
-}
-
-/// A role as the store spells it.
-pub(crate) const fn role_word(role: Role) -> &'static str {
-    match role {
-        Role::Viewer => "viewer",
-        Role::Operator => "operator",
-        Role::TenantAdmin => "tenant-admin",
-        Role::PlatformAdmin => "platform-admin",
-    }
-}
-
-fn role(row: &Row<'_>, column: usize) -> Result<Role> {
-    let text: String = row.get(column)?;
-    [Role::Viewer, Role::Operator, Role::TenantAdmin, Role::PlatformAdmin]
-        .into_iter()
-        .find(|role| role_word(*role) == text)
-        .ok_or_else(|| Error::Decode { column, detail: format!("{text} is not a role") })
+/// No join token that names this node is good any more.
+pub(crate) fn use_up_of(tx: &Tx<'_>, name: &Name, now: Timestamp) -> Result<()> {
+    tx.put(USE_UP_OF, &json!({"name": name, "now": now.as_micros()}))
 }
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[JOIN, CALLER, INSERT_JOIN, USE_JOIN, INSERT_API];
+pub(crate) const HOT: &[&str] = &[JOIN, INSERT_JOIN, USE_JOIN];

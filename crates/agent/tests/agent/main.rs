@@ -3,6 +3,7 @@
 mod delivery;
 mod edit;
 mod machine;
+mod poll;
 mod power;
 mod restart;
 mod server;

@@ -25,11 +25,12 @@ use hostler_model::{
         Assignment, Assignments, Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt,
         Receipts, Report, Reports,
     },
+    key::{KeyState, SigningKey},
     kind::{Class, KindName},
     task::{End, Intent, Target},
 };
-use hostler_trust::{Authority, JoinToken, NodeIdentity, TaskSigner, ca::NODE_VALIDITY};
-use http::{Request, Response, StatusCode};
+use hostler_trust::{Authority, JoinToken, NodeIdentity, TaskKey, TaskSigner, ca::NODE_VALIDITY, task};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -46,12 +47,20 @@ pub struct Heard {
     pub heartbeats: Vec<Heartbeat>,
     pub progress: Vec<(TaskId, ProgressReport)>,
     pub polls: Vec<String>,
+    /// How often polls were to be ended.
+    pub ends: usize,
+    /// Signed tasks that an ended poll brings.
+    pub at_end: Vec<String>,
+    /// Whether what is to be ended waits elsewhere.
+    pub elsewhere: bool,
     pub joins: usize,
     pub renewals: usize,
     /// How many of the next results calls fail.
     pub results_fail: usize,
     /// What results are told, instead of settled.
     pub receipt: Option<Receipt>,
+    /// The keys that heartbeats tell of.
+    pub task_keys: Option<Value>,
     pub abort: Vec<TaskId>,
     pub over: Vec<TaskId>,
     pub manifests: HashMap<String, Manifest>,
@@ -62,11 +71,20 @@ pub struct Heard {
 pub struct Server {
     pub heard: Arc<Mutex<Heard>>,
     stirred: watch::Sender<u64>,
+    ended: watch::Sender<u64>,
     pub signer: Arc<TaskSigner>,
+    pub key: SigningKey,
     authority: Arc<Authority>,
     pub node: NodeId,
     pub clock: Clock,
     pub ids: Ids,
+}
+
+/// A key that signs, and as agents know it.
+pub fn signing(state: KeyState) -> (TaskSigner, SigningKey) {
+    let (key, at) = (TaskKey::generate().unwrap(), Timestamp::from_micros(BASE));
+    let public = SigningKey { kid: key.kid(), state, public: key.public(), created_at: at, changed_at: at };
+    (key.signer(), public)
 }
 
 /// A clock that runs with tokio's time.
@@ -79,10 +97,13 @@ impl Server {
     pub fn new() -> Server {
         hostler_trust::install_crypto();
         let (clock, ids) = (clock(), Ids::seeded(7));
+        let (signer, key) = signing(KeyState::Active);
         Server {
             heard: Arc::default(),
             stirred: watch::Sender::new(0),
-            signer: Arc::new(TaskSigner::generate().unwrap()),
+            ended: watch::Sender::new(0),
+            signer: Arc::new(signer),
+            key,
             authority: Arc::new(Authority::create(clock.now()).unwrap()),
             node: ids.next(clock.now()),
             clock,
@@ -205,6 +226,7 @@ impl Server {
     async fn answer(&self, request: Request<Body>) -> Response<Body> {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().to_owned();
+        let method = request.method().clone();
         let body = request.into_body().collect().await.unwrap().to_bytes();
         let own = format!("/internal/v1/nodes/{}/", self.node);
         match path.strip_prefix(&own).unwrap_or(&path) {
@@ -218,6 +240,7 @@ impl Server {
                 let renew: hostler_model::internal::Renew = serde_json::from_slice(&body).unwrap();
                 json_of(&self.joined(&renew.csr_pem))
             }
+            "tasks/wait" if method == Method::DELETE => self.end(),
             "tasks/wait" => self.wait(query).await,
             "results" => self.settle(&body),
             "heartbeat" => self.beat(&body),
@@ -256,7 +279,7 @@ impl Server {
         Class::ALL.into_iter().for_each(|class| *slots.of_mut(class) = free(class));
         let mut free = slots;
         self.with(|heard| heard.polls.push(query));
-        let mut stirred = self.stirred.subscribe();
+        let (mut stirred, mut ended) = (self.stirred.subscribe(), self.ended.subscribe());
         let give_up = tokio::time::sleep(Duration::from_secs(30));
         tokio::pin!(give_up);
         loop {
@@ -279,10 +302,26 @@ impl Server {
                 return json_of(&Assignments { tasks, abort: Vec::new() });
             }
             tokio::select! {
+                biased;
+                _ = ended.changed() => {
+                    let tasks = self.with(|heard| std::mem::take(&mut heard.at_end));
+                    return json_of(&Assignments { tasks, abort: Vec::new() });
+                }
                 _ = stirred.changed() => {}
                 () = &mut give_up => return json_of(&Assignments::default()),
             }
         }
+    }
+
+    fn end(&self) -> Response<Body> {
+        let elsewhere = self.with(|heard| {
+            heard.ends += 1;
+            heard.elsewhere
+        });
+        if !elsewhere {
+            self.ended.send_modify(|n| *n += 1);
+        }
+        status(StatusCode::NO_CONTENT)
     }
 
     fn settle(&self, body: &Bytes) -> Response<Body> {
@@ -308,6 +347,7 @@ impl Server {
                 abort: heard.abort.clone(),
                 over: leases.into_iter().filter(|held| heard.over.contains(&held.task)).collect(),
                 orphans: Vec::new(),
+                task_keys: heard.task_keys.clone(),
                 next_ms: 5000,
             })
         })
@@ -323,7 +363,7 @@ impl Server {
             enrolment,
             certificate_pem,
             ca_pem: self.authority.ca_pem().to_owned(),
-            task_keys: self.signer.jwks(),
+            task_keys: task::key_set(std::slice::from_ref(&self.key)),
             issuer: "test".into(),
         }
     }

@@ -6,13 +6,16 @@ use std::{sync::Arc, time::Duration};
 use hostler_model::{
     Code, Refusal,
     event::{Class, Entry},
-    kind::Role,
 };
 use hostler_store::LogFilter;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{App, Result, bell::LOOK, caller::Call};
+use super::{
+    App, Result,
+    bell::LOOK,
+    caller::{Call, Reach},
+};
 
 /// How many entries are read at once.
 const PAGE: usize = 256;
@@ -55,7 +58,10 @@ impl App {
 
 /// What of the log exists for this caller.
 fn visible(call: &Call) -> LogFilter {
-    let tenant = (call.caller.role != Role::PlatformAdmin).then_some(call.caller.tenant);
+    let tenant = match call.reach {
+        Reach::Tenant(tenant) => Some(tenant),
+        Reach::Platform(_) => None,
+    };
     LogFilter { tenant, ..LogFilter::default() }
 }
 

@@ -20,7 +20,7 @@ impl App {
 
     /// What the caller's tenant may have and has.
     pub async fn quota(&self, call: &Call) -> Result<Quota> {
-        Ok(self.store.quota(call.caller.tenant).await?)
+        Ok(self.store.quota(call.tenant()?).await?)
     }
 
     /// Recomputes the books and the chain of the log and compares, and looks at the broker, where there is one.

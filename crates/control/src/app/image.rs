@@ -26,14 +26,14 @@ const GIB: u64 = 1 << 30;
 impl App {
     /// The caller's images, newest first, with what depends on each.
     pub async fn images(&self, call: &Call) -> Result<Vec<ImageInfo>> {
-        let images = self.store.images(call.caller.tenant).await?;
-        self.describe(call.caller.tenant, images).await
+        let images = self.store.images(call.tenant()?).await?;
+        self.describe(call.tenant()?, images).await
     }
 
     /// One of the caller's images, by name or digest.
     pub async fn image_info(&self, call: &Call, text: &str) -> Result<ImageInfo> {
-        let image = self.image(call.caller.tenant, text).await?;
-        let described = self.describe(call.caller.tenant, vec![image]).await?.pop();
+        let image = self.image(call.tenant()?, text).await?;
+        let described = self.describe(call.tenant()?, vec![image]).await?.pop();
         described.ok_or(Error::Fault("an image was not described"))
     }
 
@@ -111,8 +111,8 @@ impl App {
     /// Lets a name stand for one of the caller's images from now on.
     pub async fn name_image(&self, call: &Call, name: &str, image: &str) -> Result<ImageInfo> {
         check_name(name)?;
-        let digest = self.image(call.caller.tenant, image).await?.digest;
-        self.store.name_image(call.caller.tenant, name.to_owned(), digest, call.actor()).await??;
+        let digest = self.image(call.tenant()?, image).await?.digest;
+        self.store.name_image(call.tenant()?, name.to_owned(), digest, call.actor()).await??;
         self.image_info(call, name).await
     }
 
@@ -157,10 +157,10 @@ impl App {
     ) -> Result<Vec<Task>> {
         let (digest, name) = (&image.image.digest, &image.image.manifest.name);
         let params = json!({"image": name, "image_digest": digest});
-        let now = self.clock.now();
+        let (now, tenant) = (self.clock.now(), call.tenant()?);
         let submission = |node: &Node| Submission {
             task: self.ids.next(now),
-            tenant: call.caller.tenant,
+            tenant,
             actor: call.actor(),
             kind,
             params: params.clone(),
@@ -186,7 +186,7 @@ impl App {
     /// Removes one of an image's names; with its last one, or by its digest, the image and the bytes that no other needs.
     /// What was asked of the schedule is for the nodes that have it.
     pub async fn delete_image(&self, call: &Call, text: &str, when: &Asked) -> Result<ImageTasks> {
-        let (tenant, at) = (call.caller.tenant, self.when(KindName::ImageDelete, when)?);
+        let (tenant, at) = (call.tenant()?, self.when(KindName::ImageDelete, when)?);
         let (image, names) = self.store.remove_image(tenant, text.to_owned(), call.actor()).await??;
         let info = self.describe(tenant, vec![image]).await?.pop();
         let mut info = info.ok_or(Error::Fault("an image was not described"))?;

@@ -90,7 +90,7 @@ impl App {
 
     /// The caller's imports, newest first.
     pub async fn imports(&self, call: &Call, before: Option<ImportId>, limit: usize) -> Result<Vec<Import>> {
-        Ok(self.store.imports(call.caller.tenant, before, limit).await?)
+        Ok(self.store.imports(call.tenant()?, before, limit).await?)
     }
 
     /// Asks that an import be stopped; it is within a second or two.

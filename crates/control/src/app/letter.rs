@@ -72,7 +72,7 @@ impl App {
     /// Whoever may not ask for a task may not let it be either.
     async fn purgeable(&self, call: &Call, id: TaskId) -> Result<Cancel> {
         let task = self.task(call, id).await?;
-        call.require(task.kind.spec().role)?;
+        call.require(task.kind.spec().access())?;
         Ok(Cancel { task: id, tenant: task.tenant, actor: call.actor() })
     }
 }

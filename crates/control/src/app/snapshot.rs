@@ -51,7 +51,7 @@ impl App {
         before: Option<SnapshotId>,
         limit: usize,
     ) -> Result<Vec<Snapshot>> {
-        let filter = SnapshotFilter { tenant: Some(call.caller.tenant), ..filter };
+        let filter = SnapshotFilter { tenant: Some(call.tenant()?), ..filter };
         Ok(self.store.snapshots(filter, before, limit).await?)
     }
 

@@ -1,9 +1,6 @@
 //! Statistics of tasks: of the caller's tenant, or of all for whoever answers for the platform.
 
-use hostler_model::{
-    kind::{KindName, Role},
-    stats::TaskStats,
-};
+use hostler_model::{caller::Access, kind::KindName, scope::Scope, stats::TaskStats};
 use hostler_store::StatsFilter;
 
 use super::{App, Result, caller::Call};
@@ -27,9 +24,9 @@ impl App {
         node: Option<&str>,
     ) -> Result<TaskStats> {
         let tenant = match whose {
-            Whose::Own => Some(call.caller.tenant),
+            Whose::Own => Some(call.tenant()?),
             Whose::All => {
-                call.require(Role::PlatformAdmin)?;
+                call.require(Access::Admin { scope: Scope::TaskRead })?;
                 None
             }
         };

@@ -4,7 +4,7 @@
 
 use hostler_model::{
     Code, NodeId, Refusal, TaskId, TenantId,
-    api::{Answered, NewTask, Problem, TargetRef, strict},
+    api::{Answered, NewTask, Problem, TargetRef},
     defaults::Defaults,
     edit,
     image::Image,
@@ -76,21 +76,21 @@ impl Prepared {
 impl App {
     /// Writes a task of the caller's tenant down, or says why not.
     pub async fn submit(&self, call: &Call, new: NewTask, terms: Terms) -> Result<Accepted> {
-        self.submit_in(call, Place { tenant: call.caller.tenant, retry_of: None }, new, terms).await
+        self.submit_in(call, Place { tenant: call.tenant()?, retry_of: None }, new, terms).await
     }
 
     /// Writes many tasks of the caller's tenant down together, each answered by itself.
     pub async fn submit_batch(&self, call: &Call, tasks: &[Value], terms: &Terms) -> Result<Vec<Answered>> {
-        let place = Place { tenant: call.caller.tenant, retry_of: None };
+        let place = Place { tenant: call.tenant()?, retry_of: None };
         let mut answers: Vec<Option<Answered>> = Vec::with_capacity(tasks.len());
         let mut asked = Vec::with_capacity(tasks.len());
         for (task, part) in tasks.iter().zip(0u32..) {
             let of_part = |sent: &Idempotency| Idempotency { part: Some(part), ..sent.clone() };
             let idempotency = terms.idempotency.as_ref().map(of_part);
             let terms = Terms { idempotency, ..terms.clone() };
-            let prepared = match strict::<NewTask>(task) {
+            let prepared = match self.read::<NewTask>(Some(call), task).await {
                 Ok(new) => self.prepare(call, place, new, terms).await,
-                Err(refusal) => Err(refusal.into()),
+                Err(error) => Err(error),
             };
             match prepared {
                 Ok(prepared) => {
@@ -131,7 +131,7 @@ impl App {
     async fn prepare(&self, call: &Call, place: Place, new: NewTask, terms: Terms) -> Result<Prepared> {
         let kind: KindName = new.kind.parse()?;
         let spec = kind.spec();
-        call.require(spec.role)?;
+        call.require(spec.access())?;
         refuse_references(spec.sensitive, &new.params)?;
         let defaults = self.defaults();
         let image = self.image_for(place.tenant, spec, &new.params, &defaults).await?;
@@ -147,6 +147,8 @@ impl App {
             }
             aimed => (aimed?, None),
         };
+        // What is only asked about is not written, and so not sealed.
+        let secrets = if terms.dry_run { secrets } else { self.sealed(aimed.tenant, secrets).await? };
         let machine = match spec.aim {
             Aim::NewVm => Some(self.machine(&mut params)?),
             Aim::AnyNode | Aim::Node | Aim::Vm => None,

@@ -33,7 +33,7 @@ impl App {
         before: Option<TaskId>,
         limit: usize,
     ) -> Result<Vec<Task>> {
-        let filter = TaskFilter { tenant: Some(call.caller.tenant), ..filter };
+        let filter = TaskFilter { tenant: Some(call.tenant()?), ..filter };
         Ok(self.store.tasks(filter, before, limit).await?)
     }
 
@@ -66,7 +66,7 @@ impl App {
     /// Asks that a task be stopped. Asked again, the answer is the task as it is; one that has ended is refused.
     pub async fn cancel(&self, call: &Call, id: TaskId) -> Result<Task> {
         let task = self.task(call, id).await?;
-        call.require(task.kind.spec().role)?;
+        call.require(task.kind.spec().access())?;
         let cancel = Cancel { task: id, tenant: task.tenant, actor: call.actor() };
         only(self.store.cancel(vec![cancel]).await?)
     }

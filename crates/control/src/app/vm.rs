@@ -10,7 +10,7 @@ use super::{App, Error, Result, caller::Call, not_found, submit::Terms};
 impl App {
     /// A machine that this caller may see, by id or, among those that are not deleted, by name.
     pub async fn vm(&self, call: &Call, text: &str) -> Result<Vm> {
-        self.vm_in(call, call.caller.tenant, text).await
+        self.vm_in(call, call.tenant()?, text).await
     }
 
     /// A machine that this caller may see, by id, or by its name in this tenant.
@@ -32,7 +32,7 @@ impl App {
     /// Edits a machine: its record at once, its host by a task.
     pub async fn edit_vm(&self, call: &Call, text: &str, patch: VmPatch, terms: Terms) -> Result<Edited> {
         let kind = KindName::VmEdit;
-        call.require(kind.spec().role)?;
+        call.require(kind.spec().access())?;
         let Vm { id, tenant, .. } = self.vm(call, text).await?;
         let patch = VmPatch { filed: None, ..patch };
         let params = serde_json::to_value(patch).map_err(|_| Error::Fault("a patch could not be written as JSON"))?;
@@ -60,7 +60,7 @@ impl App {
 
     /// The caller's machines, newest first.
     pub async fn vms(&self, call: &Call, filter: VmFilter, before: Option<VmId>, limit: usize) -> Result<Vec<Vm>> {
-        let filter = VmFilter { tenant: Some(call.caller.tenant), ..filter };
+        let filter = VmFilter { tenant: Some(call.tenant()?), ..filter };
         Ok(self.store.vms(filter, before, limit).await?)
     }
 }

@@ -117,7 +117,7 @@ pub(super) async fn show_blob(State(app): State<Arc<App>>, call: Call, path: InP
     }
     let size = match whole {
         Some(size) => size,
-        None => app.blobs.sent(call.caller.tenant, &sha256).await,
+        None => app.blobs.sent(call.tenant()?, &sha256).await,
     };
     Ok(Json(Blob { sha256, size, complete: whole.is_some() }))
 }

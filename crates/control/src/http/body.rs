@@ -8,7 +8,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Request},
     response::{IntoResponse, Response},
 };
-use hostler_model::{Code, Refusal, api::strict};
+use hostler_model::{Code, Refusal};
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::{Serialize, de::DeserializeOwned};
@@ -36,12 +36,13 @@ pub(super) struct Strict<T, const LIMIT: usize = PEOPLE> {
 impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<Arc<App>> for Strict<T, LIMIT> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, _: &Arc<App>) -> Result<Self> {
+    async fn from_request(request: Request, app: &Arc<App>) -> Result<Self> {
+        let call = request.extensions().get::<Call>().cloned();
         let bytes = read(request, LIMIT).await?;
         // Where nothing must be said, nothing need be sent.
         let text = if bytes.is_empty() { "{}" } else { text(&bytes)? };
         let value = serde_json::from_str(text).map_err(not_json)?;
-        Ok(Strict { value: strict(&value)?, sha256: hex::encode(Sha256::digest(&bytes)) })
+        Ok(Strict { value: app.read(call.as_ref(), &value).await?, sha256: hex::encode(Sha256::digest(&bytes)) })
     }
 }
 

@@ -2,7 +2,12 @@
 
 use std::{collections::BTreeMap, sync::LazyLock};
 
-use hostler_model::api::{Problem, Submitted};
+use hostler_model::{
+    api::{Problem, Submitted},
+    caller::Access,
+    role::Role,
+};
+use serde_json::{Value, json};
 use utoipa::{
     IntoResponses, Modify, OpenApi,
     openapi::{
@@ -11,7 +16,10 @@ use utoipa::{
     },
 };
 
-use super::problem::PROBLEM_JSON;
+use super::{access::TABLE, problem::PROBLEM_JSON, tenant::TENANT};
+
+/// How a credential is sent, as the document calls it.
+const BEARER: &str = "bearer";
 
 /// What the document says beside its routes.
 #[derive(OpenApi)]
@@ -32,7 +40,7 @@ struct Bearer;
 impl Modify for Bearer {
     fn modify(&self, document: &mut openapi::OpenApi) {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        document.components.get_or_insert_default().add_security_scheme("bearer", scheme);
+        document.components.get_or_insert_default().add_security_scheme(BEARER, scheme);
     }
 }
 
@@ -87,12 +95,49 @@ pub fn openapi() -> String {
     text().to_owned()
 }
 
+/// Says with every route who may call it, as the table has it.
+fn tell_access(document: &mut Value) {
+    for row in TABLE {
+        let method = row.method.as_str().to_ascii_lowercase();
+        let Some(operation) = document["paths"][row.route].get_mut(&method).and_then(Value::as_object_mut) else {
+            continue;
+        };
+        let (needs, said) = match row.access {
+            Access::Anyone => (json!([]), "For anyone.".to_owned()),
+            Access::Known => (json!([{BEARER: []}]), "For anyone with a credential.".to_owned()),
+            Access::Tenant { from, scope } => {
+                (json!([{BEARER: [from, scope]}]), format!("For the role {from} and above, with the scope `{scope}`."))
+            }
+            Access::Admin { scope } => (
+                json!([{BEARER: [Role::PlatformAdmin, scope]}]),
+                format!("For platform administrators (audience `admin`), with the scope `{scope}`."),
+            ),
+        };
+        operation.insert("security".into(), needs);
+        let description = operation.get("description").and_then(Value::as_str);
+        let description = description.map_or(said.clone(), |text| format!("{text}\n\n{said}"));
+        operation.insert("description".into(), description.into());
+        if let Access::Tenant { .. } = row.access {
+            let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
+            parameters.as_array_mut().into_iter().for_each(|parameters| parameters.push(tenant_parameter()));
+        }
+    }
+}
+
+fn tenant_parameter() -> Value {
+    json!({
+        "name": TENANT, "in": "query", "required": false, "schema": {"type": "string"},
+        "description": "On whose things, by id or name: for platform administrators. Others name their own, or leave it out.",
+    })
+}
+
 /// The document, made once.
 pub(super) fn text() -> &'static str {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
         let (_, document) = super::router::routes().split_for_parts();
         // A Value keeps its keys sorted, and what cannot be written is not the API's document but a fault of the build.
-        let value = serde_json::to_value(&document).unwrap_or_default();
+        let mut value = serde_json::to_value(&document).unwrap_or_default();
+        tell_access(&mut value);
         let mut text = serde_json::to_string_pretty(&value).unwrap_or_default();
         text.push('\n');
         text

@@ -10,38 +10,65 @@ use axum::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::FutureExt;
-use hostler_model::{Code, Refusal, id::RequestId};
-use hostler_store::Caller;
+use hostler_model::{
+    Code, Refusal,
+    caller::{Access, Caller},
+    id::RequestId,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::{
-    access::{self, Access},
-    body, peer, problem,
+    access::{self, Row},
+    body, peer, problem, tenant,
 };
 use crate::app::{
     App, Error, Result,
-    caller::{Call, require},
+    caller::{Call, Reach},
 };
 
 /// The header in which an answer says which request it is to.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What makes a browser ask for a name and a password.
 const ASK_BROWSER: &str = "Basic realm=\"hostler: any name, and your token as the password\", charset=\"UTF-8\"";
+/// Headers that claim to say who calls.
+const CLAIMS: [&str; 14] = [
+    "x-tenant",
+    "x-tenant-id",
+    "x-user",
+    "x-user-id",
+    "x-role",
+    "x-roles",
+    "x-scope",
+    "x-scopes",
+    "x-audience",
+    "x-principal",
+    "x-remote-user",
+    "x-forwarded-user",
+    "x-auth-request-user",
+    "remote-user",
+];
 /// What counts as a route where there is none.
 const NO_ROUTE: &str = "none";
 
 /// The gate of people.
 pub(super) async fn people(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let began = Began::now(&app, request.method());
-    let row = request.extensions().get::<MatchedPath>().and_then(|path| access::find(request.method(), path.as_str()));
+    strip(request.headers_mut());
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let row = path.as_ref().and_then(|path| access::find(request.method(), path.as_str()));
     let route = row.map_or(NO_ROUTE, |row| row.route);
     let browser = access::by_browser(route);
-    let response = match admit(&app, row.map(|row| row.access), browser, request.headers()).await {
-        Ok(Some(caller)) => {
-            request.extensions_mut().insert(Call { caller, request: began.id });
-            run(next, request).await
+    let response = match admit(&app, row, browser, &mut request).await {
+        Ok(who) => {
+            if let Some((caller, reach)) = who {
+                request.extensions_mut().insert(Call { caller, reach, request: began.id });
+            }
+            match (row, path) {
+                // The table has no line for this method: it is not let through, whatever the router knows.
+                (None, Some(path)) => no_method(request, path.as_str()),
+                _ => run(next, request).await,
+            }
         }
-        Ok(None) => run(next, request).await,
         Err(error) => refuse(request, error),
     };
     let mut response = began.end(&app, route, response);
@@ -64,21 +91,45 @@ pub(super) async fn agents(State(app): State<Arc<App>>, mut request: Request, ne
     began.end(&app, route.unwrap_or(NO_ROUTE), response)
 }
 
-/// Who calls; `None` where nobody needs to be known. What is not in the table is not for anybody in particular: with a
-/// credential one learns that it is not there.
-async fn admit(app: &App, access: Option<Access>, browser: bool, headers: &HeaderMap) -> Result<Option<Caller>> {
-    if access == Some(Access::Anyone) {
+/// Who calls and on whose things; `None` where nobody needs to be known. What is not in the table is not for anybody in
+/// particular: with a credential one learns that it is not there.
+async fn admit(app: &App, row: Option<&Row>, browser: bool, request: &mut Request) -> Result<Option<(Caller, Reach)>> {
+    let access = row.map_or(Access::Known, |row| row.access);
+    if access == Access::Anyone {
         return Ok(None);
     }
-    let password = if browser { password(headers) } else { None };
+    let password = if browser { password(request.headers()) } else { None };
     let caller = match password {
         Some(token) => app.authenticate(&token).await?,
-        None => app.authenticate(bearer(headers)?).await?,
+        None => app.authenticate(bearer(request.headers())?).await?,
     };
-    if let Some(Access::From(role)) = access {
-        require(&caller, role)?;
+    caller.may(access)?;
+    let named = match access {
+        Access::Tenant { .. } => tenant::take(request.uri_mut())?,
+        Access::Anyone | Access::Known | Access::Admin { .. } => None,
+    };
+    let reach = app.reach(&caller, named.as_deref()).await?;
+    Ok(Some((caller, reach)))
+}
+
+/// Headers by which proxies elsewhere say who calls. Nothing here believes them, and nothing behind this gate sees them.
+fn strip(headers: &mut HeaderMap) {
+    for name in CLAIMS {
+        headers.remove(name);
     }
-    Ok(Some(caller))
+}
+
+fn no_method(request: Request, route: &str) -> Response {
+    let refusal = super::router::no_method(request.method(), request.uri());
+    let mut response = refuse(request, refusal.into());
+    let allowed = access::of_route(route).iter().map(|row| match row.method {
+        Method::GET => "GET,HEAD",
+        ref method => name(method),
+    });
+    if let Ok(allowed) = HeaderValue::from_str(&allowed.collect::<Vec<_>>().join(",")) {
+        response.headers_mut().insert(header::ALLOW, allowed);
+    }
+    response
 }
 
 fn credential<'a>(headers: &'a HeaderMap, scheme: &str) -> Option<&'a str> {
@@ -143,5 +194,22 @@ fn name(method: &Method) -> &'static str {
         Method::DELETE => "DELETE",
         Method::HEAD => "HEAD",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_header_says_who_calls() {
+        let mut headers = HeaderMap::new();
+        for name in CLAIMS {
+            headers.append(name, HeaderValue::from_static("one"));
+            headers.append(name, HeaderValue::from_static("another"));
+        }
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer hos_x"));
+        strip(&mut headers);
+        assert_eq!(headers.keys().collect::<Vec<_>>(), [header::AUTHORIZATION]);
     }
 }

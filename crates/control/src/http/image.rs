@@ -30,7 +30,7 @@ pub(super) async fn list_images(State(app): State<Arc<App>>, call: Call) -> Resu
 #[utoipa::path(put, path = "/api/v1/images", tag = "images", request_body = Manifest,
     responses((status = 200, description = "The image", body = Image), Refusals))]
 pub(super) async fn put_image(State(app): State<Arc<App>>, call: Call, body: Strict<Manifest>) -> Result<Json<Image>> {
-    Ok(Json(app.put_image(call.caller.tenant, body.value, call.actor()).await?))
+    Ok(Json(app.put_image(call.tenant()?, body.value, call.actor()).await?))
 }
 
 /// Shows an image, what stands for it, which nodes have it.

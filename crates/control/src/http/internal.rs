@@ -14,7 +14,7 @@ use hostler_model::{
     node::Slots,
 };
 use hostler_store::Claim;
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
 use super::{
@@ -99,6 +99,11 @@ pub(super) async fn wait(
     };
     let brought = app.dispatch.wait(claim, up_to).await?;
     Ok(Json(Assignments { tasks: app.assignments(identity.node, brought.leased)?, abort: brought.abort }))
+}
+
+pub(super) async fn end_wait(State(app): State<Arc<App>>, PeerIdentity(identity): PeerIdentity) -> Result<StatusCode> {
+    app.dispatch.end(identity.node, identity.enrolment).await;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 /// `task:epoch.attempt,…`

@@ -9,12 +9,13 @@ use axum::{
     routing::{get, post},
 };
 use hostler_model::{Code, Refusal, error::excerpt};
+use http::{Method, Uri};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, letter, node, quota,
-    snapshot, stats, task, task_log, vm, vm_power,
+    access, audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, key, letter,
+    node, quota, service_account, snapshot, stats, task, task_log, token, vm, vm_power,
 };
 use crate::app::{App, Error};
 
@@ -73,7 +74,12 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(node::approve_node))
         .routes(routes!(node::cordon_node))
         .routes(routes!(node::uncordon_node))
+        .routes(routes!(node::revoke_node))
         .routes(routes!(join_token::make_join_token))
+        .routes(routes!(key::list_keys, key::stage_key))
+        .routes(routes!(key::activate_key))
+        .routes(routes!(key::retire_key))
+        .routes(routes!(key::revoke_key))
         .routes(routes!(node::refresh_node))
         .routes(routes!(node::pause_node))
         .routes(routes!(node::resume_node))
@@ -91,6 +97,18 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(event::follow_events))
         .routes(routes!(audit::list_audit))
         .routes(routes!(quota::show_quota))
+        .routes(routes!(token::list_tokens, token::make_token))
+        .routes(routes!(token::show_token, token::revoke_token))
+        .routes(routes!(token::whoami))
+        .routes(routes!(token::show_jwks))
+        .routes(routes!(service_account::list_service_accounts, service_account::make_service_account))
+        .routes(routes!(service_account::delete_service_account))
+}
+
+/// What of those has no line in the table of who may call what.
+pub(crate) fn unlisted() -> Vec<String> {
+    let (_, document) = routes().split_for_parts();
+    access::unlisted(&document)
 }
 
 /// The router of people.
@@ -105,7 +123,7 @@ pub(crate) fn agents(app: Arc<App>) -> Router {
         .route(JOIN, post(internal::join))
         .route(RENEW, post(internal::renew))
         .route(HEARTBEAT, post(internal::heartbeat))
-        .route(WAIT, get(internal::wait))
+        .route(WAIT, get(internal::wait).delete(internal::end_wait))
         .route(STARTED, post(internal::started))
         .route(PROGRESS, post(internal::progress))
         .route(RESULT, post(internal::result))
@@ -123,7 +141,10 @@ pub(super) fn internal_route(path: Option<&str>) -> Option<&'static str> {
 
 fn finish(router: Router<Arc<App>>) -> Router<Arc<App>> {
     // Bodies are read with limits of their own (`body.rs`).
-    router.fallback(no_route).method_not_allowed_fallback(no_method).layer(DefaultBodyLimit::disable())
+    router
+        .fallback(no_route)
+        .method_not_allowed_fallback(async |request: Request| Error::from(no_method(request.method(), request.uri())))
+        .layer(DefaultBodyLimit::disable())
 }
 
 async fn no_route(request: Request) -> Error {
@@ -131,7 +152,8 @@ async fn no_route(request: Request) -> Error {
     Refusal::new(Code::NotFound, format!("there is no route {path}; /openapi.json lists those there are")).into()
 }
 
-async fn no_method(request: Request) -> Error {
-    let detail = format!("{} does not apply to {}", excerpt(request.method().as_str()), excerpt(request.uri().path()));
-    Refusal::new(Code::MethodNotAllowed, detail).into()
+/// A method that a route does not have.
+pub(super) fn no_method(method: &Method, uri: &Uri) -> Refusal {
+    let detail = format!("{} does not apply to {}", excerpt(method.as_str()), excerpt(uri.path()));
+    Refusal::new(Code::MethodNotAllowed, detail)
 }

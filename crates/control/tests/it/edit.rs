@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hostler_model::{
-    kind::Role,
+    role::Role,
     vm::{Vm, VmState},
 };
 use http::{Method, StatusCode};

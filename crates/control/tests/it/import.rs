@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use hostler_model::{TenantId, event::Actor, image::Sha256Hex, kind::Role};
+use hostler_model::{TenantId, event::Actor, image::Sha256Hex, role::Role};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hostler_model::kind::Role;
+use hostler_model::role::Role;
 use hostler_trust::NodeKey;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hostler_model::{
     Resources,
     event::Actor,
-    kind::Role,
+    role::Role,
     task::{Intent, Task, TaskState},
 };
 use http::{Method, StatusCode};

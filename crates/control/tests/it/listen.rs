@@ -75,6 +75,45 @@ async fn a_node_joins_polls_and_is_known_by_its_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_node_is_cut_off_with_what_it_waits_for_and_renews_no_more() {
+    let (world, agent) = World::ready().await;
+    let served = serve(&world).await;
+    let credentials = Credentials::new(&agent.key, &agent.joined.certificate_pem, &agent.joined.ca_pem).unwrap();
+    let node = client(&world.clock, ServerTrust::Authority(&agent.joined.ca_pem), Some(&credentials));
+    let url = |rest: &str| format!("{}/internal/v1/nodes/{}/{rest}", served.internal, agent.identity.node);
+    assert_eq!(node.get(url("tasks/wait?wait_ms=0")).send().await.unwrap().status(), 200);
+    // A poll that waits, and a connection that somebody holds open.
+    let poll = tokio::spawn(node.get(url("tasks/wait?wait_ms=60000")).send());
+    let polls = "hostler_dispatch_waiting_polls 1";
+    while !world.get("/metrics").send().await.text().contains(polls) {}
+    let began = std::time::Instant::now();
+    assert_eq!(world.post("/api/v1/nodes/node-1/revoke", json!({})).send().await.status, 200);
+    // Its answer is a refusal, where it came before the connection was cut.
+    assert!(poll.await.unwrap().is_err_or_refused());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // What it tries anew is cut or refused, the renewal included, and that of a certificate that has ended too.
+    let renew = json!({"csr_pem": agent.key.csr("node-1").unwrap()});
+    for _ in 0..2 {
+        assert!(node.get(url("tasks/wait?wait_ms=0")).send().await.is_err_or_refused());
+        assert!(node.post(url("renew")).json(&renew).send().await.is_err_or_refused());
+        world.pass(Duration::from_secs(25 * 3600));
+    }
+    served.shutdown.cancel();
+    served.serving.await.unwrap();
+}
+
+/// Whether a call came to nothing.
+trait Came {
+    fn is_err_or_refused(self) -> bool;
+}
+
+impl Came for reqwest::Result<reqwest::Response> {
+    fn is_err_or_refused(self) -> bool {
+        self.map_or(true, |answer| [401, 403].contains(&answer.status().as_u16()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn time_before_it_serves_is_no_service() {
     let (world, agent) = World::ready().await;
     let task = world.echo("x").await;
@@ -97,7 +136,7 @@ async fn whoever_sends_too_much_reads_the_refusal() {
     let world = World::new().await;
     let served = serve(&world).await;
     let mut stream = TcpStream::connect(&served.api).await.unwrap();
-    let token = world.token(hostler_model::kind::Role::PlatformAdmin);
+    let token = world.token(hostler_model::role::Role::PlatformAdmin);
     let head = format!(
         "POST /api/v1/tasks HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\ncontent-type: application/json\r\ncontent-length: 104857600\r\n\r\n"
     );
@@ -121,7 +160,7 @@ async fn a_shutdown_answers_long_polls_and_ends_streams() {
     let url = format!("{}/internal/v1/nodes/{}/tasks/wait?wait_ms=60000", served.internal, agent.identity.node);
     let poll = tokio::spawn(node.get(url).send());
     let people = tls::plain_http_client().unwrap();
-    let token = world.token(hostler_model::kind::Role::PlatformAdmin);
+    let token = world.token(hostler_model::role::Role::PlatformAdmin);
     let events = people.get(format!("http://{}/api/v1/events", served.api)).bearer_auth(token).send().await.unwrap();
     let began = std::time::Instant::now();
     served.shutdown.cancel();

@@ -1,6 +1,6 @@
 //! Lists: newest first, page by page, filtered.
 
-use hostler_model::kind::{KindInfo, Role};
+use hostler_model::{kind::KindInfo, role::Role};
 use serde_json::json;
 
 use crate::harness::World;

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use hostler_model::{
-    kind::{KindName, Role},
-    vm::Vm,
-};
+use hostler_model::{kind::KindName, role::Role, vm::Vm};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::harness::{Agent, Answer, World, stranger};
 
 /// A running machine named `web`; its id.
-async fn running(world: &World, agent: &Agent) -> String {
+pub async fn running(world: &World, agent: &Agent) -> String {
     let made = world.post("/api/v1/vms", json!({"name": "web"})).send().await;
     let charge = json!({"vcpus": 1, "memory_mib": 128, "disk_gib": 1, "vms": 1});
     let one = agent.poll(world, "wait_ms=5000").await.remove(0);
@@ -19,7 +19,7 @@ async fn take(world: &World, body: Value) -> Answer {
 }
 
 /// A snapshot named `one` with memory, that is ready; its id.
-async fn ready(world: &World, agent: &Agent) -> String {
+pub async fn ready(world: &World, agent: &Agent) -> String {
     let taken = take(world, json!({"name": "one", "memory": true})).await;
     assert_eq!(taken.status, StatusCode::ACCEPTED, "{}", taken.text());
     let one = agent.poll(world, "wait_ms=5000").await.remove(0);

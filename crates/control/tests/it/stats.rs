@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use hostler_model::{
-    kind::{KindName, Role},
-    stats::TaskStats,
-};
+use hostler_model::{kind::KindName, role::Role, stats::TaskStats};
 use http::{Method, StatusCode};
 use serde_json::json;
 

@@ -11,16 +11,21 @@ pub mod explain;
 pub mod fixture;
 mod host;
 pub mod image;
+pub mod key;
 pub mod live;
+pub mod login;
 pub mod node;
 pub mod read;
 pub mod run;
 mod schedule;
+pub mod service_account;
 pub mod snapshot;
 pub mod task;
+pub mod token;
 pub mod top;
 pub mod vm;
 mod wait;
+pub mod whoami;
 
 use std::collections::BTreeMap;
 
@@ -58,7 +63,7 @@ pub struct Globals {
 impl Globals {
     /// A session with the server. Nothing is sent yet.
     pub fn session(&self) -> Result<Session, Failure> {
-        let client = self.server.context()?.client()?;
+        let client = self.server.context()?.client()?.for_tenant(self.server.tenant.clone());
         Ok(Session { client, format: self.output.output, style: self.output.style(), clock: Clock::system() })
     }
 

@@ -24,7 +24,13 @@ impl Code {
                 "Send `Authorization: Bearer <token>`. The command line takes it from the context or from `HOSTLER_TOKEN`; `hostler dev` writes one for its user when it starts."
             }
             Code::Forbidden => {
-                "The facts say which role is needed and which the credential has. Ask for a credential with that role."
+                "The facts say which role, scope or audience is needed and which the credential has. Ask for a credential with that."
+            }
+            Code::ForbiddenOwnership => {
+                "The body's `tenant` is not the one that the credential acts for. Leave it out; a platform's administrator names the tenant in the address, as `?tenant=NAME`."
+            }
+            Code::TenantIdRequired => {
+                "Your credential belongs to no tenant. Name the one that this is for in the address, as `?tenant=NAME`; the command line has `--tenant`."
             }
             Code::NotFound => {
                 "The path or the thing does not exist, or belongs to another tenant. `/docs` lists the routes."
@@ -48,6 +54,10 @@ impl Code {
             Code::SnapshotUnusable => {
                 "The detail says what does not fit. A snapshot with memory needs the processors and the memory that it was taken with, and the same hypervisor on its node; a damaged one can only be deleted."
             }
+            Code::TokenNotFound => "`hostler token list` shows the tokens that you may see, by their ids.",
+            Code::ServiceAccountNotFound => {
+                "`hostler service-account list` shows the accounts of the tenant; `hostler service-account create` makes one."
+            }
             Code::NodeNotFound => "`hostler node list` shows the nodes there are.",
             Code::MethodNotAllowed => "The route exists under another method: `/docs` shows which.",
             Code::UnknownAction => "The detail lists the kinds there are.",
@@ -62,6 +72,10 @@ impl Code {
             }
             Code::NodeStateConflict => {
                 "`hostler node show` says the node's state: it may wait for approval, be cordoned, or be cordoned already."
+            }
+            Code::KeyNotFound => "`hostler key list` shows the keys that sign tasks, by their whole names.",
+            Code::KeyStateConflict => {
+                "`hostler key list` says the keys' states. The one that signs is followed by another (`hostler key stage`, then `activate`) before it is retired."
             }
             Code::QuotaExceeded => {
                 "The fact `over` says, for each amount, limit, used, held and asked. Delete or shrink something, wait for work that holds an amount, or ask for a higher limit."

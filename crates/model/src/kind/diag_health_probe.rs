@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
+use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Turn};
 use crate::{error::Refusal, retry::RetryPolicy};
 
 /// The kind.
@@ -83,6 +83,7 @@ impl Kind for DiagHealthProbe {
     const NAME: &'static str = "diag.health_probe";
     const CLASS: Class = Class::Quick;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::TaskWrite;
     const AIM: Aim = Aim::AnyNode;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn, within};
+use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Turn, within};
 use crate::{error::Refusal, retry::RetryPolicy, unit::Resources};
 
 /// The kind.
@@ -34,6 +34,7 @@ impl Kind for Echo {
     const NAME: &'static str = "echo";
     const CLASS: Class = Class::Quick;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::TaskWrite;
     const AIM: Aim = Aim::AnyNode;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;

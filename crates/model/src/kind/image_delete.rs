@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn, image_pull::resolved};
+use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Turn, image_pull::resolved};
 use crate::{defaults::Defaults, error::Refusal, id::ImageDigest, retry::RetryPolicy};
 
 /// The kind.
@@ -34,6 +34,7 @@ impl Kind for ImageDelete {
     const NAME: &'static str = "image.delete";
     const CLASS: Class = Class::Disk;
     const ROLE: Role = Role::TenantAdmin;
+    const SCOPE: Scope = Scope::ImageWrite;
     const AIM: Aim = Aim::AnyNode;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;

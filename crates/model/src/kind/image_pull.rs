@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
+use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Turn};
 use crate::{
     defaults::Defaults,
     error::{Code, Refusal, excerpt},
@@ -41,6 +41,7 @@ impl Kind for ImagePull {
     const NAME: &'static str = "image.pull";
     const CLASS: Class = Class::Disk;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::ImageWrite;
     const AIM: Aim = Aim::AnyNode;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Class, KindName, OnRemains, OnUncertain, Role};
+use super::{Class, KindName, OnRemains, OnUncertain, Role, Scope};
 use crate::{
     retry::{Backoff, RetryPolicy},
     schedule::Schedule,
@@ -19,6 +19,9 @@ pub struct KindInfo {
     pub class: Class,
     /// Who may ask for it, at least.
     pub role: Role,
+    /// What a credential that is narrowed must be narrowed to.
+    #[schema(value_type = String)]
+    pub scope: Scope,
     /// How long a task may wait for its node, in seconds.
     pub queue_timeout_seconds: u32,
     /// How long it may take from its first lease to its end, in seconds. Parameters may ask for more.
@@ -47,6 +50,7 @@ impl KindInfo {
             kind,
             class: spec.class,
             role: spec.role,
+            scope: spec.scope,
             queue_timeout_seconds,
             timeout_seconds,
             retry,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
+use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Turn};
 use crate::{error::Refusal, id::VmId, retry::RetryPolicy};
 
 /// The kind.
@@ -35,6 +35,7 @@ impl Kind for InventoryRefresh {
     const NAME: &'static str = "inventory.refresh";
     const CLASS: Class = Class::Quick;
     const ROLE: Role = Role::PlatformAdmin;
+    const SCOPE: Scope = Scope::NodeWrite;
     const AIM: Aim = Aim::Node;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;

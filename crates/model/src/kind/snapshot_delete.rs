@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnRemains, OnUncertain, Role, Turn};
+use super::{Admission, Aim, Class, FillContext, Kind, OnRemains, OnUncertain, Role, Scope, Turn};
 use crate::{
     error::{Code, Refusal},
     id::SnapshotId,
@@ -53,6 +53,7 @@ impl Kind for SnapshotDelete {
     // those that move bytes from images and disks.
     const CLASS: Class = Class::Quick;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::SnapshotWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Shared;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;

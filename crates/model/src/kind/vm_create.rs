@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn, undone, within};
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Settled, Turn, undone, within};
 use crate::{
     alloc::Settlement,
     cloud_init::{CloudInit, FirstBoot, USER_DATA_LIMIT},
@@ -174,6 +174,7 @@ impl Kind for VmCreate {
     const NAME: &'static str = "vm.create";
     const CLASS: Class = Class::Boot;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::VmWrite;
     const AIM: Aim = Aim::NewVm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;

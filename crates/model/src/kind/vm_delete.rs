@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn};
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Settled, Turn};
 use crate::{
     alloc::Settlement,
     error::Refusal,
@@ -33,6 +33,7 @@ impl Kind for VmDelete {
     const NAME: &'static str = "vm.delete";
     const CLASS: Class = Class::Quick;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::VmWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Final;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;

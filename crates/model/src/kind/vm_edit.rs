@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Record, Role, Turn};
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Record, Role, Scope, Turn};
 use crate::{
     edit::{Shape, VmPatch},
     error::{Code, Refusal},
@@ -75,6 +75,7 @@ impl Kind for VmEdit {
     const NAME: &'static str = "vm.edit";
     const CLASS: Class = Class::Quick;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::VmWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     // Done twice it comes to the same.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Turn, within};
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Turn, within};
 use crate::{
     error::{Code, Refusal},
     retry::RetryPolicy,
@@ -57,6 +57,7 @@ impl Kind for VmExec {
     const NAME: &'static str = "vm.exec";
     const CLASS: Class = Class::Guest;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::VmExec;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Shared;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Fail;

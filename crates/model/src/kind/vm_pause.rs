@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn, cannot};
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Settled, Turn, cannot};
 use crate::{
     error::Refusal,
     retry::RetryPolicy,
@@ -32,6 +32,7 @@ impl Kind for VmPause {
     const NAME: &'static str = "vm.pause";
     const CLASS: Class = Class::Quick;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::VmWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;

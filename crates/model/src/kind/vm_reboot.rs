@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, STOP_TIMEOUT_SECONDS, Settled, Turn, cannot, within,
+    Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, STOP_TIMEOUT_SECONDS, Scope, Settled, Turn, cannot,
+    within,
 };
 use crate::{
     error::{Code, Refusal},
@@ -53,6 +54,7 @@ impl Kind for VmReboot {
     const NAME: &'static str = "vm.reboot";
     const CLASS: Class = Class::Boot;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::VmWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Fail;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Record, Role, Turn};
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Record, Role, Scope, Turn};
 use crate::{
     error::{Code, Refusal},
     name::Name,
@@ -36,6 +36,7 @@ impl Kind for VmRename {
     const NAME: &'static str = "vm.rename";
     const CLASS: Class = Class::Quick;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::VmWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn};
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Settled, Turn};
 use crate::{
     alloc::Settlement,
     error::{Code, Refusal},
@@ -42,6 +42,7 @@ impl Kind for VmRestore {
     const NAME: &'static str = "vm.restore";
     const CLASS: Class = Class::Boot;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::SnapshotWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;

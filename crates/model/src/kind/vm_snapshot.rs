@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Turn};
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Turn};
 use crate::{
     error::{Code, Refusal},
     id::SnapshotId,
@@ -49,6 +49,7 @@ impl Kind for VmSnapshot {
     const NAME: &'static str = "vm.snapshot";
     const CLASS: Class = Class::Disk;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::SnapshotWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;

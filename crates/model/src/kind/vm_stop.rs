@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Settled, Turn, cannot, within};
+use super::{Admission, Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Settled, Turn, cannot, within};
 use crate::{
     error::Refusal,
     retry::RetryPolicy,
@@ -55,6 +55,7 @@ impl Kind for VmStop {
     const NAME: &'static str = "vm.stop";
     const CLASS: Class = Class::Quick;
     const ROLE: Role = Role::Operator;
+    const SCOPE: Scope = Scope::VmWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;

@@ -7,12 +7,13 @@ use anyhow::Context;
 use hostler_model::{
     Ids, PrincipalId, Resources, TenantId,
     api::Quota,
+    caller::Caller,
     event::Actor,
     image::{Manifest, Sha256Hex},
-    kind::Role,
     planted::Bug,
+    role::Role,
 };
-use hostler_store::{Caller, NewApiToken};
+use hostler_store::NewApiToken;
 use hostler_trust::ApiToken;
 use serde_json::json;
 use tokio::{
@@ -127,7 +128,7 @@ impl Stage {
         let net = Net::new(dice.apart(), trace.clone());
         let history = History::new(trace.clone());
         let site = Site::new(dir, Wall::new(began), dice.apart(), net.clone(), history);
-        let live = site.open()?;
+        let live = site.open().await?;
         let ids = Ids::seeded(dice.number());
         let (mut tenants, mut tokens) = (Vec::new(), Vec::new());
         for number in 0..dice.within(1..3) {
@@ -265,10 +266,10 @@ async fn tenant(live: &Live, ids: &Ids, wall: &Wall, number: u64) -> anyhow::Res
 
 async fn token(live: &Live, ids: &Ids, wall: &Wall, tenant: TenantId) -> anyhow::Result<String> {
     let token = ApiToken::generate(ids);
-    let caller = Caller { principal: ids.next::<PrincipalId>(wall.clock().now()), tenant, role: Role::Operator };
-    live.store
-        .create_api_token(NewApiToken { token_hash: token.hash().to_string(), caller, label: "user".into() })
-        .await?;
+    let now = wall.clock().now();
+    let caller = Caller::new(ids.next::<PrincipalId>(now), tenant, Role::Operator);
+    let new = NewApiToken::of_system(ids.next(now), token.hash().to_string(), caller, "user");
+    live.store.create_api_token(new).await??;
     Ok(token.reveal())
 }
 

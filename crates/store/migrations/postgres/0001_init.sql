@@ -3,7 +3,7 @@
 -- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
 
 -- One row: the store's epoch, the number of the last log entry, the hash of the last link; `mark`: the certificate
--- authority and the signing key of the servers over this database.
+-- authority of the servers over this database.
 CREATE TABLE log_head (
     one         BIGINT PRIMARY KEY CHECK (one = 1),
     store_epoch BIGINT NOT NULL,
@@ -115,10 +115,12 @@ CREATE TABLE nodes (
     heard_epoch BIGINT NOT NULL,
     orphans    TEXT COLLATE "C" NOT NULL,
     paused_at  BIGINT,
+    revoked_at BIGINT,
     created_at BIGINT NOT NULL
 );
 
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
+CREATE INDEX nodes_revoked ON nodes (id) WHERE revoked_at IS NOT NULL;
 CREATE INDEX nodes_offered ON nodes (id) WHERE transport <> 'poll';
 
 -- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
@@ -382,9 +384,48 @@ CREATE TABLE join_tokens (
 
 CREATE TABLE api_tokens (
     hash       TEXT COLLATE "C" PRIMARY KEY,
+    id         TEXT COLLATE "C" NOT NULL UNIQUE,
     principal  TEXT COLLATE "C" NOT NULL,
-    tenant     TEXT COLLATE "C" NOT NULL,
+    audience   TEXT COLLATE "C" NOT NULL,
+    tenant     TEXT COLLATE "C",
     role       TEXT COLLATE "C" NOT NULL,
+    scopes     TEXT COLLATE "C",
     label      TEXT COLLATE "C" NOT NULL,
+    format     TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL,
+    created_by TEXT COLLATE "C" NOT NULL,
+    made_with  TEXT COLLATE "C",
+    expires_at BIGINT,
+    revoked_at BIGINT
+);
+CREATE INDEX api_tokens_of_tenant ON api_tokens (tenant, audience, id);
+CREATE INDEX api_tokens_of_principal ON api_tokens (principal, id);
+CREATE INDEX api_tokens_made_with ON api_tokens (made_with) WHERE made_with IS NOT NULL;
+
+CREATE TABLE service_accounts (
+    id         TEXT COLLATE "C" PRIMARY KEY,
+    tenant     TEXT COLLATE "C" NOT NULL,
+    name       TEXT COLLATE "C" NOT NULL,
+    role       TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL,
+    created_by TEXT COLLATE "C" NOT NULL,
+    deleted_at BIGINT
+);
+CREATE UNIQUE INDEX service_accounts_by_name ON service_accounts (tenant, name) WHERE deleted_at IS NULL;
+
+-- Keys that sign tasks. `public`: 32 bytes as base64url. `private`: sealed; NULL once the key is over.
+CREATE TABLE signing_keys (
+    kid        TEXT COLLATE "C" PRIMARY KEY,
+    state      TEXT COLLATE "C" NOT NULL,
+    public     TEXT COLLATE "C" NOT NULL,
+    private    TEXT COLLATE "C",
+    created_at BIGINT NOT NULL,
+    changed_at BIGINT NOT NULL
+);
+
+-- Keys under which values are sealed, wrapped by a master key, which is in no database. `owner`: a tenant, or `control`.
+CREATE TABLE data_keys (
+    owner      TEXT COLLATE "C" PRIMARY KEY,
+    wrapped    TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL
 );

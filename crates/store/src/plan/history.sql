@@ -53,7 +53,12 @@ INSERT INTO image_names SELECT 'tenant-' || n % 3, 'image-' || n, 'digest-' || n
 INSERT INTO imports (id, tenant, name, source, state, progress, cancel, created_by, created_at, beat_at)
 SELECT 'import-' || n, 'tenant-' || n % 3, 'name', 'upload', 'done', '{}', 0, 'somebody', n, n
   FROM generate_series(1, 5000) n;
-INSERT INTO api_tokens SELECT 'hash-' || n, 'somebody', 'tenant-1', 'operator', 'label', n FROM generate_series(1, 5000) n;
+INSERT INTO api_tokens (hash, id, principal, audience, tenant, role, label, format, created_at, created_by, made_with)
+SELECT 'hash-' || n, 'token-' || n, 'somebody-' || n / 10, 'tenant', 'tenant-' || n / 100, 'operator', 'label', 'opaque', n,
+       'somebody', 'token-' || n / 5
+  FROM generate_series(1, 5000) n;
+INSERT INTO service_accounts (id, tenant, name, role, created_at, created_by)
+SELECT 'account-' || n, 'tenant-' || n / 100, 'account-' || n, 'operator', n, 'somebody' FROM generate_series(1, 5000) n;
 INSERT INTO join_tokens SELECT 'hash-' || n, NULL, 1, n, 'somebody', n, n, 'node-1' FROM generate_series(1, 5000) n;
 
 ANALYZE;

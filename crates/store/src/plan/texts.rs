@@ -7,20 +7,22 @@ use std::{
 };
 
 use crate::{
-    allocation, doctor, history, idempotency, image, import, log, node, secret, snapshot, task, task_log, tenant,
-    timeline, token, vm,
+    allocation, api_token, doctor, history, idempotency, image, import, key, log, node, secret, service_account,
+    snapshot, task, task_log, tenant, timeline, token, vm,
 };
 
 /// Texts that may read a whole table, by the file and the name, and why.
 const RARE: &[(&str, &str, &str)] = &[
     ("allocation.rs", "ALL", "the doctor adds all of them up"),
     ("allocation.rs", "ORPHANED", "the doctor looks at each"),
+    ("api_token.rs", "REVOKE_MADE", "it reads again what it found: tokens that were made with each other"),
     ("doctor.rs", "LEASELESS", "the doctor looks at each task"),
     ("doctor.rs", "MISNAMED", "the doctor looks at each machine"),
     ("gauges.rs", "VMS", "machines are counted for /metrics: as many as there are, without the deleted"),
     ("gauges.rs", "NODES", "as many as there are hosts"),
     ("gauges.rs", "BOOKS", "as many as there are tenants"),
     ("image.rs", "MANIFESTS", "blobs that no image has are found once an hour"),
+    ("key.rs", "ALL", "as many as were ever made: one in months"),
     ("node.rs", "ALL", "placement looks at every host"),
     ("node.rs", "BOOKS", "the doctor compares every host's"),
     ("tenant.rs", "BOOKS", "the doctor compares every tenant's"),
@@ -30,20 +32,24 @@ const RARE: &[(&str, &str, &str)] = &[
     ("task/outbox.rs", "LENGTH", "offers that nobody has begun are counted for /metrics"),
     ("task/stats.rs", "TOTALS", "counters: an hour's and no more"),
     ("token.rs", "USE_UP_JOINS", "once after a restore"),
+    ("token.rs", "USE_UP_OF", "when an operator revokes a node"),
 ];
 
 /// Those that run all the time: none may read a whole table.
 pub(super) fn hot() -> impl Iterator<Item = &'static str> {
     let texts = [
         allocation::HOT,
+        api_token::HOT,
         doctor::HOT,
         history::HOT,
         idempotency::HOT,
         image::HOT,
         import::HOT,
+        key::HOT,
         log::HOT,
         node::HOT,
         secret::HOT,
+        service_account::HOT,
         snapshot::HOT,
         task::HOT,
         task::bound::HOT,
@@ -51,6 +57,7 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
         task::list::HOT,
         task::outbox::HOT,
         task::stats::HOT,
+        task::wanted::HOT,
         task_log::HOT,
         tenant::HOT,
         timeline::HOT,

@@ -18,7 +18,7 @@ use crate::{
     Answer, Claim, Leased,
     group::Step,
     node::{self, Identity},
-    task::{self, Lane, TaskRow},
+    task::{self, Lane, TaskRow, Wanted},
     work::Work,
 };
 
@@ -64,33 +64,24 @@ type Offers = BTreeMap<(NodeId, Lane), VecDeque<TaskId>>;
 
 /// A paused node is offered only what is to be undone.
 fn offers(work: &mut Work<'_>, claims: &[&Claim], known: &BTreeMap<NodeId, Identity>) -> Result<Offers> {
-    let mut wanted: BTreeMap<(NodeId, Lane), usize> = BTreeMap::new();
+    let mut wanted = Wanted::default();
     for claim in claims {
-        *wanted.entry((claim.node, Lane::Abort)).or_default() += ABORTS;
+        wanted.add(claim.node, Lane::Abort, ABORTS);
         if known.get(&claim.node).is_some_and(|who| !who.paused) {
-            for class in Class::ALL {
-                *wanted.entry((claim.node, Lane::Of(class))).or_default() += claim.free.of(class);
-            }
+            Class::ALL.into_iter().for_each(|class| wanted.add(claim.node, Lane::Of(class), claim.free.of(class)));
         }
     }
-    // Machines and disks have few slots and their tasks are large: they are not read by the number of the short ones.
-    let (few, many): (Vec<_>, Vec<_>) =
-        wanted.into_iter().filter(|(_, free)| *free > 0).partition(|((_, lane), _)| match lane {
-            Lane::Of(Class::Boot | Class::Disk) => true,
-            Lane::Of(Class::Quick | Class::Guest) | Lane::Abort => false,
-        });
     let mut offers = Offers::new();
-    for group in [many, few] {
-        let Some(limit) = group.iter().map(|(_, free)| *free).max() else { continue };
-        let lanes: Vec<(NodeId, Lane)> = group.into_iter().map(|(lane, _)| lane).collect();
-        let rows = task::leasable(work.tx, &lanes, limit, work.now)?;
-        for row in &rows {
-            if let Some(node) = row.task.node {
-                offers.entry((node, Lane::of(&row.task))).or_default().push_back(row.task.id);
-            }
-        }
-        work.adopt_leasable(rows)?;
+    if wanted.is_empty() {
+        return Ok(offers);
     }
+    let rows = task::leasable(work.tx, &wanted, work.now)?;
+    for row in &rows {
+        if let Some(node) = row.task.node {
+            offers.entry((node, Lane::of(&row.task))).or_default().push_back(row.task.id);
+        }
+    }
+    work.adopt_leasable(rows)?;
     Ok(offers)
 }
 

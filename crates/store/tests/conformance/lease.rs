@@ -161,3 +161,31 @@ pub async fn what_is_about_an_unknown_vm_waits_until_it_is_known(world: &mut Wor
     assert!(wakes.try_recv().unwrap().nodes.contains(&agent.node));
     assert_eq!(world.lease_one(agent).await.task, program.id);
 }
+
+pub async fn nodes_that_have_something_to_fetch_are_found_one_after_another(world: &mut World) {
+    let mut agents = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        agents.push(world.node(name).await);
+    }
+    agents.sort_by_key(|agent| agent.node);
+    let [none, leased, two, later] = agents[..] else { unreachable!("four nodes") };
+    let at = |agent: Agent| {
+        let mut submission = world.echo();
+        submission.target.node = Some(agent.node);
+        submission
+    };
+    let mut in_a_minute = at(later);
+    in_a_minute.not_before = world.now().plus(Duration::from_secs(60));
+    for submission in [at(leased), at(two), at(two), in_a_minute] {
+        world.ok(submission).await;
+    }
+    world.lease_one(leased).await;
+    let found = async |behind, limit| world.store.nodes_with_work(behind, limit).await.unwrap();
+    assert_eq!(found(None, 9).await, [two.node]);
+    world.advance(61);
+    assert_eq!(found(None, 9).await, [two.node, later.node]);
+    assert_eq!(found(None, 1).await, [two.node]);
+    assert_eq!(found(Some(two.node), 9).await, [later.node]);
+    assert_eq!(found(Some(later.node), 9).await, []);
+    assert!(world.lease(none, 9).await.is_empty());
+}

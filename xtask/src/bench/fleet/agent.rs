@@ -1,5 +1,5 @@
-//! Agents that only wait: each with a certificate and a connection of its own, a poll for each class of tasks and
-//! heartbeats, by the calls that a real agent makes. None has a journal, a machine or anything to do.
+//! Agents that only wait: each with a certificate and a connection of its own, a poll for tasks of all classes
+//! and heartbeats, by the calls that a real agent makes. None has a journal, a machine or anything to do.
 
 use std::{
     fmt,
@@ -30,13 +30,8 @@ use crate::bench::{http::Connection, server::Server};
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(10);
 /// How many join at once.
 const JOINING: usize = 32;
-/// A poll of one class, as a real agent sends four.
-const CLASSES: [Slots; 4] = [
-    Slots { boot: 4, disk: 0, quick: 0, guest: 0 },
-    Slots { boot: 0, disk: 2, quick: 0, guest: 0 },
-    Slots { boot: 0, disk: 0, quick: 64, guest: 0 },
-    Slots { boot: 0, disk: 0, quick: 0, guest: 64 },
-];
+/// What is free, of each class: all, because nothing is done.
+const SLOTS: Slots = Slots { boot: 4, disk: 2, quick: 64, guest: 64 };
 
 /// Agents that wait. They end with this value.
 pub(crate) struct Fleet {
@@ -127,8 +122,7 @@ async fn join(connection: &mut Connection, door: &mut Option<Link>, at: &str, nu
 
 /// Polls and sends heartbeats until it is dropped.
 async fn wait(server: &server::Server, counts: &Counts) {
-    let [boot, disk, quick, guest] = CLASSES.map(|free| poll(server, free, counts));
-    tokio::join!(boot, disk, quick, guest, beat(server, counts));
+    tokio::join!(poll(server, counts), beat(server, counts));
 }
 
 async fn beat(server: &server::Server, counts: &Counts) {
@@ -141,9 +135,9 @@ async fn beat(server: &server::Server, counts: &Counts) {
     }
 }
 
-async fn poll(server: &server::Server, free: Slots, counts: &Counts) {
+async fn poll(server: &server::Server, counts: &Counts) {
     loop {
-        match server.wait(&free, &Held::AsBefore).await {
+        match server.wait(&SLOTS, &Held::AsBefore).await {
             Ok(_) => counts.polls.fetch_add(1, Ordering::Relaxed),
             Err(_) => {
                 tokio::time::sleep(HEARTBEAT / 10).await;
@@ -154,7 +148,8 @@ async fn poll(server: &server::Server, free: Slots, counts: &Counts) {
 }
 
 fn heartbeat() -> Heartbeat {
-    Heartbeat { facts: facts(), leases: Vec::new(), inventory: Inventory { full: true, ..Inventory::default() } }
+    let inventory = Inventory { full: true, ..Inventory::default() };
+    Heartbeat { facts: facts(), leases: Vec::new(), inventory, keys: String::new(), refused: Vec::new() }
 }
 
 fn link(at: &str, authority: Fingerprint, credentials: Option<&Credentials>) -> Result<Link> {
@@ -168,7 +163,7 @@ fn facts() -> NodeFacts {
         hypervisor: "simulated".to_owned(),
         acceleration: "simulated".to_owned(),
         capacity: Resources { vcpus: 64, memory_mib: 256 << 10, disk_gib: 4096, vms: 256 },
-        slots: Slots { boot: 4, disk: 2, quick: 64, guest: 64 },
+        slots: SLOTS,
         capabilities: vec!["diag.*".to_owned()],
         ..NodeFacts::default()
     }

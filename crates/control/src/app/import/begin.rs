@@ -57,9 +57,9 @@ impl App {
         for piece in &plan.pieces {
             self.sources.check(call, &piece.source)?;
         }
-        self.store.may_add_images(call.caller.tenant, 1).await??;
+        self.store.may_add_images(call.tenant()?, 1).await??;
         if !terms.dry_run {
-            return self.begin(call.caller.tenant, call.actor(), (plan, Origin::Asked), terms.idempotency, None).await;
+            return self.begin(call.tenant()?, call.actor(), (plan, Origin::Asked), terms.idempotency, None).await;
         }
         for piece in &plan.pieces {
             self.rehearse(piece).await?;
@@ -93,7 +93,7 @@ impl App {
                 "the last piece goes here, for it makes the image; send those before it to PUT /api/v1/blobs/{sha256}";
             return Err(Refusal::field("Content-Range", detail).into());
         }
-        self.store.may_import(call.caller.tenant).await??;
+        self.store.may_import(call.tenant()?).await??;
         self.may_send(call, *stretch, *length).await?;
         if terms.dry_run { self.as_if(call, upload.plan.clone()).await.map(Some) } else { Ok(None) }
     }
@@ -104,7 +104,7 @@ impl App {
         if whole > self.blobs.limit() {
             return Err(blob::too_long(self.blobs.limit()).into());
         }
-        self.store.may_add_images(call.caller.tenant, whole).await??;
+        self.store.may_add_images(call.tenant()?, whole).await??;
         Ok(())
     }
 
@@ -116,7 +116,7 @@ impl App {
         sent: Option<Idempotency>,
         body: impl AsyncRead + Unpin,
     ) -> Result<BegunImport> {
-        let tenant = call.caller.tenant;
+        let tenant = call.tenant()?;
         let received = match &upload.sha256 {
             None => {
                 let (_place, charge) = (self.blobs.room.send(tenant)?, self.charge(tenant).await?);
@@ -139,7 +139,7 @@ impl App {
         stretch: Stretch,
         body: impl AsyncRead + Unpin,
     ) -> Result<Sent> {
-        let tenant = call.caller.tenant;
+        let tenant = call.tenant()?;
         let _place = self.blobs.room.send(tenant)?;
         let (charge, name) = (self.charge(tenant).await?, self.ids.next(self.clock.now()));
         self.blobs.take_upload((tenant, sha256), name, stretch, charge, body).await
@@ -176,14 +176,14 @@ impl App {
     /// The first answer under a key, if there was one.
     async fn first(&self, call: &Call, sent: Option<&Idempotency>) -> Result<Option<BegunImport>> {
         let Some(sent) = sent else { return Ok(None) };
-        let first = self.store.first_import(call.caller.tenant, call.actor(), sent.clone()).await?;
+        let first = self.store.first_import(call.tenant()?, call.actor(), sent.clone()).await?;
         Ok(first.transpose()?.map(|import| BegunImport { import, replayed: true }))
     }
 
     /// The import that would begin.
     async fn as_if(&self, call: &Call, plan: Plan) -> Result<BegunImport> {
-        self.store.may_import(call.caller.tenant).await??;
-        let import = self.row(call.caller.tenant, &plan, 0, None).import(call.caller.principal, self.clock.now());
+        self.store.may_import(call.tenant()?).await??;
+        let import = self.row(call.tenant()?, &plan, 0, None).import(call.caller.principal, self.clock.now());
         Ok(BegunImport { import, replayed: false })
     }
 

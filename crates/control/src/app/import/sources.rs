@@ -11,7 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hostler_model::{Code, Refusal, catalogue::Catalogue, error::excerpt, import::Source, kind::Role};
+use hostler_model::{
+    Code, Refusal, caller::Access, catalogue::Catalogue, error::excerpt, import::Source, scope::Scope,
+};
 use ipnet::IpNet;
 use reqwest::Url;
 use tokio::fs::File;
@@ -38,7 +40,7 @@ impl Sources {
             Source::Upload | Source::Blob(_) => Ok(()),
             Source::Url(url) => read_url(url).map(drop),
             Source::File(path) => {
-                call.require(Role::PlatformAdmin)?;
+                call.require(Access::Admin { scope: Scope::ImageWrite })?;
                 self.resolve(path).map(drop)
             }
         }
