@@ -44,8 +44,12 @@ pub(crate) async fn load(floor: &Floor, server: &Server, engine: Engine, tasks: 
         from = to;
     }
     match engine {
-        // As its autovacuum would within the minute.
-        Engine::Postgres => sql::run(floor, server, "VACUUM ANALYZE tasks"),
+        // As its autovacuum would within the minute, and its checkpoint within five: what was loaded is not to be written
+        // out while something else is measured.
+        Engine::Postgres => {
+            sql::run(floor, server, "VACUUM ANALYZE tasks")?;
+            sql::run(floor, server, "CHECKPOINT")
+        }
         Engine::Sqlite => Ok(()),
     }
 }
