@@ -309,6 +309,7 @@ mod tests {
             shared,
             issuer: "test",
             lease,
+            history: None,
             sources,
             defaults,
             names: Vec::new(),

@@ -66,6 +66,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         shared: shared(&settings),
         issuer: ISSUER,
         lease: Duration::from_secs(settings.lease_seconds),
+        history: service::history(settings.history_days),
         sources,
         defaults,
         names: settings.names.0.clone(),

@@ -11,6 +11,7 @@ mod api_token;
 mod doctor;
 mod gauges;
 mod group;
+mod history;
 mod idempotency;
 mod image;
 mod import;

@@ -10,6 +10,7 @@ pub use api_token::Revoke;
 use std::{
     path::Path,
     sync::{Arc, atomic::AtomicI64},
+    time::Duration,
 };
 
 use hostler_db::{Db, Migrations, Mode, Tx};
@@ -32,9 +33,9 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Cancel, Claim, Edited, Gauges, JoinNode, Leased, LogFilter, NewJoinToken, Progressed,
-    Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept, TaskFilter, Timing,
-    VmFilter, Wakes, doctor, gauges,
+    Accepted, Answer, Beat, Cancel, Claim, Edited, Forgotten, Gauges, JoinNode, Leased, LogFilter, NewJoinToken, Old,
+    Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept, TaskFilter,
+    Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node,
     relay::Relay,
@@ -42,8 +43,8 @@ use crate::{
     service::Service,
     snapshot,
     step::{
-        cancel, edit, expire, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start, submit,
-        sweep,
+        cancel, edit, expire, forget, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start,
+        submit, sweep,
     },
     task, task_log, tenant, timeline, token, vm,
     work::{Context, Work},
@@ -256,6 +257,17 @@ impl Store {
     /// Idempotency keys of 24 hours ago whose task ended.
     pub async fn drop_idempotency_keys(&self) -> Result<Swept> {
         self.pass("store.forget", sweep::drop_idempotency_keys).await
+    }
+
+    /// Removes what ended longer ago than it is kept for: the piece of a walk that begins behind that row. A piece
+    /// is so small that others hardly wait for it.
+    pub async fn forget(&self, old: Old, after: Option<Uuid>) -> Result<Forgotten> {
+        self.step("store.forget", move |work| forget::forget(work, old, after)).await
+    }
+
+    /// How long what has ended is kept; `None`: for ever.
+    pub fn history(&self) -> Option<Duration> {
+        self.0.context.timing.history
     }
 
     /// One pass, and word that this process is running. Where nothing goes on before a new epoch has begun, it begins here.

@@ -209,6 +209,7 @@ fn quick() -> Pace {
         drop_idempotency_keys: every,
         fold_stats: every,
         lapse_imports: every,
+        forget: every,
         collect_blobs: every,
         refresh_trust: every,
     }

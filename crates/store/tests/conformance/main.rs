@@ -7,6 +7,7 @@ mod api_token;
 mod cancel;
 mod doctor;
 mod edit;
+mod forget;
 mod heartbeat;
 mod history;
 mod idempotency;
@@ -84,6 +85,13 @@ macro_rules! every_claim {
                 a_key_belongs_to_its_caller_and_route
                 a_refusal_does_not_use_a_key_up
                 a_key_is_kept_for_a_day_and_until_its_task_ends;
+            forget:
+                a_task_goes_a_month_after_its_end_with_all_that_hangs_on_it
+                what_has_not_ended_stays_however_old_it_is
+                a_dead_letter_stays_until_somebody_has_decided
+                a_walk_goes_piece_by_piece_while_others_write_and_read
+                a_deleted_machine_goes_after_its_tasks_and_its_snapshots
+                a_machine_that_is_not_deleted_stays_with_what_is_charged_for_it;
             lease:
                 tasks_are_leased_in_the_order_of_their_submission
                 a_node_gets_its_own_tasks_only
