@@ -6,8 +6,6 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hostler_db::Texts;
-
 use crate::{
     allocation, api_token, doctor, idempotency, image, import, key, log, node, secret, service_account, snapshot, task,
     task_log, tenant, timeline, token, vm,
@@ -68,11 +66,16 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
     texts.into_iter().flatten().copied()
 }
 
-/// The same for a server.
-pub(super) fn on_a_server() -> impl Iterator<Item = &'static str> {
-    let both: Vec<&Texts> =
-        [allocation::BOTH, log::BOTH, task::BOTH, task::list::BOTH].into_iter().flatten().copied().collect();
-    hot().map(move |text| both.iter().find(|texts| texts.sqlite == text).map_or(text, |texts| texts.postgres))
+/// Lists, and the index that each is to walk in its order.
+pub(super) fn lists() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lists = [vm::INDEXED, snapshot::INDEXED, log::INDEXED, task::list::INDEXED, task::later::INDEXED];
+    lists.into_iter().flatten().copied()
+}
+
+/// The same text for a server.
+pub(super) fn on_a_server(text: &'static str) -> &'static str {
+    let mut both = [allocation::BOTH, log::BOTH, task::BOTH, task::list::BOTH].into_iter().flatten();
+    both.find(|texts| texts.sqlite == text).map_or(text, |texts| texts.postgres)
 }
 
 /// The names of the texts in a file, and what its list `HOT` says.
