@@ -188,15 +188,15 @@ keys! {
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
         lease_seconds: u64 = 30;
 
+        /// How long a node's certificate lives, in seconds: a day. Agents renew it at two thirds
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(10..=2_592_000))]
+        node_certificate_seconds: u64 = 86_400;
+
         /// How long tasks and imports are kept after their end, and machines and snapshots after
         /// their deletion, in days; 0: for ever. Dead letters stay until somebody decides, and so do
         /// events and the audit
         #[arg(value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36500))]
         history_days: u32 = 30;
-
-        /// How long a node's certificate lives, in seconds: a day. Agents renew it at two thirds
-        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(10..=2_592_000))]
-        node_certificate_seconds: u64 = 86_400;
 
         /// How much is logged: error, warn, info, debug or trace, also by part, as in
         /// info,hostler_store=debug

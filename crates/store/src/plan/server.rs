@@ -17,6 +17,7 @@ const SHORT: &[&str] = &[
     "tasks_in_backoff",
     "nodes_paused",
     "nodes_offered",
+    "nodes_revoked",
     "imports_running",
 ];
 

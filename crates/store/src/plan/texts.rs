@@ -101,7 +101,7 @@ fn sorted(source: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
 /// Whether a constant is a statement: by its first word, or because a macro puts it together.
 fn is_text(value: &str) -> bool {
     let word = value.trim_start_matches([' ', '\n', '"']);
-    ["SELECT", "INSERT", "UPDATE", "DELETE", "concat!", "list!", "look!", "Texts"]
+    ["SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "concat!", "list!", "look!", "Texts"]
         .iter()
         .any(|first| word.starts_with(first))
 }
