@@ -5,6 +5,7 @@
 //! here: what a request means.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     io,
     pin::{Pin, pin},
@@ -13,6 +14,7 @@ use std::{
 };
 
 use axum::{Router, extract::Request, response::Response};
+use hostler_model::NodeId;
 use hostler_trust::PeerCertificate;
 use http::{Extensions, HeaderValue, header};
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -24,7 +26,7 @@ use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -54,8 +56,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) enum Wire {
     /// Nothing: loopback, or behind a proxy that does.
     Plain,
-    /// TLS; a client's certificate is read.
-    Tls(Arc<rustls::ServerConfig>),
+    /// TLS; a client's certificate is read, and its connections end when its node is among those that were revoked.
+    Tls(Arc<rustls::ServerConfig>, watch::Receiver<BTreeSet<NodeId>>),
 }
 
 /// Serves until `closing`, then lets requests end.
@@ -112,8 +114,13 @@ async fn connection(
 ) {
     match wire {
         Wire::Plain => speak(Spoken::Either, stream, None, router, closing).await,
-        Wire::Tls(config) => match shake(stream, config).await {
-            Ok((stream, peer)) => speak(agreed(&stream), stream, peer, router, closing).await,
+        Wire::Tls(config, revoked) => match shake(stream, config).await {
+            Ok((stream, None)) => speak(agreed(&stream), stream, None, router, closing).await,
+            Ok((stream, Some(peer))) => tokio::select! {
+                biased;
+                () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked node's connection was cut"),
+                () = speak(agreed(&stream), stream, Some(peer), router, closing) => {}
+            },
             Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
         },
     }
@@ -123,6 +130,14 @@ fn agreed(stream: &TlsStream<TcpStream>) -> Spoken {
     match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => Spoken::Http2,
         Some(_) | None => Spoken::Either,
+    }
+}
+
+/// Returns when the node was revoked.
+async fn cut(peer: PeerCertificate, mut revoked: watch::Receiver<BTreeSet<NodeId>>) {
+    if revoked.wait_for(|revoked| revoked.contains(&peer.identity.node)).await.is_err() {
+        // The server is gone, and its connections with it.
+        std::future::pending().await
     }
 }
 
