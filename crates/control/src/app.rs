@@ -38,7 +38,7 @@ use self::{
     caller::Known,
     import::{Imports, Sources},
 };
-use crate::{dispatch::Dispatch, metrics::Metrics};
+use crate::{dispatch::Dispatch, metrics::Metrics, oidc::Oidc};
 
 /// Everything a request or a loop works with. One per server; nothing in it that a restart would miss.
 #[derive(Debug)]
@@ -55,6 +55,8 @@ pub struct App {
     pub signer: TaskSigner,
     /// Issues access tokens, and knows its own again.
     pub access: AccessIssuer,
+    /// An identity provider whose tokens are believed.
+    pub oidc: Option<Oidc>,
     /// What this control plane calls itself: the `iss` of tasks.
     pub issuer: String,
     /// The bytes of images.

@@ -15,6 +15,7 @@ mod dispatch;
 mod http;
 mod loops;
 mod metrics;
+pub mod oidc;
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -37,6 +38,7 @@ pub use self::{
     http::{PeerIdentity, openapi},
     loops::Pace,
     metrics::Metrics,
+    oidc::{Oidc, OidcConfig},
 };
 use self::{
     app::{bell::Bell, blob::Blobs},
@@ -58,6 +60,8 @@ pub struct ServerConfig {
     pub signer: TaskSigner,
     /// Issues access tokens.
     pub access: AccessIssuer,
+    /// An identity provider whose tokens are believed.
+    pub oidc: Option<Oidc>,
     /// What this control plane calls itself: the `iss` of tasks.
     pub issuer: String,
     /// The folder of image bytes.
@@ -132,6 +136,7 @@ impl Server {
             authority: config.authority,
             signer: config.signer,
             access: config.access,
+            oidc: config.oidc,
             issuer: config.issuer,
             blobs,
             metrics,

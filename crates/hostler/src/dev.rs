@@ -201,6 +201,7 @@ async fn work(
         defaults: default_image::defaults(&machines, default_image.as_ref(), as_flag)?,
         names: Vec::new(),
         broker: None,
+        oidc: None,
     })
     .await?;
     let stop = CancellationToken::new();

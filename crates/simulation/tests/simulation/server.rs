@@ -79,6 +79,7 @@ impl Site {
             authority: Authority::load_or_create(&ca, clock.now())?,
             signer: TaskSigner::load_or_create(&ca)?,
             access: AccessIssuer::open("simulation", &ca, clock.now())?,
+            oidc: None,
             issuer: "simulation".to_owned(),
             blobs: self.dir.join("blobs"),
             sources: Sources {
