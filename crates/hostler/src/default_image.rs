@@ -309,9 +309,11 @@ mod tests {
             shared,
             issuer: "test",
             lease,
+            history: None,
             sources,
             defaults,
             names: Vec::new(),
+            node_validity: lease,
             broker: None,
             oidc: None,
         };
