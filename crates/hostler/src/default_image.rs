@@ -315,6 +315,7 @@ mod tests {
             names: Vec::new(),
             node_validity: lease,
             broker: None,
+            oidc: None,
         };
         service::open(opening).await.unwrap()
     }

@@ -10,7 +10,7 @@
 use std::{path::Path, time::Duration};
 
 use hostler_broker::Broker;
-use hostler_control::Sources;
+use hostler_control::{Oidc, Sources};
 use hostler_model::defaults::Defaults;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::{
     exit::{Exit, Failure},
     folder::{Folder, Stay},
     interrupt::Interrupt,
-    output,
+    oidc, output,
     service::{self, Opening, Shared, address, bind},
     settings::{FileArgs, Server, ServerFlags, in_file, layers},
 };
@@ -56,7 +56,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     service::logging(&settings.log)?;
     #[cfg(feature = "crash-points")]
     crate::crash::arm();
-    let Examined { default_image, sources, defaults } = examine(&settings)?;
+    let Examined { default_image, sources, defaults, oidc } = examine(&settings)?;
     hostler_agent::host::process::raise_file_limit();
     let mut interrupt = Interrupt::listen()?;
     let folder = Folder::take(settings.data.clone(), Stay::Stays)?;
@@ -72,6 +72,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         names: settings.names.0.clone(),
         node_validity: Duration::from_secs(settings.node_certificate_seconds),
         broker: by_broker(&settings)?,
+        oidc,
     })
     .await?;
     if settings.images.is_dir() {
@@ -142,6 +143,7 @@ pub struct Examined {
     default_image: Option<DefaultImage>,
     sources: Sources,
     defaults: Defaults,
+    oidc: Option<Oidc>,
 }
 
 /// Refuses settings with which no server would start, before anything is made. It looks at files, and changes none.
@@ -153,6 +155,7 @@ pub fn examine(settings: &Server) -> Result<Examined, Failure> {
     let files = default_image.as_ref().map(DefaultImage::files).unwrap_or_default();
     Ok(Examined {
         sources: Sources { files, ..named },
+        oidc: oidc::provider(settings)?,
         defaults: default_image::defaults(&settings.machines, default_image.as_ref(), in_file)?,
         default_image,
     })

@@ -18,6 +18,7 @@ mod life;
 mod listen;
 mod lists;
 mod loops;
+mod oidc;
 mod power;
 mod secret;
 mod snapshot;
