@@ -254,7 +254,7 @@ fn shape(settings: &MachineDefaults, called: fn(&str) -> String) -> Result<NewSh
 #[cfg(test)]
 mod tests {
     use hostler_control::Sources;
-    use hostler_model::{catalogue::Catalogue, event::Actor};
+    use hostler_model::{catalogue::Catalogue, event::Actor, placement::Policy};
     use serde_json::json;
 
     use super::*;
@@ -304,8 +304,17 @@ mod tests {
         let lease = std::time::Duration::from_secs(30);
         let sources = Sources::default();
         let shared = service::Shared::default();
-        let opening =
-            Opening { data, shared, issuer: "test", lease, sources, defaults, names: Vec::new(), broker: None };
+        let opening = Opening {
+            data,
+            shared,
+            issuer: "test",
+            lease,
+            placement: Policy::default(),
+            sources,
+            defaults,
+            names: Vec::new(),
+            broker: None,
+        };
         service::open(opening).await.unwrap()
     }
 

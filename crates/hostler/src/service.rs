@@ -17,6 +17,7 @@ use hostler_model::{
     catalogue::{Catalogue, KnownImage},
     defaults::Defaults,
     event::Actor,
+    placement::Policy,
     role::Role,
 };
 use hostler_store::{NewApiToken, Now, ShippedImage, Store, Timing};
@@ -68,6 +69,8 @@ pub struct Opening<'a> {
     pub issuer: &'a str,
     /// How long an agent may be silent.
     pub lease: Duration,
+    /// How machines are spread, and how much may be promised on a node.
+    pub placement: Policy,
     /// Where imports of images may come from.
     pub sources: Sources,
     /// What machines get that do not say it.
@@ -92,14 +95,19 @@ pub struct Shared {
 /// Opens the store, the authority and the keys in a data folder. Imports that the process before this one did are over
 /// where whoever has the folder is alone with the database.
 pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
-    let Opening { data, shared, issuer, lease, sources, defaults, names, broker } = opening;
+    let Opening { data, shared, issuer, lease, placement, sources, defaults, names, broker } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
             .help("see that the folder can be written and its disk has room")
     };
-    let config =
-        hostler_store::Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing: timing(lease) };
+    let config = hostler_store::Config {
+        mode: Mode::Threads,
+        clock: clock.clone(),
+        ids: ids.clone(),
+        timing: timing(lease),
+        placement,
+    };
     let store = match &shared.database {
         Some(url) => connect(url, config).await?,
         None => {

@@ -17,6 +17,7 @@ mod life;
 mod listen;
 mod lists;
 mod loops;
+mod placement;
 mod power;
 mod secret;
 mod snapshot;
