@@ -9,6 +9,7 @@
 //!
 //! Never here: printing, waiting for a task's end, files, the environment.
 
+mod api_token;
 mod call;
 mod client;
 mod diagnosis;
@@ -16,6 +17,7 @@ mod error;
 mod event;
 mod image;
 mod join_token;
+mod key;
 mod letter;
 mod node;
 mod page;

@@ -147,8 +147,15 @@ impl ServerArgs {
 
     /// Where the server is.
     pub fn context(&self) -> Result<Context, Failure> {
-        let token = env::var("HOSTLER_TOKEN").ok().filter(|token| !token.trim().is_empty());
-        self.context_with(token, Book::path().as_deref())
+        self.context_with(token_of_environment(), Book::path().as_deref())
+    }
+
+    /// The token that a flag or a variable brings, if one does.
+    pub fn given_token(&self) -> Result<Option<Token>, Failure> {
+        match &self.token_file {
+            Some(file) => read_token(file).map(Some),
+            None => Ok(token_of_environment().map(Token::from)),
+        }
     }
 
     fn context_with(&self, token: Option<String>, book: Option<&Path>) -> Result<Context, Failure> {
@@ -249,6 +256,10 @@ fn placed(name: &str, place: &Place, book: Option<&Path>) -> Result<Context, Fai
             .help("`hostler dev` starts it; `hostler context list` shows the other contexts")
         }),
     }
+}
+
+fn token_of_environment() -> Option<String> {
+    env::var("HOSTLER_TOKEN").ok().filter(|token| !token.trim().is_empty())
 }
 
 fn same_place(a: &str, b: &str) -> bool {

@@ -310,9 +310,11 @@ mod tests {
             issuer: "test",
             lease,
             placement: Policy::default(),
+            history: None,
             sources,
             defaults,
             names: Vec::new(),
+            node_validity: lease,
             broker: None,
         };
         service::open(opening).await.unwrap()

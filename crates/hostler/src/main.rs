@@ -73,8 +73,10 @@ enum Verb {
     Snapshot(cli::snapshot::Args),
     /// Tasks: list, show, watch, submit, cancel, retry
     Task(cli::task::Args),
-    /// Hosts: list, show, token, approve, cordon, uncordon
+    /// Hosts: list, show, token, approve, cordon, uncordon, revoke
     Node(cli::node::Args),
+    /// The keys that sign tasks: list, stage, activate, retire, revoke
+    Key(cli::key::Args),
     /// Images: import, list, show, alias, pull, delete
     Image(cli::image::Args),
     /// What happened, and what happens
@@ -90,6 +92,16 @@ enum Verb {
     Restore(backup::RestoreArgs),
     /// The configuration of server and agent: show, check, example
     Config(cli::config::Args),
+    /// Log in to a server: its address and a token become a context
+    Login(cli::login::Args),
+    /// Who you are to the server, and what you may
+    #[command(after_help = "Examples:\n  hostler whoami\n  hostler whoami -o json")]
+    Whoami,
+    /// Credentials of people and programs: create, list, revoke
+    Token(cli::token::Args),
+    /// Accounts of programs: create, list, delete
+    #[command(visible_alias = "service-accounts")]
+    ServiceAccount(cli::service_account::Args),
     /// Servers by name: list, use, add, show, remove, rename
     Context(cli::context::Args),
     /// Print what a shell needs to complete this command line
@@ -111,12 +123,17 @@ impl Verb {
             Verb::Snapshot(args) => cli::snapshot::run(args, globals).await,
             Verb::Task(args) => cli::task::run(args, globals).await,
             Verb::Node(args) => cli::node::run(args, globals).await,
+            Verb::Key(args) => cli::key::run(args, globals).await,
             Verb::Image(args) => cli::image::run(args, globals).await,
             Verb::Event(args) => cli::event::run(args, globals).await,
             Verb::Top(args) => cli::top::run(args, globals).await,
             Verb::Doctor(args) => cli::doctor::run(args, globals).await,
             Verb::Backup(args) => backup::backup(&args, globals),
             Verb::Restore(args) => backup::restore(&args, globals).await,
+            Verb::Login(args) => cli::login::run(args, globals).await,
+            Verb::Whoami => cli::whoami::run(globals).await,
+            Verb::Token(args) => cli::token::run(args, globals).await,
+            Verb::ServiceAccount(args) => cli::service_account::run(args, globals).await,
             Verb::Context(args) => cli::context::run(args, globals),
             Verb::Config(args) => cli::config::run(args, globals).await,
             Verb::Completions(args) => complete::run(&args),
@@ -213,6 +230,11 @@ mod tests {
             "hostler --context prod node list -o yaml",
             "hostler context add prod --url https://hostler.example.com --token-file token",
             "hostler completions fish",
+            "hostler login prod --url https://hostler.example.com --token-file token",
+            "hostler token create build --for ci --role operator --scope vm:read --scope task:read --expires 90d --jwt",
+            "hostler token revoke 0190f1f0-0000-7000-8000-000000000001 --with-made",
+            "hostler service-account create ci --role operator",
+            "hostler --tenant acme vm list",
             "hostler man /tmp/man",
             "hostler server --listen 127.0.0.1:0 --insecure-listen --names a,b --data /d --config /c",
             "hostler agent --server https://h:9091 --join-token-file /t --driver sim --run /r",
@@ -243,6 +265,8 @@ mod tests {
             "hostler completions tcsh",
             "hostler context add Prod",
             "hostler vm lisst",
+            "hostler token create x --scope moon:read",
+            "hostler token create x --role king",
         ] {
             let error = parse(line).err().unwrap_or_else(|| panic!("{line} was understood"));
             assert_eq!(error.exit_code(), i32::from(Exit::Usage.code()), "{line}");

@@ -136,10 +136,16 @@ keys! {
         #[arg(value_name = "URL", hide_env_values = true)]
         database: String = String::new();
 
-        /// The folder of the certificate authority and of the key that signs tasks; `ca` in the
-        /// data folder where it is empty. All servers over one database have the same
+        /// The folder of the certificate authority; `ca` in the data folder where it is empty. All
+        /// servers over one database have the same
         #[arg(value_name = "DIR", value_parser = path())]
         ca: PathBuf = PathBuf::new();
+
+        /// The file of the master keys, under which secrets rest in the database; `master.key` in
+        /// the data folder where it is empty. It is in no backup: keep a copy elsewhere. All servers
+        /// over one database have the same
+        #[arg(value_name = "FILE", value_parser = path())]
+        master_key: PathBuf = PathBuf::new();
 
         /// The folder of the images' bytes; `blobs` in the data folder where it is empty. All
         /// servers over one database share it, such as over NFS
@@ -181,6 +187,16 @@ keys! {
         /// How long an agent may be silent before its work is taken to be lost, in seconds
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
         lease_seconds: u64 = 30;
+
+        /// How long a node's certificate lives, in seconds: a day. Agents renew it at two thirds
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(10..=2_592_000))]
+        node_certificate_seconds: u64 = 86_400;
+
+        /// How long tasks and imports are kept after their end, and machines and snapshots after
+        /// their deletion, in days; 0: for ever. Dead letters stay until somebody decides, and so do
+        /// events and the audit
+        #[arg(value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36500))]
+        history_days: u32 = 30;
 
         /// How many virtual processors may be promised on a node, in percent of its processors; the
         /// same on all servers over one database, as the next six are. `hostler node edit` says
@@ -273,10 +289,11 @@ keys! {
 keys! {
     /// The agent.
     Agent, AgentFlags {
-        /// Where the server takes agents: its agents_listen, by a name that stands in its names.
-        /// Of several servers over one database, all of them with commas between
+        /// Where the server takes agents, as https://HOST:9091: its agents_listen, by a name that
+        /// stands in its names. Of several servers over one database, all of them with commas
+        /// between. Where it is empty: where `hostler agent join` found it, or this host
         #[arg(value_name = "URL")]
-        server: String = "https://127.0.0.1:9091".to_owned();
+        server: String = String::new();
 
         /// By which road tasks come and results go: poll, over mutual TLS to the server; or amqp, by
         /// the server's RabbitMQ, to which amqp or amqp_file is the way

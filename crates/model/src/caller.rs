@@ -88,10 +88,10 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// With a token of ours that is narrowed to nothing and good until it is revoked; made for the work of its role.
-    pub fn new(principal: PrincipalId, token: TokenId, tenant: TenantId, role: Role) -> Caller {
+    /// Narrowed to nothing, without an end, and made for the work of its role.
+    pub fn new(principal: PrincipalId, tenant: TenantId, role: Role) -> Caller {
         let audience = Audience::of(role);
-        let (token, tenant) = (Some(token), Some(tenant));
+        let (token, tenant) = (None, Some(tenant));
         Caller { principal, token, audience, tenant, role, scopes: Scopes::All, expires_at: None }
     }
 

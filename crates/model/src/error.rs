@@ -76,8 +76,14 @@ codes! {
     SourceForbidden = "SOURCE_FORBIDDEN", 403, "This source is not allowed";
     /// No snapshot has this id, or name among its machine's.
     SnapshotNotFound = "SNAPSHOT_NOT_FOUND", 404, "There is no such snapshot";
+    /// No token has this id.
+    TokenNotFound = "TOKEN_NOT_FOUND", 404, "There is no such token";
+    /// No service account has this name.
+    ServiceAccountNotFound = "SERVICE_ACCOUNT_NOT_FOUND", 404, "There is no such service account";
     /// No node has this id or name.
     NodeNotFound = "NODE_NOT_FOUND", 404, "There is no such node";
+    /// No key that signs tasks has this name.
+    KeyNotFound = "KEY_NOT_FOUND", 404, "There is no such key";
     /// The route exists, the method does not.
     MethodNotAllowed = "METHOD_NOT_ALLOWED", 405, "This method is not allowed here";
     /// The action of a task is not one of the kinds.
@@ -104,6 +110,8 @@ codes! {
     TaskStateConflict = "TASK_STATE_CONFLICT", 409, "The task's state does not allow this";
     /// The node's state does not allow this.
     NodeStateConflict = "NODE_STATE_CONFLICT", 409, "The node's state does not allow this";
+    /// The key's state, or the number of keys, does not allow this.
+    KeyStateConflict = "KEY_STATE_CONFLICT", 409, "The key's state does not allow this";
     /// A tenant's limit does not allow this.
     QuotaExceeded = "QUOTA_EXCEEDED", 409, "The quota does not allow this";
     /// No node has room.

@@ -41,6 +41,8 @@ pub struct Candidate {
     pub state: NodeState,
     /// What was last heard.
     pub freshness: Freshness,
+    /// Whether its certificate is good for nothing.
+    pub revoked: bool,
     /// Whether its queue is paused.
     pub paused: bool,
     /// What its agent says.
@@ -131,6 +133,7 @@ pub fn grow(candidate: &Candidate, growth: &Resources) -> Result<(), Refusal> {
 /// What speaks against a node, all of it.
 fn objections<'a>(candidate: &'a Candidate, wanted: &'a Wanted<'_>) -> impl Iterator<Item = Objection<'a>> {
     let state = (!candidate.state.takes_new()).then_some(Objection::State(candidate.state));
+    let revoked = candidate.revoked.then_some(Objection::Revoked);
     let silent = (candidate.freshness != Freshness::Fresh).then_some(Objection::Silent(candidate.freshness));
     let can = capable(&candidate.facts.capabilities, wanted.capability);
     let incapable = (!can).then_some(Objection::Incapable(wanted.capability));
@@ -144,7 +147,7 @@ fn objections<'a>(candidate: &'a Candidate, wanted: &'a Wanted<'_>) -> impl Iter
     });
     // What there is too little of is said last, and only looked at when it is asked for.
     let room = std::iter::once_with(|| short(candidate, &wanted.amount).map(Objection::Room)).flatten();
-    state.into_iter().chain(silent).chain(incapable).chain(labels).chain(apart).chain(room)
+    state.into_iter().chain(revoked).chain(silent).chain(incapable).chain(labels).chain(apart).chain(room)
 }
 
 /// What there is too little of.

@@ -52,12 +52,20 @@ scopes! {
     NodeRead = "node:read";
     /// Nodes are let in, approved, cordoned and probed.
     NodeWrite = "node:write";
+    /// The keys that sign tasks are read.
+    KeyRead = "key:read";
+    /// Keys that sign tasks are staged, activated, retired and revoked.
+    KeyWrite = "key:write";
     /// Events are followed.
     EventRead = "event:read";
     /// The audit is read.
     AuditRead = "audit:read";
     /// The quota is read.
     QuotaRead = "quota:read";
+    /// Tokens and service accounts are read.
+    TokenRead = "token:read";
+    /// Tokens and service accounts are made and revoked.
+    TokenWrite = "token:write";
     /// The platform's measurements are read.
     MetricsRead = "metrics:read";
     /// The platform's books and chains are examined.
@@ -137,6 +145,11 @@ impl Scopes {
                 scopes.contains(&scope) || scope.wider().is_some_and(|wider| scopes.contains(&wider))
             }
         }
+    }
+
+    /// Whether nothing is narrowed.
+    pub fn are_all(&self) -> bool {
+        *self == Scopes::All
     }
 
     /// Whether all of these are allowed by others.

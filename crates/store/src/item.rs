@@ -5,13 +5,14 @@ mod offer;
 use std::time::Duration;
 
 use hostler_model::{
-    Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
+    Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, TokenId, VmId,
     caller::Caller,
     event::{Actor, Class},
     id::{EnrolmentId, ImportId, SecretId},
     image::Image,
     import::{Import, ImportPhase, ImportProgress, ImportState},
     internal::{Heartbeat, ProgressReport, Report},
+    key::Kid,
     kind::KindName,
     name::Name,
     node::{FreshnessPolicy, NodeFacts, NodeState, Slots},
@@ -21,10 +22,12 @@ use hostler_model::{
     snapshot::{Snapshot, SnapshotState},
     stats::{TaskStats, Took, What},
     task::{Intent, Target, Task, TaskState},
+    token::{ServiceAccount, TokenFormat},
     vm::{Vm, VmSpec, VmState},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
 
@@ -294,12 +297,59 @@ pub struct NewJoinToken {
 /// A credential for people and programs.
 #[derive(Clone, Debug)]
 pub struct NewApiToken {
+    /// Its id.
+    pub id: TokenId,
     /// sha256 of the token, in hex.
     pub token_hash: String,
     /// Whom it stands for.
     pub caller: Caller,
+    /// The service account that this is, where it is one.
+    pub account: Option<ServiceAccount>,
     /// What it is for, in words.
     pub label: String,
+    /// How it is written.
+    pub format: TokenFormat,
+    /// With which token it is made, where it is one of ours.
+    pub made_with: Option<TokenId>,
+    /// Who makes it.
+    pub actor: Actor,
+}
+
+impl NewApiToken {
+    /// One that the system makes by itself for somebody.
+    pub fn of_system(id: TokenId, token_hash: String, caller: Caller, label: &str) -> NewApiToken {
+        let (account, made_with, format) = (None, None, TokenFormat::Opaque);
+        NewApiToken {
+            id,
+            token_hash,
+            caller,
+            account,
+            label: label.to_owned(),
+            format,
+            made_with,
+            actor: Actor::system(),
+        }
+    }
+}
+
+/// A new key that signs tasks.
+#[derive(Clone, Debug)]
+pub struct NewSigningKey {
+    /// Its name.
+    pub kid: Kid,
+    /// Its public part, as it stands in a JWK.
+    pub public: String,
+    /// Its private part, sealed.
+    pub private: String,
+}
+
+/// A key under which values are sealed, wrapped.
+#[derive(Clone, Debug)]
+pub struct WrappedKey {
+    /// Whose values: a tenant's, or the control plane's.
+    pub owner: String,
+    /// The key.
+    pub wrapped: String,
 }
 
 /// What a step changed that others may be waiting for: hints, never the truth.
@@ -312,6 +362,9 @@ pub struct Wakes {
     /// More tasks ended or spoke than can be said one by one: whoever waits for a task looks.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all_tasks: bool,
+    /// Whom to believe: keys that sign tasks, nodes that are welcome.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub trust: bool,
     /// Nodes that have something to fetch.
     pub nodes: Vec<NodeId>,
     /// Tasks that ended.
@@ -320,6 +373,9 @@ pub struct Wakes {
     pub logged: Vec<TaskId>,
     /// Tasks that a node works on and is to stop.
     pub aborting: Vec<(NodeId, TaskId)>,
+    /// Credentials were revoked: whoever remembers one forgets it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub credentials: bool,
     /// The last log entry's number.
     pub seq: i64,
 }
@@ -333,6 +389,8 @@ pub struct Timing {
     pub freshness: FreshnessPolicy,
     /// How often an agent is asked to send a heartbeat; 5 s by default.
     pub heartbeat: Duration,
+    /// How long what has ended is kept; 30 days by default, `None`: for ever.
+    pub history: Option<Duration>,
 }
 
 impl Default for Timing {
@@ -341,8 +399,46 @@ impl Default for Timing {
             lease: Duration::from_secs(30),
             freshness: FreshnessPolicy::default(),
             heartbeat: Duration::from_secs(5),
+            history: Some(Duration::from_secs(30 * 24 * 60 * 60)),
         }
     }
+}
+
+/// What goes some time after its end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Old {
+    /// Tasks that ended.
+    Tasks,
+    /// Snapshots that were deleted.
+    Snapshots,
+    /// Machines that were deleted, once no task and no snapshot is theirs.
+    Vms,
+    /// Imports that ended.
+    Imports,
+}
+
+impl Old {
+    /// In an order in which nothing goes before what needs it.
+    pub const ALL: [Old; 4] = [Old::Tasks, Old::Snapshots, Old::Vms, Old::Imports];
+
+    /// What they are called.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Old::Tasks => "tasks",
+            Old::Snapshots => "snapshots",
+            Old::Vms => "vms",
+            Old::Imports => "imports",
+        }
+    }
+}
+
+/// What came of a piece of a walk over what is old.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Forgotten {
+    /// How many were removed.
+    pub removed: usize,
+    /// Behind which the next piece begins; `None`: the walk is over.
+    pub next: Option<Uuid>,
 }
 
 /// What one pass of a loop did.

@@ -7,13 +7,16 @@
 //! Never here: a clock or a random number that was not handed in, HTTP, the shape of an API answer.
 
 mod allocation;
+mod api_token;
 mod doctor;
 mod gauges;
 mod group;
+mod history;
 mod idempotency;
 mod image;
 mod import;
 pub mod item;
+mod key;
 mod life;
 mod log;
 mod node;
@@ -23,6 +26,7 @@ mod relay;
 mod rows;
 mod secret;
 mod service;
+mod service_account;
 mod snapshot;
 mod step;
 mod store;
@@ -34,9 +38,10 @@ mod token;
 mod vm;
 mod work;
 
+pub use api_token::TokensOf;
 pub use image::Origin;
 pub use item::*;
-pub use store::{Config, Now, Store};
+pub use store::{Config, Now, Revoke, Store};
 
 /// Why a step or a query failed, apart from a refusal of an item: our own fault, or the disk's.
 #[derive(Debug, thiserror::Error)]

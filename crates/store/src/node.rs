@@ -34,7 +34,8 @@ macro_rules! columns {
         "n.id, n.name, n.state, n.freshness, n.enrolment, n.facts, n.last_seen, n.lost_at, n.beat_seq, n.orphans,
          n.created_at, n.paused_at, COALESCE(b.held_vcpus, 0), COALESCE(b.held_memory_mib, 0), COALESCE(b.held_disk_gib, 0),
          COALESCE(b.held_vms, 0), COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0),
-         COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0), n.transport, n.labels, n.overcommit, n.generation"
+         COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0), n.transport, n.revoked_at, n.labels, n.overcommit,
+         n.generation"
     };
 }
 
@@ -87,8 +88,9 @@ pub(crate) fn all(tx: &Tx<'_>, usual: &Overcommit) -> Result<Vec<NodeRow>> {
 pub(crate) fn candidates(tx: &Tx<'_>, usual: &Overcommit) -> Result<Vec<Candidate>> {
     let candidate = |NodeRow { node, .. }| {
         let labels = node.all_labels();
-        let Node { id, name, state, freshness, facts, book, schedulable, paused_at, .. } = node;
-        Candidate { id, name, state, freshness, paused: paused_at.is_some(), facts, labels, book, schedulable }
+        let Node { id, name, state, freshness, facts, book, schedulable, paused_at, revoked_at, .. } = node;
+        let (paused, revoked) = (paused_at.is_some(), revoked_at.is_some());
+        Candidate { id, name, state, freshness, revoked, paused, facts, labels, book, schedulable }
     };
     Ok(all(tx, usual)?.into_iter().map(candidate).collect())
 }
@@ -123,7 +125,14 @@ pub(crate) fn identities(tx: &Tx<'_>, ids: &[NodeId]) -> Result<BTreeMap<NodeId,
     Ok(tx.query(IDENTITIES, &ids, read)?.into_iter().collect())
 }
 
+const REVOKED: &str = "SELECT id FROM nodes WHERE revoked_at IS NOT NULL";
+
 const PAUSED: &str = "SELECT id FROM nodes WHERE paused_at IS NOT NULL";
+
+/// The nodes whose certificates are good for nothing.
+pub(crate) fn revoked(tx: &Tx<'_>) -> Result<Vec<NodeId>> {
+    tx.query(REVOKED, &(), |row| row.parse(0))
+}
 
 /// The nodes whose queues are paused.
 pub(crate) fn paused(tx: &Tx<'_>) -> Result<BTreeSet<NodeId>> {
@@ -169,11 +178,12 @@ pub(crate) fn books(tx: &Tx<'_>) -> Result<BTreeMap<NodeId, Book>> {
 
 const PUT: &str = "
 INSERT INTO nodes (id, name, state, freshness, transport, enrolment, facts, last_seen, lost_at, beat_seq, orphans,
-                   paused_at, created_at, heard_epoch, labels, overcommit, generation)
+                   paused_at, revoked_at, created_at, heard_epoch, labels, overcommit, generation)
 SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value->>'transport', value->>'enrolment',
        value->>'facts',
        CAST(value->>'last_seen' AS BIGINT), CAST(value->>'lost_at' AS BIGINT), CAST(value->>'beat_seq' AS BIGINT),
-       value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'created_at' AS BIGINT),
+       value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'revoked_at' AS BIGINT),
+       CAST(value->>'created_at' AS BIGINT),
        (SELECT CASE WHEN store_epoch > 1 THEN store_epoch - 1 ELSE store_epoch END FROM log_head WHERE one = 1),
        value->>'labels', value->>'overcommit', CAST(value->>'generation' AS BIGINT)
   FROM jsonb_each(?1)
@@ -183,7 +193,8 @@ SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value
        enrolment = excluded.enrolment,
        facts = excluded.facts, last_seen = excluded.last_seen, lost_at = excluded.lost_at,
        beat_seq = excluded.beat_seq, orphans = excluded.orphans, paused_at = excluded.paused_at,
-       labels = excluded.labels, overcommit = excluded.overcommit, generation = excluded.generation";
+       revoked_at = excluded.revoked_at, labels = excluded.labels, overcommit = excluded.overcommit,
+       generation = excluded.generation";
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -199,6 +210,7 @@ struct Written<'a> {
     beat_seq: Option<i64>,
     orphans: Document<&'a [VmId]>,
     paused_at: Option<i64>,
+    revoked_at: Option<i64>,
     created_at: i64,
     labels: Document<&'a BTreeMap<String, String>>,
     overcommit: Document<&'a OwnOvercommit>,
@@ -229,6 +241,7 @@ fn written(row: &NodeRow) -> Written<'_> {
         beat_seq: row.beat_seq,
         orphans: Document(&row.orphans),
         paused_at: node.paused_at.map(Timestamp::as_micros),
+        revoked_at: node.revoked_at.map(Timestamp::as_micros),
         created_at: node.created_at.as_micros(),
         labels: Document(&node.labels),
         overcommit: Document(&node.overcommit),
@@ -270,13 +283,14 @@ fn read(usual: &Overcommit) -> impl Fn(&Row<'_>) -> Result<NodeRow> {
             freshness: row.word(3)?,
             transport: row.word(20)?,
             enrolment: row.parse_opt(4)?,
-            generation: row.get(23)?,
-            labels: row.json(21)?,
-            overcommit: row.json(22)?,
+            generation: row.get(24)?,
+            labels: row.json(22)?,
+            overcommit: row.json(23)?,
             facts: row.json(5)?,
             book: book(row, 12)?,
             schedulable: Resources::ZERO,
             paused_at: moment(11)?,
+            revoked_at: moment(21)?,
             last_seen: moment(6)?,
             created_at: Timestamp::from_micros(row.get(10)?),
         };
@@ -287,4 +301,4 @@ fn read(usual: &Overcommit) -> impl Fn(&Row<'_>) -> Result<NodeRow> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, IDENTITIES, HEARD, COMPARED, PAUSED, ADD, PUT];
+pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, IDENTITIES, HEARD, COMPARED, PAUSED, REVOKED, ADD, PUT];

@@ -1,18 +1,22 @@
 //! The store's face: one method per step and per query.
 
+mod api_token;
 mod image;
+mod key;
 mod offer;
+
+pub use api_token::Revoke;
 
 use std::{
     path::Path,
     sync::{Arc, atomic::AtomicI64},
+    time::Duration,
 };
 
 use hostler_db::{Db, Migrations, Mode, Tx};
 use hostler_model::{
     Clock, Code, Ids, NodeId, Refusal, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     api::{Diagnosis, Quota},
-    caller::Caller,
     event::{Actor, Entry},
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
     name::Name,
@@ -30,7 +34,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Cancel, Claim, Edited, Gauges, JoinNode, Leased, LogFilter, NewApiToken, NewJoinToken,
+    Accepted, Answer, Beat, Cancel, Claim, Edited, Forgotten, Gauges, JoinNode, Leased, LogFilter, NewJoinToken, Old,
     Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept, TaskFilter,
     Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
@@ -40,8 +44,8 @@ use crate::{
     service::Service,
     snapshot,
     step::{
-        cancel, edit, expire, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start, submit,
-        sweep,
+        cancel, edit, expire, forget, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start,
+        submit, sweep,
     },
     task, task_log, tenant, timeline, token, vm,
     work::{Context, Work},
@@ -258,6 +262,17 @@ impl Store {
         self.pass("store.forget", sweep::drop_idempotency_keys).await
     }
 
+    /// Removes what ended longer ago than it is kept for: the piece of a walk that begins behind that row. A piece
+    /// is so small that others hardly wait for it.
+    pub async fn forget(&self, old: Old, after: Option<Uuid>) -> Result<Forgotten> {
+        self.step("store.forget", move |work| forget::forget(work, old, after)).await
+    }
+
+    /// How long what has ended is kept; `None`: for ever.
+    pub fn history(&self) -> Option<Duration> {
+        self.0.context.timing.history
+    }
+
     /// One pass, and word that this process is running. Where nothing goes on before a new epoch has begun, it begins here.
     async fn pass(&self, label: &'static str, pass: Pass) -> Result<Swept> {
         if self.0.context.db.moved().is_some() {
@@ -343,26 +358,14 @@ impl Store {
         self.step("store.node", move |work| join::edit(work, node, &patch, if_match.as_deref(), &actor)).await
     }
 
+    /// Makes a node's certificate good for nothing.
+    pub async fn revoke_node(&self, node: NodeId, actor: Actor) -> Result<Answer<Node>> {
+        self.step("store.node", move |work| join::revoke(work, node, &actor)).await
+    }
+
     /// Pauses or resumes a node's queue.
     pub async fn queue_node(&self, node: NodeId, queue: Queue, actor: Actor) -> Result<Answer<Node>> {
         self.step("store.node", move |work| join::queue(work, node, queue, &actor)).await
-    }
-
-    /// Writes an API token down.
-    pub async fn create_api_token(&self, token: NewApiToken) -> Result<()> {
-        self.step("store.token", move |work| {
-            token::insert_api(work.tx, &token, work.now)?;
-            let caller = &token.caller;
-            let data = json!({"label": token.label, "role": caller.role, "for": caller.principal});
-            work.audit(&Actor::system(), caller.tenant, "token", "token.create", caller.principal.0, data);
-            Ok(())
-        })
-        .await
-    }
-
-    /// Whom a token stands for.
-    pub async fn authenticate(&self, token_hash: String) -> Result<Option<Caller>> {
-        self.read(move |tx| token::caller(tx, &token_hash)).await
     }
 
     /// A tenant, by id or by name.
@@ -469,14 +472,19 @@ impl Store {
         self.read(move |tx| Ok(node::by_name(tx, &name, &usual)?.map(|row| row.node))).await
     }
 
+    /// The nodes whose certificates are good for nothing.
+    pub async fn revoked_nodes(&self) -> Result<Vec<NodeId>> {
+        self.read(node::revoked).await
+    }
+
     /// Every node, by name.
     pub async fn nodes(&self) -> Result<Vec<Node>> {
         let usual = self.0.context.placement.overcommit;
         self.read(move |tx| Ok(node::all(tx, &usual)?.into_iter().map(|row| row.node).collect())).await
     }
 
-    /// A text that is kept apart from a task, for the node that holds its lease; nothing for anybody else.
-    pub async fn reveal(&self, wanted: Reveal) -> Result<Option<String>> {
+    /// A text that is kept apart from a task, and whose it is, for the node that holds its lease; nothing for anybody else.
+    pub async fn reveal(&self, wanted: Reveal) -> Result<Option<(TenantId, String)>> {
         self.read(move |tx| secret::reveal(tx, &wanted)).await
     }
 

@@ -1,10 +1,10 @@
-//! Tokens: those by which nodes join, once, and those by which people and programs call. Only their hashes are kept.
+//! Tokens by which nodes join, once. Only their hashes are kept.
 
 use hostler_db::{Result, Tx};
-use hostler_model::{NodeId, Timestamp, caller::Caller, name::Name, scope::Scopes};
+use hostler_model::{NodeId, Timestamp, name::Name};
 use serde_json::json;
 
-use crate::{NewApiToken, NewJoinToken};
+use crate::NewJoinToken;
 
 const INSERT_JOIN: &str = "
 INSERT INTO join_tokens (hash, node_name, approve, expires_at, created_by, created_at)
@@ -65,43 +65,16 @@ pub(crate) fn use_up_joins(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
     tx.put(USE_UP_JOINS, &json!({"now": now.as_micros()}))
 }
 
-const INSERT_API: &str = "
-INSERT INTO api_tokens (hash, id, principal, audience, tenant, role, scopes, label, created_at, expires_at)
-VALUES (?1->>'hash', ?1->>'id', ?1->>'principal', ?1->>'audience', ?1->>'tenant', ?1->>'role', ?1->>'scopes',
-        ?1->>'label', CAST(?1->>'created_at' AS BIGINT), CAST(?1->>'expires_at' AS BIGINT))";
+const USE_UP_OF: &str = "
+UPDATE join_tokens
+   SET used_at = CAST(?1->>'now' AS BIGINT)
+ WHERE node_name = ?1->>'name' AND used_at IS NULL";
 
-/// Writes an API token down.
-pub(crate) fn insert_api(tx: &Tx<'_>, token: &NewApiToken, now: Timestamp) -> Result<()> {
-    let Caller { principal, token: id, audience, tenant, role, scopes, expires_at } = &token.caller;
-    let row = json!({
-        "hash": token.token_hash, "id": id, "principal": principal, "audience": audience.as_str(), "tenant": tenant,
-        "role": role.as_str(), "scopes": scopes.words(), "label": token.label, "created_at": now.as_micros(),
-        "expires_at": expires_at.map(Timestamp::as_micros),
-    });
-    tx.put(INSERT_API, &row)?;
-    Ok(())
-}
-
-const CALLER: &str = "
-SELECT id, principal, audience, tenant, role, scopes, expires_at
-  FROM api_tokens
- WHERE hash = ?1->>'hash'";
-
-/// Whom the API token of this hash stands for, also one whose time is up.
-pub(crate) fn caller(tx: &Tx<'_>, hash: &str) -> Result<Option<Caller>> {
-    tx.query_one(CALLER, &json!({"hash": hash}), |row| {
-        Ok(Caller {
-            token: Some(row.parse(0)?),
-            principal: row.parse(1)?,
-            audience: row.parse(2)?,
-            tenant: row.parse_opt(3)?,
-            role: row.parse(4)?,
-            scopes: Scopes::of_words(row.get::<Option<String>>(5)?.as_deref()),
-            expires_at: row.get::<Option<i64>>(6)?.map(Timestamp::from_micros),
-        })
-    })
+/// No join token that names this node is good any more.
+pub(crate) fn use_up_of(tx: &Tx<'_>, name: &Name, now: Timestamp) -> Result<()> {
+    tx.put(USE_UP_OF, &json!({"name": name, "now": now.as_micros()}))
 }
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[JOIN, CALLER, INSERT_JOIN, USE_JOIN, INSERT_API];
+pub(crate) const HOT: &[&str] = &[JOIN, INSERT_JOIN, USE_JOIN];

@@ -38,6 +38,13 @@ impl Secret {
 #[derive(Clone, Copy, Eq)]
 pub struct SecretHash([u8; 32]);
 
+impl SecretHash {
+    /// Of a credential that is longer than a secret and has one in it, such as a signed token.
+    pub fn of(credential: &[u8]) -> SecretHash {
+        SecretHash(sha256(credential))
+    }
+}
+
 /// A text that is no hash of a secret.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a secret's hash is 64 hex digits")]

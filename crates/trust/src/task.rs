@@ -18,8 +18,10 @@ mod key;
 mod signer;
 mod verifier;
 
-pub use key::{KeySetError, thumbprint};
-pub use signer::{SignerError, TaskSigner};
+pub(crate) use key::jwk;
+pub use key::{KeySetError, digest, jwk_of, key_set, thumbprint};
+pub use signer::{SignerError, TaskKey, TaskSigner};
+pub(crate) use verifier::signature_only;
 pub use verifier::{Expected, TaskRefusal, TaskVerifier};
 
 /// The `typ` of a signed task: no other kind of token can be taken for one.

@@ -1,7 +1,11 @@
 //! Who calls, and on whose things: from a credential to a [`Caller`], and from what the caller asks for to what the call
 //! reaches. Never here: who may call which route (`http/access.rs`), and what a role or a scope allows (the model).
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use hostler_model::{
     Code, Refusal, TenantId, Timestamp,
@@ -10,14 +14,20 @@ use hostler_model::{
     event::Actor,
     id::RequestId,
 };
-use hostler_trust::ApiToken;
+use hostler_store::Wakes;
+use hostler_trust::{AccessRefusal, ApiToken, SecretHash, access_token::said_issuer};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::{
+    sync::broadcast::{Receiver, error::RecvError},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
 
 use super::{App, Result, not_found};
 
-/// How long a token that was looked up is believed without asking again; a revoked one works this much longer.
+/// How long a token that was looked up is believed without asking again. One that is revoked works no longer on the server
+/// that revoked it, and on others until they hear of it: this long at most, counted from when they asked.
 const BELIEVED: Duration = Duration::from_secs(5);
 /// How many tokens are remembered; beyond that all are forgotten.
 const REMEMBERED: usize = 4096;
@@ -82,43 +92,93 @@ impl Call {
     }
 }
 
-/// Tokens that were looked up a moment ago, by their hash.
+/// Credentials that were looked up a moment ago, by their hash.
 #[derive(Debug, Default)]
 pub(crate) struct Known(Mutex<HashMap<String, (Instant, Caller)>>);
 
 impl Known {
     fn find(&self, hash: &str) -> Option<Caller> {
-        let known = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let known = self.lock();
         let (at, caller) = known.get(hash)?;
         (at.elapsed() < BELIEVED).then(|| caller.clone())
     }
 
-    fn keep(&self, hash: String, caller: Caller) {
-        let mut known = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    /// Remembers what was asked at that time.
+    fn keep(&self, hash: String, asked: Instant, caller: Caller) {
+        let mut known = self.lock();
         if known.len() >= REMEMBERED {
             known.clear();
         }
-        known.insert(hash, (Instant::now(), caller));
+        known.insert(hash, (asked, caller));
+    }
+
+    /// Forgets all: some were revoked.
+    pub(crate) fn forget(&self) {
+        self.lock().clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, (Instant, Caller)>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Forgets what is remembered whenever the store says that credentials were revoked, here or by another server. Hints can
+/// be lost: what was lost is believed for [`BELIEVED`] at most.
+pub(crate) async fn forget(known: Arc<Known>, mut wakes: Receiver<Wakes>, closing: CancellationToken) {
+    loop {
+        let wake = tokio::select! {
+            biased;
+            () = closing.cancelled() => return,
+            wake = wakes.recv() => wake,
+        };
+        match wake {
+            Ok(wake) if wake.credentials || wake.all => known.forget(),
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => known.forget(),
+            Err(RecvError::Closed) => return,
+        }
     }
 }
 
 impl App {
-    /// The caller behind a bearer token. Every token that is not known gets the same answer; who has one whose time is up
-    /// had the right one, and is told so.
+    /// The caller behind a bearer token. Every token that is not known gets the same answer; who has one whose time is up or
+    /// that was revoked had the right one, and is told so.
     pub async fn authenticate(&self, token: &str) -> Result<Caller> {
-        let token: ApiToken = token.parse().map_err(|_| unknown())?;
-        let hash = token.hash().to_string();
+        let hash = self.hash(token)?;
         let caller = match self.known.find(&hash) {
             Some(caller) => caller,
             None => {
-                let caller = self.store.authenticate(hash.clone()).await?.ok_or_else(unknown)?;
-                self.known.keep(hash, caller.clone());
+                let asked = Instant::now();
+                let (caller, revoked_at) = self.store.authenticate(hash.clone()).await?.ok_or_else(unknown)?;
+                if let Some(since) = revoked_at {
+                    return Err(revoked(since).into());
+                }
+                self.known.keep(hash, asked, caller.clone());
                 caller
             }
         };
         match caller.expires_at.filter(|until| *until <= self.clock.now()) {
             Some(until) => Err(expired(until).into()),
             None => Ok(caller),
+        }
+    }
+
+    /// By what the store knows a token. A JWT of ours must have been signed by us, or it is not looked for.
+    fn hash(&self, token: &str) -> Result<String, Refusal> {
+        if said_issuer(token).is_none() {
+            return Ok(token.parse::<ApiToken>().map_err(|_| unknown())?.hash().to_string());
+        }
+        self.look_at_keys();
+        match self.access.verify(token, self.clock.now()) {
+            Ok(_) | Err(AccessRefusal::Expired) => Ok(SecretHash::of(token.as_bytes()).to_string()),
+            Err(_) => Err(unknown()),
+        }
+    }
+
+    /// Takes up keys that were added to the folder. When it fails those that are known stay.
+    pub(super) fn look_at_keys(&self) {
+        if let Err(error) = self.access.look(self.clock.now()) {
+            tracing::error!(%error, "the keys that sign access tokens cannot be read again");
         }
     }
 
@@ -173,6 +233,11 @@ impl App {
 
 fn unknown() -> Refusal {
     Refusal::new(Code::Unauthenticated, "the bearer token is not known here; it may be mistyped or revoked")
+}
+
+fn revoked(since: Timestamp) -> Refusal {
+    Refusal::new(Code::Unauthenticated, format!("the bearer token was revoked at {since}; make a new one"))
+        .with("revoked_at", since.to_string())
 }
 
 fn expired(until: Timestamp) -> Refusal {

@@ -30,6 +30,7 @@ pub(super) const TABLE: &[Row] = &[
     row(GET, "/healthz", Access::Anyone),
     row(GET, "/readyz", Access::Anyone),
     row(GET, "/metrics", admin(Scope::MetricsRead)),
+    row(GET, "/.well-known/jwks.json", Access::Anyone),
     row(GET, "/openapi.json", Access::Known),
     row(GET, "/docs", Access::Known),
     row(GET, "/docs/{file}", Access::Known),
@@ -88,11 +89,25 @@ pub(super) const TABLE: &[Row] = &[
     row(POST, "/api/v1/nodes/{node}/approve", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/cordon", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/uncordon", admin(Scope::NodeWrite)),
+    row(POST, "/api/v1/nodes/{node}/revoke", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/join-tokens", admin(Scope::NodeWrite)),
+    row(GET, "/api/v1/keys", admin(Scope::KeyRead)),
+    row(POST, "/api/v1/keys", admin(Scope::KeyWrite)),
+    row(POST, "/api/v1/keys/{key}/activate", admin(Scope::KeyWrite)),
+    row(POST, "/api/v1/keys/{key}/retire", admin(Scope::KeyWrite)),
+    row(POST, "/api/v1/keys/{key}/revoke", admin(Scope::KeyWrite)),
     row(POST, "/api/v1/nodes/{node}/refresh", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/pause", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/resume", admin(Scope::NodeWrite)),
     row(PUT, "/api/v1/nodes/{node}/transport", admin(Scope::NodeWrite)),
+    row(GET, "/api/v1/tokens", tenant(Role::Viewer, Scope::TokenRead)),
+    row(POST, "/api/v1/tokens", tenant(Role::Viewer, Scope::TokenWrite)),
+    row(GET, "/api/v1/tokens/{token}", tenant(Role::Viewer, Scope::TokenRead)),
+    row(DELETE, "/api/v1/tokens/{token}", tenant(Role::Viewer, Scope::TokenWrite)),
+    row(GET, "/api/v1/service-accounts", tenant(Role::Viewer, Scope::TokenRead)),
+    row(POST, "/api/v1/service-accounts", tenant(Role::TenantAdmin, Scope::TokenWrite)),
+    row(DELETE, "/api/v1/service-accounts/{account}", tenant(Role::TenantAdmin, Scope::TokenWrite)),
+    row(GET, "/api/v1/whoami", Access::Known),
     row(GET, "/api/v1/doctor", admin(Scope::DoctorRead)),
 ];
 
@@ -191,9 +206,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_health_is_for_anyone() {
+    fn nothing_but_health_and_public_keys_is_for_anyone() {
         let open: Vec<&str> = TABLE.iter().filter(|row| row.access == Access::Anyone).map(|row| row.route).collect();
-        assert_eq!(open, ["/healthz", "/readyz"]);
+        assert_eq!(open, ["/healthz", "/readyz", "/.well-known/jwks.json"]);
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub(super) enum List {
     Audit,
     /// Of imports.
     Imports,
+    /// Of tokens.
+    Tokens,
 }
 
 impl List {
@@ -35,6 +37,7 @@ impl List {
             List::Snapshots => "snapshots",
             List::Audit => "audit",
             List::Imports => "imports",
+            List::Tokens => "tokens",
         }
     }
 }

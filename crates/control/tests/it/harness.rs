@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, response::Response};
-use hostler_control::{Limits, Pace, PeerIdentity, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, Resources, TenantId, Timestamp,
@@ -27,7 +27,7 @@ use hostler_model::{
     tenant::UNLIMITED,
 };
 use hostler_store::{Config, LogFilter, NewApiToken, NewJoinToken, Store, TaskFilter, Timing, VmFilter};
-use hostler_trust::{ApiToken, Authority, Expected, JoinToken, NodeIdentity, NodeKey, TaskSigner, TaskVerifier};
+use hostler_trust::{AccessIssuer, ApiToken, Authority, Expected, JoinToken, NodeIdentity, NodeKey, TaskVerifier};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use serde::{Serialize, de::DeserializeOwned};
@@ -86,12 +86,16 @@ impl World {
             placement: Policy::default(),
         };
         let store = Store::open(&dir.path().join("hostler.db"), config).unwrap();
+        let sealer = Sealer::open(store.clone(), &dir.path().join("master.key")).unwrap();
         let server = Server::new(ServerConfig {
             store: store.clone(),
             clock: clock.clone(),
             ids: ids.clone(),
             authority: Authority::create(clock.now()).unwrap(),
-            signer: TaskSigner::generate().unwrap(),
+            keys: Keyring::open(store.clone(), sealer.clone()).await.unwrap(),
+            sealer,
+            node_validity: hostler_trust::ca::NODE_VALIDITY,
+            access: AccessIssuer::generate("hostler-test", clock.now()).unwrap(),
             issuer: "hostler-test".into(),
             blobs: dir.path().join("blobs"),
             sources: Sources {
@@ -126,16 +130,14 @@ impl World {
     }
 
     async fn make_token(&self, tenant: TenantId, role: Role) -> String {
-        let now = self.clock.now();
-        self.token_of(Caller::new(self.ids.next::<PrincipalId>(now), self.ids.next(now), tenant, role)).await
+        self.token_of(Caller::new(self.ids.next::<PrincipalId>(self.clock.now()), tenant, role)).await
     }
 
-    /// A token that stands for this caller, under an id of its own.
+    /// A token that stands for this caller.
     pub async fn token_of(&self, caller: Caller) -> String {
-        let token = ApiToken::generate(&self.ids);
-        let caller = Caller { token: Some(self.ids.next(self.clock.now())), ..caller };
-        let new = NewApiToken { token_hash: token.hash().to_string(), caller, label: "test".into() };
-        self.store.create_api_token(new).await.unwrap();
+        let (token, id) = (ApiToken::generate(&self.ids), self.ids.next(self.clock.now()));
+        let new = NewApiToken::of_system(id, token.hash().to_string(), caller, "test");
+        self.store.create_api_token(new).await.unwrap().unwrap();
         token.reveal()
     }
 
@@ -214,7 +216,9 @@ fn quick() -> Pace {
         drop_idempotency_keys: every,
         fold_stats: every,
         lapse_imports: every,
+        forget: every,
         collect_blobs: every,
+        refresh_trust: every,
     }
 }
 

@@ -19,8 +19,11 @@ use crate::{
 };
 
 /// Routes that answer without a credential. Each is here for a reason, and the list may only shrink.
-const OPEN: [(&str, &str); 2] =
-    [("GET /healthz", "whoever watches the process has no token"), ("GET /readyz", "so has whoever balances the load")];
+const OPEN: [(&str, &str); 3] = [
+    ("GET /healthz", "whoever watches the process has no token"),
+    ("GET /readyz", "nor has whoever balances the load"),
+    ("GET /.well-known/jwks.json", "public keys, for whoever verifies a token of ours"),
+];
 
 /// Routes whose path names something that need not be there yet, in the caller's own tenant: nothing of another tenant is
 /// meant by it. The list may only shrink.
@@ -79,8 +82,7 @@ fn routes() -> Vec<Route> {
 }
 
 fn somebody(world: &World, audience: Audience, role: Role) -> Caller {
-    let now = world.clock.now();
-    let caller = Caller::new(world.ids.next::<PrincipalId>(now), world.ids.next(now), TenantId::DEFAULT, role);
+    let caller = Caller::new(world.ids.next::<PrincipalId>(world.clock.now()), TenantId::DEFAULT, role);
     Caller { audience, ..caller }
 }
 
@@ -192,8 +194,12 @@ async fn another_tenants_things_are_not_there() {
     let image = world.get("/api/v1/images/tiny").send().await.json();
     let fetch = world.post("/api/v1/images/other/import", json!({"url": "http://127.0.0.1:9/none"}));
     let import = fetch.header("prefer", "wait=10").send().await.json();
+    let token = world.post("/api/v1/tokens", json!({"label": "mine"})).send().await.json();
+    let account = world.post("/api/v1/service-accounts", json!({"name": "ci", "role": "viewer"})).send().await.json();
     let things = [
         ("{vm}", json!(vm)),
+        ("{token}", token["about"]["id"].clone()),
+        ("{account}", account["name"].clone()),
         ("{task}", json!(task)),
         ("{snapshot}", json!(frozen)),
         ("{image}", image["digest"].clone()),

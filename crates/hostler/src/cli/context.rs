@@ -88,9 +88,7 @@ struct Told {
 
 /// Runs a verb of contexts. No server is asked.
 pub fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
-    let path = Book::path().ok_or_else(|| {
-        Failure::usage("there is no place for contexts: HOME is not set").help("set HOME or XDG_CONFIG_HOME")
-    })?;
+    let path = Book::required_path()?;
     match args.verb {
         Verb::List => {
             let all = told(&Book::load(&path)?);

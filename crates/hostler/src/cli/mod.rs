@@ -11,16 +11,21 @@ pub mod explain;
 pub mod fixture;
 mod host;
 pub mod image;
+pub mod key;
 pub mod live;
+pub mod login;
 pub mod node;
 pub mod read;
 pub mod run;
 mod schedule;
+pub mod service_account;
 pub mod snapshot;
 pub mod task;
+pub mod token;
 pub mod top;
 pub mod vm;
 mod wait;
+pub mod whoami;
 
 use std::collections::BTreeMap;
 

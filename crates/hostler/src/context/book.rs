@@ -73,6 +73,13 @@ impl Book {
         Some(xdg.or_else(home)?.join("hostler/contexts.toml"))
     }
 
+    /// Where it is, or why there is no place for it.
+    pub fn required_path() -> Result<PathBuf, Failure> {
+        Book::path().ok_or_else(|| {
+            Failure::usage("there is no place for contexts: HOME is not set").help("set HOME or XDG_CONFIG_HOME")
+        })
+    }
+
     /// Reads it. Where there is no file, there are no contexts.
     pub fn load(path: &Path) -> Result<Book, Failure> {
         let Some(text) = read_private(path).map_err(unreadable)? else { return Ok(Book::default()) };
@@ -122,6 +129,12 @@ impl Book {
         self.contexts.insert(name.to_string(), place);
         self.current.get_or_insert_with(|| name.to_string());
         Ok(())
+    }
+
+    /// Puts one in the place of what was there under its name, and makes it the current one.
+    pub fn put(&mut self, name: &Name, place: Place) {
+        self.contexts.insert(name.to_string(), place);
+        self.current = Some(name.to_string());
     }
 
     /// Makes one the current one.

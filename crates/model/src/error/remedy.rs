@@ -54,6 +54,10 @@ impl Code {
             Code::SnapshotUnusable => {
                 "The detail says what does not fit. A snapshot with memory needs the processors and the memory that it was taken with, and the same hypervisor on its node; a damaged one can only be deleted."
             }
+            Code::TokenNotFound => "`hostler token list` shows the tokens that you may see, by their ids.",
+            Code::ServiceAccountNotFound => {
+                "`hostler service-account list` shows the accounts of the tenant; `hostler service-account create` makes one."
+            }
             Code::NodeNotFound => "`hostler node list` shows the nodes there are.",
             Code::MethodNotAllowed => "The route exists under another method: `/docs` shows which.",
             Code::UnknownAction => "The detail lists the kinds there are.",
@@ -68,6 +72,10 @@ impl Code {
             }
             Code::NodeStateConflict => {
                 "`hostler node show` says the node's state: it may wait for approval, be cordoned, or be cordoned already."
+            }
+            Code::KeyNotFound => "`hostler key list` shows the keys that sign tasks, by their whole names.",
+            Code::KeyStateConflict => {
+                "`hostler key list` says the keys' states. The one that signs is followed by another (`hostler key stage`, then `activate`) before it is retired."
             }
             Code::QuotaExceeded => {
                 "The fact `over` says, for each amount, limit, used, held and asked. Delete or shrink something, wait for work that holds an amount, or ask for a higher limit."

@@ -87,6 +87,7 @@ impl Reason {
 #[derive(Clone, PartialEq, Debug)]
 pub(super) enum Objection<'a> {
     State(NodeState),
+    Revoked,
     Silent(Freshness),
     Incapable(&'a str),
     Label { key: &'a str, wanted: &'a str, has: Option<&'a str> },
@@ -97,7 +98,7 @@ pub(super) enum Objection<'a> {
 impl Objection<'_> {
     fn reason(&self) -> Reason {
         match self {
-            Objection::State(_) => Reason::State,
+            Objection::State(_) | Objection::Revoked => Reason::State,
             Objection::Silent(_) => Reason::Freshness,
             Objection::Incapable(_) => Reason::Capability,
             Objection::Label { .. } => Reason::Labels,
@@ -111,6 +112,7 @@ impl fmt::Display for Objection<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Objection::State(state) => write!(f, "it is {state}"),
+            Objection::Revoked => f.write_str("its certificate was revoked"),
             Objection::Silent(freshness) => write!(f, "it is {}: its agent was not heard lately", freshness.as_str()),
             Objection::Incapable(kind) => write!(f, "it cannot do {kind}"),
             Objection::Label { key, wanted, has: Some(has) } => write!(f, "its label {key} is {has}, not {wanted}"),

@@ -12,6 +12,7 @@ fn candidate(n: u8, state: NodeState, freshness: Freshness, free: i64) -> Candid
         name: format!("node-{n}").parse().unwrap(),
         state,
         freshness,
+        revoked: false,
         paused: false,
         facts: NodeFacts { capabilities: vec!["vm.*".into()], ..NodeFacts::default() },
         labels: BTreeMap::new(),

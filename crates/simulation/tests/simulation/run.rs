@@ -128,7 +128,7 @@ impl Stage {
         let net = Net::new(dice.apart(), trace.clone());
         let history = History::new(trace.clone());
         let site = Site::new(dir, Wall::new(began), dice.apart(), net.clone(), history);
-        let live = site.open()?;
+        let live = site.open().await?;
         let ids = Ids::seeded(dice.number());
         let (mut tenants, mut tokens) = (Vec::new(), Vec::new());
         for number in 0..dice.within(1..3) {
@@ -267,10 +267,9 @@ async fn tenant(live: &Live, ids: &Ids, wall: &Wall, number: u64) -> anyhow::Res
 async fn token(live: &Live, ids: &Ids, wall: &Wall, tenant: TenantId) -> anyhow::Result<String> {
     let token = ApiToken::generate(ids);
     let now = wall.clock().now();
-    let caller = Caller::new(ids.next::<PrincipalId>(now), ids.next(now), tenant, Role::Operator);
-    live.store
-        .create_api_token(NewApiToken { token_hash: token.hash().to_string(), caller, label: "user".into() })
-        .await?;
+    let caller = Caller::new(ids.next::<PrincipalId>(now), tenant, Role::Operator);
+    let new = NewApiToken::of_system(ids.next(now), token.hash().to_string(), caller, "user");
+    live.store.create_api_token(new).await??;
     Ok(token.reveal())
 }
 

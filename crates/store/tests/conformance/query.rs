@@ -1,18 +1,15 @@
 //! Queries and records.
 
 use hostler_model::{
-    Code, PrincipalId, Resources, TaskId,
-    caller::Caller,
+    Code, Resources, TaskId,
     event::Actor,
     kind::KindName,
     node::{Freshness, NodeState},
-    role::Role,
-    scope::Scopes,
     task::{Effects, TaskState},
     tenant::UNLIMITED,
     vm::VmState,
 };
-use hostler_store::{NewApiToken, TaskFilter, VmFilter};
+use hostler_store::{TaskFilter, VmFilter};
 
 use crate::world::{TENANT, World, failed, one_vm};
 
@@ -65,18 +62,6 @@ pub async fn vms_are_listed_without_the_deleted(world: &mut World) {
     assert_eq!(list(VmFilter { tenant: Some(TENANT), node: Some(agent.node), ..all.clone() }, None, 1).await, [second]);
     assert_eq!(list(VmFilter { state: Some(VmState::Paused), ..all.clone() }, None, 10).await, []);
     assert_eq!(list(VmFilter { state: Some(VmState::Deleted), ..all }, None, 10).await, [gone]);
-}
-
-pub async fn a_token_stands_for_its_caller(world: &mut World) {
-    let caller = Caller::new(world.id::<PrincipalId>(), world.id(), TENANT, Role::PlatformAdmin);
-    let narrow = Scopes::of_words(Some("vm:read task:write"));
-    let caller = Caller { scopes: narrow, expires_at: Some(world.now()), ..caller };
-    let token = NewApiToken { token_hash: "h".into(), caller: caller.clone(), label: "for a test".into() };
-    world.store.create_api_token(token).await.unwrap();
-    assert_eq!(world.store.authenticate("h".into()).await.unwrap(), Some(caller));
-    assert_eq!(world.store.authenticate("g".into()).await.unwrap(), None);
-    // The log says that there is one, never what it is.
-    assert!(world.entries().await.iter().all(|entry| !entry.data.to_string().contains("\"h\"")));
 }
 
 pub async fn limits_and_books_are_told(world: &mut World) {
