@@ -17,6 +17,7 @@ use hostler_model::{
     catalogue::{Catalogue, KnownImage},
     defaults::Defaults,
     event::Actor,
+    placement::Policy,
     role::Role,
 };
 use hostler_store::{NewApiToken, Now, ShippedImage, Store, Timing};
@@ -68,6 +69,8 @@ pub struct Opening<'a> {
     pub issuer: &'a str,
     /// How long an agent may be silent.
     pub lease: Duration,
+    /// How machines are spread, and how much may be promised on a node.
+    pub placement: Policy,
     /// How long what has ended is kept; `None`: for ever.
     pub history: Option<Duration>,
     /// Where imports of images may come from.
@@ -100,7 +103,20 @@ pub struct Shared {
 /// Opens the store, the authority and the keys in a data folder. Imports that the process before this one did are over
 /// where whoever has the folder is alone with the database.
 pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
-    let Opening { data, shared, issuer, lease, history, sources, defaults, names, node_validity, broker, oidc } = opening;
+    let Opening {
+        data,
+        shared,
+        issuer,
+        lease,
+        history,
+        placement,
+        sources,
+        defaults,
+        names,
+        node_validity,
+        broker,
+        oidc,
+    } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
@@ -111,6 +127,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         clock: clock.clone(),
         ids: ids.clone(),
         timing: timing(lease, history),
+        placement,
     };
     let store = match &shared.database {
         Some(url) => connect(url, config).await?,

@@ -234,6 +234,37 @@ keys! {
         #[arg(value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36500))]
         history_days: u32 = 30;
 
+        /// How many virtual processors may be promised on a node, in percent of its processors; the
+        /// same on all servers over one database, as the next six are. `hostler node edit` says
+        /// otherwise for one node
+        #[arg(value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        overcommit_vcpus_percent: u32 = 400;
+
+        /// How much memory, in percent of what is there
+        #[arg(value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        overcommit_memory_percent: u32 = 100;
+
+        /// How much disk, in percent of what is there
+        #[arg(value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        overcommit_disk_percent: u32 = 100;
+
+        /// What it counts, where a machine is placed, which share of a node's processors is left
+        /// then: 0 to 1
+        #[arg(value_name = "WEIGHT")]
+        placement_weight_vcpus: f64 = 0.5;
+
+        /// What the share of its memory counts
+        #[arg(value_name = "WEIGHT")]
+        placement_weight_memory: f64 = 0.3;
+
+        /// What the share of its disk counts
+        #[arg(value_name = "WEIGHT")]
+        placement_weight_disk: f64 = 0.2;
+
+        /// What it counts that the machine's image is there already
+        #[arg(value_name = "WEIGHT")]
+        placement_weight_image: f64 = 0.05;
+
         /// How much is logged: error, warn, info, debug or trace, also by part, as in
         /// info,hostler_store=debug
         #[arg(value_name = "FILTER")]

@@ -70,7 +70,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(snapshot::show_snapshot, snapshot::delete_snapshot))
         .routes(routes!(vm::edit::rename_vm))
         .routes(routes!(node::list_nodes, node::add_node))
-        .routes(routes!(node::show_node))
+        .routes(routes!(node::show_node, node::edit::patch_node))
         .routes(routes!(node::approve_node))
         .routes(routes!(node::cordon_node))
         .routes(routes!(node::uncordon_node))

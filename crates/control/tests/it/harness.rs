@@ -21,6 +21,7 @@ use hostler_model::{
     image::{Image, Sha256Hex},
     internal::{Assignment, Assignments, Join, Joined},
     node::NodeFacts,
+    placement::Policy,
     role::Role,
     task::Task,
     tenant::UNLIMITED,
@@ -82,7 +83,13 @@ impl World {
             move || Timestamp::from_micros(time.load(Ordering::Relaxed))
         });
         let ids = Ids::seeded(7);
-        let config = Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing: Timing::default() };
+        let config = Config {
+            mode: Mode::Threads,
+            clock: clock.clone(),
+            ids: ids.clone(),
+            timing: Timing::default(),
+            placement: Policy::default(),
+        };
         let store = Store::open(&dir.path().join("hostler.db"), config).unwrap();
         let sealer = Sealer::open(store.clone(), &dir.path().join("master.key")).unwrap();
         let server = Server::new(ServerConfig {

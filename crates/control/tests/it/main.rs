@@ -19,6 +19,7 @@ mod listen;
 mod lists;
 mod loops;
 mod oidc;
+mod placement;
 mod power;
 mod secret;
 mod snapshot;
