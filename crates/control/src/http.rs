@@ -21,6 +21,7 @@ mod join_token;
 mod letter;
 pub mod listen;
 mod node;
+mod of_tenant;
 mod path;
 mod peer;
 mod problem;

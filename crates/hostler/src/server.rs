@@ -150,7 +150,10 @@ pub fn examine(settings: &Server) -> Result<Examined, Failure> {
     let files = default_image.as_ref().map(DefaultImage::files).unwrap_or_default();
     Ok(Examined {
         sources: Sources { files, ..named },
-        defaults: default_image::defaults(&settings.machines, default_image.as_ref(), in_file)?,
+        defaults: Defaults {
+            limits: settings.tenant_limits().map_err(|refusal| Failure::usage(in_file(&refusal.detail)))?,
+            ..default_image::defaults(&settings.machines, default_image.as_ref(), in_file)?
+        },
         default_image,
     })
 }

@@ -1,6 +1,7 @@
 //! What goes into the steps and comes out of them.
 
 mod offer;
+mod tenant;
 
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
+pub use tenant::{EditTenant, MadeTenant, NewTenantRow};
 
 /// A task to be written down.
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! Entity tags: a machine's is its generation, so that who edits one may insist on having seen it as it is (RFC 9110).
+//! Entity tags: a machine's, and a tenant's, is its generation, so that who edits one may insist on having seen it as it is (RFC 9110).
 
 use axum::{extract::FromRequestParts, response::Response};
 use hostler_model::{Refusal, vm::Vm};
@@ -10,10 +10,15 @@ use crate::app::{Error, Result};
 /// A machine with its tag.
 pub(super) fn tagged(vm: &Vm) -> Response {
     let mut response = answer(StatusCode::OK, vm);
-    if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", vm.generation)) {
+    tag(&mut response, vm.generation);
+    response
+}
+
+/// Gives an answer the tag of a generation.
+pub(super) fn tag(response: &mut Response, generation: u32) {
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{generation}\"")) {
         response.headers_mut().insert(header::ETAG, tag);
     }
-    response
 }
 
 /// `If-Match`: the generations that a machine may have; `None` where none is named, or `*`.

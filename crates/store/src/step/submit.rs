@@ -23,7 +23,7 @@ use hostler_model::{
 use serde_json::json;
 
 use self::change::{Change, name_wanted};
-use super::edit;
+use super::{edit, tenant::no_tenant};
 use crate::{
     Accepted, Answer, NewMachine, Submission,
     group::Step,
@@ -184,6 +184,9 @@ impl Batch {
 
     /// The node that is named does it, whether it takes new machines or not; one that is away has its time in the queue.
     fn decide_node(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
+        if work.tenant(item.tenant)?.is_none() {
+            return Ok(Err(no_tenant(item.tenant)));
+        }
         let named = match item.target.node {
             Some(id) => crate::node::identities(work.tx, &[id])?.get(&id).map(|known| (id, known.state)),
             None => None,
@@ -369,12 +372,8 @@ fn place(
     amount: Resources,
     machine: Option<&NewMachine>,
 ) -> Result<Answer<NodeId>> {
-    let Some((tenant, book)) = work.tenant(item.tenant)? else {
-        return Ok(
-            Err(Refusal::new(Code::NotFound, "there is no such tenant").with("tenant", item.tenant.to_string())),
-        );
-    };
-    if let Err(refusal) = quota::check(&tenant.limits, &book, &amount) {
+    let Some(tenant) = work.tenant(item.tenant)? else { return Ok(Err(no_tenant(item.tenant))) };
+    if let Err(refusal) = quota::check(&tenant.limits, &tenant.book, &amount) {
         return Ok(Err(refusal));
     }
     let wanted = Wanted {
