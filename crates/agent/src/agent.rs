@@ -35,6 +35,7 @@ use crate::{
     inbox,
     journal::{Journal, Start},
     metrics::Metrics,
+    refused::Refusals,
     report::{self, Outbox},
     secret::Secrets,
     server::Server,
@@ -115,6 +116,8 @@ pub struct Node {
     /// What is written down as begun is under way before the next answer of the server is judged by what is: an offer that
     /// came twice may bring the same lease twice at once.
     pub intake: tokio::sync::Mutex<()>,
+    /// When a heartbeat was last asked for because of a key that was not known.
+    pub keys_asked: tokio::sync::Mutex<Option<tokio::time::Instant>>,
     /// Heartbeats and results never cross: whoever sends one holds this.
     pub turn: tokio::sync::Mutex<()>,
     /// What handlers work with.
@@ -129,6 +132,8 @@ pub struct Node {
     pub tether: Tether,
     /// What it counts.
     pub metrics: Arc<Metrics>,
+    /// What it refused, for the next heartbeat.
+    pub refusals: Refusals,
 }
 
 /// An agent. Dropping it is as good as killing it.
@@ -280,6 +285,7 @@ impl Agent {
             works: self.works.clone(),
             outbox: Outbox::default(),
             intake: tokio::sync::Mutex::default(),
+            keys_asked: tokio::sync::Mutex::default(),
             turn: tokio::sync::Mutex::default(),
             tools: self.tools.clone(),
             facts: self.facts.clone(),
@@ -287,6 +293,7 @@ impl Agent {
             road: self.config.broker.clone().map(Road::new),
             tether: self.tether.clone(),
             metrics: self.metrics.clone(),
+            refusals: Refusals::default(),
         }
     }
 

@@ -20,6 +20,7 @@ use hostler_model::{
     broker::{RESULTS, Settled, TELEMETRY, offer_id, offers_queue, result_key, telemetry_key},
     error::Code,
     internal::{Assignment, Heartbeat, HeldLease, Receipt, Receipts, Report},
+    refused::Why,
     task::Intent,
 };
 use http::StatusCode;
@@ -185,7 +186,7 @@ async fn place(node: &Arc<Node>, offer: &Assignment) -> Option<crate::attempt::R
 
 async fn offered(node: &Arc<Node>, session: &Session, delivery: Delivery, ids: Ids) {
     let token = String::from_utf8_lossy(&delivery.body).into_owned();
-    let Some(offer) = inbox::believe(node, &[token]).pop() else {
+    let Some(offer) = inbox::believe(node, &[token]).await.pop() else {
         if let Err(error) = delivery.reject().await {
             tracing::debug!(%error, "an offer could not be rejected; it comes again");
         }
@@ -218,8 +219,7 @@ async fn begin(node: &Arc<Node>, offer: &Assignment, ids: Ids) {
                 Err(error) => outage.pause(&error).await,
             },
             Err(error) if is_over(&error) => {
-                node.metrics.add(Counter::Lapsed);
-                tracing::info!(task.id = %held.task, fence = %held.fence, "an offer is over; it was not begun");
+                over(node, held).await;
                 break;
             }
             Err(error) if is_not_yet(&error) => tokio::time::sleep(NOT_YET).await,
@@ -230,6 +230,17 @@ async fn begin(node: &Arc<Node>, offer: &Assignment, ids: Ids) {
         // The next start asks about it once more, and is answered as before.
         tracing::error!(%error, "the journal cannot note that an offer was begun");
     }
+}
+
+/// An offer that is not to be begun: it was cancelled, or another attempt is current; or it was begun here before, and comes
+/// once more.
+async fn over(node: &Node, held: HeldLease) {
+    let latest = node.journal.latest(held.task).await.ok().flatten();
+    if latest.is_some_and(|latest| latest >= held.fence) {
+        return inbox::refuse(node, Why::OldFence, Some((held.task, held.fence)));
+    }
+    node.metrics.add(Counter::Lapsed);
+    tracing::info!(task.id = %held.task, fence = %held.fence, "an offer is over; it was not begun");
 }
 
 fn is_over(error: &LinkError) -> bool {

@@ -19,7 +19,7 @@ use hostler_model::{
     internal::{Join, Joined, Renew},
     node::NodeFacts,
 };
-use hostler_trust::{Credentials, NodeKey, NodeSigner, TaskVerifier, file};
+use hostler_trust::{Credentials, NodeKey, NodeSigner, TaskVerifier, file, task};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -42,6 +42,8 @@ const LOOK: Duration = Duration::from_secs(60);
 pub struct Trust {
     /// With which keys they are signed.
     pub verifier: TaskVerifier,
+    /// What that set of keys is told from another by.
+    pub keys: String,
     /// What the server calls itself.
     pub issuer: String,
     /// Signs results for where nobody shows a certificate.
@@ -123,15 +125,31 @@ fn load(dir: &Path) -> Result<Option<Identity>, AgentError> {
 fn keep(dir: &Path, key: &NodeKey, joined: &Joined) -> Result<Identity, AgentError> {
     let credentials = Credentials::new(key, &joined.certificate_pem, &joined.ca_pem)?;
     let trust = trust(&joined.task_keys, joined.issuer.clone(), &credentials)?;
-    let server = ServerFile { issuer: joined.issuer.clone(), task_keys: joined.task_keys.clone() };
-    let text = serde_json::to_vec_pretty(&server).map_err(|_| AgentError::Damaged { path: dir.join(SERVER_FILE) })?;
-    file::write_private(&dir.join(SERVER_FILE), &text)?;
+    write_server(dir, &joined.issuer, &joined.task_keys)?;
     credentials.save(dir)?;
     Ok(Identity { credentials, trust })
 }
 
+fn write_server(dir: &Path, issuer: &str, keys: &Value) -> Result<(), AgentError> {
+    let server = ServerFile { issuer: issuer.to_owned(), task_keys: keys.clone() };
+    let text = serde_json::to_vec_pretty(&server).map_err(|_| AgentError::Damaged { path: dir.join(SERVER_FILE) })?;
+    Ok(file::write_private(&dir.join(SERVER_FILE), &text)?)
+}
+
 fn trust(keys: &Value, issuer: String, credentials: &Credentials) -> Result<Trust, AgentError> {
-    Ok(Trust { verifier: TaskVerifier::from_jwks(keys)?, issuer, signer: NodeSigner::new(credentials) })
+    let verifier = TaskVerifier::from_jwks(keys)?;
+    Ok(Trust { verifier, keys: task::digest(keys), issuer, signer: NodeSigner::new(credentials) })
+}
+
+/// Knows tasks by these keys from now on, also after the next start: what was revoked stays so.
+pub fn adopt_keys(node: &Node, keys: &Value) -> Result<(), AgentError> {
+    let before = node.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let verifier = TaskVerifier::from_jwks(keys)?;
+    write_server(&folder(&node.tools.data), &before.issuer, keys)?;
+    let after = Trust { verifier, keys: task::digest(keys), ..Trust::clone(&before) };
+    *node.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
+    tracing::info!(node.id = %node.server.node(), "the server's tasks are known by other keys from now on");
+    Ok(())
 }
 
 /// Renews the certificate for as long as the agent lives.
@@ -146,7 +164,10 @@ pub async fn renew(node: &Node, config: &AgentConfig, mut credentials: Credentia
             Err(error) => {
                 let until = credentials.expires_at();
                 tracing::warn!(node.id = %node.server.node(), %error, %until, "the certificate cannot be renewed; trying again");
-                tokio::time::sleep(RENEW_AGAIN.mul_f64(0.5 + config.ids.unit())).await;
+                // Where little is left of a short life, sooner.
+                let left = until.since(config.clock.now()) / 4;
+                let pause = left.clamp(Duration::from_secs(1), RENEW_AGAIN);
+                tokio::time::sleep(pause.mul_f64(0.5 + config.ids.unit())).await;
             }
         }
     }

@@ -4,7 +4,7 @@
 //! A heartbeat and a batch of results never cross (`node.turn`): an inventory from before a machine was made would
 //! otherwise arrive after the news that it was, and say that it is missing.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::PoisonError, time::Duration};
 
 use hostler_model::{
     Ids, SnapshotId, VmId,
@@ -13,7 +13,7 @@ use hostler_model::{
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{agent::Node, backoff::Outage, facts};
+use crate::{agent::Node, backoff::Outage, enrol, facts};
 
 /// Between two of them, where the server does not say.
 const EVERY: Duration = Duration::from_secs(5);
@@ -81,8 +81,16 @@ async fn once(node: &Node) -> Result<(Vec<HeldLease>, HeartbeatAnswer), hostler_
     let _turn = node.turn.lock().await;
     let mut leases = node.works.leases();
     leases.extend(node.outbox.leases());
-    let heartbeat = Heartbeat { facts, leases, inventory: node.tools.vms.inventory().await };
+    let keys = node.trust.read().unwrap_or_else(PoisonError::into_inner).keys.clone();
+    let (inventory, refused) = (node.tools.vms.inventory().await, node.refusals.all());
+    let heartbeat = Heartbeat { facts, leases, inventory, keys, refused };
     let answer = node.server.heartbeat(&heartbeat).await?;
+    node.refusals.said(&heartbeat.refused);
+    if let Some(keys) = &answer.task_keys
+        && let Err(error) = enrol::adopt_keys(node, keys)
+    {
+        tracing::error!(node.id = %node.server.node(), %error, "the server's new keys cannot be used; asking again");
+    }
     if let Some(road) = &node.road {
         road.tell(node, &heartbeat);
     }

@@ -17,11 +17,12 @@ use std::{
 };
 
 use hostler_model::{
-    Ids, TaskId,
+    Fence, Ids, TaskId,
     internal::{Assignment, Assignments},
     kind::Class,
     node::Slots,
     planted::{Bug, is_planted},
+    refused::Why,
 };
 use hostler_trust::{Expected, TaskRefusal};
 use tokio::time::{Instant, timeout};
@@ -34,6 +35,9 @@ use crate::{
     server::Held,
     work,
 };
+
+/// How long a heartbeat is waited for that may tell of a new key, and how often one is asked for at most.
+const LEARN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
 
 /// A poll that brings nothing sooner than this comes from a server that is going away: it is not asked at once again.
 const EMPTY: Duration = Duration::from_millis(100);
@@ -130,7 +134,7 @@ async fn poll_once(node: &Arc<Node>, free: &Slots, resync: bool) -> Result<Came,
 
 /// Takes in an answer of the server.
 pub(crate) async fn receive(node: &Arc<Node>, tokens: &[String]) -> Result<(), hostler_db::Error> {
-    let assignments = believe(node, tokens);
+    let assignments = believe(node, tokens).await;
     let _intake = node.intake.lock().await;
     if is_planted(Bug::ActsBeforeJournal) {
         return act_first(node, assignments).await;
@@ -163,27 +167,48 @@ async fn act_first(node: &Arc<Node>, assignments: Vec<Assignment>) -> Result<(),
 }
 
 /// The tasks that are to be believed.
-pub(crate) fn believe(node: &Node, tokens: &[String]) -> Vec<Assignment> {
+pub(crate) async fn believe(node: &Node, tokens: &[String]) -> Vec<Assignment> {
+    let mut tasks = verify(node, tokens);
+    if tasks.iter().any(|task| task.as_ref().is_err_and(|(refusal, _)| *refusal == TaskRefusal::UnknownKey)) {
+        learn_keys(node).await;
+        tasks = verify(node, tokens);
+    }
+    let believed =
+        tasks.into_iter().filter_map(|task| task.map_err(|(refusal, of)| refuse(node, refusal.why(), of)).ok());
+    believed.collect()
+}
+
+/// A task that is refused, and which attempt it is of, where its signature is right.
+type Disbelieved = (TaskRefusal, Option<(TaskId, Fence)>);
+
+fn verify(node: &Node, tokens: &[String]) -> Vec<Result<Assignment, Disbelieved>> {
     let trust = node.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
     let expected = Expected { issuer: &trust.issuer, node: node.server.node() };
     let now = node.clock.now();
-    let mut believed = Vec::with_capacity(tokens.len());
-    for token in tokens {
+    let of = |token: &str| trust.verifier.signed(token).ok().map(|task| (task.sub, task.fence));
+    let each = |token: &String| {
         let tasks = trust.verifier.verify(token, &expected, now).unwrap_or_else(|refusal| vec![Err(refusal)]);
-        for task in tasks {
-            match task {
-                Ok(assignment) => believed.push(assignment),
-                Err(refusal) => refuse(node, refusal),
-            }
-        }
-    }
-    believed
+        tasks.into_iter().map(|task| task.map_err(|refusal| (refusal, of(token)))).collect::<Vec<_>>()
+    };
+    tokens.iter().flat_map(each).collect()
 }
 
-/// Nothing in what was refused can be believed, its task's id included: nobody is told but the operator.
-fn refuse(node: &Node, refusal: TaskRefusal) {
-    node.metrics.add(Counter::Refused);
-    tracing::warn!(node.id = %node.server.node(), %refusal, "a task was refused before it was read");
+/// A key that is not known may be one that signs since the last heartbeat: the server says so with the next, which is asked
+/// for at once, though not more often than some stranger's tasks could make it.
+async fn learn_keys(node: &Node) {
+    let mut asked = node.keys_asked.lock().await;
+    if asked.is_none_or(|at| at.elapsed() >= LEARN.1) {
+        drop(tokio::time::timeout(LEARN.0, node.tools.beats.now()).await);
+        *asked = Some(Instant::now());
+    }
+}
+
+/// Counts what is not done, and says so with the next heartbeat. What is not signed is not even called by its name.
+pub(crate) fn refuse(node: &Node, why: Why, of: Option<(TaskId, Fence)>) {
+    node.metrics.refuse(why);
+    node.refusals.add(why, of, node.clock.now());
+    let task = of.map(|(task, fence)| format!("{task} {fence}")).unwrap_or_default();
+    tracing::warn!(node.id = %node.server.node(), why = why.as_str(), task, "a task was refused; nothing of it was done");
 }
 
 fn act(node: &Arc<Node>, assignment: &Assignment, answer: Accepted) {
@@ -202,15 +227,15 @@ fn act(node: &Arc<Node>, assignment: &Assignment, answer: Accepted) {
             node.metrics.add(Counter::Answered);
             node.outbox.push(*report);
         }
-        Accepted::Refused(report) => {
-            node.metrics.add(Counter::Refused);
-            tracing::warn!(task.id = %task, task.kind = %kind, %fence, end = ?report.end, "a task was refused");
+        Accepted::OldEpoch(report) => {
+            refuse(node, Why::OldVmEpoch, Some((*task, *fence)));
             node.outbox.push(*report);
         }
         Accepted::Ignored => node.metrics.add(Counter::Ignored),
-        Accepted::Stale => {
+        Accepted::Stale(why) => {
             node.metrics.add(Counter::Stale);
-            tracing::info!(task.id = %task, task.kind = %kind, %fence, "a delivery of a fence that has been passed was ignored");
+            refuse(node, why, Some((*task, *fence)));
         }
+        Accepted::OtherContent => refuse(node, Why::OtherContent, Some((*task, *fence))),
     }
 }

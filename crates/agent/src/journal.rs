@@ -24,6 +24,7 @@ use hostler_model::{
     Fence, TaskId, Timestamp, VmId,
     error::Code,
     internal::{Assignment, HeldLease, Receipt, Report},
+    refused::Why,
     task::{Effects, End, Intent},
 };
 use serde::Serialize;
@@ -67,12 +68,14 @@ pub enum Accepted {
     },
     /// It has ended: to be reported (again).
     Answer(Box<Report>),
-    /// Refused, and the server is to know why.
-    Refused(Box<Report>),
+    /// About an earlier placement of its machine: refused, and the server is to know that this attempt came to nothing.
+    OldEpoch(Box<Report>),
     /// Under way already.
     Ignored,
     /// Of a fence that has been passed.
-    Stale,
+    Stale(Why),
+    /// Of the same attempt as one that was taken, and not the same: what was taken counts.
+    OtherContent,
 }
 
 /// One row that a step writes.
@@ -116,6 +119,12 @@ impl Journal {
         now: Timestamp,
     ) -> Result<Option<Report>> {
         self.0.write("agent.finish", move |tx| finish(tx, report, over(), now)).await
+    }
+
+    /// The latest attempt at a task that this node took.
+    pub async fn latest(&self, task: TaskId) -> Result<Option<Fence>> {
+        const SQL: &str = "SELECT store_epoch, attempt FROM attempt WHERE task = ?1 ->> 'task'";
+        self.0.read(move |tx| tx.query_one(SQL, &json!({"task": task}), |row| fence_at(row, 0))).await
     }
 
     /// Whether this assignment is still to be worked on: accepted, under this fence or a later one that adopted it.
@@ -209,7 +218,7 @@ fn accept(tx: &Tx<'_>, batch: &[Assignment], mut in_work: HashSet<TaskId>, now: 
     for assignment in batch {
         let (answer, entry) = consider(assignment, known.get(&assignment.sub), &in_work, &mut epochs, now)?;
         if let Some(entry) = entry {
-            known.insert(entry.task, (entry.known(), entry.report.clone()));
+            known.insert(entry.task, entry.row());
             entries.push(entry);
         }
         if let Accepted::Begin(..) = answer {
@@ -223,12 +232,13 @@ fn accept(tx: &Tx<'_>, batch: &[Assignment], mut in_work: HashSet<TaskId>, now: 
 }
 
 impl Entry<'_> {
-    fn known(&self) -> Known {
+    fn row(&self) -> KnownRow {
         let standing = match &self.report {
             Some(report) => Standing::Ended(report.end.clone()),
             None => Standing::Unfinished,
         };
-        Known { fence: self.fence, standing }
+        let known = Known { fence: self.fence, standing };
+        KnownRow { known, report: self.report.clone(), assignment: self.assignment.cloned() }
     }
 
     fn accepted(assignment: &Assignment) -> Entry<'_> {
@@ -241,7 +251,13 @@ impl Entry<'_> {
     }
 }
 
-type KnownRow = (Known, Option<Report>);
+/// What the journal has of a task.
+#[derive(Clone)]
+struct KnownRow {
+    known: Known,
+    report: Option<Report>,
+    assignment: Option<Assignment>,
+}
 
 fn consider<'a>(
     assignment: &'a Assignment,
@@ -251,12 +267,15 @@ fn consider<'a>(
     now: Timestamp,
 ) -> Result<(Accepted, Option<Entry<'a>>)> {
     let working = if in_work.contains(&assignment.sub) { InWork::Yes } else { InWork::No };
-    let decision = fence::decide(row.map(|(known, _)| known), working, assignment.fence, assignment.intent);
-    let report = row.and_then(|(_, report)| report.clone());
+    if row.is_some_and(|row| is_other(row, assignment)) {
+        return Ok((Accepted::OtherContent, None));
+    }
+    let decision = fence::decide(row.map(|row| &row.known), working, assignment.fence, assignment.intent);
+    let report = row.and_then(|row| row.report.clone());
     let written = || Some(Entry::accepted(assignment));
     Ok(match decision {
         Decision::Begin | Decision::Resume if !raise_epoch(assignment, epochs) => {
-            (Accepted::Refused(Box::new(old_epoch(assignment, now))), None)
+            (Accepted::OldEpoch(Box::new(old_epoch(assignment, now))), None)
         }
         Decision::Begin => (Accepted::Begin(Box::new(assignment.clone()), Start::Fresh), written()),
         Decision::Resume => (Accepted::Begin(Box::new(assignment.clone()), Start::Uncertain), written()),
@@ -272,8 +291,21 @@ fn consider<'a>(
             None => (Accepted::Ignored, None),
         },
         Decision::Ignore => (Accepted::Ignored, None),
-        Decision::Stale => (Accepted::Stale, None),
+        Decision::Stale => (Accepted::Stale(row.map_or(Why::OldFence, |row| passed(row, assignment))), None),
     })
+}
+
+/// By what an assignment is over.
+fn passed(row: &KnownRow, assignment: &Assignment) -> Why {
+    if assignment.fence.store_epoch < row.known.fence.store_epoch { Why::OldStoreEpoch } else { Why::OldFence }
+}
+
+/// Whether an attempt that was taken says something else now. What it is worth (its lease, its deadline, whether it is to be
+/// undone) may change; what it is about may not.
+fn is_other(row: &KnownRow, assignment: &Assignment) -> bool {
+    let Some(taken) = row.assignment.as_ref().filter(|_| row.known.fence == assignment.fence) else { return false };
+    let about = |one: &Assignment| (one.kind, one.target.clone(), one.params.clone(), one.epoch);
+    about(taken) != about(assignment)
 }
 
 /// Whether the machine's epoch is not older than the highest seen, which it then becomes.
@@ -298,7 +330,7 @@ fn old_epoch(assignment: &Assignment, now: Timestamp) -> Report {
 
 fn read_known(tx: &Tx<'_>, batch: &[Assignment]) -> Result<HashMap<TaskId, KnownRow>> {
     const SQL: &str = "
-        SELECT task, store_epoch, attempt, state, report, clean FROM attempt
+        SELECT task, store_epoch, attempt, state, report, clean, assignment FROM attempt
         WHERE task IN (SELECT value FROM json_each(?1))";
     let tasks: Vec<TaskId> = batch.iter().map(|assignment| assignment.sub).collect();
     let rows = tx.query(SQL, &json!(tasks), |row| {
@@ -309,7 +341,8 @@ fn read_known(tx: &Tx<'_>, batch: &[Assignment]) -> Result<HashMap<TaskId, Known
             ("settled", _) => Standing::Settled(Effects::Remain),
             _ => Standing::Unfinished,
         };
-        Ok((row.parse::<TaskId>(0)?, (Known { fence, standing }, report)))
+        let known = Known { fence, standing };
+        Ok((row.parse::<TaskId>(0)?, KnownRow { known, report, assignment: row.json_opt(6)? }))
     })?;
     Ok(rows.into_iter().collect())
 }

@@ -19,6 +19,7 @@ pub mod inbox;
 pub mod journal;
 pub mod metrics;
 pub mod redact;
+mod refused;
 pub mod report;
 pub mod secret;
 pub mod server;

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use hostler_model::refused::Why;
+
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident = $text:literal;)*) => {
         /// What is counted.
@@ -31,7 +33,7 @@ counters! {
     Ignored = "tasks_ignored";
     /// Deliveries of a fence that had been passed.
     Stale = "tasks_stale";
-    /// Deliveries refused: signature, issuer, audience, expiry, epoch.
+    /// Deliveries refused, for whichever reason.
     Refused = "tasks_refused";
     /// Offers that came to nothing: cancelled, or another attempt is current.
     Lapsed = "offers_over";
@@ -41,22 +43,37 @@ counters! {
 
 /// The counters of one agent.
 #[derive(Debug)]
-pub struct Metrics([AtomicU64; Counter::ALL.len()]);
+pub struct Metrics {
+    counters: [AtomicU64; Counter::ALL.len()],
+    refused: [AtomicU64; Why::ALL.len()],
+}
 
 impl Default for Metrics {
     fn default() -> Metrics {
-        Metrics(std::array::from_fn(|_| AtomicU64::new(0)))
+        let zero = |_| AtomicU64::new(0);
+        Metrics { counters: std::array::from_fn(zero), refused: std::array::from_fn(zero) }
     }
 }
 
 impl Metrics {
     /// One more.
     pub fn add(&self, counter: Counter) {
-        self.0[counter as usize].fetch_add(1, Ordering::Relaxed);
+        self.counters[counter as usize].fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many so far.
     pub fn get(&self, counter: Counter) -> u64 {
-        self.0[counter as usize].load(Ordering::Relaxed)
+        self.counters[counter as usize].load(Ordering::Relaxed)
+    }
+
+    /// One more that was refused.
+    pub fn refuse(&self, why: Why) {
+        self.add(Counter::Refused);
+        self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were refused for this reason so far.
+    pub fn refused(&self, why: Why) -> u64 {
+        self.refused[why as usize].load(Ordering::Relaxed)
     }
 }

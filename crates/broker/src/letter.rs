@@ -90,6 +90,8 @@ pub struct Delivery {
     pub user: Option<String>,
     /// Why it died before it came here, where it did: `rejected`, `expired`, `delivery_limit`, `maxlen`.
     pub death: Option<String>,
+    /// In which queue it died.
+    pub died_in: Option<String>,
     pub(crate) acker: Acker,
 }
 

@@ -336,6 +336,10 @@ fn delivery(message: ConsumerMessage, channel: &Channel) -> Option<Delivery> {
     let properties = message.basic_properties.unwrap_or_default();
     let text = |part: Option<&String>| part.cloned();
     let headers = properties.headers();
+    let header = |name: &str| match headers?.get(&name.try_into().ok()?)? {
+        FieldValue::S(text) => Some(text.as_ref().clone()),
+        _ => None,
+    };
     Some(Delivery {
         body: message.content.unwrap_or_default(),
         content_type: text(properties.content_type()).unwrap_or_default(),
@@ -343,10 +347,8 @@ fn delivery(message: ConsumerMessage, channel: &Channel) -> Option<Delivery> {
         correlation: text(properties.correlation_id()),
         reply_to: text(properties.reply_to()),
         user: text(properties.user_id()),
-        death: headers.and_then(|table| match table.get(&"x-first-death-reason".try_into().ok()?)? {
-            FieldValue::S(reason) => Some(reason.as_ref().clone()),
-            _ => None,
-        }),
+        death: header("x-first-death-reason"),
+        died_in: header("x-first-death-queue"),
         acker: Acker { channel: channel.clone(), tag: deliver.delivery_tag() },
     })
 }

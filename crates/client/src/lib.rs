@@ -17,6 +17,7 @@ mod error;
 mod event;
 mod image;
 mod join_token;
+mod key;
 mod letter;
 mod node;
 mod page;

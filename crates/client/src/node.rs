@@ -21,6 +21,8 @@ pub enum Decision {
     Cordon,
     /// New machines there again.
     Uncordon,
+    /// Its certificate is good for nothing.
+    Revoke,
     /// Nothing more is leased to it, but what is to be undone.
     Pause,
     /// It is leased to again.
@@ -33,6 +35,7 @@ impl Decision {
             Decision::Approve => "approve",
             Decision::Cordon => "cordon",
             Decision::Uncordon => "uncordon",
+            Decision::Revoke => "revoke",
             Decision::Pause => "pause",
             Decision::Resume => "resume",
         }

@@ -9,9 +9,11 @@ pub mod health;
 pub mod image;
 pub mod import;
 pub mod join_token;
+pub mod key;
 pub mod letter;
 pub mod node;
 pub mod room;
+pub mod seal;
 pub mod secret;
 pub mod snapshot;
 pub mod stats;
@@ -23,14 +25,17 @@ pub mod token;
 pub mod vm;
 
 use std::{
+    collections::BTreeSet,
     io,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use hostler_broker::Broker;
-use hostler_model::{Clock, Code, Ids, Refusal, defaults::Defaults};
+use hostler_model::{Clock, Code, Ids, NodeId, Refusal, defaults::Defaults};
 use hostler_store::{Answer, Store};
-use hostler_trust::{AccessIssuer, Authority, TaskSigner};
+use hostler_trust::{AccessIssuer, Authority};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use self::{
@@ -38,6 +43,8 @@ use self::{
     blob::Blobs,
     caller::Known,
     import::{Imports, Sources},
+    key::Keyring,
+    seal::Sealer,
 };
 use crate::{dispatch::Dispatch, metrics::Metrics};
 
@@ -52,8 +59,14 @@ pub struct App {
     pub ids: Ids,
     /// Signs the certificates of nodes.
     pub authority: Authority,
-    /// Signs tasks.
-    pub signer: TaskSigner,
+    /// The keys that sign tasks.
+    pub keys: Keyring,
+    /// Seals what rests encrypted.
+    pub sealer: Sealer,
+    /// How long a node's certificate lives.
+    pub node_validity: Duration,
+    /// Nodes that were revoked: their connections end.
+    pub(crate) revoked: watch::Sender<BTreeSet<NodeId>>,
     /// Issues access tokens, and knows its own again.
     pub access: AccessIssuer,
     /// What this control plane calls itself: the `iss` of tasks.

@@ -18,6 +18,7 @@ mod image;
 mod import;
 mod internal;
 mod join_token;
+mod key;
 mod letter;
 pub mod listen;
 mod node;

@@ -16,22 +16,27 @@ mod http;
 mod loops;
 mod metrics;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::Router;
 use hostler_broker::Broker;
 use hostler_model::{Clock, Ids, defaults::Defaults};
 use hostler_store::Store;
 use hostler_trust::{
-    AccessIssuer, Authority, TaskSigner,
+    AccessIssuer, Authority,
     ca::CaError,
     tls::{self, ExpiredClients, RENEWAL_GRACE, TlsError},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
-    app::{App, import::Sources},
+    app::{
+        App,
+        import::Sources,
+        key::Keyring,
+        seal::{Owner, Sealer},
+    },
     broker::doctor::reach as reach_broker,
     dispatch::Dispatch,
     http::{PeerIdentity, openapi},
@@ -54,8 +59,12 @@ pub struct ServerConfig {
     pub ids: Ids,
     /// Signs the certificates of nodes and of the internal listener.
     pub authority: Authority,
-    /// Signs tasks.
-    pub signer: TaskSigner,
+    /// The keys that sign tasks.
+    pub keys: Keyring,
+    /// Seals what rests encrypted.
+    pub sealer: Sealer,
+    /// How long a node's certificate lives: [`hostler_trust::ca::NODE_VALIDITY`] unless an operator says otherwise.
+    pub node_validity: Duration,
     /// Issues access tokens.
     pub access: AccessIssuer,
     /// What this control plane calls itself: the `iss` of tasks.
@@ -130,7 +139,10 @@ impl Server {
             clock: config.clock,
             ids: config.ids,
             authority: config.authority,
-            signer: config.signer,
+            keys: config.keys,
+            sealer: config.sealer,
+            node_validity: config.node_validity,
+            revoked: watch::Sender::default(),
             access: config.access,
             issuer: config.issuer,
             blobs,
@@ -188,7 +200,7 @@ impl Server {
             return Err(ServeError::Unlisted(unlisted));
         }
         self.app.store.begin_service();
-        let tls = Wire::Tls(Arc::new(self.tls()?));
+        let tls = Wire::Tls(Arc::new(self.tls()?), self.app.revoked.subscribe());
         let closing = self.app.closing.clone();
         let end = async {
             shutdown.cancelled().await;

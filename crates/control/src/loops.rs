@@ -2,9 +2,12 @@
 //! and bounded, and says what it did; a failure is counted and never ends it. Every replica runs all of them: the
 //! store's steps make that harmless. Never here: a decision (the store's steps ask the model for those).
 
+mod history;
+
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use hostler_store::{Store, Swept};
+use hostler_store::{Store, Swept, Wakes};
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::app::{App, blob::Among};
@@ -35,8 +38,13 @@ pub struct Pace {
     pub fold_stats: Duration,
     /// Imports whose server is silent; 5 s by default: it speaks every second.
     pub lapse_imports: Duration,
+    /// A walk over what ended long ago; 1 h by default: how long that is kept is given in days.
+    pub forget: Duration,
     /// What broken uploads left, and blobs without an image; 1 min by default: nobody waits for their room.
     pub collect_blobs: Duration,
+    /// Keys that sign tasks and nodes that were revoked, beside the hints; 1 s by default: so late may another server be to
+    /// believe one no longer.
+    pub refresh_trust: Duration,
 }
 
 impl Default for Pace {
@@ -51,7 +59,9 @@ impl Default for Pace {
             drop_idempotency_keys: Duration::from_secs(600),
             fold_stats: Duration::from_secs(60),
             lapse_imports: Duration::from_secs(5),
+            forget: Duration::from_secs(60 * 60),
             collect_blobs: Duration::from_secs(60),
+            refresh_trust: Duration::from_secs(1),
         }
     }
 }
@@ -89,7 +99,9 @@ pub(crate) async fn run(app: Arc<App>, pace: Pace, closing: CancellationToken) {
     for one in all(&pace) {
         running.spawn(drive(app.clone(), one, closing.clone()));
     }
+    running.spawn(history::forget(app.clone(), pace.forget, closing.clone()));
     running.spawn(collect(app.clone(), pace.collect_blobs, closing.clone()));
+    running.spawn(refresh_trust(app.clone(), pace.refresh_trust, closing.clone()));
     running.close();
     running.wait().await;
 }
@@ -128,6 +140,39 @@ async fn collect(app: Arc<App>, every: Duration, closing: CancellationToken) {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "blobs that no image needs cannot be removed");
             }
+        }
+    }
+}
+
+/// Keeps up with the keys that sign tasks and with the nodes that were revoked, whichever server changes them.
+async fn refresh_trust(app: Arc<App>, every: Duration, closing: CancellationToken) {
+    let (mut wakes, mut failing) = (app.store.wakes(), false);
+    loop {
+        tokio::select! {
+            biased;
+            () = closing.cancelled() => return,
+            () = tokio::time::sleep(every) => {}
+            () = changed(&mut wakes) => {}
+        }
+        let refreshed = app.refresh_trust().await;
+        if let Err(error) = &refreshed
+            && !failing
+        {
+            tracing::error!(error = error as &dyn std::error::Error, "whom to believe cannot be read");
+        }
+        failing = refreshed.is_err();
+    }
+}
+
+/// Waits for a hint that others are to be believed.
+async fn changed(wakes: &mut broadcast::Receiver<Wakes>) {
+    loop {
+        match wakes.recv().await {
+            Ok(wake) if wake.trust || wake.all => return,
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => return,
+            // The store is gone; whoever waits does so for another reason too.
+            Err(RecvError::Closed) => std::future::pending().await,
         }
     }
 }

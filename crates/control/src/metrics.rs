@@ -5,8 +5,8 @@ mod stats;
 
 use std::time::Duration;
 
-use hostler_model::Resources;
-use hostler_store::Gauges;
+use hostler_model::{Resources, refused::Why};
+use hostler_store::{Gauges, Old};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -40,9 +40,19 @@ struct LoopName {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Noun {
+    noun: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Received {
     queue: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Reason {
+    why: &'static str,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -64,9 +74,11 @@ pub struct Metrics {
     passes: Family<LoopName, Counter>,
     failures: Family<LoopName, Counter>,
     changes: Family<LoopName, Counter>,
+    forgotten: Family<Noun, Counter>,
     connected: Gauge,
     offered: Family<Sent, Counter>,
     received: Family<Received, Counter>,
+    refused: Family<Reason, Counter>,
 }
 
 impl Default for Metrics {
@@ -83,9 +95,11 @@ impl Default for Metrics {
             passes: Family::default(),
             failures: Family::default(),
             changes: Family::default(),
+            forgotten: Family::default(),
             connected: Gauge::default(),
             offered: Family::default(),
             received: Family::default(),
+            refused: Family::default(),
         };
         let m = &metrics;
         registry.register("http_requests", "Requests by route and status", m.requests.clone());
@@ -96,9 +110,11 @@ impl Default for Metrics {
         registry.register("loop_passes", "Passes by loop", m.passes.clone());
         registry.register("loop_failures", "Passes that failed, by loop", m.failures.clone());
         registry.register("loop_changes", "Rows changed, by loop", m.changes.clone());
+        registry.register("history_removed", "What went because it ended long ago, by noun", m.forgotten.clone());
         registry.register("broker_connected", "Whether the message broker is there", m.connected.clone());
         registry.register("broker_offers", "Offers that were sent, by what the broker said", m.offered.clone());
         registry.register("broker_messages", "Messages received, by queue and what became of them", m.received.clone());
+        registry.register("agent_refused", "Tasks that agents refused, by reason", m.refused.clone());
         metrics.registry = registry;
         metrics
     }
@@ -132,6 +148,11 @@ impl Metrics {
         };
     }
 
+    /// So many went because they ended long ago.
+    pub fn forgot(&self, old: Old, removed: usize) {
+        self.forgotten.get_or_create(&Noun { noun: old.word() }).inc_by(removed as u64);
+    }
+
     /// Whether the broker is there.
     pub fn broker_connected(&self, there: bool) {
         self.connected.set(i64::from(there));
@@ -146,6 +167,11 @@ impl Metrics {
     /// A message came from the broker.
     pub fn received(&self, queue: &'static str, outcome: &'static str) {
         self.received.get_or_create(&Received { queue, outcome }).inc();
+    }
+
+    /// Agents refused tasks.
+    pub fn refused(&self, why: Why, count: u64) {
+        self.refused.get_or_create(&Reason { why: why.as_str() }).inc_by(count);
     }
 
     /// Everything, with the store's gauges, in OpenMetrics text.

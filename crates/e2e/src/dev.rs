@@ -248,6 +248,11 @@ impl Dev {
         Ok((text("url")?, text("token")?))
     }
 
+    /// Where its API listens.
+    pub fn url(&self) -> Result<String> {
+        Ok(self.client()?.0)
+    }
+
     /// A call with the token of `client.json`.
     pub async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Result<Answer> {
         let (url, token) = self.client()?;

@@ -47,6 +47,8 @@ pub struct Fleet<'a> {
     /// What is said to servers and agents of a broker.
     broker: Option<String>,
     lease: Duration,
+    /// What else is said to servers.
+    more: Vec<String>,
     servers: Vec<Process>,
     agents: Vec<Process>,
     http: reqwest::Client,
@@ -131,6 +133,13 @@ impl<'a> Fleet<'a> {
         Fleet::apart_in(Net::new()?, postgres, servers, agents).await
     }
 
+    /// So many servers, each on a host of its own and with these flags too; no agents yet.
+    pub async fn apart_with(postgres: &'a Postgres, servers: usize, flags: &[&str]) -> Result<Fleet<'a>> {
+        let mut fleet = Fleet::empty(Some(postgres.database()?), Some(Net::new()?))?;
+        fleet.more = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        fleet.filled(servers, 0).await
+    }
+
     /// The same, in a net where something else is already.
     pub async fn apart_in(net: Net, postgres: &'a Postgres, servers: usize, agents: usize) -> Result<Fleet<'a>> {
         Fleet::empty(Some(postgres.database()?), Some(net))?.filled(servers, agents).await
@@ -146,6 +155,7 @@ impl<'a> Fleet<'a> {
             store: database.map_or(Store::File(file), Store::Database),
             broker: None,
             lease: LEASE,
+            more: Vec::new(),
             servers: Vec::new(),
             agents: Vec::new(),
             http: reqwest::Client::builder().no_proxy().build()?,
@@ -178,12 +188,14 @@ impl<'a> Fleet<'a> {
             format!("--listen={address}:{listen}"),
             format!("--agents-listen={address}:{agents}"),
             format!("--ca={home}/ca"),
+            format!("--master-key={home}/master.key"),
             format!("--blobs={home}/blobs"),
             format!("--images={}", images.display()),
             format!("--lease-seconds={}", self.lease.as_secs()),
         ];
         words.extend(self.flag.clone());
         words.extend(self.broker.clone());
+        words.extend(self.more.clone());
         words.extend(host.is_some().then(|| "--insecure-listen".to_owned()));
         words.extend(host.is_some().then(|| format!("--names={address}")));
         let log = format!("server-{number}.log");
@@ -220,6 +232,32 @@ impl<'a> Fleet<'a> {
             let (_, nodes) = fleet.call(0, "GET", "/nodes", None).await?;
             let fresh = |node: &Value| node["name"] == *name && node["freshness"] == "fresh";
             Ok(nodes["items"].as_array().is_some_and(|nodes| nodes.iter().any(fresh)).then_some(()))
+        })
+        .await
+    }
+
+    /// Makes a node of another host, with the one command that a person pastes there; later starts of its agent say nothing of
+    /// servers or tokens.
+    pub async fn join(&mut self) -> Result<()> {
+        let (number, home) = (self.agents.len(), self.home.path().display().to_string());
+        let name = format!("n{number}");
+        let (status, issued) = self.call(0, "POST", "/join-tokens", Some(json!({"node": name}))).await?;
+        let token = issued["token"].as_str().with_context(|| format!("a token: {status} {issued}"))?.to_owned();
+        let rest = [
+            format!("--name={name}"),
+            format!("--data={home}/agent-{number}"),
+            format!("--run={home}/run-{number}"),
+            "--driver=sim".to_owned(),
+        ];
+        let server = format!("--server={}", self.agents_address());
+        let pasted = ["agent".to_owned(), "join".to_owned(), token, server].into_iter().chain(rest.clone()).collect();
+        let (log, host) = (format!("agent-{number}.log"), self.host()?);
+        self.agents.push(Process { log, host, ports: (0, 0), words: pasted, child: None });
+        self.start_agent(number)?;
+        self.agents[number].words = std::iter::once("agent".to_owned()).chain(rest).collect();
+        self.until("the node is heard", async |fleet: &Fleet<'_>| {
+            let (_, node) = fleet.call(0, "GET", &format!("/nodes/{name}"), None).await?;
+            Ok((node["freshness"] == "fresh" && node["state"] == "ready").then_some(()))
         })
         .await
     }

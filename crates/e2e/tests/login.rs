@@ -46,9 +46,11 @@ async fn a_token_lets_another_user_in_until_it_is_revoked() -> Result<()> {
 
     admin.json(&["--data", data, "service-account", "create", "ci", "--role", "operator"], None)?;
     for format in [&[][..], &["--jwt"]] {
-        let words = [&["--data", data, "token", "create", "build", "--for", "ci", "--scope", "vm:read"], format].concat();
+        let words =
+            [&["--data", data, "token", "create", "build", "--for", "ci", "--scope", "vm:read"], format].concat();
         let issued = admin.json(&words, None)?;
-        let (token, id) = (issued["token"].as_str().context("a token")?, issued["about"]["id"].as_str().context("an id")?);
+        let (token, id) =
+            (issued["token"].as_str().context("a token")?, issued["about"]["id"].as_str().context("an id")?);
         other.json(&["login", "work", "--url", &url], Some(token))?;
         let me = other.json(&["whoami"], None)?;
         assert_eq!((&me["service_account"], &me["role"]), (&"ci".into(), &"operator".into()), "{me}");

@@ -8,6 +8,8 @@ mod crash;
 mod doctor;
 #[path = "rabbitmq/plain.rs"]
 mod plain;
+#[path = "rabbitmq/replay.rs"]
+mod replay;
 #[path = "rabbitmq/scene.rs"]
 mod scene;
 #[path = "rabbitmq/several.rs"]
@@ -200,7 +202,7 @@ channel.basic_ack(method.delivery_tag)
     // And once more, when it is long over.
     scene.python("channel.basic_publish('', sys.argv[1], open(sys.argv[2], 'rb').read())", &[&queue, &copy])?;
     scene.empty(&node).await?;
-    let over = |pair: &Pair| Ok(pair.log().contains("an offer is over; it was not begun").then_some(()));
+    let over = |pair: &Pair| Ok(pair.log().contains("old_fence").then_some(()));
     scene.pair.until("the agent is told that it is over", over).await?;
     let done = format!("done task.id={}", id(&task)?);
     assert_eq!(scene.pair.log().matches(&done).count(), 1, "{}", scene.pair.log());
@@ -237,7 +239,8 @@ method, properties, body = channel.basic_get(sys.argv[1])
 forged = body[:-8] + (b'AAAAAAAA' if body[-8:] != b'AAAAAAAA' else b'BBBBBBBB')
 for kind, text in [('application/jose', forged), ('application/jose', b'x'), ('application/json', b'{}')]:
     channel.basic_publish('jobs.dead', '', text, pika.BasicProperties(
-        content_type=kind, message_id=properties.message_id, headers={'x-first-death-reason': 'rejected'}))
+        content_type=kind, message_id=properties.message_id,
+        headers={'x-first-death-reason': 'rejected', 'x-first-death-queue': sys.argv[1]}))
 channel.basic_nack(method.delivery_tag)
 ";
     scene.python(forge, &[&queue])?;

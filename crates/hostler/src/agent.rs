@@ -3,6 +3,7 @@
 //! the host itself goes down they are asked to turn themselves off.
 
 mod host;
+mod join;
 
 use std::{fs, path::Path, sync::Arc};
 
@@ -34,6 +35,8 @@ use crate::{
 
 const EXAMPLES: &str = "\
 Examples:
+  hostler agent join TOKEN --server https://hostler.example.com:9091
+                                             joins, and works until it is told to end
   hostler agent --server https://hostler.example.com:9091 --join-token-file token
   hostler agent --transport amqp --amqp-file /etc/hostler/amqp
                                              its tasks come by RabbitMQ
@@ -43,8 +46,11 @@ The token is from `hostler node token` on the server's side; it works once, with
 
 /// The flags of `agent`.
 #[derive(clap::Args, Debug)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Args {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+
     #[command(flatten)]
     file: FileArgs,
 
@@ -52,25 +58,57 @@ pub struct Args {
     flags: AgentFlags,
 }
 
+#[derive(clap::Subcommand, Debug)]
+enum Verb {
+    /// Make this host a node, with a token that `hostler node token` made, and work
+    Join(join::Args),
+}
+
+/// Until when it runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Until {
+    /// Until it is told to end.
+    Told,
+    /// Until it has joined.
+    Joined,
+}
+
 /// Runs until it is told to end.
 pub async fn run(args: Args) -> Result<Exit, Failure> {
-    let settings: Agent = layers::merged(&args.flags, &layers::File::read(&args.file)?)?;
+    match args.verb {
+        Some(Verb::Join(join)) => join::run(join).await,
+        None => {
+            let settings: Agent = layers::merged(&args.flags, &layers::File::read(&args.file)?)?;
+            let token = token(&settings.join_token_file)?;
+            work(settings, token, Until::Told).await
+        }
+    }
+}
+
+async fn work(mut settings: Agent, token: Option<JoinToken>, until: Until) -> Result<Exit, Failure> {
     service::logging(&settings.log)?;
     #[cfg(feature = "crash-points")]
     crate::crash::arm();
     let mut interrupt = Interrupt::listen()?;
     let name = name(&settings)?;
     let folder = Folder::take(settings.data.clone(), Stay::Stays)?;
+    if settings.server.is_empty() {
+        settings.server = join::server(&folder.data)?;
+    }
     let hypervisor = hypervisor(&settings, &folder).await?;
     greet(&settings, &folder, &name, hypervisor.as_ref())?;
-    let config = config(&settings, &folder, &name, hypervisor)?;
+    let config = config(&settings, &folder, &name, token, hypervisor)?;
     let agent = Node::start(config).await.map_err(failed)?;
-    let (stop, machines) = (CancellationToken::new(), agent.machines());
+    let (stop, machines, mut joined) = (CancellationToken::new(), agent.machines(), agent.node());
     let running = agent.run(stop.clone());
     tokio::pin!(running);
     tokio::select! {
         ended = &mut running => return ended.map(|()| Exit::Done).map_err(failed),
         _ = interrupt.caught() => {}
+        _ = joined.wait_for(Option::is_some), if until == Until::Joined => {
+            stop.cancel();
+            return running.await.map(|()| Exit::Done).map_err(failed);
+        }
     }
     let ending = async {
         if host::goes_down().await {
@@ -116,6 +154,7 @@ fn config(
     settings: &Agent,
     folder: &Folder,
     name: &Name,
+    token: Option<JoinToken>,
     hypervisor: Arc<dyn Hypervisor>,
 ) -> Result<AgentConfig, Failure> {
     // Looked at now, so that an address that makes no sense is no endless wait for a server.
@@ -125,7 +164,7 @@ fn config(
     let join = match Credentials::load(&enrol::folder(&folder.data)).map_err(failed)? {
         // A node that has joined needs no token: what became of its file is nobody's concern.
         Some(_) => None,
-        None => token(&settings.join_token_file)?,
+        None => token,
     };
     let connect = connect(settings.server.clone(), join.clone());
     let usual = AgentConfig::new(&folder.data, name.as_str(), connect, hypervisor);

@@ -305,8 +305,18 @@ mod tests {
         let lease = std::time::Duration::from_secs(30);
         let sources = Sources::default();
         let shared = service::Shared::default();
-        let opening =
-            Opening { data, shared, issuer: "test", lease, sources, defaults, names: Vec::new(), broker: None };
+        let opening = Opening {
+            data,
+            shared,
+            issuer: "test",
+            lease,
+            history: None,
+            sources,
+            defaults,
+            names: Vec::new(),
+            node_validity: lease,
+            broker: None,
+        };
         service::open(opening).await.unwrap()
     }
 

@@ -73,8 +73,10 @@ enum Verb {
     Snapshot(cli::snapshot::Args),
     /// Tasks: list, show, watch, submit, cancel, retry
     Task(cli::task::Args),
-    /// Hosts: list, show, token, approve, cordon, uncordon
+    /// Hosts: list, show, token, approve, cordon, uncordon, revoke
     Node(cli::node::Args),
+    /// The keys that sign tasks: list, stage, activate, retire, revoke
+    Key(cli::key::Args),
     /// Images: import, list, show, alias, pull, delete
     Image(cli::image::Args),
     /// What happened, and what happens
@@ -124,6 +126,7 @@ impl Verb {
             Verb::Snapshot(args) => cli::snapshot::run(args, globals).await,
             Verb::Task(args) => cli::task::run(args, globals).await,
             Verb::Node(args) => cli::node::run(args, globals).await,
+            Verb::Key(args) => cli::key::run(args, globals).await,
             Verb::Image(args) => cli::image::run(args, globals).await,
             Verb::Event(args) => cli::event::run(args, globals).await,
             Verb::Top(args) => cli::top::run(args, globals).await,

@@ -66,9 +66,11 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         shared: shared(&settings),
         issuer: ISSUER,
         lease: Duration::from_secs(settings.lease_seconds),
+        history: service::history(settings.history_days),
         sources,
         defaults,
         names: settings.names.0.clone(),
+        node_validity: Duration::from_secs(settings.node_certificate_seconds),
         broker: by_broker(&settings)?,
     })
     .await?;
@@ -129,6 +131,7 @@ fn shared(settings: &Server) -> Shared {
     Shared {
         database: Some(settings.database.clone()).filter(|url| !url.is_empty()),
         ca: named(&settings.ca),
+        master_key: named(&settings.master_key),
         blobs: named(&settings.blobs),
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hostler_broker::Broker;
-use hostler_control::{Limits, Pace, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Pace, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, TenantId,
@@ -21,7 +21,7 @@ use hostler_model::{
 };
 use hostler_store::{NewApiToken, Now, ShippedImage, Store, Timing};
 use hostler_trust::{
-    AccessIssuer, ApiToken, Authority, TaskSigner,
+    AccessIssuer, ApiToken, Authority,
     file::{read_private, write_private},
 };
 use tokio::net::TcpListener;
@@ -68,12 +68,16 @@ pub struct Opening<'a> {
     pub issuer: &'a str,
     /// How long an agent may be silent.
     pub lease: Duration,
+    /// How long what has ended is kept; `None`: for ever.
+    pub history: Option<Duration>,
     /// Where imports of images may come from.
     pub sources: Sources,
     /// What machines get that do not say it.
     pub defaults: Defaults,
     /// Names for its certificate, beside loopback.
     pub names: Vec<String>,
+    /// How long a node's certificate lives.
+    pub node_validity: Duration,
     /// The message broker by which some nodes get their tasks.
     pub broker: Option<Broker>,
 }
@@ -85,6 +89,8 @@ pub struct Shared {
     pub database: Option<String>,
     /// The authority's folder, where it is not in the data folder.
     pub ca: Option<PathBuf>,
+    /// The file of the master keys, where it is not in the data folder.
+    pub master_key: Option<PathBuf>,
     /// The images' bytes, where they are not in the data folder.
     pub blobs: Option<PathBuf>,
 }
@@ -92,14 +98,18 @@ pub struct Shared {
 /// Opens the store, the authority and the keys in a data folder. Imports that the process before this one did are over
 /// where whoever has the folder is alone with the database.
 pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
-    let Opening { data, shared, issuer, lease, sources, defaults, names, broker } = opening;
+    let Opening { data, shared, issuer, lease, history, sources, defaults, names, node_validity, broker } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
             .help("see that the folder can be written and its disk has room")
     };
-    let config =
-        hostler_store::Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing: timing(lease) };
+    let config = hostler_store::Config {
+        mode: Mode::Threads,
+        clock: clock.clone(),
+        ids: ids.clone(),
+        timing: timing(lease, history),
+    };
     let store = match &shared.database {
         Some(url) => connect(url, config).await?,
         None => {
@@ -115,23 +125,27 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
     });
     let ca = shared.ca.unwrap_or_else(|| data.join("ca"));
     let authority = Authority::load_or_create(&ca, clock.now()).map_err(|e| broken("the certificate authority", &e))?;
-    let signer = TaskSigner::load_or_create(&ca).map_err(|e| broken("the key that signs tasks", &e))?;
     let access =
         AccessIssuer::open(issuer, &ca, clock.now()).map_err(|e| broken("the keys that sign access tokens", &e))?;
-    let mark = format!("{} {}", authority.fingerprint(), signer.kid());
-    if !store.claim(mark).await.map_err(|e| broken("the database", &e))? {
-        let detail = "the database belongs to servers with another certificate authority or signing key";
+    if !store.claim(authority.fingerprint().to_string()).await.map_err(|e| broken("the database", &e))? {
+        let detail = "the database belongs to servers with another certificate authority";
         return Err(Failure::new(Exit::Failed, detail).help(format!(
             "put the folder of its certificate authority in the place of {}, or name it with --ca",
             ca.display()
         )));
     }
+    let master = shared.master_key.unwrap_or_else(|| data.join("master.key"));
+    let sealer = Sealer::open(store.clone(), &master).map_err(|e| broken("the master key", &e))?;
+    let keys =
+        Keyring::open(store.clone(), sealer.clone()).await.map_err(|e| broken("the keys that sign tasks", &e))?;
     Ok(Server::new(ServerConfig {
         store,
         clock,
         ids,
         authority,
-        signer,
+        keys,
+        sealer,
+        node_validity,
         access,
         issuer: issuer.to_owned(),
         blobs: shared.blobs.unwrap_or_else(|| data.join("blobs")),
@@ -167,9 +181,14 @@ async fn connect(url: &str, config: hostler_store::Config) -> Result<Store, Fail
 
 /// With leases that long. What renews them is to come often enough that one or two that are late lose nothing: work that
 /// nobody has given up would use its attempts up.
-fn timing(lease: Duration) -> Timing {
+fn timing(lease: Duration, history: Option<Duration>) -> Timing {
     let usual = Timing::default();
-    Timing { lease, heartbeat: usual.heartbeat.min(lease / 3), ..usual }
+    Timing { lease, heartbeat: usual.heartbeat.min(lease / 3), history, ..usual }
+}
+
+/// How long what has ended is kept: so many days, or for ever where none are said.
+pub fn history(days: u32) -> Option<Duration> {
+    (days > 0).then(|| Duration::from_secs(u64::from(days) * 24 * 60 * 60))
 }
 
 /// Where imports of images may come from: networks that are not the open internet, folders of this host, a file with
@@ -277,10 +296,11 @@ mod tests {
     #[test]
     fn a_lease_outlives_two_heartbeats_that_are_late() {
         for seconds in [1, 3, 15, 30, 3600] {
-            let Timing { lease, heartbeat, .. } = timing(Duration::from_secs(seconds));
+            let Timing { lease, heartbeat, .. } = timing(Duration::from_secs(seconds), None);
             assert_eq!(lease, Duration::from_secs(seconds));
             assert!(heartbeat * 3 <= lease && heartbeat <= Duration::from_secs(5), "{seconds}: {heartbeat:?}");
         }
-        assert_eq!(timing(Duration::from_secs(30)), Timing::default());
+        assert_eq!(timing(Duration::from_secs(30), history(30)), Timing::default());
+        assert_eq!(history(0), None);
     }
 }

@@ -137,10 +137,16 @@ keys! {
         #[arg(value_name = "URL", hide_env_values = true)]
         database: String = String::new();
 
-        /// The folder of the certificate authority and of the key that signs tasks; `ca` in the
-        /// data folder where it is empty. All servers over one database have the same
+        /// The folder of the certificate authority; `ca` in the data folder where it is empty. All
+        /// servers over one database have the same
         #[arg(value_name = "DIR", value_parser = path())]
         ca: PathBuf = PathBuf::new();
+
+        /// The file of the master keys, under which secrets rest in the database; `master.key` in
+        /// the data folder where it is empty. It is in no backup: keep a copy elsewhere. All servers
+        /// over one database have the same
+        #[arg(value_name = "FILE", value_parser = path())]
+        master_key: PathBuf = PathBuf::new();
 
         /// The folder of the images' bytes; `blobs` in the data folder where it is empty. All
         /// servers over one database share it, such as over NFS
@@ -202,6 +208,16 @@ keys! {
         /// How much for its images, in GiB; -1: any amount
         #[arg(value_name = "GIB", allow_negative_numbers = true, value_parser = limit())]
         tenant_images_gib: i64 = -1;
+
+        /// How long a node's certificate lives, in seconds: a day. Agents renew it at two thirds
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(10..=2_592_000))]
+        node_certificate_seconds: u64 = 86_400;
+
+        /// How long tasks and imports are kept after their end, and machines and snapshots after
+        /// their deletion, in days; 0: for ever. Dead letters stay until somebody decides, and so do
+        /// events and the audit
+        #[arg(value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36500))]
+        history_days: u32 = 30;
 
         /// How much is logged: error, warn, info, debug or trace, also by part, as in
         /// info,hostler_store=debug
@@ -281,10 +297,11 @@ keys! {
 keys! {
     /// The agent.
     Agent, AgentFlags {
-        /// Where the server takes agents: its agents_listen, by a name that stands in its names.
-        /// Of several servers over one database, all of them with commas between
+        /// Where the server takes agents, as https://HOST:9091: its agents_listen, by a name that
+        /// stands in its names. Of several servers over one database, all of them with commas
+        /// between. Where it is empty: where `hostler agent join` found it, or this host
         #[arg(value_name = "URL")]
-        server: String = "https://127.0.0.1:9091".to_owned();
+        server: String = String::new();
 
         /// By which road tasks come and results go: poll, over mutual TLS to the server; or amqp, by
         /// the server's RabbitMQ, to which amqp or amqp_file is the way

@@ -82,6 +82,8 @@ codes! {
     ServiceAccountNotFound = "SERVICE_ACCOUNT_NOT_FOUND", 404, "There is no such service account";
     /// No node has this id or name.
     NodeNotFound = "NODE_NOT_FOUND", 404, "There is no such node";
+    /// No key that signs tasks has this name.
+    KeyNotFound = "KEY_NOT_FOUND", 404, "There is no such key";
     /// The route exists, the method does not.
     MethodNotAllowed = "METHOD_NOT_ALLOWED", 405, "This method is not allowed here";
     /// The action of a task is not one of the kinds.
@@ -108,6 +110,8 @@ codes! {
     TaskStateConflict = "TASK_STATE_CONFLICT", 409, "The task's state does not allow this";
     /// The node's state does not allow this.
     NodeStateConflict = "NODE_STATE_CONFLICT", 409, "The node's state does not allow this";
+    /// The key's state, or the number of keys, does not allow this.
+    KeyStateConflict = "KEY_STATE_CONFLICT", 409, "The key's state does not allow this";
     /// A tenant's limit does not allow this.
     QuotaExceeded = "QUOTA_EXCEEDED", 409, "The quota does not allow this";
     /// The tenant has something, or the server itself is of it.

@@ -9,6 +9,7 @@ use crate::{
     id::{EnrolmentId, NodeId, SnapshotId, TaskId, VmId},
     kind::KindName,
     node::NodeFacts,
+    refused::Refused,
     task::{End, Intent, PhaseTiming, Progress, Target},
     task_log::Said,
     vm::Observation,
@@ -38,7 +39,7 @@ pub struct Joined {
     pub certificate_pem: String,
     /// The authority's certificate, PEM.
     pub ca_pem: String,
-    /// The keys that sign tasks: a JWK set.
+    /// The keys that sign tasks: a JWK set, which also names those that were revoked.
     pub task_keys: Value,
     /// What the server calls itself: the `iss` of tasks.
     pub issuer: String,
@@ -117,6 +118,12 @@ pub struct Heartbeat {
     pub leases: Vec<HeldLease>,
     /// Everything it has. Heartbeats are sent one after another, each with what is there when it is sent.
     pub inventory: Inventory,
+    /// The digest of the keys with which it knows tasks (`hostler_trust::task::KeySet`).
+    #[serde(default)]
+    pub keys: String,
+    /// What it refused since the last one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<Refused>,
 }
 
 /// Machines on a host.
@@ -152,6 +159,9 @@ pub struct HeartbeatAnswer {
     /// Snapshots here that the server does not know, or knows as deleted: likewise.
     #[serde(default)]
     pub orphan_snapshots: Vec<SnapshotId>,
+    /// The keys that sign tasks, where they are others than the agent has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_keys: Option<Value>,
     /// How long until the next one, in milliseconds.
     pub next_ms: u64,
 }

@@ -276,6 +276,9 @@ pub struct Node {
     /// Since when its queue is paused: nothing is leased to it but what is to be undone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused_at: Option<Timestamp>,
+    /// Since when its certificate is good for nothing, where an operator revoked it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<Timestamp>,
     /// When it was last heard.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_seen: Option<Timestamp>,

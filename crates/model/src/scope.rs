@@ -52,6 +52,10 @@ scopes! {
     NodeRead = "node:read";
     /// Nodes are let in, approved, cordoned and probed.
     NodeWrite = "node:write";
+    /// The keys that sign tasks are read.
+    KeyRead = "key:read";
+    /// Keys that sign tasks are staged, activated, retired and revoked.
+    KeyWrite = "key:write";
     /// Events are followed.
     EventRead = "event:read";
     /// The audit is read.

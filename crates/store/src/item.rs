@@ -13,6 +13,7 @@ use hostler_model::{
     image::Image,
     import::{Import, ImportPhase, ImportProgress, ImportState},
     internal::{Heartbeat, ProgressReport, Report},
+    key::Kid,
     kind::KindName,
     name::Name,
     node::{FreshnessPolicy, NodeFacts, NodeState, Slots},
@@ -26,6 +27,7 @@ use hostler_model::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
 pub use tenant::{EditTenant, MadeTenant, NewTenantRow};
@@ -329,6 +331,26 @@ impl NewApiToken {
     }
 }
 
+/// A new key that signs tasks.
+#[derive(Clone, Debug)]
+pub struct NewSigningKey {
+    /// Its name.
+    pub kid: Kid,
+    /// Its public part, as it stands in a JWK.
+    pub public: String,
+    /// Its private part, sealed.
+    pub private: String,
+}
+
+/// A key under which values are sealed, wrapped.
+#[derive(Clone, Debug)]
+pub struct WrappedKey {
+    /// Whose values: a tenant's, or the control plane's.
+    pub owner: String,
+    /// The key.
+    pub wrapped: String,
+}
+
 /// What a step changed that others may be waiting for: hints, never the truth.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -339,6 +361,9 @@ pub struct Wakes {
     /// More tasks ended or spoke than can be said one by one: whoever waits for a task looks.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub all_tasks: bool,
+    /// Whom to believe: keys that sign tasks, nodes that are welcome.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub trust: bool,
     /// Nodes that have something to fetch.
     pub nodes: Vec<NodeId>,
     /// Tasks that ended.
@@ -363,6 +388,8 @@ pub struct Timing {
     pub freshness: FreshnessPolicy,
     /// How often an agent is asked to send a heartbeat; 5 s by default.
     pub heartbeat: Duration,
+    /// How long what has ended is kept; 30 days by default, `None`: for ever.
+    pub history: Option<Duration>,
 }
 
 impl Default for Timing {
@@ -371,8 +398,46 @@ impl Default for Timing {
             lease: Duration::from_secs(30),
             freshness: FreshnessPolicy::default(),
             heartbeat: Duration::from_secs(5),
+            history: Some(Duration::from_secs(30 * 24 * 60 * 60)),
         }
     }
+}
+
+/// What goes some time after its end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Old {
+    /// Tasks that ended.
+    Tasks,
+    /// Snapshots that were deleted.
+    Snapshots,
+    /// Machines that were deleted, once no task and no snapshot is theirs.
+    Vms,
+    /// Imports that ended.
+    Imports,
+}
+
+impl Old {
+    /// In an order in which nothing goes before what needs it.
+    pub const ALL: [Old; 4] = [Old::Tasks, Old::Snapshots, Old::Vms, Old::Imports];
+
+    /// What they are called.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Old::Tasks => "tasks",
+            Old::Snapshots => "snapshots",
+            Old::Vms => "vms",
+            Old::Imports => "imports",
+        }
+    }
+}
+
+/// What came of a piece of a walk over what is old.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Forgotten {
+    /// How many were removed.
+    pub removed: usize,
+    /// Behind which the next piece begins; `None`: the walk is over.
+    pub next: Option<Uuid>,
 }
 
 /// What one pass of a loop did.

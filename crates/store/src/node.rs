@@ -34,7 +34,7 @@ macro_rules! columns {
         "n.id, n.name, n.state, n.freshness, n.enrolment, n.facts, n.last_seen, n.lost_at, n.beat_seq, n.orphans,
          n.created_at, n.paused_at, COALESCE(b.held_vcpus, 0), COALESCE(b.held_memory_mib, 0), COALESCE(b.held_disk_gib, 0),
          COALESCE(b.held_vms, 0), COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0),
-         COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0), n.transport"
+         COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0), n.transport, n.revoked_at"
     };
 }
 
@@ -122,7 +122,14 @@ pub(crate) fn identities(tx: &Tx<'_>, ids: &[NodeId]) -> Result<BTreeMap<NodeId,
     Ok(tx.query(IDENTITIES, &ids, read)?.into_iter().collect())
 }
 
+const REVOKED: &str = "SELECT id FROM nodes WHERE revoked_at IS NOT NULL";
+
 const PAUSED: &str = "SELECT id FROM nodes WHERE paused_at IS NOT NULL";
+
+/// The nodes whose certificates are good for nothing.
+pub(crate) fn revoked(tx: &Tx<'_>) -> Result<Vec<NodeId>> {
+    tx.query(REVOKED, &(), |row| row.parse(0))
+}
 
 /// The nodes whose queues are paused.
 pub(crate) fn paused(tx: &Tx<'_>) -> Result<BTreeSet<NodeId>> {
@@ -168,11 +175,12 @@ pub(crate) fn books(tx: &Tx<'_>) -> Result<BTreeMap<NodeId, Book>> {
 
 const PUT: &str = "
 INSERT INTO nodes (id, name, state, freshness, transport, enrolment, facts, last_seen, lost_at, beat_seq, orphans,
-                   paused_at, created_at, heard_epoch)
+                   paused_at, revoked_at, created_at, heard_epoch)
 SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value->>'transport', value->>'enrolment',
        value->>'facts',
        CAST(value->>'last_seen' AS BIGINT), CAST(value->>'lost_at' AS BIGINT), CAST(value->>'beat_seq' AS BIGINT),
-       value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'created_at' AS BIGINT),
+       value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'revoked_at' AS BIGINT),
+       CAST(value->>'created_at' AS BIGINT),
        (SELECT CASE WHEN store_epoch > 1 THEN store_epoch - 1 ELSE store_epoch END FROM log_head WHERE one = 1)
   FROM jsonb_each(?1)
  WHERE true
@@ -180,7 +188,8 @@ SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value
    SET state = excluded.state, freshness = excluded.freshness, transport = excluded.transport,
        enrolment = excluded.enrolment,
        facts = excluded.facts, last_seen = excluded.last_seen, lost_at = excluded.lost_at,
-       beat_seq = excluded.beat_seq, orphans = excluded.orphans, paused_at = excluded.paused_at";
+       beat_seq = excluded.beat_seq, orphans = excluded.orphans, paused_at = excluded.paused_at,
+       revoked_at = excluded.revoked_at";
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -196,6 +205,7 @@ struct Written<'a> {
     beat_seq: Option<i64>,
     orphans: Document<&'a [VmId]>,
     paused_at: Option<i64>,
+    revoked_at: Option<i64>,
     created_at: i64,
 }
 
@@ -223,6 +233,7 @@ fn written(row: &NodeRow) -> Written<'_> {
         beat_seq: row.beat_seq,
         orphans: Document(&row.orphans),
         paused_at: node.paused_at.map(Timestamp::as_micros),
+        revoked_at: node.revoked_at.map(Timestamp::as_micros),
         created_at: node.created_at.as_micros(),
     }
 }
@@ -265,6 +276,7 @@ fn read(row: &Row<'_>) -> Result<NodeRow> {
         facts,
         book: book(row, 12)?,
         paused_at: moment(11)?,
+        revoked_at: moment(21)?,
         last_seen: moment(6)?,
         created_at: Timestamp::from_micros(row.get(10)?),
     };
@@ -273,4 +285,4 @@ fn read(row: &Row<'_>) -> Result<NodeRow> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, IDENTITIES, HEARD, COMPARED, PAUSED, ADD, PUT];
+pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, IDENTITIES, HEARD, COMPARED, PAUSED, REVOKED, ADD, PUT];

@@ -7,9 +7,8 @@ use hostler_db::{Db, Mode};
 use serde_json::json;
 
 use crate::{
-    log, snapshot,
     store::{MIGRATIONS, ON_A_SERVER},
-    task, vm,
+    task,
 };
 
 /// Names of scans that are meant: the batch itself, what an index already narrowed, and indexes of the few that are not as
@@ -23,6 +22,7 @@ const MEANT: &[&str] = &[
     "SCAN tasks USING",
     "USING INDEX nodes_paused",
     "INDEX nodes_offered",
+    "INDEX nodes_revoked",
 ];
 
 fn scans(plan: &[String]) -> Vec<&String> {
@@ -46,9 +46,7 @@ async fn plan(db: &Db, text: &str) -> Vec<String> {
 async fn a_list_by_a_filter_walks_that_filters_index() {
     let dir = tempfile::tempdir().unwrap();
     let db = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
-    for (text, index) in
-        [vm::INDEXED, snapshot::INDEXED, log::INDEXED, task::list::INDEXED, task::later::INDEXED].into_iter().flatten()
-    {
+    for (text, index) in texts::lists() {
         let plan = plan(&db, text).await;
         assert!(plan.iter().any(|line| line.contains(index)), "{index}: {text}\n{plan:#?}");
         assert!(!plan.iter().any(|line| line.contains("TEMP B-TREE")), "{text}\n{plan:#?}");

@@ -39,8 +39,9 @@ fn meant(heard: Heard) -> Wakes {
 fn fold(gathered: Vec<Wakes>) -> String {
     let mut wakes = Wakes::default();
     for one in gathered {
-        let Wakes { all, all_tasks, nodes, ended, logged, aborting, credentials, seq } = one;
+        let Wakes { all, all_tasks, trust, nodes, ended, logged, aborting, credentials, seq } = one;
         wakes.all |= all;
+        wakes.trust |= trust;
         wakes.all_tasks |= all_tasks;
         wakes.credentials |= credentials;
         wakes.seq = wakes.seq.max(seq);

@@ -1,11 +1,11 @@
 //! Texts that are kept apart from the tasks they belong to. They are written with their task, given to the node that
 //! holds its lease, and go with its success; those of a task that came to nothing stay for a while, so that it can be
-//! asked for once more.
+//! asked for once more. The server seals them before they come here.
 
 use std::time::Duration;
 
 use hostler_db::{Document, Result, Tx};
-use hostler_model::{Ids, TaskId, Timestamp, secret::Secret};
+use hostler_model::{Ids, TaskId, TenantId, Timestamp, secret::Secret};
 use serde_json::{Value, json};
 
 use crate::Reveal;
@@ -31,20 +31,20 @@ pub(crate) fn insert(tx: &Tx<'_>, secrets: &[(TaskId, Secret)]) -> Result<()> {
 }
 
 const REVEAL: &str = "
-SELECT s.text
+SELECT s.text, t.tenant
   FROM secrets s
   JOIN tasks t ON t.id = s.task
  WHERE s.id = ?1->>'secret' AND t.id = ?1->>'task' AND t.state = 'running' AND t.node = ?1->>'node'
    AND t.enrolment = ?1->>'enrolment' AND t.store_epoch = CAST(?1->>'store_epoch' AS BIGINT)
    AND t.attempt = CAST(?1->>'attempt' AS BIGINT)";
 
-/// A text, for the node that works on its task under its current fence; nothing for anybody else.
-pub(crate) fn reveal(tx: &Tx<'_>, wanted: &Reveal) -> Result<Option<String>> {
+/// A text and whose it is, for the node that works on its task under its current fence; nothing for anybody else.
+pub(crate) fn reveal(tx: &Tx<'_>, wanted: &Reveal) -> Result<Option<(TenantId, String)>> {
     let wanted = json!({
         "secret": wanted.secret, "task": wanted.task, "node": wanted.node, "enrolment": wanted.enrolment,
         "store_epoch": wanted.fence.store_epoch, "attempt": wanted.fence.attempt,
     });
-    tx.query_one(REVEAL, &wanted, |row| row.json(0))
+    tx.query_one(REVEAL, &wanted, |row| Ok((row.parse(1)?, row.json(0)?)))
 }
 
 const OF_TASK: &str = "

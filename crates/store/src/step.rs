@@ -4,8 +4,10 @@
 pub(crate) mod cancel;
 pub(crate) mod edit;
 pub(crate) mod expire;
+pub(crate) mod forget;
 pub(crate) mod heartbeat;
 pub(crate) mod join;
+pub(crate) mod key;
 pub(crate) mod lease;
 pub(crate) mod letter;
 pub(crate) mod look;

@@ -2,6 +2,7 @@
 
 mod api_token;
 mod image;
+mod key;
 mod offer;
 mod tenant;
 
@@ -10,6 +11,7 @@ pub use api_token::Revoke;
 use std::{
     path::Path,
     sync::{Arc, atomic::AtomicI64},
+    time::Duration,
 };
 
 use hostler_db::{Db, Migrations, Mode, Tx};
@@ -32,9 +34,9 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Cancel, Claim, Edited, Gauges, JoinNode, Leased, LogFilter, NewJoinToken, Progressed,
-    Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept, TaskFilter, Timing,
-    VmFilter, Wakes, doctor, gauges,
+    Accepted, Answer, Beat, Cancel, Claim, Edited, Forgotten, Gauges, JoinNode, Leased, LogFilter, NewJoinToken, Old,
+    Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept, TaskFilter,
+    Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node,
     relay::Relay,
@@ -42,8 +44,8 @@ use crate::{
     service::Service,
     snapshot,
     step::{
-        cancel, edit, expire, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start, submit,
-        sweep,
+        cancel, edit, expire, forget, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start,
+        submit, sweep,
     },
     task, task_log, timeline, token, vm,
     work::{Context, Work},
@@ -258,6 +260,17 @@ impl Store {
         self.pass("store.forget", sweep::drop_idempotency_keys).await
     }
 
+    /// Removes what ended longer ago than it is kept for: the piece of a walk that begins behind that row. A piece
+    /// is so small that others hardly wait for it.
+    pub async fn forget(&self, old: Old, after: Option<Uuid>) -> Result<Forgotten> {
+        self.step("store.forget", move |work| forget::forget(work, old, after)).await
+    }
+
+    /// How long what has ended is kept; `None`: for ever.
+    pub fn history(&self) -> Option<Duration> {
+        self.0.context.timing.history
+    }
+
     /// One pass, and word that this process is running. Where nothing goes on before a new epoch has begun, it begins here.
     async fn pass(&self, label: &'static str, pass: Pass) -> Result<Swept> {
         if self.0.context.db.moved().is_some() {
@@ -330,6 +343,11 @@ impl Store {
     /// What an operator does to a node.
     pub async fn change_node(&self, node: NodeId, event: NodeEvent, actor: Actor) -> Result<Answer<Node>> {
         self.step("store.node", move |work| join::change(work, node, event, &actor)).await
+    }
+
+    /// Makes a node's certificate good for nothing.
+    pub async fn revoke_node(&self, node: NodeId, actor: Actor) -> Result<Answer<Node>> {
+        self.step("store.node", move |work| join::revoke(work, node, &actor)).await
     }
 
     /// Pauses or resumes a node's queue.
@@ -407,13 +425,18 @@ impl Store {
         self.read(move |tx| Ok(node::by_name(tx, &name)?.map(|row| row.node))).await
     }
 
+    /// The nodes whose certificates are good for nothing.
+    pub async fn revoked_nodes(&self) -> Result<Vec<NodeId>> {
+        self.read(node::revoked).await
+    }
+
     /// Every node, by name.
     pub async fn nodes(&self) -> Result<Vec<Node>> {
         self.read(|tx| Ok(node::all(tx)?.into_iter().map(|row| row.node).collect())).await
     }
 
-    /// A text that is kept apart from a task, for the node that holds its lease; nothing for anybody else.
-    pub async fn reveal(&self, wanted: Reveal) -> Result<Option<String>> {
+    /// A text that is kept apart from a task, and whose it is, for the node that holds its lease; nothing for anybody else.
+    pub async fn reveal(&self, wanted: Reveal) -> Result<Option<(TenantId, String)>> {
         self.read(move |tx| secret::reveal(tx, &wanted)).await
     }
 

@@ -65,6 +65,16 @@ pub(crate) fn use_up_joins(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
     tx.put(USE_UP_JOINS, &json!({"now": now.as_micros()}))
 }
 
+const USE_UP_OF: &str = "
+UPDATE join_tokens
+   SET used_at = CAST(?1->>'now' AS BIGINT)
+ WHERE node_name = ?1->>'name' AND used_at IS NULL";
+
+/// No join token that names this node is good any more.
+pub(crate) fn use_up_of(tx: &Tx<'_>, name: &Name, now: Timestamp) -> Result<()> {
+    tx.put(USE_UP_OF, &json!({"name": name, "now": now.as_micros()}))
+}
+
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
 pub(crate) const HOT: &[&str] = &[JOIN, INSERT_JOIN, USE_JOIN];

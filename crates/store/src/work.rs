@@ -474,6 +474,11 @@ impl<'a> Work<'a> {
         self.wake_nodes.extend(node);
     }
 
+    /// Says after the commit that others are to be believed: keys that sign tasks, or nodes.
+    pub(crate) fn trust_changed(&mut self) {
+        self.apart.trust = true;
+    }
+
     /// What waits at a node is offered by the broker from now on, or not any more.
     pub(crate) fn reroute(&mut self, node: NodeId) {
         self.rerouted.insert(node);
@@ -499,15 +504,17 @@ impl<'a> Work<'a> {
     /// it fails nothing of it is left, and the step may go on.
     pub(crate) fn part(&mut self, part: impl FnOnce(&mut Work<'_>) -> Result<()>) -> Result<()> {
         let (context, now) = (self.context, self.now);
-        let Wakes { all: _, all_tasks: _, nodes, ended, logged, aborting, credentials, seq } = self.tx.part(|tx| {
-            let mut work = Work { now, ..Work::begin(tx, context) };
-            part(&mut work)?;
-            work.finish()
-        })?;
+        let Wakes { all: _, all_tasks: _, trust, nodes, ended, logged, aborting, credentials, seq } =
+            self.tx.part(|tx| {
+                let mut work = Work { now, ..Work::begin(tx, context) };
+                part(&mut work)?;
+                work.finish()
+            })?;
         self.head = None;
         self.wake_nodes.extend(nodes);
         self.ended.extend(ended);
         self.aborting.extend(aborting);
+        self.apart.trust |= trust;
         self.apart.logged.extend(logged);
         self.apart.credentials |= credentials;
         self.apart.seq = self.apart.seq.max(seq);

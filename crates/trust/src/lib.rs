@@ -6,6 +6,7 @@
 //!    ──signs──► node certificate (24 h, by CSR) ┴─► tls: one listener, one client
 //! result: Report ──NodeSigner──► compact JWS ──Authority::believe──► who says so, and the Report
 //! task: Assignment ──TaskSigner──► compact JWS ──TaskVerifier──► Assignment, or a TaskRefusal
+//! seal: a text ──DataKey──► ciphertext; a DataKey ──MasterKeys──► wrapped, as it is stored
 //! ```
 //!
 //! Never here: SQL, HTTP routes, a decision about who may do what, a second crypto backend beside aws-lc-rs. The time
@@ -20,7 +21,9 @@ pub mod file;
 pub mod fingerprint;
 pub mod identity;
 pub mod join_token;
+pub mod master;
 pub mod result;
+pub mod seal;
 pub mod secret;
 pub mod task;
 pub mod tls;
@@ -33,9 +36,11 @@ pub use csr::CsrError;
 pub use fingerprint::Fingerprint;
 pub use identity::{Credentials, NodeIdentity, NodeKey, PeerCertificate};
 pub use join_token::JoinToken;
+pub use master::MasterKeys;
 pub use result::{NodeSigner, ResultRefusal};
+pub use seal::DataKey;
 pub use secret::SecretHash;
-pub use task::{Expected, TaskRefusal, TaskSigner, TaskVerifier};
+pub use task::{Expected, TaskKey, TaskRefusal, TaskSigner, TaskVerifier};
 
 /// Makes aws-lc-rs the crypto backend of everything in this process: rustls (reqwest included) and jsonwebtoken.
 /// Calling it again does nothing. A binary calls it first; a client built before may panic for want of a backend.

@@ -19,8 +19,8 @@ mod signer;
 mod verifier;
 
 pub(crate) use key::jwk;
-pub use key::{KeySetError, thumbprint};
-pub use signer::{SignerError, TaskSigner};
+pub use key::{KeySetError, digest, jwk_of, key_set, thumbprint};
+pub use signer::{SignerError, TaskKey, TaskSigner};
 pub(crate) use verifier::signature_only;
 pub use verifier::{Expected, TaskRefusal, TaskVerifier};
 

@@ -84,7 +84,7 @@ async fn a_result_is_kept_until_the_server_has_it() {
     next.forget(vec![(held, Receipt::Settled)], NOW).await.unwrap();
     assert!(next.unreported().await.unwrap().is_empty());
     assert!(next.held().await.unwrap().is_empty());
-    assert_eq!(accept_one(&next, &assignment, &[]).await, Accepted::Stale);
+    assert_eq!(accept_one(&next, &assignment, &[]).await, Accepted::Stale(Why::OldFence));
 }
 
 #[tokio::test]
@@ -157,6 +157,25 @@ async fn an_abandoned_attempt_is_neither_resumed_nor_reported_but_remembered() {
 }
 
 #[tokio::test]
+async fn an_attempt_that_was_taken_is_not_another_one_and_its_lease_may_be_renewed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, first) = (open(&dir), task(1, 1));
+    accept_one(&journal, &first, &[]).await;
+    let later = Timestamp::from_micros(NOW.as_micros() + 1);
+    let renewed = Assignment { lease_expires_at: later, deadline: later, exp: 9, iat: 8, ..first.clone() };
+    assert_eq!(accept_one(&journal, &renewed, &[first.sub]).await, Accepted::Ignored);
+    for other in [
+        Assignment { params: json!({"argv": ["rm"]}), ..first.clone() },
+        Assignment { kind: KindName::Echo, ..first.clone() },
+        Assignment { target: Target::default(), ..first.clone() },
+        Assignment { epoch: Some(2), ..first.clone() },
+    ] {
+        assert_eq!(accept_one(&journal, &other, &[first.sub]).await, Accepted::OtherContent, "{other:?}");
+    }
+    assert_eq!(open(&dir).unfinished().await.unwrap(), [first]);
+}
+
+#[tokio::test]
 async fn one_batch_decides_each_item_after_those_before_it() {
     let dir = tempfile::tempdir().unwrap();
     let journal = open(&dir);
@@ -166,7 +185,7 @@ async fn one_batch_decides_each_item_after_those_before_it() {
     let answers = journal.accept(batch.clone(), HashSet::new(), NOW).await.unwrap();
     assert_eq!(answers[0], begun(&batch[0], Start::Fresh));
     assert_eq!(answers[2], begun(&newer, Start::Fresh));
-    let Accepted::Refused(refusal) = &answers[3] else { panic!("an older epoch was taken: {:?}", answers[3]) };
+    let Accepted::OldEpoch(refusal) = &answers[3] else { panic!("an older epoch was taken: {:?}", answers[3]) };
     assert!(matches!(refusal.end, End::Failed { code: Code::TaskRefused, effects: Effects::Remain, .. }));
     let held = journal.held().await.unwrap();
     assert_eq!(held.len(), 2);

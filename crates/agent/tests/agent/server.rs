@@ -25,10 +25,11 @@ use hostler_model::{
         Assignment, Assignments, Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt,
         Receipts, Report, Reports,
     },
+    key::{KeyState, SigningKey},
     kind::{Class, KindName},
     task::{End, Intent, Target},
 };
-use hostler_trust::{Authority, JoinToken, NodeIdentity, TaskSigner, ca::NODE_VALIDITY};
+use hostler_trust::{Authority, JoinToken, NodeIdentity, TaskKey, TaskSigner, ca::NODE_VALIDITY, task};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::Serialize;
@@ -58,6 +59,8 @@ pub struct Heard {
     pub results_fail: usize,
     /// What results are told, instead of settled.
     pub receipt: Option<Receipt>,
+    /// The keys that heartbeats tell of.
+    pub task_keys: Option<Value>,
     pub abort: Vec<TaskId>,
     pub over: Vec<TaskId>,
     pub manifests: HashMap<String, Manifest>,
@@ -70,10 +73,18 @@ pub struct Server {
     stirred: watch::Sender<u64>,
     ended: watch::Sender<u64>,
     pub signer: Arc<TaskSigner>,
+    pub key: SigningKey,
     authority: Arc<Authority>,
     pub node: NodeId,
     pub clock: Clock,
     pub ids: Ids,
+}
+
+/// A key that signs, and as agents know it.
+pub fn signing(state: KeyState) -> (TaskSigner, SigningKey) {
+    let (key, at) = (TaskKey::generate().unwrap(), Timestamp::from_micros(BASE));
+    let public = SigningKey { kid: key.kid(), state, public: key.public(), created_at: at, changed_at: at };
+    (key.signer(), public)
 }
 
 /// A clock that runs with tokio's time.
@@ -86,11 +97,13 @@ impl Server {
     pub fn new() -> Server {
         hostler_trust::install_crypto();
         let (clock, ids) = (clock(), Ids::seeded(7));
+        let (signer, key) = signing(KeyState::Active);
         Server {
             heard: Arc::default(),
             stirred: watch::Sender::new(0),
             ended: watch::Sender::new(0),
-            signer: Arc::new(TaskSigner::generate().unwrap()),
+            signer: Arc::new(signer),
+            key,
             authority: Arc::new(Authority::create(clock.now()).unwrap()),
             node: ids.next(clock.now()),
             clock,
@@ -334,6 +347,7 @@ impl Server {
                 abort: heard.abort.clone(),
                 over: leases.into_iter().filter(|held| heard.over.contains(&held.task)).collect(),
                 orphans: Vec::new(),
+                task_keys: heard.task_keys.clone(),
                 next_ms: 5000,
             })
         })
@@ -349,7 +363,7 @@ impl Server {
             enrolment,
             certificate_pem,
             ca_pem: self.authority.ca_pem().to_owned(),
-            task_keys: self.signer.jwks(),
+            task_keys: task::key_set(std::slice::from_ref(&self.key)),
             issuer: "test".into(),
         }
     }

@@ -3,6 +3,8 @@
 //! Whatever an agent says goes to the store with its certificate's identity; the store refuses an enrolment that is
 //! not the node's current one. Never here: which tasks a node gets (`dispatch.rs`).
 
+use std::collections::BTreeSet;
+
 use hostler_model::{
     Code, Fence, NodeId, Refusal, TaskId,
     broker::{NewPlainNode, Transport},
@@ -12,7 +14,7 @@ use hostler_model::{
     node::{Node, NodeEvent, NodeFacts},
 };
 use hostler_store::{Answer, Beat, JoinNode, Leased, Progressed, Queue, Settle, Started};
-use hostler_trust::{CsrError, JoinToken, NodeIdentity, ca::NODE_VALIDITY};
+use hostler_trust::{CsrError, JoinToken, NodeIdentity};
 
 use super::{App, Error, Result, caller::Call, not_found, only};
 
@@ -41,6 +43,26 @@ impl App {
     pub async fn change_node(&self, call: &Call, text: &str, event: NodeEvent) -> Result<Node> {
         let node = self.node(text).await?.id;
         Ok(self.store.change_node(node, event, call.actor()).await??)
+    }
+
+    /// Makes a node's certificate good for nothing, and cuts its connections.
+    pub async fn revoke_node(&self, call: &Call, text: &str) -> Result<Node> {
+        let node = self.node(text).await?.id;
+        let revoked = self.store.revoke_node(node, call.actor()).await??;
+        self.refresh_trust().await?;
+        Ok(revoked)
+    }
+
+    /// Looks at the keys that sign tasks, and at the nodes that were revoked. Connections of those end.
+    pub async fn refresh_trust(&self) -> Result<()> {
+        self.keys.refresh().await?;
+        let revoked: BTreeSet<NodeId> = self.store.revoked_nodes().await?.into_iter().collect();
+        self.revoked.send_if_modified(|known| {
+            let others = *known != revoked;
+            *known = revoked;
+            others
+        });
+        Ok(())
     }
 
     /// Pauses a node's queue, or resumes it.
@@ -103,14 +125,14 @@ impl App {
             enrolment: identity.enrolment,
             certificate_pem: self.certificate(csr_pem, identity)?,
             ca_pem: self.authority.ca_pem().to_owned(),
-            task_keys: self.signer.jwks(),
+            task_keys: self.keys.now().set.clone(),
             issuer: self.issuer.clone(),
         })
     }
 
     fn certificate(&self, csr_pem: &str, identity: NodeIdentity) -> Result<String> {
         let NodeIdentity { node, enrolment } = identity;
-        let signed = self.authority.sign_node(csr_pem, node, enrolment, self.clock.now(), NODE_VALIDITY);
+        let signed = self.authority.sign_node(csr_pem, node, enrolment, self.clock.now(), self.node_validity);
         signed.map_err(|error| match error {
             CsrError::NotMade(cause) => Error::Trust { doing: "sign a certificate", cause },
             CsrError::Malformed | CsrError::BadSignature | CsrError::UnsupportedKey => {
@@ -121,8 +143,13 @@ impl App {
 
     /// Facts, leases and inventory of a node.
     pub async fn heartbeat(&self, from: NodeIdentity, heartbeat: Heartbeat) -> Result<HeartbeatAnswer> {
+        let (known, refused) = (heartbeat.keys.clone(), heartbeat.refused.clone());
         let beat = Beat { node: from.node, enrolment: from.enrolment, heartbeat };
-        only(self.store.heartbeat(vec![beat]).await?)
+        let answer = only(self.store.heartbeat(vec![beat]).await?)?;
+        refused.iter().for_each(|row| self.metrics.refused(row.why, row.count));
+        let ring = self.keys.now();
+        let others = ring.digest != known;
+        Ok(HeartbeatAnswer { task_keys: others.then(|| ring.set.clone()), ..answer })
     }
 
     /// An agent is about to begin what it was offered: leased now, or refused.

@@ -147,6 +147,8 @@ impl App {
             }
             aimed => (aimed?, None),
         };
+        // What is only asked about is not written, and so not sealed.
+        let secrets = if terms.dry_run { secrets } else { self.sealed(aimed.tenant, secrets).await? };
         let machine = match spec.aim {
             Aim::NewVm => Some(self.machine(&mut params)?),
             Aim::AnyNode | Aim::Node | Aim::Vm => None,

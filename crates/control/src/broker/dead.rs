@@ -3,7 +3,7 @@
 use hostler_broker::{BrokerError, Delivery, Session};
 use hostler_model::{
     Fence, TaskId,
-    broker::{DEAD_QUEUE, glimpse, read_offer_id},
+    broker::{DEAD_QUEUE, glimpse, offers_queue, read_offer_id},
 };
 use hostler_store::{DeadOffer, Death};
 
@@ -43,8 +43,8 @@ fn read(app: &App, delivery: &Delivery) -> Option<DeadOffer> {
         return None;
     };
     let signed = delivery.content_type == SIGNED;
-    if signed && !is_ours(app, &delivery.body, task, fence) {
-        tracing::warn!(task.id = %task, "a dead offer that no server signed was thrown away");
+    if signed && !is_ours(app, delivery, task, fence) {
+        tracing::warn!(task.id = %task, "a dead offer that no server signed, or for another queue, was thrown away");
         app.metrics.received(DEAD_QUEUE, "not_believed");
         return None;
     }
@@ -52,8 +52,12 @@ fn read(app: &App, delivery: &Delivery) -> Option<DeadOffer> {
     Some(DeadOffer { task, fence, death, signed })
 }
 
-/// Whether a server signed this offer, of this attempt. It may well have run out.
-fn is_ours(app: &App, body: &[u8], task: TaskId, fence: Fence) -> bool {
-    let offer = std::str::from_utf8(body).ok().and_then(|text| app.signer.wrote(text));
-    offer.is_some_and(|offer| (offer.sub, offer.fence) == (task, fence))
+/// Whether a server signed this offer, of this attempt, and it died where it was sent to: one that somebody else put into
+/// another node's queue says nothing about the task. It may well have run out.
+fn is_ours(app: &App, delivery: &Delivery, task: TaskId, fence: Fence) -> bool {
+    let offer = std::str::from_utf8(&delivery.body).ok().and_then(|text| app.keys.now().signed.signed(text).ok());
+    offer.is_some_and(|offer| {
+        let there = delivery.died_in.as_deref() == Some(&offers_queue(offer.aud));
+        there && (offer.sub, offer.fence) == (task, fence)
+    })
 }

@@ -84,7 +84,7 @@ fn beat(node: Node, said: PlainHeartbeat) -> Option<Beat> {
         ..node.facts
     };
     let inventory = Inventory { full: false, vms: Vec::new(), snapshots: Vec::new() };
-    let heartbeat = Heartbeat { facts, leases: Vec::new(), inventory };
+    let heartbeat = Heartbeat { facts, leases: Vec::new(), inventory, keys: String::new(), refused: Vec::new() };
     Some(Beat { node: node.id, enrolment: node.enrolment?, heartbeat })
 }
 

@@ -23,9 +23,10 @@ impl App {
         let now = self.clock.now();
         let tasks: Vec<Assignment> =
             leased.into_iter().map(|leased| assignment(&self.issuer, node, leased, now)).collect();
+        let ring = self.keys.now();
         let signed = tasks.chunks(TOGETHER).map(|tasks| match tasks {
-            [task] => self.signer.sign(task),
-            several => self.signer.sign_several(several),
+            [task] => ring.signer.sign(task),
+            several => ring.signer.sign_several(several),
         });
         signed
             .collect::<std::result::Result<_, _>>()

@@ -4,9 +4,10 @@
 //! connection that is just being accepted, and because a handshake must hand its certificate to every request. Never
 //! here: what a request means.
 
-use std::{convert::Infallible, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, io, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request};
+use hostler_model::NodeId;
 use hostler_trust::PeerCertificate;
 use http::Extensions;
 use hyper_util::{
@@ -16,7 +17,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -46,8 +47,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub(crate) enum Wire {
     /// Nothing: loopback, or behind a proxy that does.
     Plain,
-    /// TLS; a client's certificate is read.
-    Tls(Arc<rustls::ServerConfig>),
+    /// TLS; a client's certificate is read, and its connections end when its node is among those that were revoked.
+    Tls(Arc<rustls::ServerConfig>, watch::Receiver<BTreeSet<NodeId>>),
 }
 
 /// Serves until `closing`, then lets requests end.
@@ -95,10 +96,23 @@ async fn accept(
 async fn connection(stream: TcpStream, wire: Wire, router: Router, closing: CancellationToken) {
     match wire {
         Wire::Plain => speak(stream, None, router, closing).await,
-        Wire::Tls(config) => match shake(stream, config).await {
-            Ok((stream, peer)) => speak(stream, peer, router, closing).await,
+        Wire::Tls(config, revoked) => match shake(stream, config).await {
+            Ok((stream, None)) => speak(stream, None, router, closing).await,
+            Ok((stream, Some(peer))) => tokio::select! {
+                biased;
+                () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked node's connection was cut"),
+                () = speak(stream, Some(peer), router, closing) => {}
+            },
             Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
         },
+    }
+}
+
+/// Returns when the node was revoked.
+async fn cut(peer: PeerCertificate, mut revoked: watch::Receiver<BTreeSet<NodeId>>) {
+    if revoked.wait_for(|revoked| revoked.contains(&peer.identity.node)).await.is_err() {
+        // The server is gone, and its connections with it.
+        std::future::pending().await
     }
 }
 

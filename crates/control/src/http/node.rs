@@ -74,6 +74,21 @@ pub(super) async fn uncordon_node(
     change(&app, &call, &path, NodeEvent::Uncordon).await
 }
 
+/// Makes a node's certificate good for nothing, at once: nothing that it says or asks is taken by any server, what it waits for
+/// ends, and its connections are cut within a second. Machines there go on, and are unknown once the node has been silent for
+/// long enough. It may join again with a new token.
+#[utoipa::path(post, path = "/api/v1/nodes/{node}/revoke", tag = "nodes",
+    params(("node" = String, Path, description = "Its id or name")),
+    responses((status = 200, description = "The node as it is now", body = Node), Refusals))]
+pub(super) async fn revoke_node(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    _: Strict<Nothing>,
+) -> Result<Json<Node>> {
+    Ok(Json(app.revoke_node(&call, path.get("node")?).await?))
+}
+
 /// Lets a node look at everything on its host and tell at once.
 #[utoipa::path(post, path = "/api/v1/nodes/{node}/refresh", tag = "nodes",
     params(("node" = String, Path, description = "Its id or name"), SubmitQuery, SubmitHeaders),

@@ -14,8 +14,8 @@ use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    access, audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, letter, node,
-    quota, service_account, snapshot, stats, task, task_log, tenant, token, vm, vm_power,
+    access, audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, key, letter,
+    node, quota, service_account, snapshot, stats, task, task_log, tenant, token, vm, vm_power,
 };
 use crate::app::{App, Error};
 
@@ -74,7 +74,12 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(node::approve_node))
         .routes(routes!(node::cordon_node))
         .routes(routes!(node::uncordon_node))
+        .routes(routes!(node::revoke_node))
         .routes(routes!(join_token::make_join_token))
+        .routes(routes!(key::list_keys, key::stage_key))
+        .routes(routes!(key::activate_key))
+        .routes(routes!(key::retire_key))
+        .routes(routes!(key::revoke_key))
         .routes(routes!(node::refresh_node))
         .routes(routes!(node::pause_node))
         .routes(routes!(node::resume_node))

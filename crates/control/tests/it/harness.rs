@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, response::Response};
-use hostler_control::{Limits, Pace, PeerIdentity, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, Resources, TenantId, Timestamp,
@@ -26,9 +26,7 @@ use hostler_model::{
     tenant::UNLIMITED,
 };
 use hostler_store::{Config, LogFilter, NewApiToken, NewJoinToken, NewTenantRow, Store, TaskFilter, Timing, VmFilter};
-use hostler_trust::{
-    AccessIssuer, ApiToken, Authority, Expected, JoinToken, NodeIdentity, NodeKey, TaskSigner, TaskVerifier,
-};
+use hostler_trust::{AccessIssuer, ApiToken, Authority, Expected, JoinToken, NodeIdentity, NodeKey, TaskVerifier};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use serde::{Serialize, de::DeserializeOwned};
@@ -81,12 +79,15 @@ impl World {
         let ids = Ids::seeded(7);
         let config = Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing: Timing::default() };
         let store = Store::open(&dir.path().join("hostler.db"), config).unwrap();
+        let sealer = Sealer::open(store.clone(), &dir.path().join("master.key")).unwrap();
         let server = Server::new(ServerConfig {
             store: store.clone(),
             clock: clock.clone(),
             ids: ids.clone(),
             authority: Authority::create(clock.now()).unwrap(),
-            signer: TaskSigner::generate().unwrap(),
+            keys: Keyring::open(store.clone(), sealer.clone()).await.unwrap(),
+            sealer,
+            node_validity: hostler_trust::ca::NODE_VALIDITY,
             access: AccessIssuer::generate("hostler-test", clock.now()).unwrap(),
             issuer: "hostler-test".into(),
             blobs: dir.path().join("blobs"),
@@ -211,7 +212,9 @@ fn quick() -> Pace {
         drop_idempotency_keys: every,
         fold_stats: every,
         lapse_imports: every,
+        forget: every,
         collect_blobs: every,
+        refresh_trust: every,
     }
 }
 

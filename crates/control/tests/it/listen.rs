@@ -75,6 +75,45 @@ async fn a_node_joins_polls_and_is_known_by_its_certificate() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_node_is_cut_off_with_what_it_waits_for_and_renews_no_more() {
+    let (world, agent) = World::ready().await;
+    let served = serve(&world).await;
+    let credentials = Credentials::new(&agent.key, &agent.joined.certificate_pem, &agent.joined.ca_pem).unwrap();
+    let node = client(&world.clock, ServerTrust::Authority(&agent.joined.ca_pem), Some(&credentials));
+    let url = |rest: &str| format!("{}/internal/v1/nodes/{}/{rest}", served.internal, agent.identity.node);
+    assert_eq!(node.get(url("tasks/wait?wait_ms=0")).send().await.unwrap().status(), 200);
+    // A poll that waits, and a connection that somebody holds open.
+    let poll = tokio::spawn(node.get(url("tasks/wait?wait_ms=60000")).send());
+    let polls = "hostler_dispatch_waiting_polls 1";
+    while !world.get("/metrics").send().await.text().contains(polls) {}
+    let began = std::time::Instant::now();
+    assert_eq!(world.post("/api/v1/nodes/node-1/revoke", json!({})).send().await.status, 200);
+    // Its answer is a refusal, where it came before the connection was cut.
+    assert!(poll.await.unwrap().is_err_or_refused());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    // What it tries anew is cut or refused, the renewal included, and that of a certificate that has ended too.
+    let renew = json!({"csr_pem": agent.key.csr("node-1").unwrap()});
+    for _ in 0..2 {
+        assert!(node.get(url("tasks/wait?wait_ms=0")).send().await.is_err_or_refused());
+        assert!(node.post(url("renew")).json(&renew).send().await.is_err_or_refused());
+        world.pass(Duration::from_secs(25 * 3600));
+    }
+    served.shutdown.cancel();
+    served.serving.await.unwrap();
+}
+
+/// Whether a call came to nothing.
+trait Came {
+    fn is_err_or_refused(self) -> bool;
+}
+
+impl Came for reqwest::Result<reqwest::Response> {
+    fn is_err_or_refused(self) -> bool {
+        self.map_or(true, |answer| [401, 403].contains(&answer.status().as_u16()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn time_before_it_serves_is_no_service() {
     let (world, agent) = World::ready().await;
     let task = world.echo("x").await;

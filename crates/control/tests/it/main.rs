@@ -12,6 +12,7 @@ mod idempotency;
 mod image;
 mod import;
 mod join_token;
+mod key;
 mod letter;
 mod life;
 mod listen;

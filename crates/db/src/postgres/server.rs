@@ -23,7 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// What was answered is on the disk, whatever the server's own setting says. Every text is short and walks an index:
-/// its plan is made once, and none that reads whole tables is taken because they were small when they were last counted.
+/// its plan is made once, and none that reads whole tables is taken because they were small when they were last counted,
+/// nor one that collects and sorts all that an index has where a page of it was asked for: how many a page takes is not
+/// known when the plan is made. What is asked for lies in memory, or on a disk that does not turn.
 /// A process that stands still in a transaction, holding the lock of all who write, loses it.
 const SETTINGS: &str = "
 SET client_min_messages = warning;
@@ -33,6 +35,9 @@ SET plan_cache_mode = force_generic_plan;
 SET enable_seqscan = off;
 SET enable_hashjoin = off;
 SET enable_mergejoin = off;
+SET enable_bitmapscan = off;
+SET max_parallel_workers_per_gather = 0;
+SET random_page_cost = 1.1;
 SET jit = off;
 SET idle_in_transaction_session_timeout = '10s';
 SET lock_timeout = '20s';

@@ -11,6 +11,7 @@ pub mod explain;
 pub mod fixture;
 mod host;
 pub mod image;
+pub mod key;
 pub mod live;
 pub mod login;
 pub mod node;

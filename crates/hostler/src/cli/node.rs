@@ -102,6 +102,12 @@ enum Verb {
     /// Place new machines on a node again
     #[command(after_help = "Examples:\n  hostler node uncordon rack1-a")]
     Uncordon(Which),
+    /// Make a node's certificate good for nothing, at once
+    ///
+    /// No server takes anything from it any more, and its connections are cut within a second. Its machines go on, and are
+    /// unknown after a while. With a new token it may join again.
+    #[command(after_help = "Examples:\n  hostler node revoke rack1-a")]
+    Revoke(Which),
     /// Let a node look at everything on its host and tell at once
     #[command(after_help = refresh::EXAMPLES)]
     Refresh(refresh::Args),
@@ -145,6 +151,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::Approve(Which { node }) => decide(&session, &node, Decision::Approve).await,
         Verb::Cordon(Which { node }) => decide(&session, &node, Decision::Cordon).await,
         Verb::Uncordon(Which { node }) => decide(&session, &node, Decision::Uncordon).await,
+        Verb::Revoke(Which { node }) => decide(&session, &node, Decision::Revoke).await,
         Verb::Refresh(args) => refresh::run(args, &session).await,
     }
 }
@@ -157,20 +164,22 @@ async fn decide(session: &Session, node: &str, decision: Decision) -> Result<Exi
 
 /// The token, and what to do with it on the host that is to join.
 fn told(issued: &IssuedJoinToken, now: Timestamp) -> String {
+    let name = issued.node.as_ref().map(|name| format!(" --name {name}")).unwrap_or_default();
     output::fields([
         ("token", issued.token.clone()),
         ("node", output::or_nothing(issued.node.as_ref())),
         ("works", format!("once, for {}", output::took(issued.expires_at.since(now)))),
         ("then", if issued.approve { "" } else { "`hostler node approve NODE`, before it gets tasks" }.to_owned()),
-        ("use", "hostler agent --server https://SERVER:9091 --join-token-file FILE".to_owned()),
+        ("there", format!("hostler agent join {} --server https://SERVER:9091{name}", issued.token)),
     ])
 }
 
 /// What an operator decided about it.
 fn state(node: &Node) -> String {
-    match node.paused_at {
-        Some(_) => format!("{}, paused", node.state),
-        None => node.state.to_string(),
+    match (node.revoked_at, node.paused_at) {
+        (Some(_), _) => "revoked".to_owned(),
+        (None, Some(_)) => format!("{}, paused", node.state),
+        (None, None) => node.state.to_string(),
     }
 }
 
@@ -233,6 +242,7 @@ fn show(node: &Node, now: Timestamp) -> String {
         ("name", node.name.to_string()),
         ("id", node.id.to_string()),
         ("state", state(node)),
+        ("revoked", node.revoked_at.map(|since| output::ago(since, now)).unwrap_or_default()),
         ("paused", node.paused_at.map(|since| output::ago(since, now)).unwrap_or_default()),
         ("agent", format!("{}, seen {}, version {}", node.freshness.as_str(), seen(node, now), facts.agent_version)),
         (

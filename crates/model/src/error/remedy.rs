@@ -73,6 +73,10 @@ impl Code {
             Code::NodeStateConflict => {
                 "`hostler node show` says the node's state: it may wait for approval, be cordoned, or be cordoned already."
             }
+            Code::KeyNotFound => "`hostler key list` shows the keys that sign tasks, by their whole names.",
+            Code::KeyStateConflict => {
+                "`hostler key list` says the keys' states. The one that signs is followed by another (`hostler key stage`, then `activate`) before it is retired."
+            }
             Code::QuotaExceeded => {
                 "The fact `over` says, for each amount, limit, used, held and asked. Delete or shrink something, wait for work that holds an amount, or ask for a higher limit."
             }

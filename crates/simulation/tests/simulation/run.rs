@@ -129,7 +129,7 @@ impl Stage {
         let net = Net::new(dice.apart(), trace.clone());
         let history = History::new(trace.clone());
         let site = Site::new(dir, Wall::new(began), dice.apart(), net.clone(), history);
-        let live = site.open()?;
+        let live = site.open().await?;
         let ids = Ids::seeded(dice.number());
         let (mut tenants, mut tokens) = (Vec::new(), Vec::new());
         for number in 0..dice.within(1..3) {

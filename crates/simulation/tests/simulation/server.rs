@@ -8,11 +8,11 @@ use std::{
 
 use axum::{Router, body::Body};
 use hostler_agent::tether::Tether;
-use hostler_control::{Limits, Pace, PeerIdentity, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{Ids, catalogue::Catalogue, defaults::Defaults, event::Actor};
 use hostler_store::{Config, NewJoinToken, Store, Timing};
-use hostler_trust::{AccessIssuer, Authority, JoinToken, TaskSigner};
+use hostler_trust::{AccessIssuer, Authority, JoinToken};
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use tokio::{task::JoinHandle, task::yield_now};
@@ -66,18 +66,21 @@ impl Site {
     }
 
     /// A server over what is there, which nobody can reach yet.
-    pub fn open(&self) -> anyhow::Result<Live> {
+    pub async fn open(&self) -> anyhow::Result<Live> {
         let (clock, ids) = (self.wall.clock(), Ids::seeded(self.dice.number()));
         let config = Config { mode: Mode::Inline, clock: clock.clone(), ids: ids.clone(), timing: Timing::default() };
         let store = Store::open(&self.path(), config)?;
         let ca = self.dir.join("ca");
+        let sealer = Sealer::open(store.clone(), &self.dir.join("master.key"))?;
         let server = Server::new(ServerConfig {
             broker: None,
             store: store.clone(),
             clock: clock.clone(),
             ids,
             authority: Authority::load_or_create(&ca, clock.now())?,
-            signer: TaskSigner::load_or_create(&ca)?,
+            keys: Keyring::open(store.clone(), sealer.clone()).await?,
+            sealer,
+            node_validity: hostler_trust::ca::NODE_VALIDITY,
             access: AccessIssuer::open("simulation", &ca, clock.now())?,
             issuer: "simulation".to_owned(),
             blobs: self.dir.join("blobs"),
@@ -113,7 +116,7 @@ impl Site {
         }
         let trace = self.net.trace();
         trace.note("the server starts");
-        let Some(live) = trace.unless("the server cannot start", self.open()) else { return };
+        let Some(live) = trace.unless("the server cannot start", self.open().await) else { return };
         self.history.compare(&live.store).await;
         check::doctor(&live.store)
             .await

@@ -3,7 +3,7 @@
 -- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
 
 -- One row: the store's epoch, the number of the last log entry, the hash of the last link; `mark`: the certificate
--- authority and the signing key of the servers over this database.
+-- authority of the servers over this database.
 CREATE TABLE log_head (
     one         BIGINT PRIMARY KEY CHECK (one = 1),
     store_epoch BIGINT NOT NULL,
@@ -36,6 +36,8 @@ CREATE TABLE log (
 
 CREATE INDEX log_by_subject ON log (subject, seq);
 CREATE INDEX log_by_tenant ON log (tenant, seq) WHERE tenant IS NOT NULL;
+-- As for lists of tasks, below.
+ALTER TABLE log ALTER tenant SET (n_distinct = 10000), ALTER subject SET (n_distinct = 10000);
 
 -- One link per batch of entries: hash = sha256(the hash before, the digest of the batch).
 CREATE TABLE links (
@@ -116,10 +118,12 @@ CREATE TABLE nodes (
     heard_epoch BIGINT NOT NULL,
     orphans    TEXT COLLATE "C" NOT NULL,
     paused_at  BIGINT,
+    revoked_at BIGINT,
     created_at BIGINT NOT NULL
 );
 
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
+CREATE INDEX nodes_revoked ON nodes (id) WHERE revoked_at IS NOT NULL;
 CREATE INDEX nodes_offered ON nodes (id) WHERE transport <> 'poll';
 
 -- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
@@ -184,6 +188,13 @@ CREATE INDEX tasks_by_vm ON tasks (vm, id) WHERE vm IS NOT NULL;
 CREATE INDEX tasks_by_code ON tasks (code, id) WHERE code IS NOT NULL;
 CREATE INDEX tasks_by_retry ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 CREATE INDEX tasks_dead ON tasks (tenant, id) WHERE dead_letter = 'waiting';
+-- A plan is made before it is known whose rows are asked for: it is to walk their index, though they may be nearly all, or
+-- nearly none.
+ALTER TABLE tasks ALTER tenant SET (n_distinct = 10000), ALTER vm SET (n_distinct = 10000),
+                  ALTER code SET (n_distinct = 10000);
+-- What ended leaves its places in the indexes of what has not, and each claim steps over them until they are cleared: with
+-- a history of millions a fifth of it is too long to wait for.
+ALTER TABLE tasks SET (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000);
 
 -- What is to be offered by the broker: each task of a node there that waits to be leased, or, in plain form, was leased to
 -- be sent. `attempt`: the one that is offered. `due_at`: not sent before; while somebody sends it, until when nobody else
@@ -276,6 +287,7 @@ CREATE INDEX vms_by_expiry ON vms (expires_at) WHERE expires_at IS NOT NULL AND 
 CREATE INDEX vms_by_tenant ON vms (tenant, id) WHERE state <> 'deleted';
 CREATE INDEX vms_deleted ON vms (id) WHERE state = 'deleted';
 CREATE INDEX vms_deleted_by_tenant ON vms (tenant, id) WHERE state = 'deleted';
+ALTER TABLE vms ALTER tenant SET (n_distinct = 10000), ALTER node SET (n_distinct = 10000);
 
 -- `disk_bytes` and `memory_bytes` are known once the snapshot is whole.
 CREATE TABLE snapshots (
@@ -303,6 +315,7 @@ CREATE INDEX snapshots_on_node ON snapshots (node, id) WHERE state <> 'deleted';
 CREATE INDEX snapshots_on_vm ON snapshots (vm, id) WHERE state <> 'deleted';
 CREATE INDEX snapshots_by_tenant ON snapshots (tenant, id) WHERE state <> 'deleted';
 CREATE INDEX snapshots_deleted ON snapshots (id) WHERE state = 'deleted';
+ALTER TABLE snapshots ALTER tenant SET (n_distinct = 10000), ALTER vm SET (n_distinct = 10000);
 
 CREATE TABLE images (
     tenant     TEXT COLLATE "C" NOT NULL,
@@ -343,6 +356,7 @@ CREATE TABLE imports (
 );
 
 CREATE INDEX imports_by_tenant ON imports (tenant, id);
+ALTER TABLE imports ALTER tenant SET (n_distinct = 10000);
 CREATE INDEX imports_running ON imports (beat_at) WHERE state = 'running';
 
 -- First answers, kept for 24 h and until their work, a task or an import, ends, if there is any.
@@ -401,3 +415,20 @@ CREATE TABLE service_accounts (
     deleted_at BIGINT
 );
 CREATE UNIQUE INDEX service_accounts_by_name ON service_accounts (tenant, name) WHERE deleted_at IS NULL;
+
+-- Keys that sign tasks. `public`: 32 bytes as base64url. `private`: sealed; NULL once the key is over.
+CREATE TABLE signing_keys (
+    kid        TEXT COLLATE "C" PRIMARY KEY,
+    state      TEXT COLLATE "C" NOT NULL,
+    public     TEXT COLLATE "C" NOT NULL,
+    private    TEXT COLLATE "C",
+    created_at BIGINT NOT NULL,
+    changed_at BIGINT NOT NULL
+);
+
+-- Keys under which values are sealed, wrapped by a master key, which is in no database. `owner`: a tenant, or `control`.
+CREATE TABLE data_keys (
+    owner      TEXT COLLATE "C" PRIMARY KEY,
+    wrapped    TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL
+);

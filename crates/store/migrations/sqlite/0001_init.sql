@@ -2,7 +2,7 @@
 -- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
 
 -- One row: the store's epoch, the number of the last log entry, the hash of the last link; `mark`: the certificate
--- authority and the signing key of the servers over this database.
+-- authority of the servers over this database.
 CREATE TABLE log_head (
     one         INTEGER PRIMARY KEY CHECK (one = 1),
     store_epoch INTEGER NOT NULL,
@@ -100,7 +100,8 @@ CREATE TABLE allocations (
 -- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
 -- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
 -- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
--- not ours, as they were last written to the log. `transport`: by which road its tasks travel.
+-- not ours, as they were last written to the log. `transport`: by which road its tasks travel. `revoked_at`: since when
+-- its certificate is good for nothing.
 CREATE TABLE nodes (
     id         TEXT PRIMARY KEY,
     name       TEXT    NOT NULL UNIQUE,
@@ -115,10 +116,12 @@ CREATE TABLE nodes (
     heard_epoch INTEGER NOT NULL,
     orphans    TEXT    NOT NULL,
     paused_at  INTEGER,
+    revoked_at INTEGER,
     created_at INTEGER NOT NULL
 ) STRICT;
 
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
+CREATE INDEX nodes_revoked ON nodes (id) WHERE revoked_at IS NOT NULL;
 CREATE INDEX nodes_offered ON nodes (id) WHERE transport <> 'poll';
 
 -- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
@@ -400,3 +403,20 @@ CREATE TABLE service_accounts (
     deleted_at INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE UNIQUE INDEX service_accounts_by_name ON service_accounts (tenant, name) WHERE deleted_at IS NULL;
+
+-- Keys that sign tasks. `public`: 32 bytes as base64url. `private`: sealed; NULL once the key is over.
+CREATE TABLE signing_keys (
+    kid        TEXT PRIMARY KEY,
+    state      TEXT    NOT NULL,
+    public     TEXT    NOT NULL,
+    private    TEXT,
+    created_at INTEGER NOT NULL,
+    changed_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Keys under which values are sealed, wrapped by a master key, which is in no database. `owner`: a tenant, or `control`.
+CREATE TABLE data_keys (
+    owner      TEXT PRIMARY KEY,
+    wrapped    TEXT    NOT NULL,
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;

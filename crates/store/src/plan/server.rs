@@ -17,6 +17,7 @@ const SHORT: &[&str] = &[
     "tasks_in_backoff",
     "nodes_paused",
     "nodes_offered",
+    "nodes_revoked",
     "imports_running",
 ];
 
@@ -63,11 +64,21 @@ async fn plans(texts: Vec<&'static str>) -> Vec<(&'static str, Vec<String>)> {
 
 #[tokio::test]
 async fn no_text_that_runs_all_the_time_reads_a_whole_table() {
-    let plans = plans(texts::on_a_server().collect()).await;
+    let plans = plans(texts::hot().map(texts::on_a_server).collect()).await;
     let bad = plans.iter().filter(|(_, plan)| !whole_reads(plan).is_empty());
     let told: Vec<String> =
         bad.map(|(text, plan)| format!("{text}\n\n{}\n{:#?}\n", plan.join("\n"), whole_reads(plan))).collect();
     assert!(told.is_empty(), "{} of {}:\n{}", told.len(), plans.len(), told.join("\n--\n"));
+}
+
+#[tokio::test]
+async fn a_list_by_a_filter_walks_that_filters_index_though_tenants_are_few() {
+    let plans = plans(texts::lists().map(|(text, _)| texts::on_a_server(text)).collect()).await;
+    for ((_, index), (text, plan)) in texts::lists().zip(plans) {
+        let walk = format!("using {} ", index.split(' ').next().unwrap_or_default());
+        assert!(plan.iter().any(|line| line.contains(&walk)), "{index}: {text}\n{plan:#?}");
+        assert!(!plan.iter().any(|line| line.contains("Sort")), "{text}\n{plan:#?}");
+    }
 }
 
 #[tokio::test]

@@ -6,11 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hostler_db::Texts;
-
 use crate::{
-    allocation, api_token, doctor, idempotency, image, import, log, node, secret, service_account, snapshot, task,
-    task_log, tenant, timeline, token, vm,
+    allocation, api_token, doctor, history, idempotency, image, import, key, log, node, secret, service_account,
+    snapshot, task, task_log, tenant, timeline, token, vm,
 };
 
 /// Texts that may read a whole table, by the file and the name, and why.
@@ -24,6 +22,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("gauges.rs", "NODES", "as many as there are hosts"),
     ("gauges.rs", "BOOKS", "as many as there are tenants"),
     ("image.rs", "MANIFESTS", "blobs that no image has are found once an hour"),
+    ("key.rs", "ALL", "as many as were ever made: one in months"),
     ("node.rs", "ALL", "placement looks at every host"),
     ("node.rs", "BOOKS", "the doctor compares every host's"),
     ("tenant.rs", "BOOKS", "the doctor compares every tenant's"),
@@ -34,6 +33,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("task/outbox.rs", "LENGTH", "offers that nobody has begun are counted for /metrics"),
     ("task/stats.rs", "TOTALS", "counters: an hour's and no more"),
     ("token.rs", "USE_UP_JOINS", "once after a restore"),
+    ("token.rs", "USE_UP_OF", "when an operator revokes a node"),
 ];
 
 /// Those that run all the time: none may read a whole table.
@@ -42,9 +42,11 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
         allocation::HOT,
         api_token::HOT,
         doctor::HOT,
+        history::HOT,
         idempotency::HOT,
         image::HOT,
         import::HOT,
+        key::HOT,
         log::HOT,
         node::HOT,
         secret::HOT,
@@ -66,11 +68,16 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
     texts.into_iter().flatten().copied()
 }
 
-/// The same for a server.
-pub(super) fn on_a_server() -> impl Iterator<Item = &'static str> {
-    let both: Vec<&Texts> =
-        [allocation::BOTH, log::BOTH, task::BOTH, task::list::BOTH].into_iter().flatten().copied().collect();
-    hot().map(move |text| both.iter().find(|texts| texts.sqlite == text).map_or(text, |texts| texts.postgres))
+/// Lists, and the index that each is to walk in its order.
+pub(super) fn lists() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lists = [vm::INDEXED, snapshot::INDEXED, log::INDEXED, task::list::INDEXED, task::later::INDEXED];
+    lists.into_iter().flatten().copied()
+}
+
+/// The same text for a server.
+pub(super) fn on_a_server(text: &'static str) -> &'static str {
+    let mut both = [allocation::BOTH, log::BOTH, task::BOTH, task::list::BOTH].into_iter().flatten();
+    both.find(|texts| texts.sqlite == text).map_or(text, |texts| texts.postgres)
 }
 
 /// The names of the texts in a file, and what its list `HOT` says.
@@ -95,7 +102,9 @@ fn sorted(source: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
 /// Whether a constant is a statement: by its first word, or because a macro puts it together.
 fn is_text(value: &str) -> bool {
     let word = value.trim_start_matches([' ', '\n', '"']);
-    ["SELECT", "INSERT", "UPDATE", "DELETE", "concat!", "list!", "Texts"].iter().any(|first| word.starts_with(first))
+    ["SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "concat!", "list!", "look!", "Texts"]
+        .iter()
+        .any(|first| word.starts_with(first))
 }
 
 fn files(folder: &Path, found: &mut Vec<PathBuf>) {

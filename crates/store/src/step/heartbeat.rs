@@ -8,10 +8,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_db::Result;
 use hostler_model::{
-    NodeId, SnapshotId, TaskId, VmId,
+    NodeId, PrincipalId, SnapshotId, TaskId, VmId,
     alloc::Owner,
+    event::Actor,
     internal::{HeartbeatAnswer, HeldLease},
     node::Freshness,
+    refused::Why,
     task::TaskState,
     vm::{self, Missing, Observation, VmChange, VmReason, VmState},
 };
@@ -99,6 +101,7 @@ fn hear(work: &mut Work<'_>, beat: &Beat, compare: bool) -> Result<HeartbeatAnsw
         ..HeartbeatAnswer::default()
     };
     freshen(work, beat);
+    refused(work, beat);
     for held in &beat.heartbeat.leases {
         renew(work, beat, held, &mut answer);
     }
@@ -109,6 +112,15 @@ fn hear(work: &mut Work<'_>, beat: &Beat, compare: bool) -> Result<HeartbeatAnsw
     }
     work.heard.push(beat.node);
     Ok(answer)
+}
+
+/// What an agent refused is in the audit: somebody may be sending it what is not for it. An agent has one line for each
+/// reason.
+fn refused(work: &mut Work<'_>, beat: &Beat) {
+    let node = Actor { principal: PrincipalId(beat.node.0), role: "node".into(), request: None };
+    for refused in beat.heartbeat.refused.iter().take(Why::ALL.len()) {
+        work.audit(&node, None, "node", "task.refused", beat.node.0, json!(refused));
+    }
 }
 
 /// The node is fresh; its facts are written when they differ.

@@ -36,6 +36,9 @@ pub(crate) fn join(work: &mut Work<'_>, join: &JoinNode) -> Result<Answer<Node>>
     row.node.transport = join.facts.transport.unwrap_or_default();
     (row.node.freshness, row.node.last_seen) = (Freshness::Fresh, Some(work.now));
     (row.lost_at, row.beat_seq) = (None, None);
+    if row.node.revoked_at.take().is_some() {
+        work.trust_changed();
+    }
     if token.approve {
         row.node.state = row.node.state.after(NodeEvent::Approve).unwrap_or(row.node.state);
     }
@@ -118,6 +121,7 @@ fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {
         book: Book::default(),
         schedulable: Resources::ZERO,
         paused_at: None,
+        revoked_at: None,
         last_seen: None,
         created_at: work.now,
     };
@@ -156,6 +160,25 @@ pub(crate) fn queue(work: &mut Work<'_>, id: NodeId, queue: Queue, actor: &Actor
 fn not_found(id: NodeId) -> Refusal {
     Refusal::new(Code::NodeNotFound, "there is no such node; `hostler node list` shows those there are")
         .with("node", id.to_string())
+}
+
+/// Makes a node's certificate good for nothing: with no enrolment nothing that it says or asks is taken, by whichever server.
+/// What ran there is judged as that of a node that is silent. Tokens that name it are used up; with a new one it may join
+/// again, and waits for its approval unless that token gives it.
+pub(crate) fn revoke(work: &mut Work<'_>, id: NodeId, actor: &Actor) -> Result<Answer<Node>> {
+    let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else { return Ok(Err(not_found(id))) };
+    let before = row.node.state;
+    (row.node.enrolment, row.node.state) = (None, NodeState::Pending);
+    row.node.revoked_at.get_or_insert(work.now);
+    token::use_up_of(work.tx, &row.node.name, work.now)?;
+    let node = row.node.clone();
+    work.nodes.insert(id, row);
+    let data = json!({"name": node.name, "was": before});
+    work.event(None, "node", "node.revoked", id.0, data.clone());
+    work.audit(actor, None, "node", "node.revoke", id.0, data);
+    work.trust_changed();
+    work.wake(Some(id));
+    Ok(Ok(node))
 }
 
 /// What an operator does to a node.

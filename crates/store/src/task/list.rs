@@ -217,7 +217,12 @@ pub(crate) const HOT: &[&str] = &[ONE, OF_TENANT, OF_VM, WITH_CODE, DEAD, LEASED
 
 /// Lists, and the index that each is to walk.
 #[cfg(test)]
-pub(crate) const INDEXED: &[(&str, &str)] = &[(DEAD, "tasks_dead (tenant=? AND id<?)")];
+pub(crate) const INDEXED: &[(&str, &str)] = &[
+    (OF_TENANT, "tasks_by_tenant (tenant=? AND id<?)"),
+    (OF_VM, "tasks_by_vm (vm=? AND id<?)"),
+    (WITH_CODE, "tasks_by_code (code=? AND id<?)"),
+    (DEAD, "tasks_dead (tenant=? AND id<?)"),
+];
 
 /// Of these, those in two texts.
 #[cfg(test)]

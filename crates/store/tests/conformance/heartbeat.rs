@@ -2,12 +2,17 @@
 
 use hostler_model::{
     Code,
+    event::Class,
     internal::{HeartbeatAnswer, HeldLease},
     kind::KindName,
     node::Freshness,
+    refused::{Refused, Why},
     task::Effects,
     vm::{Observation, VmReason, VmState},
 };
+
+use hostler_store::LogFilter;
+use serde_json::json;
 
 use crate::world::{Agent, World, cancelled, failed, one_vm, seen};
 
@@ -252,4 +257,22 @@ pub async fn a_state_that_no_node_can_see_changes_nothing(world: &mut World) {
     }
     // Something of it is there all the same.
     assert_eq!(world.book().await.held, one_vm());
+}
+
+pub async fn what_an_agent_refused_is_in_the_audit_one_line_for_each_reason(world: &mut World) {
+    let agent = world.node("a").await;
+    let head = world.head().await;
+    let line = |why| Refused { why, count: 7, task: None, fence: None, at: world.now() };
+    let refused = Why::ALL.iter().copied().chain([Why::Expired; 50]).map(line).collect();
+    let mut beat = world.heartbeat(agent, &[], false, Vec::new());
+    beat.heartbeat.refused = refused;
+    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap();
+    let filter = LogFilter { class: Some(Class::Audit), ..LogFilter::default() };
+    let entries = world.store.log(filter, head, 100).await.unwrap();
+    assert_eq!(entries.len(), Why::ALL.len(), "an agent that says more is not written down for it");
+    for (entry, why) in entries.iter().zip(Why::ALL) {
+        assert_eq!((entry.kind.as_str(), entry.subject), ("task.refused", agent.node.0));
+        assert_eq!((&entry.data["what"]["why"], &entry.data["what"]["count"]), (&json!(why.as_str()), &json!(7)));
+        assert_eq!(entry.data["actor"]["role"], "node");
+    }
 }

@@ -7,10 +7,12 @@ mod api_token;
 mod cancel;
 mod doctor;
 mod edit;
+mod forget;
 mod heartbeat;
 mod history;
 mod idempotency;
 mod image;
+mod key;
 mod later;
 mod lease;
 mod letter;
@@ -91,6 +93,13 @@ macro_rules! every_claim {
                 a_key_belongs_to_its_caller_and_route
                 a_refusal_does_not_use_a_key_up
                 a_key_is_kept_for_a_day_and_until_its_task_ends;
+            forget:
+                a_task_goes_a_month_after_its_end_with_all_that_hangs_on_it
+                what_has_not_ended_stays_however_old_it_is
+                a_dead_letter_stays_until_somebody_has_decided
+                a_walk_goes_piece_by_piece_while_others_write_and_read
+                a_deleted_machine_goes_after_its_tasks_and_its_snapshots
+                a_machine_that_is_not_deleted_stays_with_what_is_charged_for_it;
             lease:
                 tasks_are_leased_in_the_order_of_their_submission
                 a_node_gets_its_own_tasks_only
@@ -127,6 +136,7 @@ macro_rules! every_claim {
                 a_missing_vm_that_is_seen_again_is_charged_again
                 a_vm_in_error_that_is_gone_is_no_longer_charged
                 a_vm_whose_task_is_under_way_is_left_alone
+                what_an_agent_refused_is_in_the_audit_one_line_for_each_reason
                 an_orphan_is_answered_each_time_and_logged_once
                 a_vm_that_was_just_deleted_is_no_orphan
                 a_deleted_vm_that_is_still_there_is_an_orphan
@@ -323,6 +333,7 @@ macro_rules! every_claim {
                 a_node_that_joins_again_keeps_its_id
                 a_node_waits_for_approval
                 a_cordoned_node_gets_tasks_but_no_machines
+                nothing_is_taken_from_a_revoked_node_until_it_joins_anew
                 an_event_that_does_not_apply_is_refused
                 after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has
                 after_a_restore_nothing_is_undone_because_time_went_by;
@@ -349,6 +360,12 @@ macro_rules! every_claim {
                 what_a_plain_consumer_rejects_was_not_done_and_what_it_died_of_is_unknown
                 a_plain_task_that_is_cancelled_ends_by_evidence_only
                 a_plain_nodes_name_is_its_own;
+            key:
+                one_key_signs_and_follows_another
+                a_revoked_key_that_signed_is_followed_at_once
+                every_change_of_a_key_is_in_the_audit_without_its_private_part
+                no_more_keys_are_believed_than_agents_hold
+                an_owner_has_one_key_whoever_makes_it_first;
             log:
                 entries_are_numbered_without_gaps
                 filters_select

@@ -147,3 +147,30 @@ pub async fn after_a_restore_nothing_is_undone_because_time_went_by(world: &mut 
     let again = world.lease(agent, 9).await;
     assert!(again.iter().any(|leased| leased.task == before.task && leased.intent == Intent::Run), "{again:?}");
 }
+
+pub async fn nothing_is_taken_from_a_revoked_node_until_it_joins_anew(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.running(agent, "web").await;
+    world.ok(world.on_vm(KindName::VmExec, vm)).await;
+    let leased = world.lease_one(agent).await;
+    let unused = world.join_token(Some("a"), true).await;
+    let node = world.store.revoke_node(agent.node, Actor::system()).await.unwrap().unwrap();
+    assert_eq!((node.state, node.revoked_at, node.enrolment), (NodeState::Pending, Some(world.now()), None));
+    assert_eq!(world.store.revoked_nodes().await.unwrap(), [agent.node]);
+    // A poll, a heartbeat, a result: nothing counts.
+    assert_eq!(world.claim(agent, 1, None).await.unwrap_err().code, Code::IdentityMismatch);
+    let beat = world.heartbeat(agent, &[&leased], true, Vec::new());
+    let refused = world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap_err();
+    assert_eq!(refused.code, Code::IdentityMismatch);
+    assert_eq!(world.task(leased.task).await.state, TaskState::Running);
+    world.refused(world.create("other"), Code::NoCapacity).await;
+    // Nor does a token that was made for it before.
+    let refused = world.store.join(world.join(&unused, "a", world.id())).await.unwrap().unwrap_err();
+    assert_eq!(refused.code, Code::JoinTokenInvalid);
+    let token = world.join_token(Some("a"), true).await;
+    let anew = Agent { enrolment: world.id(), ..agent };
+    let node = world.store.join(world.join(&token, "a", anew.enrolment)).await.unwrap().unwrap();
+    assert_eq!((node.id, node.state, node.revoked_at), (agent.node, NodeState::Ready, None));
+    assert_eq!(world.store.revoked_nodes().await.unwrap(), []);
+    assert_eq!(world.claim(agent, 1, None).await.unwrap_err().code, Code::IdentityMismatch, "the old certificate");
+}

@@ -11,7 +11,7 @@ use hostler_model::{
 use hostler_store::{Leased, Reveal, Submission};
 use serde_json::json;
 
-use crate::world::{Agent, World, failed};
+use crate::world::{Agent, TENANT, World, failed};
 
 const TEXT: &str = "hunter2";
 
@@ -42,7 +42,7 @@ pub async fn a_text_is_given_to_the_holder_of_the_lease_under_its_fence_only(wor
     let leased = world.lease_one(agent).await;
     assert!(!leased.params.to_string().contains(TEXT), "it does not travel in the task");
     let good = wanted(agent, &leased, &secret);
-    assert_eq!(world.store.reveal(good).await.unwrap().as_deref(), Some(TEXT));
+    assert_eq!(world.store.reveal(good).await.unwrap(), Some((TENANT, TEXT.to_owned())));
     let (node, enrolment) = (other.node, other.enrolment);
     let passed = Fence { attempt: leased.fence.attempt + 1, ..leased.fence };
     for bad in [

@@ -363,7 +363,13 @@ impl World {
 
     pub fn heartbeat(&self, agent: Agent, leases: &[&Leased], full: bool, vms: Vec<Observation>) -> Beat {
         let leases = leases.iter().map(|leased| HeldLease { task: leased.task, fence: leased.fence }).collect();
-        let heartbeat = Heartbeat { facts: facts(), leases, inventory: Inventory { full, vms, snapshots: Vec::new() } };
+        let heartbeat = Heartbeat {
+            facts: facts(),
+            leases,
+            inventory: Inventory { full, vms, snapshots: Vec::new() },
+            keys: String::new(),
+            refused: Vec::new(),
+        };
         Beat { node: agent.node, enrolment: agent.enrolment, heartbeat }
     }
 

@@ -1,6 +1,10 @@
-//! A public task key as a JWK (RFC 8037), and sets of them.
+//! A public task key as a JWK (RFC 8037), and sets of them. A set also names keys that were revoked, in a member of its own,
+//! which others pass over (RFC 7517 §5).
+
+use std::collections::HashSet;
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use hostler_model::key::{KeyState, SigningKey};
 use jsonwebtoken::DecodingKey;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -26,20 +30,48 @@ pub enum KeySetError {
 
 /// The name of a key: its RFC 7638 thumbprint, from the 32 bytes of the public key.
 pub fn thumbprint(public: &[u8]) -> String {
-    let x = BASE64_URL_SAFE_NO_PAD.encode(public);
+    let x = x(public);
     BASE64_URL_SAFE_NO_PAD.encode(sha256(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#).as_bytes()))
 }
 
-pub(crate) fn jwk(public: &[u8]) -> Value {
+/// The public part as it stands in a JWK.
+pub(super) fn x(public: &[u8]) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(public)
+}
+
+/// The set that agents get: those that are believed, and the names of those that were revoked.
+pub fn key_set(keys: &[SigningKey]) -> Value {
+    let believed = keys.iter().filter(|key| key.state.is_believed());
+    let revoked = keys.iter().filter(|key| key.state == KeyState::Revoked);
     json!({
-        "kty": "OKP", "crv": "Ed25519", "x": BASE64_URL_SAFE_NO_PAD.encode(public),
-        "kid": thumbprint(public), "alg": "EdDSA", "use": "sig",
+        "keys": believed.map(jwk_of).collect::<Vec<_>>(),
+        "revoked": revoked.map(|key| &key.kid).collect::<Vec<_>>(),
     })
+}
+
+/// What a set is told from another by.
+pub fn digest(set: &Value) -> String {
+    hex::encode(sha256(set.to_string().as_bytes()))
+}
+
+/// One public key.
+pub fn jwk_of(key: &SigningKey) -> Value {
+    named(&key.public, &key.kid.0)
+}
+
+pub(crate) fn jwk(public: &[u8]) -> Value {
+    named(&x(public), &thumbprint(public))
+}
+
+fn named(x: &str, kid: &str) -> Value {
+    json!({"kty": "OKP", "crv": "Ed25519", "x": x, "kid": kid, "alg": "EdDSA", "use": "sig"})
 }
 
 #[derive(Deserialize)]
 struct Set {
     keys: Vec<Jwk>,
+    #[serde(default)]
+    revoked: HashSet<String>,
 }
 
 #[derive(Deserialize)]
@@ -69,9 +101,10 @@ impl Jwk {
     }
 }
 
-/// The keys of a set that can verify tasks, with their names.
-pub(super) fn read_set(set: &Value) -> Result<Vec<(String, DecodingKey)>, KeySetError> {
-    let set = Set::deserialize(set).map_err(|error| KeySetError::NotASet(error.to_string()))?;
-    let usable = set.keys.into_iter().filter(Jwk::verifies_tasks);
-    usable.map(|jwk| jwk.read().ok_or(KeySetError::BadKey)).collect()
+/// The keys of a set that can verify tasks, with their names; and the names of those that must not.
+pub(super) fn read_set(set: &Value) -> Result<(Vec<(String, DecodingKey)>, HashSet<String>), KeySetError> {
+    let Set { keys, revoked } = Set::deserialize(set).map_err(|error| KeySetError::NotASet(error.to_string()))?;
+    let usable = keys.into_iter().filter(Jwk::verifies_tasks);
+    let keys = usable.map(|jwk| jwk.read().ok_or(KeySetError::BadKey)).collect::<Result<_, _>>()?;
+    Ok((keys, revoked))
 }

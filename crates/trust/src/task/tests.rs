@@ -4,6 +4,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use hostler_model::{
     Fence, Ids, NodeId, Timestamp,
     internal::Assignment,
+    key::{KeyState, SigningKey},
     kind::KindName,
     task::{Intent, Target},
 };
@@ -42,10 +43,26 @@ fn expected(node: NodeId) -> Expected<'static> {
     Expected { issuer: ISSUER, node }
 }
 
+fn signer() -> (TaskSigner, SigningKey) {
+    let key = TaskKey::generate().unwrap();
+    let public = SigningKey {
+        kid: key.kid(),
+        state: KeyState::Active,
+        public: key.public(),
+        created_at: at(0),
+        changed_at: at(0),
+    };
+    (key.signer(), public)
+}
+
+fn verifier_of(keys: &[&SigningKey]) -> TaskVerifier {
+    TaskVerifier::from_jwks(&key_set(&keys.iter().map(|key| (*key).clone()).collect::<Vec<_>>())).unwrap()
+}
+
 /// A signer, its verifier, a task and its token.
 fn signed() -> (TaskSigner, TaskVerifier, Assignment, String) {
-    let signer = TaskSigner::generate().unwrap();
-    let verifier = TaskVerifier::from_jwks(&signer.jwks()).unwrap();
+    let (signer, public) = signer();
+    let verifier = verifier_of(&[&public]);
     let task = assignment();
     let token = signer.sign(&task).unwrap();
     (signer, verifier, task, token)
@@ -164,10 +181,10 @@ fn a_task_without_algorithm_is_refused() {
 
 #[test]
 fn a_task_signed_with_the_public_key_as_a_shared_secret_is_refused() {
-    let (signer, verifier, task, _) = signed();
-    let x = signer.jwks()["keys"][0]["x"].as_str().unwrap().to_owned();
-    let raw = BASE64_URL_SAFE_NO_PAD.decode(&x).unwrap();
-    for secret in [raw, x.into_bytes(), signer.jwks().to_string().into_bytes()] {
+    let (signer, public) = signer();
+    let (verifier, task, set) = (verifier_of(&[&public]), assignment(), key_set(std::slice::from_ref(&public)));
+    let raw = BASE64_URL_SAFE_NO_PAD.decode(&public.public).unwrap();
+    for secret in [raw, public.public.into_bytes(), set.to_string().into_bytes()] {
         let mut header = Header::new(Algorithm::HS256);
         header.typ = Some(TYP.to_owned());
         header.kid = Some(signer.kid().to_owned());
@@ -184,7 +201,7 @@ fn a_task_signed_with_the_public_key_as_a_shared_secret_is_refused() {
 #[test]
 fn another_signers_task_is_refused_whatever_key_it_names() {
     let (signer, verifier, task, _) = signed();
-    let other = TaskSigner::generate().unwrap();
+    let other = TaskKey::generate().unwrap().signer();
     let token = other.sign(&task).unwrap();
     assert_eq!(one(&verifier, &token, &expected(task.aud), at(1000)), Err(TaskRefusal::UnknownKey));
     let parts: Vec<&str> = token.split('.').collect();
@@ -221,20 +238,32 @@ fn a_task_is_for_one_node_from_one_server_until_its_end() {
 }
 
 #[test]
-fn the_key_survives_its_file_and_never_shows_itself() {
-    let dir = tempfile::tempdir().unwrap();
-    assert!(TaskSigner::load(dir.path()).unwrap().is_none());
-    let made = TaskSigner::load_or_create(dir.path()).unwrap();
-    let found = TaskSigner::load_or_create(dir.path()).unwrap();
-    assert_eq!((made.kid(), made.jwks()), (found.kid(), found.jwks()));
-    assert_eq!(format!("{made:?}"), format!("TaskSigner({})", made.kid()));
+fn the_key_survives_its_text_and_never_shows_itself() {
+    let made = TaskKey::generate().unwrap();
+    let found = TaskKey::from_pem(&made.to_pem()).unwrap();
+    assert_eq!((made.kid(), made.public()), (found.kid(), found.public()));
+    assert_eq!(format!("{made:?} {:?}", made.signer()), format!("TaskKey({0}) TaskSigner({0})", made.kid()));
+    assert!(matches!(TaskKey::from_pem("half"), Err(SignerError::Unreadable)));
 }
 
 #[test]
-fn a_damaged_key_file_is_an_error_and_never_a_new_key() {
-    let dir = tempfile::tempdir().unwrap();
-    crate::file::write_private(&dir.path().join("task-key.pem"), b"half").unwrap();
-    assert!(matches!(TaskSigner::load_or_create(dir.path()), Err(SignerError::Unreadable)));
+fn what_a_key_signed_is_believed_until_it_is_retired_or_revoked() {
+    let (signer, public) = signer();
+    let (other, task) = (self::signer().1, assignment());
+    let token = signer.sign(&task).unwrap();
+    let seen = |state| {
+        let key = SigningKey { state, ..public.clone() };
+        one(&verifier_of(&[&other, &key]), &token, &expected(task.aud), at(1000)).map(|_| ())
+    };
+    for believed in [KeyState::Staged, KeyState::Active, KeyState::Grace] {
+        assert_eq!(seen(believed), Ok(()), "{believed}");
+    }
+    assert_eq!(seen(KeyState::Retired), Err(TaskRefusal::UnknownKey));
+    assert_eq!(seen(KeyState::Revoked), Err(TaskRefusal::RevokedKey));
+    // A set that contradicts itself is read as the stricter of the two.
+    let both = json!({"keys": [jwk_of(&public)], "revoked": [public.kid]});
+    let verifier = TaskVerifier::from_jwks(&both).unwrap();
+    assert_eq!(one(&verifier, &token, &expected(task.aud), at(1000)), Err(TaskRefusal::RevokedKey));
 }
 
 #[test]
@@ -246,7 +275,7 @@ fn a_keys_name_is_its_rfc_7638_thumbprint() {
 
 #[test]
 fn keys_of_other_kinds_never_verify_a_task() {
-    let good = TaskSigner::generate().unwrap().jwks()["keys"][0].clone();
+    let good = jwk_of(&signer().1);
     let with = |name: &str, value: Value| {
         let mut key = good.clone();
         key[name] = value;
@@ -264,8 +293,8 @@ fn keys_of_other_kinds_never_verify_a_task() {
 
 #[test]
 fn a_set_of_keys_verifies_what_any_of_them_signed() {
-    let (first, other) = (TaskSigner::generate().unwrap(), TaskSigner::generate().unwrap());
-    let set = json!({"keys": [first.jwks()["keys"][0], {"kty": "oct", "k": "c2VjcmV0"}, other.jwks()["keys"][0]]});
+    let ((first, one_key), (other, other_key)) = (signer(), signer());
+    let set = json!({"keys": [jwk_of(&one_key), {"kty": "oct", "k": "c2VjcmV0"}, jwk_of(&other_key)]});
     let verifier = TaskVerifier::from_jwks(&set).unwrap();
     let task = assignment();
     for signer in [first, other] {

@@ -1,9 +1,12 @@
 //! The agent's side: is this task from my server, for me, and in time?
 
-use std::{collections::HashMap, fmt};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use hostler_model::{NodeId, Timestamp, internal::Assignment};
+use hostler_model::{NodeId, Timestamp, internal::Assignment, refused::Why};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
@@ -25,6 +28,9 @@ pub enum TaskRefusal {
     /// Signed with a key that is not in the set.
     #[error("unknown_key: the key that signed is not one of the server's task keys")]
     UnknownKey,
+    /// Signed with a key that was revoked.
+    #[error("revoked_key: the key that signed was revoked")]
+    RevokedKey,
     /// Not signed by the key that it names, or changed on its way.
     #[error("bad_signature: the signature is wrong")]
     BadSignature,
@@ -37,6 +43,22 @@ pub enum TaskRefusal {
     /// Too late to begin.
     #[error("expired: the time to begin the task is over")]
     Expired,
+}
+
+impl TaskRefusal {
+    /// As it is counted and told.
+    pub const fn why(self) -> Why {
+        match self {
+            TaskRefusal::Malformed => Why::Malformed,
+            TaskRefusal::WrongAlgorithm => Why::WrongAlgorithm,
+            TaskRefusal::UnknownKey => Why::UnknownKey,
+            TaskRefusal::RevokedKey => Why::RevokedKey,
+            TaskRefusal::BadSignature => Why::BadSignature,
+            TaskRefusal::WrongIssuer => Why::WrongIssuer,
+            TaskRefusal::WrongAudience => Why::WrongAudience,
+            TaskRefusal::Expired => Why::Expired,
+        }
+    }
 }
 
 /// Whose tasks are accepted, and for whom.
@@ -52,6 +74,7 @@ pub struct Expected<'a> {
 #[derive(Clone)]
 pub struct TaskVerifier {
     keys: HashMap<String, DecodingKey>,
+    revoked: HashSet<String>,
     validation: Validation,
 }
 
@@ -71,8 +94,9 @@ impl TaskVerifier {
     /// # Errors
     /// When it is no set, a key is damaged or named twice, or none is usable.
     pub fn from_jwks(set: &Value) -> Result<TaskVerifier, KeySetError> {
+        let (usable, revoked) = key::read_set(set)?;
         let mut keys = HashMap::new();
-        for (kid, key) in key::read_set(set)? {
+        for (kid, key) in usable {
             if keys.insert(kid.clone(), key).is_some() {
                 return Err(KeySetError::Duplicate(kid));
             }
@@ -80,7 +104,7 @@ impl TaskVerifier {
         if keys.is_empty() {
             return Err(KeySetError::Empty);
         }
-        Ok(TaskVerifier { keys, validation: signature_only() })
+        Ok(TaskVerifier { keys, revoked, validation: signature_only() })
     }
 
     /// The tasks in a compact JWS, each if it is to be believed at this moment. The signature is checked before any claim is
@@ -105,11 +129,11 @@ impl TaskVerifier {
         }
     }
 
-    /// What was signed as one task, for whomever and whenever.
+    /// What was signed as one task, for whomever and whenever: a task that comes back, however late.
     ///
     /// # Errors
     /// It is no such task, or not signed by one of the keys.
-    pub(super) fn signed(&self, token: &str) -> Result<Assignment, TaskRefusal> {
+    pub fn signed(&self, token: &str) -> Result<Assignment, TaskRefusal> {
         match self.key_for(token)? {
             (Holds::One, key) => self.claims(token, key),
             (Holds::Several, _) => Err(TaskRefusal::Malformed),
@@ -142,7 +166,11 @@ impl TaskVerifier {
         if header.alg != "EdDSA" {
             return Err(TaskRefusal::WrongAlgorithm);
         }
-        let key = self.keys.get(header.kid.as_deref().unwrap_or_default()).ok_or(TaskRefusal::UnknownKey)?;
+        let kid = header.kid.as_deref().unwrap_or_default();
+        if self.revoked.contains(kid) {
+            return Err(TaskRefusal::RevokedKey);
+        }
+        let key = self.keys.get(kid).ok_or(TaskRefusal::UnknownKey)?;
         Ok((holds, key))
     }
 }

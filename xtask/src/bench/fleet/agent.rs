@@ -148,7 +148,8 @@ async fn poll(server: &server::Server, counts: &Counts) {
 }
 
 fn heartbeat() -> Heartbeat {
-    Heartbeat { facts: facts(), leases: Vec::new(), inventory: Inventory { full: true, ..Inventory::default() } }
+    let inventory = Inventory { full: true, ..Inventory::default() };
+    Heartbeat { facts: facts(), leases: Vec::new(), inventory, keys: String::new(), refused: Vec::new() }
 }
 
 fn link(at: &str, authority: Fingerprint, credentials: Option<&Credentials>) -> Result<Link> {

@@ -1,0 +1,149 @@
+//! Keys that sign tasks, over the API: one follows another, and agents know it.
+
+use std::time::Duration;
+
+use hostler_control::{Keyring, Sealer};
+use hostler_model::{
+    internal::{HeartbeatAnswer, Inventory},
+    role::Role,
+};
+use hostler_trust::{TaskRefusal, TaskVerifier};
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{Agent, World};
+
+const KEYS: &str = "/api/v1/keys";
+
+async fn states(world: &World) -> Vec<(String, String)> {
+    let page = world.get(KEYS).send().await.json();
+    let text = |key: &Value, field: &str| key[field].as_str().unwrap().to_owned();
+    page["items"].as_array().unwrap().iter().map(|key| (text(key, "kid"), text(key, "state"))).collect()
+}
+
+async fn change(world: &World, kid: &str, verb: &str) -> String {
+    let answer = world.post(&format!("{KEYS}/{kid}/{verb}"), json!({})).send().await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    answer.json()["state"].as_str().unwrap().to_owned()
+}
+
+async fn staged(world: &World) -> String {
+    world.pass(Duration::from_secs(1));
+    let answer = world.post(KEYS, json!({})).send().await;
+    assert_eq!(answer.status, StatusCode::CREATED, "{}", answer.text());
+    answer.json()["kid"].as_str().unwrap().to_owned()
+}
+
+/// The keys that a heartbeat brings to an agent that knows none of them.
+async fn told(world: &World, agent: &Agent, knows: &str) -> Option<Value> {
+    let inventory = Inventory { full: true, ..Inventory::default() };
+    let beat = json!({"facts": Agent::facts(), "leases": [], "inventory": inventory, "keys": knows});
+    let answer = agent.call(world, Method::POST, "heartbeat").json(&beat).send().await;
+    answer.of::<HeartbeatAnswer>().task_keys
+}
+
+#[tokio::test]
+async fn one_key_follows_another_and_agents_hear_of_it_before_it_signs() {
+    let (world, agent) = World::ready().await;
+    let first = states(&world).await;
+    assert_eq!((first.len(), first[0].1.as_str()), (1, "active"));
+    let next = staged(&world).await;
+    let set = told(&world, &agent, "").await.unwrap();
+    assert!(set.to_string().contains(&next), "{set}");
+    assert_eq!(told(&world, &agent, &hostler_trust::task::digest(&set)).await, None, "what it knows is not sent again");
+
+    world.echo("signed with the first").await;
+    agent.poll(&world, "max=1&wait_ms=0").await;
+    assert_eq!(change(&world, &next, "activate").await, "active");
+    assert_eq!(states(&world).await, [(next.clone(), "active".into()), (first[0].0.clone(), "grace".into())]);
+    world.echo("signed with the next").await;
+    let poll = agent.call(&world, Method::GET, "tasks/wait?max=1&wait_ms=0").send().await.json();
+    let token = poll["tasks"][0].as_str().unwrap().to_owned();
+    let told_before = TaskVerifier::from_jwks(&set).unwrap();
+    assert_eq!(told_before.signed(&token).map(|task| task.aud), Ok(agent.identity.node));
+
+    assert_eq!(change(&world, &first[0].0, "retire").await, "retired");
+    world.pass(Duration::from_secs(1));
+    assert_eq!(change(&world, &next, "revoke").await, "revoked");
+    let now = states(&world).await;
+    assert_eq!((now.len(), now[0].1.as_str()), (3, "active"), "a new one signs: {now:?}");
+    let set = told(&world, &agent, "").await.unwrap();
+    assert_eq!((set["keys"].as_array().unwrap().len(), &set["revoked"]), (1, &json!([next])));
+    let revoked = TaskVerifier::from_jwks(&set).unwrap();
+    assert_eq!(revoked.signed(&token).unwrap_err(), TaskRefusal::RevokedKey);
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_allow_it_is_refused_and_nothing_is_written() {
+    let world = World::new().await;
+    let (signs, before) = (states(&world).await[0].0.clone(), world.marks().await);
+    let answer = world.post(&format!("{KEYS}/{signs}/retire"), json!({})).send().await;
+    assert_eq!(answer.code(), "KEY_STATE_CONFLICT");
+    for bad in ["x", &"a".repeat(43)] {
+        assert_eq!(world.post(&format!("{KEYS}/{bad}/revoke"), json!({})).send().await.code(), "KEY_NOT_FOUND");
+    }
+    let answer = world.post(KEYS, json!({})).bearer(world.token(Role::TenantAdmin)).send().await;
+    assert_eq!(answer.code(), "FORBIDDEN");
+    assert_eq!(world.marks().await, before);
+}
+
+#[tokio::test]
+async fn every_change_says_who_did_it_and_shows_no_private_part() {
+    let world = World::new().await;
+    let next = staged(&world).await;
+    change(&world, &next, "activate").await;
+    let audit = world.get("/api/v1/audit").send().await.text();
+    for word in ["key.create", "key.stage", "key.activate", "platform-admin"] {
+        assert!(audit.contains(word), "{word}: {audit}");
+    }
+    let rows = world.store.signing_keys().await.unwrap();
+    for (key, private) in rows {
+        let private = private.unwrap();
+        assert!(private.starts_with("s1.") && !private.contains("PRIVATE"), "it rests sealed");
+        assert!(!audit.contains(&private) && audit.contains(&key.kid.0));
+    }
+}
+
+#[tokio::test]
+async fn another_server_over_the_same_store_follows() {
+    let (world, _agent) = World::ready().await;
+    let master = world.folder().join("master.key");
+    let sealer = Sealer::open(world.store.clone(), &master).unwrap();
+    let other = Keyring::open(world.store.clone(), sealer).await.unwrap();
+    let next = staged(&world).await;
+    change(&world, &next, "activate").await;
+    other.refresh().await.unwrap();
+    assert_eq!(other.now().signer.kid(), next);
+    assert_eq!(other.now().digest, world.server.app().keys.now().digest);
+}
+
+#[tokio::test]
+async fn without_the_master_key_nothing_is_signed() {
+    let world = World::new().await;
+    let stranger = Sealer::open(world.store.clone(), &world.folder().join("another.key")).unwrap();
+    let error = Keyring::open(world.store.clone(), stranger).await.unwrap_err().to_string();
+    assert!(error.contains("--master-key") && error.contains("another.key"), "{error}");
+}
+
+#[tokio::test]
+async fn a_loop_hears_of_keys_that_another_server_changed() {
+    let world = World::new().await;
+    let closing = tokio_util::sync::CancellationToken::new();
+    let (server, until) = (world.server.clone(), closing.clone());
+    let loops = tokio::spawn(async move { server.run_loops(until).await });
+    let sealer = Sealer::open(world.store.clone(), &world.folder().join("master.key")).unwrap();
+    let before = world.server.app().keys.now().digest.clone();
+    let key = hostler_trust::TaskKey::generate().unwrap();
+    let place = format!("signing key {}", key.kid());
+    let private = sealer.seal(hostler_control::Owner::Control, &place, &key.to_pem()).await.unwrap();
+    let new = hostler_store::NewSigningKey { kid: key.kid(), public: key.public(), private };
+    world.store.stage_key(new, hostler_model::event::Actor::system()).await.unwrap().unwrap();
+    let changed = async {
+        while world.server.app().keys.now().digest == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), changed).await.unwrap();
+    closing.cancel();
+    loops.await.unwrap();
+}

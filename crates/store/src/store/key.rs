@@ -1,0 +1,47 @@
+//! Keys: those that sign tasks, and those under which values are sealed.
+
+use hostler_model::{
+    event::Actor,
+    key::{KeyEvent, Kid, SigningKey},
+};
+
+use super::Store;
+use crate::{Answer, NewSigningKey, Result, WrappedKey, key as keys, step::key};
+
+impl Store {
+    /// The keys that sign tasks, each with its sealed private part while it may sign; in the order in which they were made.
+    pub async fn signing_keys(&self) -> Result<Vec<(SigningKey, Option<String>)>> {
+        self.read(|tx| Ok(keys::all(tx)?.into_iter().map(|row| (row.key, row.private)).collect())).await
+    }
+
+    /// The first key, where there is none yet.
+    pub async fn put_first_key(&self, new: NewSigningKey) -> Result<()> {
+        self.step("store.key", move |work| key::first(work, &new)).await
+    }
+
+    /// Another key, which does not sign yet.
+    pub async fn stage_key(&self, new: NewSigningKey, actor: Actor) -> Result<Answer<SigningKey>> {
+        self.step("store.key", move |work| key::stage(work, &new, &actor)).await
+    }
+
+    /// What an operator does to a key. `spare` signs from then on where none is left that does.
+    pub async fn change_key(
+        &self,
+        kid: Kid,
+        event: KeyEvent,
+        spare: NewSigningKey,
+        actor: Actor,
+    ) -> Result<Answer<SigningKey>> {
+        self.step("store.key", move |work| key::change(work, &kid, event, &spare, &actor)).await
+    }
+
+    /// The wrapped key under which an owner's values are sealed.
+    pub async fn data_key(&self, owner: String) -> Result<Option<String>> {
+        self.read(move |tx| keys::data_key(tx, &owner)).await
+    }
+
+    /// Writes an owner's key down where it has none; the one that it then has.
+    pub async fn put_data_key(&self, key: WrappedKey) -> Result<String> {
+        self.step("store.key", move |work| keys::put_data_key(work.tx, &key, work.now)).await
+    }
+}
