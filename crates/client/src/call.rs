@@ -50,6 +50,16 @@ pub enum Mode {
     DryRun,
 }
 
+impl Mode {
+    /// The parameter, where there is one.
+    pub(crate) fn dry_run(self) -> Option<bool> {
+        match self {
+            Mode::Real => None,
+            Mode::DryRun => Some(true),
+        }
+    }
+}
+
 /// When a call is given up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Patience {
@@ -189,12 +199,7 @@ impl Client {
             call = call.header("prefer", &format!("wait={}", wait.as_secs()))?;
             call.wait = wait;
         }
-        let call = call.scheduled(&how.when);
-        self.call(match how.mode {
-            Mode::Real => call,
-            Mode::DryRun => call.query("dry_run", Some(true)),
-        })
-        .await
+        self.call(call.scheduled(&how.when).query("dry_run", how.mode.dry_run())).await
     }
 
     /// A key that nobody used before.

@@ -26,6 +26,7 @@ mod snapshot;
 mod stats;
 mod task;
 mod task_log;
+mod tenant;
 mod token;
 mod vm;
 

@@ -20,6 +20,7 @@ pub mod stats;
 pub mod submit;
 pub mod task;
 pub mod task_log;
+pub mod tenant;
 pub mod token;
 pub mod vm;
 

@@ -22,6 +22,7 @@ mod key;
 mod letter;
 pub mod listen;
 mod node;
+mod of_tenant;
 mod path;
 mod peer;
 mod problem;

@@ -177,6 +177,7 @@ pub fn defaults(
         vcpus: said(settings.default_vcpus),
         memory_mib: said(settings.default_memory_mib),
         disk_gib: said(settings.default_disk_gib),
+        ..Defaults::default()
     };
     let wrong = |refusal: hostler_model::Refusal| {
         let field = refusal.facts.get("field").and_then(|field| field.as_str()).unwrap_or_default();

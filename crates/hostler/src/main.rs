@@ -103,6 +103,9 @@ enum Verb {
     /// Accounts of programs: create, list, delete
     #[command(visible_alias = "service-accounts")]
     ServiceAccount(cli::service_account::Args),
+    /// Tenants and their limits: create, list, show, edit, delete
+    #[command(visible_alias = "tenants")]
+    Tenant(cli::tenant::Args),
     /// Servers by name: list, use, add, show, remove, rename
     Context(cli::context::Args),
     /// Print what a shell needs to complete this command line
@@ -135,6 +138,7 @@ impl Verb {
             Verb::Whoami => cli::whoami::run(globals).await,
             Verb::Token(args) => cli::token::run(args, globals).await,
             Verb::ServiceAccount(args) => cli::service_account::run(args, globals).await,
+            Verb::Tenant(args) => cli::tenant::run(args, globals).await,
             Verb::Context(args) => cli::context::run(args, globals),
             Verb::Config(args) => cli::config::run(args, globals).await,
             Verb::Completions(args) => complete::run(&args),

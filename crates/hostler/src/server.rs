@@ -163,8 +163,11 @@ pub fn examine(settings: &Server) -> Result<Examined, Failure> {
     Ok(Examined {
         sources: Sources { files, ..named },
         oidc: oidc::provider(settings)?,
-        defaults: default_image::defaults(&settings.machines, default_image.as_ref(), in_file)?,
         placement: placement(settings)?,
+        defaults: Defaults {
+            limits: settings.tenant_limits().map_err(|refusal| Failure::usage(in_file(&refusal.detail)))?,
+            ..default_image::defaults(&settings.machines, default_image.as_ref(), in_file)?
+        },
         default_image,
     })
 }

@@ -17,6 +17,7 @@ use std::{
 };
 
 use clap::builder::{BoolishValueParser, StringValueParser, TypedValueParser};
+use hostler_model::{Refusal, tenant::Limits};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -224,6 +225,26 @@ keys! {
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
         lease_seconds: u64 = 30;
 
+        /// How many virtual processors a new tenant may have where nothing is said; -1: any number
+        #[arg(value_name = "N", allow_negative_numbers = true, value_parser = limit())]
+        tenant_vcpus: i64 = -1;
+
+        /// How much memory, in MiB; -1: any amount
+        #[arg(value_name = "MIB", allow_negative_numbers = true, value_parser = limit())]
+        tenant_memory_mib: i64 = -1;
+
+        /// How much disk for its machines and their snapshots, in GiB; -1: any amount
+        #[arg(value_name = "GIB", allow_negative_numbers = true, value_parser = limit())]
+        tenant_disk_gib: i64 = -1;
+
+        /// How many machines; -1: any number
+        #[arg(value_name = "N", allow_negative_numbers = true, value_parser = limit())]
+        tenant_vms: i64 = -1;
+
+        /// How much for its images, in GiB; -1: any amount
+        #[arg(value_name = "GIB", allow_negative_numbers = true, value_parser = limit())]
+        tenant_images_gib: i64 = -1;
+
         /// How long a node's certificate lives, in seconds: a day. Agents renew it at two thirds
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(10..=2_592_000))]
         node_certificate_seconds: u64 = 86_400;
@@ -276,6 +297,24 @@ keys! {
 
 impl Section for Server {
     const NAME: &'static str = "server";
+}
+
+impl Server {
+    /// How much a new tenant may have where nothing is said.
+    ///
+    /// # Errors
+    /// `VALIDATION_ERROR` for a number below -1, which a file may have.
+    pub fn tenant_limits(&self) -> Result<Limits, Refusal> {
+        let limits = Limits {
+            vcpus: self.tenant_vcpus,
+            memory_mib: self.tenant_memory_mib,
+            disk_gib: self.tenant_disk_gib,
+            vms: self.tenant_vms,
+            images_gib: self.tenant_images_gib,
+        };
+        let said = |refusal: Refusal| Refusal { detail: refusal.detail.replace("limits.", "tenant_"), ..refusal };
+        limits.check().map_err(said).map(|()| limits)
+    }
 }
 
 keys! {
@@ -416,6 +455,11 @@ pub fn in_file(key: &str) -> String {
 /// How a key is called by a verb that has it as a flag only.
 pub fn as_flag(key: &str) -> String {
     format!("--{}", key.replace('_', "-"))
+}
+
+/// A limit: -1 is none.
+fn limit() -> impl TypedValueParser<Value = i64> {
+    clap::value_parser!(i64).range(-1..)
 }
 
 /// A path that may be empty.

@@ -18,7 +18,7 @@ use crate::{
     schedule::{Asked, Priority, Schedule},
     snapshot::Snapshot,
     task::{Target, Task},
-    unit::Resources,
+    tenant::Limits,
     vm::Vm,
 };
 
@@ -322,7 +322,7 @@ pub struct Quota {
     /// Whose.
     pub tenant: TenantId,
     /// How much it may have; -1 is no limit.
-    pub limits: Resources,
+    pub limits: Limits,
     /// How much it has.
     pub book: Book,
 }

@@ -1,10 +1,15 @@
-//! What machines get that do not say it themselves: the operator's word, where he has one, and else their image's.
+//! What machines, and tenants, get that do not say it themselves: the operator's word, where he has one, and else their image's.
 //!
 //! ```text
 //! the request  >  the operator  >  the image
 //! ```
 
-use crate::{error::Refusal, image::ImageDefaults, kind::within};
+use crate::{
+    error::Refusal,
+    image::ImageDefaults,
+    kind::within,
+    tenant::{Limits, UNLIMITED},
+};
 
 /// The image that they are made of where the operator says nothing.
 pub const IMAGE: &str = "tiny";
@@ -20,11 +25,13 @@ pub struct Defaults {
     pub memory_mib: Option<i64>,
     /// Disk, in GiB.
     pub disk_gib: Option<i64>,
+    /// How much a new tenant may have where nothing is said.
+    pub limits: Limits,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Defaults { image: IMAGE.to_owned(), vcpus: None, memory_mib: None, disk_gib: None }
+        Defaults { image: IMAGE.to_owned(), vcpus: None, memory_mib: None, disk_gib: None, limits: UNLIMITED }
     }
 }
 

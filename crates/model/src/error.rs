@@ -114,6 +114,8 @@ codes! {
     KeyStateConflict = "KEY_STATE_CONFLICT", 409, "The key's state does not allow this";
     /// A tenant's limit does not allow this.
     QuotaExceeded = "QUOTA_EXCEEDED", 409, "The quota does not allow this";
+    /// The tenant has something, or the server itself is of it.
+    TenantInUse = "TENANT_IN_USE", 409, "The tenant is in use";
     /// No node has room.
     NoCapacity = "NO_CAPACITY", 409, "No node has room";
     /// The same key with another body.

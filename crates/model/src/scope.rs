@@ -62,6 +62,10 @@ scopes! {
     AuditRead = "audit:read";
     /// The quota is read.
     QuotaRead = "quota:read";
+    /// Tenants are read: by a tenant's own callers only theirs.
+    TenantRead = "tenant:read";
+    /// Tenants are made, changed and deleted.
+    TenantWrite = "tenant:write";
     /// Tokens and service accounts are read.
     TokenRead = "token:read";
     /// Tokens and service accounts are made and revoked.

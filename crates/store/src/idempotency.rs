@@ -5,7 +5,7 @@ use std::time::Duration;
 use hostler_db::{Document, Result, Tx};
 use hostler_model::{
     Code, PrincipalId, Refusal, TenantId, Timestamp, event::Actor, import::Import, snapshot::Snapshot, task::Task,
-    vm::Vm,
+    tenant::Tenant, vm::Vm,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -59,6 +59,14 @@ impl Begun for Stored {
 
     fn id(&self) -> Option<Uuid> {
         self.task.as_ref().map(|task| task.id.0)
+    }
+}
+
+impl Begun for Tenant {
+    const NOUN: &'static str = "tenant";
+
+    fn id(&self) -> Option<Uuid> {
+        Some(self.id.0)
     }
 }
 

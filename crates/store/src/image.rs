@@ -207,16 +207,6 @@ pub(crate) fn limit(tx: &Tx<'_>, tenant: TenantId) -> Result<i64> {
     Ok(tx.query_one(LIMIT, &json!({"tenant": tenant}), |row| row.get(0))?.unwrap_or(-1))
 }
 
-const SET_LIMIT: &str = "
-UPDATE tenants
-   SET limit_images_gib = CAST(?1->>'gib' AS BIGINT)
- WHERE id = ?1->>'tenant'";
-
-pub(crate) fn set_limit(tx: &Tx<'_>, tenant: TenantId, gib: i64) -> Result<()> {
-    tx.put(SET_LIMIT, &json!({"tenant": tenant, "gib": gib}))?;
-    Ok(())
-}
-
 fn read(row: &Row<'_>) -> Result<Image> {
     Ok(Image {
         digest: ImageDigest(row.get(0)?),
@@ -245,5 +235,4 @@ pub(crate) const HOT: &[&str] = &[
     DELETE,
     DELETE_NAMES,
     LIMIT,
-    SET_LIMIT,
 ];

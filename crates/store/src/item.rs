@@ -1,6 +1,7 @@
 //! What goes into the steps and comes out of them.
 
 mod offer;
+mod tenant;
 
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
+pub use tenant::{EditTenant, MadeTenant, NewTenantRow};
 
 /// A task to be written down.
 #[derive(Clone, Debug)]

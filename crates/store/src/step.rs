@@ -20,6 +20,7 @@ pub(crate) mod settle;
 pub(crate) mod start;
 pub(crate) mod submit;
 pub(crate) mod sweep;
+pub(crate) mod tenant;
 
 use std::collections::BTreeMap;
 

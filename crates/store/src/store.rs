@@ -4,6 +4,7 @@ mod api_token;
 mod image;
 mod key;
 mod offer;
+mod tenant;
 
 pub use api_token::Revoke;
 
@@ -15,8 +16,8 @@ use std::{
 
 use hostler_db::{Db, Migrations, Mode, Tx};
 use hostler_model::{
-    Clock, Code, Ids, NodeId, Refusal, Resources, SnapshotId, TaskId, TenantId, Timestamp, VmId,
-    api::{Diagnosis, Quota},
+    Clock, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
+    api::Diagnosis,
     event::{Actor, Entry},
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
     name::Name,
@@ -47,7 +48,7 @@ use crate::{
         cancel, edit, expire, forget, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start,
         submit, sweep,
     },
-    task, task_log, tenant, timeline, token, vm,
+    task, task_log, timeline, token, vm,
     work::{Context, Work},
 };
 
@@ -368,41 +369,9 @@ impl Store {
         self.step("store.node", move |work| join::queue(work, node, queue, &actor)).await
     }
 
-    /// A tenant, by id or by name.
-    pub async fn find_tenant(&self, text: String) -> Result<Option<TenantId>> {
-        self.read(move |tx| {
-            // A name may look like an id, so an id that finds nothing is tried as a name.
-            if let Ok(id) = text.parse::<TenantId>()
-                && !tenant::by_ids(tx, &[id])?.is_empty()
-            {
-                return Ok(Some(id));
-            }
-            match text.parse::<Name>() {
-                Ok(name) => tenant::named(tx, &name),
-                Err(_) => Ok(None),
-            }
-        })
-        .await
-    }
-
     /// Edits a machine: its record at once, its host by a task.
     pub async fn edit_vm(&self, edit: Submission) -> Result<Answer<Edited>> {
         self.step("store.vm", move |work| edit::edit(work, &edit)).await
-    }
-
-    /// Makes a tenant, or changes its name and limits. A name that another tenant has is refused.
-    pub async fn put_tenant(&self, id: TenantId, name: Name, limits: Resources, actor: Actor) -> Result<Answer<Quota>> {
-        self.step("store.tenant", move |work| {
-            if tenant::named(work.tx, &name)?.is_some_and(|other| other != id) {
-                let detail = format!("a tenant named {name} exists; choose another name");
-                return Ok(Err(Refusal::new(Code::NameTaken, detail).with("name", name.as_str())));
-            }
-            tenant::put(work.tx, id, &name, &limits)?;
-            work.audit(&actor, Some(id), "tenant", "tenant.put", id.0, json!({"name": name, "limits": limits}));
-            let book = work.tenant(id)?.map(|(_, book)| book).unwrap_or_default();
-            Ok(Ok(Quota { tenant: id, limits, book }))
-        })
-        .await
     }
 }
 
@@ -501,16 +470,6 @@ impl Store {
     /// The last log entry's number.
     pub async fn log_head(&self) -> Result<i64> {
         self.read(|tx| Ok(log::head(tx)?.seq)).await
-    }
-
-    /// What a tenant may have, and has; nothing of either for one that does not exist.
-    pub async fn quota(&self, tenant: TenantId) -> Result<Quota> {
-        self.read(move |tx| {
-            let row = tenant::by_ids(tx, &[tenant])?.pop().map(|(_, row)| row);
-            let (limits, book) = row.map_or_else(Default::default, |row| (row.limits, row.book));
-            Ok(Quota { tenant, limits, book })
-        })
-        .await
     }
 
     /// What waits, what is under way, and what happened lately.

@@ -22,6 +22,7 @@ use hostler_model::{
     secret::Secret,
     task::TaskState,
     task_log::{NewLine, Said},
+    tenant::Tenant,
 };
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
@@ -41,8 +42,7 @@ use crate::{
         self, TaskRow, outbox,
         stats::{self, Counts},
     },
-    task_log,
-    tenant::{self, TenantRow},
+    task_log, tenant,
     vm::{self, VmRow},
 };
 
@@ -147,7 +147,7 @@ pub(crate) struct Work<'a> {
     /// Tasks that have not ended, by VM, in the order of their turns; for VMs that were asked about.
     queues: BTreeMap<VmId, Vec<TaskId>>,
     allocations: BTreeMap<Owner, Slot>,
-    tenants: BTreeMap<TenantId, Option<TenantRow>>,
+    tenants: BTreeMap<TenantId, Option<Tenant>>,
     pub(crate) candidates: Option<Vec<Candidate>>,
     books: Changes,
     entries: Vec<NewEntry>,
@@ -334,16 +334,15 @@ impl<'a> Work<'a> {
     }
 
     /// A tenant with its book as it is now, this step's changes included.
-    pub(crate) fn tenant(&mut self, id: TenantId) -> Result<Option<(TenantRow, Book)>> {
+    pub(crate) fn tenant(&mut self, id: TenantId) -> Result<Option<Tenant>> {
         if !self.tenants.contains_key(&id) {
-            for (id, row) in tenant::by_ids(self.tx, &[id])? {
-                self.tenants.insert(id, Some(row));
-            }
-            self.tenants.entry(id).or_insert(None);
+            let found = tenant::by_ids(self.tx, &[id])?.pop();
+            self.tenants.insert(id, found);
         }
-        let Some(Some(row)) = self.tenants.get(&id) else { return Ok(None) };
-        let change = self.books.tenants.get(&id).copied().unwrap_or_default();
-        Ok(Some((*row, Book { held: row.book.held + change.held, used: row.book.used + change.used })))
+        let Some(Some(tenant)) = self.tenants.get(&id) else { return Ok(None) };
+        let (change, before) = (self.books.tenants.get(&id).copied().unwrap_or_default(), tenant.book);
+        let book = Book { held: before.held + change.held, used: before.used + change.used };
+        Ok(Some(Tenant { book, ..tenant.clone() }))
     }
 
     /// Every node as placement sees it, this step's changes of the books included.

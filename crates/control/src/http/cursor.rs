@@ -24,6 +24,8 @@ pub(super) enum List {
     Audit,
     /// Of imports.
     Imports,
+    /// Of tenants.
+    Tenants,
     /// Of tokens.
     Tokens,
 }
@@ -37,6 +39,7 @@ impl List {
             List::Snapshots => "snapshots",
             List::Audit => "audit",
             List::Imports => "imports",
+            List::Tenants => "tenants",
             List::Tokens => "tokens",
         }
     }

@@ -16,7 +16,7 @@ use utoipa::{
     },
 };
 
-use super::{access::TABLE, problem::PROBLEM_JSON, tenant::TENANT};
+use super::{access::TABLE, of_tenant::TENANT, problem::PROBLEM_JSON};
 
 /// How a credential is sent, as the document calls it.
 const BEARER: &str = "bearer";

@@ -1,5 +1,5 @@
-//! Entity tags: a machine's and a node's is its generation, so that who edits one may insist on having seen it as it is
-//! (RFC 9110).
+//! Entity tags: a machine's, a node's and a tenant's is its generation, so that who edits one may insist on having seen it as it
+//! is (RFC 9110).
 
 use axum::{extract::FromRequestParts, response::Response};
 use hostler_model::{Refusal, node::Node, vm::Vm};
@@ -21,10 +21,15 @@ pub(super) fn tagged_node(node: &Node) -> Response {
 
 fn with_tag(body: &impl Serialize, generation: u32) -> Response {
     let mut response = answer(StatusCode::OK, body);
+    tag(&mut response, generation);
+    response
+}
+
+/// Gives an answer the tag of a generation.
+pub(super) fn tag(response: &mut Response, generation: u32) {
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{generation}\"")) {
         response.headers_mut().insert(header::ETAG, tag);
     }
-    response
 }
 
 /// `If-Match`: the generations that it may have; `None` where none is named, or `*`.

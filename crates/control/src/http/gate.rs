@@ -20,7 +20,7 @@ use tower::Service;
 
 use super::{
     access::{self, Row},
-    body, peer, problem, tenant,
+    body, of_tenant, peer, problem,
 };
 use crate::app::{
     App, Error, Result,
@@ -106,7 +106,7 @@ async fn admit(app: &App, row: Option<&Row>, browser: bool, request: &mut Reques
     };
     caller.may(access)?;
     let named = match access {
-        Access::Tenant { .. } => tenant::take(request.uri_mut())?,
+        Access::Tenant { .. } => of_tenant::take(request.uri_mut())?,
         Access::Anyone | Access::Known | Access::Admin { .. } => None,
     };
     let reach = app.reach(&caller, named.as_deref()).await?;

@@ -15,7 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     access, audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, key, letter,
-    node, quota, service_account, snapshot, stats, task, task_log, token, vm, vm_power,
+    node, quota, service_account, snapshot, stats, task, task_log, tenant, token, vm, vm_power,
 };
 use crate::app::{App, Error};
 
@@ -97,6 +97,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(event::follow_events))
         .routes(routes!(audit::list_audit))
         .routes(routes!(quota::show_quota))
+        .routes(routes!(tenant::list_tenants, tenant::create_tenant))
+        .routes(routes!(tenant::show_tenant, tenant::patch_tenant, tenant::delete_tenant))
         .routes(routes!(token::list_tokens, token::make_token))
         .routes(routes!(token::show_token, token::revoke_token))
         .routes(routes!(token::whoami))

@@ -26,7 +26,7 @@ use hostler_model::{
     task::Task,
     tenant::UNLIMITED,
 };
-use hostler_store::{Config, LogFilter, NewApiToken, NewJoinToken, Store, TaskFilter, Timing, VmFilter};
+use hostler_store::{Config, LogFilter, NewApiToken, NewJoinToken, NewTenantRow, Store, TaskFilter, Timing, VmFilter};
 use hostler_trust::{AccessIssuer, ApiToken, Authority, Expected, JoinToken, NodeIdentity, NodeKey, TaskVerifier};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
@@ -121,7 +121,10 @@ impl World {
             let token = world.make_token(TenantId::DEFAULT, role).await;
             world.tokens.push((role, token));
         }
-        let other = world.store.put_tenant(stranger(), "stranger".parse().unwrap(), UNLIMITED, Actor::system()).await;
+        let other = world
+            .store
+            .create_tenant(NewTenantRow::of_system(stranger(), "stranger".parse().unwrap(), UNLIMITED))
+            .await;
         other.unwrap().unwrap();
         world.foreign = world.make_token(stranger(), Role::TenantAdmin).await;
         world

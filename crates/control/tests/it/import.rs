@@ -2,7 +2,13 @@
 
 use std::{path::Path, time::Duration};
 
-use hostler_model::{TenantId, event::Actor, image::Sha256Hex, role::Role};
+use hostler_model::{
+    TenantId,
+    image::Sha256Hex,
+    role::Role,
+    tenant::{Limits, UNLIMITED},
+};
+use hostler_store::EditTenant;
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -265,7 +271,8 @@ async fn an_import_is_stopped_and_one_without_a_server_fails() {
 #[tokio::test]
 async fn a_tenants_images_have_a_limit() {
     let (world, disks) = (World::new().await, Disks::new());
-    world.store.limit_images(TenantId::DEFAULT, 0, Actor::system()).await.unwrap();
+    let none = Limits { images_gib: 0, ..UNLIMITED };
+    world.store.edit_tenant(EditTenant::of_system(TenantId::DEFAULT, none.into())).await.unwrap().unwrap();
     let answer = upload(&world, "x", "", disks.make("qcow2")).await;
     assert_eq!(answer.code(), "QUOTA_EXCEEDED");
     let sha256 = Sha256Hex::of(b"a kernel");

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use hostler_model::{
-    Resources,
-    event::Actor,
     role::Role,
     task::{Intent, Task, TaskState},
+    tenant::{Limits, UNLIMITED},
 };
+use hostler_store::EditTenant;
 use http::{Method, StatusCode};
 use serde_json::json;
 
@@ -208,9 +208,9 @@ async fn metrics_say_what_happened() {
 async fn a_retry_by_the_platforms_administrator_stays_in_the_tasks_tenant() {
     let world = World::new().await;
     let _agent = Agent::join(&world, "node-1").await;
-    let limits = Resources { vcpus: 8, memory_mib: 8192, disk_gib: 100, vms: 10 };
-    let put = world.store.put_tenant(stranger(), "stranger".parse().unwrap(), limits, Actor::system());
-    put.await.unwrap().unwrap();
+    let limits = Limits { vcpus: 8, memory_mib: 8192, disk_gib: 100, vms: 10, ..UNLIMITED };
+    let limited = world.store.edit_tenant(EditTenant::of_system(stranger(), limits.into()));
+    limited.await.unwrap().unwrap();
     // The administrator's own tenant has no image of this name.
     world.import_tiny_for(stranger()).await;
     let body = json!({"name": "web"});

@@ -25,6 +25,7 @@ mod secret;
 mod snapshot;
 mod stats;
 mod task_log;
+mod tenant;
 mod token;
 mod upload;
 mod vendor;

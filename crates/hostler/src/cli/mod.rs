@@ -21,6 +21,7 @@ mod schedule;
 pub mod service_account;
 pub mod snapshot;
 pub mod task;
+pub mod tenant;
 pub mod token;
 pub mod top;
 pub mod vm;

@@ -80,6 +80,9 @@ impl Code {
             Code::QuotaExceeded => {
                 "The fact `over` says, for each amount, limit, used, held and asked. Delete or shrink something, wait for work that holds an amount, or ask for a higher limit."
             }
+            Code::TenantInUse => {
+                "The fact `remains` says how many of what the tenant has. Delete its machines and images, let its tasks end, delete its service accounts and revoke its tokens. The default tenant stays."
+            }
             Code::NoCapacity => {
                 "The facts say for every node why not. Ask for less, free room, uncordon or add a node."
             }

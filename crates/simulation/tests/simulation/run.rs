@@ -5,15 +5,16 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use hostler_model::{
-    Ids, PrincipalId, Resources, TenantId,
+    Ids, PrincipalId, TenantId,
     api::Quota,
     caller::Caller,
     event::Actor,
     image::{Manifest, Sha256Hex},
     planted::Bug,
     role::Role,
+    tenant::{Limits, UNLIMITED},
 };
-use hostler_store::NewApiToken;
+use hostler_store::{NewApiToken, NewTenantRow};
 use hostler_trust::ApiToken;
 use serde_json::json;
 use tokio::{
@@ -197,7 +198,7 @@ impl Stage {
         if let Some(live) = self.world.net.server() {
             self.world.site.history.read(&live.store).await;
             for (tenant, quota) in self.quotas(&live).await {
-                if !check::within(quota.book.total(), quota.limits) {
+                if !check::within(quota.book.total(), quota.limits.of_machines()) {
                     self.trace.wrong(format!("tenant {tenant} has {:?} of {:?}", quota.book, quota.limits));
                 }
             }
@@ -259,8 +260,8 @@ impl Stage {
 
 async fn tenant(live: &Live, ids: &Ids, wall: &Wall, number: u64) -> anyhow::Result<TenantId> {
     let id: TenantId = ids.next(wall.clock().now());
-    let limits = Resources { vcpus: 12, memory_mib: 8192, disk_gib: 60, vms: 7 };
-    live.store.put_tenant(id, format!("tenant-{number}").parse()?, limits, Actor::system()).await??;
+    let limits = Limits { vcpus: 12, memory_mib: 8192, disk_gib: 60, vms: 7, ..UNLIMITED };
+    live.store.create_tenant(NewTenantRow::of_system(id, format!("tenant-{number}").parse()?, limits)).await??;
     Ok(id)
 }
 

@@ -46,7 +46,7 @@ CREATE TABLE links (
     hash      TEXT COLLATE "C" NOT NULL
 );
 
--- Limits: -1 is none.
+-- Limits: -1 is none. `generation`: how often name or limits were written.
 CREATE TABLE tenants (
     id               TEXT COLLATE "C" PRIMARY KEY,
     name             TEXT COLLATE "C" NOT NULL UNIQUE,
@@ -54,10 +54,13 @@ CREATE TABLE tenants (
     limit_memory_mib BIGINT NOT NULL,
     limit_disk_gib   BIGINT NOT NULL,
     limit_vms        BIGINT NOT NULL,
-    limit_images_gib BIGINT NOT NULL DEFAULT -1
+    limit_images_gib BIGINT NOT NULL,
+    generation       BIGINT NOT NULL,
+    created_at       BIGINT NOT NULL,
+    updated_at       BIGINT NOT NULL
 );
 
-INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1);
+INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1, 1, 0, 0);
 
 -- Both books are sums of the allocations.
 CREATE TABLE tenant_books (

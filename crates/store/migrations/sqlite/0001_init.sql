@@ -43,7 +43,7 @@ CREATE TABLE links (
     hash      TEXT    NOT NULL
 ) STRICT;
 
--- Limits: -1 is none.
+-- Limits: -1 is none. `generation`: how often name or limits were written.
 CREATE TABLE tenants (
     id               TEXT PRIMARY KEY,
     name             TEXT    NOT NULL UNIQUE,
@@ -51,10 +51,13 @@ CREATE TABLE tenants (
     limit_memory_mib INTEGER NOT NULL,
     limit_disk_gib   INTEGER NOT NULL,
     limit_vms        INTEGER NOT NULL,
-    limit_images_gib INTEGER NOT NULL DEFAULT -1
+    limit_images_gib INTEGER NOT NULL,
+    generation       INTEGER NOT NULL,
+    created_at       INTEGER NOT NULL,
+    updated_at       INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1);
+INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1, 1, 0, 0);
 
 -- Both books are sums of the allocations.
 CREATE TABLE tenant_books (

@@ -1,8 +1,7 @@
 -- A store that has been at work for a while: much that has ended, little that has not. 2,000 nodes, 50 tenants,
 -- of which 3 have nearly all.
 
-INSERT INTO tenants (id, name, limit_vcpus, limit_memory_mib, limit_disk_gib, limit_vms)
-SELECT 'tenant-' || n, 'tenant-' || n, -1, -1, -1, -1 FROM generate_series(0, 49) n;
+INSERT INTO tenants SELECT 'tenant-' || n, 'tenant-' || n, -1, -1, -1, -1, -1, 1, n, n FROM generate_series(0, 49) n;
 INSERT INTO tenant_books SELECT 'tenant-' || n, 0, 0, 0, 0, 9, 9, 9, 9 FROM generate_series(0, 49) n;
 INSERT INTO nodes (id, name, state, freshness, transport, enrolment, facts, heard_epoch, orphans, created_at)
 SELECT 'node-' || n, 'node-' || n, 'ready', 'fresh', 'poll', 'enrolment-' || n, '{}', 1, '[]', n

@@ -26,6 +26,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("node.rs", "ALL", "placement looks at every host"),
     ("node.rs", "BOOKS", "the doctor compares every host's"),
     ("tenant.rs", "BOOKS", "the doctor compares every tenant's"),
+    ("tenant.rs", "REMAINS", "when somebody deletes a tenant"),
     ("task.rs", "BEGIN_AGAIN", "once after a restore"),
     ("task/outbox.rs", "ANEW", "once after a restore"),
     ("task/outbox.rs", "FILL", "once after a restore"),

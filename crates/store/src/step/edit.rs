@@ -141,8 +141,8 @@ fn may_grow(work: &mut Work<'_>, item: &Submission, node: NodeId, growth: Resour
     if growth.is_zero() {
         return Ok(Ok(()));
     }
-    let Some((tenant, book)) = work.tenant(item.tenant)? else { return Ok(Ok(())) };
-    if let Err(refusal) = quota::check(&tenant.limits, &book, &growth) {
+    let Some(tenant) = work.tenant(item.tenant)? else { return Ok(Ok(())) };
+    if let Err(refusal) = quota::check(&tenant.limits, &tenant.book, &growth) {
         return Ok(Err(refusal));
     }
     let candidate = work.candidates()?.iter().find(|candidate| candidate.id == node);

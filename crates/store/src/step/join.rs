@@ -195,7 +195,9 @@ fn not_found(id: NodeId) -> Refusal {
 /// What ran there is judged as that of a node that is silent. Tokens that name it are used up; with a new one it may join
 /// again, and waits for its approval unless that token gives it.
 pub(crate) fn revoke(work: &mut Work<'_>, id: NodeId, actor: &Actor) -> Result<Answer<Node>> {
-    let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else { return Ok(Err(not_found(id))) };
+    let Some(mut row) = node::by_ids(work.tx, &[id], work.usual())?.pop() else {
+        return Ok(Err(not_found(id)));
+    };
     let before = row.node.state;
     (row.node.enrolment, row.node.state) = (None, NodeState::Pending);
     row.node.revoked_at.get_or_insert(work.now);

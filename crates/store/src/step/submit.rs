@@ -26,7 +26,7 @@ use self::{
     change::{Change, name_wanted},
     place::{Groups, place},
 };
-use super::edit;
+use super::{edit, tenant::no_tenant};
 use crate::{
     Accepted, Answer, NewMachine, Submission,
     group::Step,
@@ -193,6 +193,9 @@ impl Batch {
 
     /// The node that is named does it, whether it takes new machines or not; one that is away has its time in the queue.
     fn decide_node(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
+        if work.tenant(item.tenant)?.is_none() {
+            return Ok(Err(no_tenant(item.tenant)));
+        }
         let named = match item.target.node {
             Some(id) => crate::node::identities(work.tx, &[id])?.get(&id).map(|known| (id, known.state)),
             None => None,

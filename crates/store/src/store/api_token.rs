@@ -10,7 +10,7 @@ use hostler_model::{
 use serde_json::json;
 
 use super::Store;
-use crate::{Answer, NewApiToken, Result, TokensOf, api_token, service_account};
+use crate::{Answer, NewApiToken, Result, TokensOf, api_token, service_account, step::tenant::no_tenant};
 
 /// Which tokens go with one that is revoked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +30,11 @@ impl Store {
                 && service_account::one(work.tx, account.id)?.is_none()
             {
                 return Ok(Err(no_account(account.name.as_str())));
+            }
+            if let Some(tenant) = caller.tenant
+                && work.tenant(tenant)?.is_none()
+            {
+                return Ok(Err(no_tenant(tenant)));
             }
             api_token::prune(work.tx, caller.principal, now)?;
             if api_token::good(work.tx, caller.principal, now)? >= api_token::MOST {
@@ -89,6 +94,9 @@ impl Store {
     ) -> Result<Answer<ServiceAccount>> {
         self.step("store.token", move |work| {
             let account = ServiceAccount { created_at: work.now, ..account };
+            if work.tenant(account.tenant)?.is_none() {
+                return Ok(Err(no_tenant(account.tenant)));
+            }
             if let Some(other) = service_account::named(work.tx, account.tenant, &account.name)? {
                 let detail = format!("a service account named {} exists; choose another name", account.name);
                 return Ok(Err(Refusal::new(Code::NameTaken, detail).with("id", other.id.to_string())));

@@ -19,6 +19,7 @@ use crate::{
     idempotency::{self, FirstAnswer, Key},
     image::{self, Origin},
     import,
+    step::tenant::no_tenant,
     work::Work,
 };
 
@@ -149,16 +150,6 @@ impl Store {
     /// The blobs that images of anybody are made of.
     pub async fn image_blobs(&self) -> Result<BTreeSet<Sha256Hex>> {
         self.read(image::blobs).await
-    }
-
-    /// How much a tenant's images may have in all, in GiB; -1 is no limit.
-    pub async fn limit_images(&self, tenant: TenantId, gib: i64, actor: Actor) -> Result<()> {
-        self.step("store.tenant", move |work| {
-            image::set_limit(work.tx, tenant, gib)?;
-            work.audit(&actor, Some(tenant), "tenant", "tenant.put", tenant.0, json!({"limit_images_gib": gib}));
-            Ok(())
-        })
-        .await
     }
 
     /// How many bytes a tenant's images may still grow by; `None` is no limit.
@@ -304,6 +295,9 @@ fn begin(work: &mut Work<'_>, new: &NewImportRow, actor: &Actor) -> hostler_db::
     {
         return Ok(first.again(sent).map(|import| BegunImport { import, replayed: true }));
     }
+    if work.tenant(new.tenant)?.is_none() {
+        return Ok(Err(no_tenant(new.tenant)));
+    }
     if let Err(refusal) = few(work.tx, new.tenant)? {
         return Ok(Err(refusal));
     }
@@ -355,6 +349,9 @@ fn put(
     (origin, aliases): (Origin, &[String]),
     actor: &Actor,
 ) -> hostler_db::Result<Answer<Image>> {
+    if work.tenant(tenant)?.is_none() {
+        return Ok(Err(no_tenant(tenant)));
+    }
     let image = Image { digest: manifest.digest(), tenant, manifest, created_at: work.now };
     if let Err(refusal) = fits(work.tx, tenant, &image.manifest)? {
         return Ok(Err(refusal));

@@ -7,9 +7,10 @@ use hostler_model::{
     event::Actor,
     kind::KindName,
     task::{Effects, End, Task, TaskState},
+    tenant::{Limits, UNLIMITED},
     vm::{Observation, Vm, VmState},
 };
-use hostler_store::{Answer, Edited, Idempotency, Queue, Submission};
+use hostler_store::{Answer, EditTenant, Edited, Idempotency, Queue, Submission};
 use serde_json::{Value, json};
 
 use crate::world::{Agent, TENANT, World, failed, one_vm, seen};
@@ -226,8 +227,8 @@ pub async fn only_growth_is_checked_against_quota_and_room(world: &mut World) {
     // The node has room for eight processors.
     let refusal = world.store.edit_vm(edit(world, id, json!({"vcpus": 9}))).await.unwrap().unwrap_err();
     assert_eq!((refusal.code, &refusal.facts["asked"]["vcpus"]), (Code::NoCapacity, &json!(8)));
-    let tight = Resources { vcpus: 0, memory_mib: 0, disk_gib: 0, vms: 0 };
-    world.store.put_tenant(TENANT, "default".parse().unwrap(), tight, Actor::system()).await.unwrap().unwrap();
+    let tight = Limits { vcpus: 0, memory_mib: 0, disk_gib: 0, vms: 0, ..UNLIMITED };
+    world.store.edit_tenant(EditTenant::of_system(TENANT, tight.into())).await.unwrap().unwrap();
     let refusal = world.store.edit_vm(edit(world, id, json!({"vcpus": 2}))).await.unwrap().unwrap_err();
     assert_eq!((refusal.code, &refusal.facts["over"][0]["asked"]), (Code::QuotaExceeded, &json!(1)));
     assert_eq!(world.vm(id).await.generation, 1);

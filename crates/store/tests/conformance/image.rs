@@ -11,13 +11,14 @@ use hostler_model::{
     kind::KindName,
     ready::Readiness,
     task::{Target, TaskError},
+    tenant::{Limits, UNLIMITED},
 };
-use hostler_store::{Answer, Idempotency, NewImportRow, Origin, Submission};
+use hostler_store::{Answer, EditTenant, Idempotency, NewImportRow, Origin, Submission};
 use serde_json::json;
 
 use crate::world::{self, TENANT, World};
 
-fn manifest(cmdline: &str) -> Manifest {
+pub fn manifest(cmdline: &str) -> Manifest {
     let file = |bytes: &[u8]| ImageFile { sha256: Sha256Hex::of(bytes), size: 1, format: None };
     Manifest {
         name: "tiny".into(),
@@ -174,7 +175,12 @@ pub async fn a_create_that_waits_keeps_the_image_that_its_name_stood_for(world: 
 
 pub async fn what_images_share_counts_once(world: &mut World) {
     put(world, "quiet").await;
-    world.store.limit_images(TENANT, 0, Actor::system()).await.unwrap();
+    world
+        .store
+        .edit_tenant(EditTenant::of_system(TENANT, Limits { images_gib: 0, ..UNLIMITED }.into()))
+        .await
+        .unwrap()
+        .unwrap();
     // The same files with another command line.
     put(world, "loud").await;
     let mut other = manifest("quiet");

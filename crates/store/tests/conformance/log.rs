@@ -2,12 +2,12 @@
 
 use hostler_model::{
     Code, TenantId,
-    event::{Actor, Class},
+    event::Class,
     internal::ProgressReport,
     task::{Effects, End, PhaseTiming, Progress, TaskState},
     tenant::UNLIMITED,
 };
-use hostler_store::{LogFilter, Progressed, Submission};
+use hostler_store::{LogFilter, NewTenantRow, Progressed, Submission};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::world::{Agent, TENANT, World};
@@ -29,7 +29,12 @@ pub async fn entries_are_numbered_without_gaps(world: &mut World) {
 pub async fn filters_select(world: &mut World) {
     world.node("a").await;
     let other: TenantId = world.id();
-    world.store.put_tenant(other, "other".parse().unwrap(), UNLIMITED, Actor::system()).await.unwrap().unwrap();
+    world
+        .store
+        .create_tenant(NewTenantRow::of_system(other, "other".parse().unwrap(), UNLIMITED))
+        .await
+        .unwrap()
+        .unwrap();
     let mine = world.ok(world.echo()).await;
     world.ok(Submission { tenant: other, ..world.echo() }).await;
     let of = |filter| world.store.log(filter, 0, 100);

@@ -32,6 +32,7 @@ mod stats;
 mod submit;
 mod sweep;
 mod task_log;
+mod tenant;
 mod turn;
 mod world;
 
@@ -79,6 +80,13 @@ macro_rules! every_claim {
                 a_poisoned_item_fails_alone
                 many_callers_at_once_are_all_answered
                 a_call_that_is_dropped_leaves_all_or_nothing;
+            tenant:
+                a_tenant_is_made_once_under_a_key
+                a_dry_run_makes_and_changes_nothing
+                a_tenant_is_changed_under_its_generation
+                tenants_are_listed_newest_first
+                a_tenant_is_deleted_once_it_has_nothing
+                the_default_tenant_stays;
             idempotency:
                 the_same_key_gets_the_first_answer
                 the_same_key_with_another_body_is_refused

@@ -10,7 +10,7 @@ use hostler_model::{
     placement::Placement,
     tenant::UNLIMITED,
 };
-use hostler_store::{Answer, Store, Submission};
+use hostler_store::{Answer, NewTenantRow, Store, Submission};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -76,7 +76,8 @@ pub async fn a_group_shares_no_node_whether_it_is_there_under_way_or_in_the_same
     // Another tenant's group of the same name is another.
     let other: TenantId = world.id();
     world.image_for(other);
-    world.store.put_tenant(other, "other".parse().unwrap(), UNLIMITED, Actor::system()).await.unwrap().unwrap();
+    let tenant = NewTenantRow::of_system(other, "other".parse().unwrap(), UNLIMITED);
+    world.store.create_tenant(tenant).await.unwrap().unwrap();
     world.ok(Submission { tenant: other, ..apart("web-4") }).await;
     // What is gone is in no group any more, also within a batch.
     let gone = world.on_vm(KindName::VmDelete, first.target.vm.unwrap());

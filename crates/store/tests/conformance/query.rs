@@ -1,15 +1,14 @@
 //! Queries and records.
 
 use hostler_model::{
-    Code, Resources, TaskId,
-    event::Actor,
+    Code, TaskId,
     kind::KindName,
     node::{Freshness, NodeState},
     task::{Effects, TaskState},
-    tenant::UNLIMITED,
+    tenant::{Limits, UNLIMITED},
     vm::VmState,
 };
-use hostler_store::{TaskFilter, VmFilter};
+use hostler_store::{EditTenant, TaskFilter, VmFilter};
 
 use crate::world::{TENANT, World, failed, one_vm};
 
@@ -67,14 +66,10 @@ pub async fn vms_are_listed_without_the_deleted(world: &mut World) {
 pub async fn limits_and_books_are_told(world: &mut World) {
     let agent = world.node("a").await;
     world.running(agent, "web").await;
-    let limits = Resources { vms: 7, ..UNLIMITED };
-    let put =
-        world.store.put_tenant(TENANT, "renamed".parse().unwrap(), limits, Actor::system()).await.unwrap().unwrap();
+    let limits = Limits { vms: 7, ..UNLIMITED };
+    world.store.edit_tenant(EditTenant::of_system(TENANT, limits.into())).await.unwrap().unwrap();
     let told = world.store.quota(TENANT).await.unwrap();
     assert_eq!((told.limits, told.book.used), (limits, one_vm()));
-    assert_eq!(put, told);
-    let taken = world.store.put_tenant(world.id(), "renamed".parse().unwrap(), limits, Actor::system()).await.unwrap();
-    assert_eq!(taken.unwrap_err().code, Code::NameTaken);
 }
 
 pub async fn gauges_count(world: &mut World) {

@@ -6,9 +6,12 @@ use std::{collections::BTreeSet, sync::Arc};
 use hostler_db::Mode;
 use hostler_fixture::Database;
 use hostler_model::{
-    Clock, Code, Ids, Resources, event::Actor, name::Name, placement::Policy, task::TaskState, tenant::UNLIMITED,
+    Clock, Code, Ids,
+    placement::Policy,
+    task::TaskState,
+    tenant::{Limits, UNLIMITED},
 };
-use hostler_store::{Config, Idempotency, LogFilter, Now, Store, Submission, Timing};
+use hostler_store::{Config, EditTenant, Idempotency, LogFilter, Now, Store, Submission, Timing};
 
 use crate::{
     placement,
@@ -50,8 +53,8 @@ async fn a_key_sent_to_both_makes_one_task() {
 async fn a_limit_holds_however_many_ask_at_once() {
     let (one, other) = worlds();
     one.node("a").await;
-    let limits = Resources { vms: 4, ..UNLIMITED };
-    one.store.put_tenant(TENANT, "default".parse::<Name>().unwrap(), limits, Actor::system()).await.unwrap().unwrap();
+    let limits = Limits { vms: 4, ..UNLIMITED };
+    one.store.edit_tenant(EditTenant::of_system(TENANT, limits.into())).await.unwrap().unwrap();
     let ask = async |world: &World, from: &str| {
         let mut made = 0;
         for number in 0..ROUNDS {

@@ -8,10 +8,10 @@ use hostler_model::{
     node::Slots,
     snapshot::{LIMIT, Snapshot, SnapshotState, Written},
     task::{Effects, End, Intent, TaskState, WaitingFor},
-    tenant::UNLIMITED,
+    tenant::{Limits, UNLIMITED},
     vm::VmState,
 };
-use hostler_store::{Leased, NewSnapshot, SnapshotFilter, Submission};
+use hostler_store::{EditTenant, Leased, NewSnapshot, SnapshotFilter, Submission};
 use serde_json::json;
 
 use crate::world::{Agent, TENANT, World, cancelled, failed, one_vm, seen};
@@ -93,14 +93,13 @@ pub async fn a_name_is_unique_among_a_machines_also_within_one_batch(world: &mut
 pub async fn quota_room_and_number_are_limited(world: &mut World) {
     let agent = world.node("a").await;
     let vm = world.running(agent, "web").await;
-    let limits = Resources { disk_gib: 2, ..UNLIMITED };
-    let name: hostler_model::name::Name = "default".parse().unwrap();
-    let put = world.store.put_tenant(TENANT, name.clone(), limits, hostler_model::event::Actor::system());
+    let limits = Limits { disk_gib: 2, ..UNLIMITED };
+    let put = world.store.edit_tenant(EditTenant::of_system(TENANT, limits.into()));
     put.await.unwrap().unwrap();
     let refusal = world.refused(take(world, vm, "one", true), Code::QuotaExceeded).await;
     assert_eq!(refusal.facts["over"][0]["asked"], 2);
     world.ok(take(world, vm, "small", false)).await;
-    let put = world.store.put_tenant(TENANT, name, UNLIMITED, hostler_model::event::Actor::system());
+    let put = world.store.edit_tenant(EditTenant::of_system(TENANT, UNLIMITED.into()));
     put.await.unwrap().unwrap();
     for n in 1..LIMIT {
         world.ok(take(world, vm, &format!("s{n}"), false)).await;

@@ -6,13 +6,14 @@ use std::{
 };
 
 use hostler_model::{
-    Code, Resources, TenantId, Timestamp,
+    Code, TenantId, Timestamp,
     event::{Actor, Entry},
     kind::KindName,
     stats::{Figures, TaskStats, Took, WINDOWS, Waiting, What, Window, first_minute},
     task::{Effects, TaskState},
+    tenant::UNLIMITED,
 };
-use hostler_store::{Queue, StatsFilter, Submission, TaskFilter};
+use hostler_store::{NewTenantRow, Queue, StatsFilter, Submission, TaskFilter};
 use uuid::Uuid;
 
 use crate::world::{TENANT, World, failed};
@@ -184,8 +185,12 @@ pub async fn what_happened_is_told_by_kind_and_by_node(world: &mut World) {
 pub async fn a_tenant_is_told_its_own(world: &mut World) {
     let agent = world.node("a").await;
     let other: TenantId = world.id();
-    let limits = Resources { vcpus: -1, memory_mib: -1, disk_gib: -1, vms: -1 };
-    world.store.put_tenant(other, "other".parse().unwrap(), limits, Actor::system()).await.unwrap().unwrap();
+    world
+        .store
+        .create_tenant(NewTenantRow::of_system(other, "other".parse().unwrap(), UNLIMITED))
+        .await
+        .unwrap()
+        .unwrap();
     let theirs = world.ok(Submission { tenant: other, ..world.echo() }).await;
     let leased = world.lease_one(agent).await;
     assert_eq!(leased.task, theirs.id);

@@ -2,15 +2,15 @@
 
 use futures_util::future::join_all;
 use hostler_model::{
-    Code, PrincipalId, Resources, TenantId,
+    Code, PrincipalId, TenantId,
     event::{Actor, Class},
     kind::KindName,
     node::NodeEvent,
     task::{Effects, TaskState, WaitingFor},
-    tenant::UNLIMITED,
+    tenant::{Limits, UNLIMITED},
     vm::VmState,
 };
-use hostler_store::{LogFilter, Submission, TaskFilter};
+use hostler_store::{EditTenant, LogFilter, NewTenantRow, Submission, TaskFilter};
 use serde_json::json;
 
 use crate::world::{TENANT, World, failed, one_vm};
@@ -114,7 +114,12 @@ pub async fn a_name_that_a_rename_gives_back_within_a_batch_is_free(world: &mut 
 pub async fn two_tenants_may_use_one_name(world: &mut World) {
     world.node("a").await;
     let other: TenantId = world.id();
-    world.store.put_tenant(other, "other".parse().unwrap(), UNLIMITED, Actor::system()).await.unwrap().unwrap();
+    world
+        .store
+        .create_tenant(NewTenantRow::of_system(other, "other".parse().unwrap(), UNLIMITED))
+        .await
+        .unwrap()
+        .unwrap();
     world.ok(world.create("web")).await;
     world.image_for(other);
     world.ok(Submission { tenant: other, ..world.create("web") }).await;
@@ -123,8 +128,8 @@ pub async fn two_tenants_may_use_one_name(world: &mut World) {
 
 pub async fn quota_counts_what_earlier_items_of_the_batch_took(world: &mut World) {
     world.node("a").await;
-    let limits = Resources { vms: 2, ..UNLIMITED };
-    world.store.put_tenant(TENANT, "default".parse().unwrap(), limits, Actor::system()).await.unwrap().unwrap();
+    let limits = Limits { vms: 2, ..UNLIMITED };
+    world.store.edit_tenant(EditTenant::of_system(TENANT, limits.into())).await.unwrap().unwrap();
     let answers = world.store.submit(["a", "b", "c"].map(|name| world.create(name)).to_vec()).await.unwrap();
     assert!(answers[0].is_ok() && answers[1].is_ok());
     let refusal = answers[2].as_ref().unwrap_err();
@@ -210,7 +215,12 @@ pub async fn another_tenants_vm_is_not_found(world: &mut World) {
     let agent = world.node("a").await;
     let vm = world.running(agent, "web").await;
     let other: TenantId = world.id();
-    world.store.put_tenant(other, "other".parse().unwrap(), UNLIMITED, Actor::system()).await.unwrap().unwrap();
+    world
+        .store
+        .create_tenant(NewTenantRow::of_system(other, "other".parse().unwrap(), UNLIMITED))
+        .await
+        .unwrap()
+        .unwrap();
     for kind in [KindName::VmExec, KindName::VmDelete] {
         world.refused(Submission { tenant: other, ..world.on_vm(kind, vm) }, Code::VmNotFound).await;
     }

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_db::{Result, Tx};
 use hostler_model::{
-    Code, NodeId, Refusal, Resources, TenantId, VmId,
+    NodeId, Resources, TenantId, VmId,
     name::Name,
     placement::{self, Apart, Choice, Wanted},
     quota,
     vm::VmState,
 };
 
+use super::super::tenant::no_tenant;
 use crate::{Answer, NewMachine, Submission, vm, work::Work};
 
 /// A machine of a group.
@@ -66,12 +67,8 @@ pub(super) fn place(
     amount: Resources,
     machine: Option<&NewMachine>,
 ) -> Result<Answer<(NodeId, Option<Choice>)>> {
-    let Some((tenant, book)) = work.tenant(item.tenant)? else {
-        return Ok(
-            Err(Refusal::new(Code::NotFound, "there is no such tenant").with("tenant", item.tenant.to_string())),
-        );
-    };
-    if let Err(refusal) = quota::check(&tenant.limits, &book, &amount) {
+    let Some(tenant) = work.tenant(item.tenant)? else { return Ok(Err(no_tenant(item.tenant))) };
+    if let Err(refusal) = quota::check(&tenant.limits, &tenant.book, &amount) {
         return Ok(Err(refusal));
     }
     let any = BTreeMap::new();

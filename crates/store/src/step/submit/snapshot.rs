@@ -114,8 +114,8 @@ fn no_memory(vm: &Vm) -> Refusal {
 
 /// The tenant's quota and the node's room: a snapshot lies where its machine is, whatever else the node may take.
 fn room(work: &mut Work<'_>, item: &Submission, node: NodeId, amount: &Resources) -> Result<Answer<()>> {
-    if let Some((tenant, book)) = work.tenant(item.tenant)?
-        && let Err(refusal) = quota::check(&tenant.limits, &book, amount)
+    if let Some(tenant) = work.tenant(item.tenant)?
+        && let Err(refusal) = quota::check(&tenant.limits, &tenant.book, amount)
     {
         return Ok(Err(refusal));
     }

@@ -1,0 +1,53 @@
+//! What goes into the steps that change tenants.
+
+use hostler_model::{
+    TenantId,
+    event::Actor,
+    name::Name,
+    tenant::{Limits, Tenant, TenantPatch},
+};
+
+use super::Idempotency;
+
+/// A tenant to be.
+#[derive(Clone, Debug)]
+pub struct NewTenantRow {
+    /// Its id, made beforehand.
+    pub id: TenantId,
+    /// Its name.
+    pub name: Name,
+    /// How much it may have.
+    pub limits: Limits,
+    /// The caller's key, if it sent one.
+    pub idempotency: Option<Idempotency>,
+    /// Answer as if, and write nothing.
+    pub dry_run: bool,
+    /// Who asks.
+    pub actor: Actor,
+}
+
+/// A tenant that was made, now or before under the same key.
+#[derive(Clone, Debug)]
+pub struct MadeTenant {
+    /// The tenant as it was when it was made.
+    pub tenant: Tenant,
+    /// Whether this is the first answer once more.
+    pub replayed: bool,
+}
+
+/// A change of a tenant.
+#[derive(Clone, Debug)]
+pub struct EditTenant {
+    /// Which.
+    pub tenant: TenantId,
+    /// What changes.
+    pub patch: TenantPatch,
+    /// What the server gives new tenants.
+    pub usual: Limits,
+    /// The generations that it may have; `None`: any.
+    pub if_match: Option<Vec<u32>>,
+    /// Answer as if, and write nothing.
+    pub dry_run: bool,
+    /// Who asks.
+    pub actor: Actor,
+}
