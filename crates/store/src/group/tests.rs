@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use hostler_db::Db;
-use hostler_model::{Clock, Ids, Timestamp};
+use hostler_model::{Clock, Ids, Timestamp, placement::Policy};
 use tokio::sync::broadcast;
 
 use super::*;
@@ -59,7 +59,17 @@ impl Bench {
         let service = Service::begin(clock.now());
         let (relay, ahead) = (None, None);
         let timing = Timing::default();
-        let context = Arc::new(Context { db, clock, ids: Ids::seeded(1), timing, service, wakes, relay, ahead });
+        let context = Arc::new(Context {
+            db,
+            clock,
+            ids: Ids::seeded(1),
+            timing,
+            placement: Policy::default(),
+            service,
+            wakes,
+            relay,
+            ahead,
+        });
         Bench { committer: Committer::new(context, mode), sizes: Arc::default(), _dir: dir }
     }
 
