@@ -316,6 +316,7 @@ mod tests {
             names: Vec::new(),
             node_validity: lease,
             broker: None,
+            oidc: None,
         };
         service::open(opening).await.unwrap()
     }

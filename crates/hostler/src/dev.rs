@@ -211,6 +211,7 @@ async fn work(
         names: Vec::new(),
         node_validity: NODE_VALIDITY,
         broker: None,
+        oidc: None,
     })
     .await?;
     let stop = CancellationToken::new();

@@ -10,7 +10,7 @@
 use std::{path::Path, time::Duration};
 
 use hostler_broker::Broker;
-use hostler_control::Sources;
+use hostler_control::{Oidc, Sources};
 use hostler_model::{
     Refusal,
     defaults::Defaults,
@@ -26,7 +26,7 @@ use crate::{
     exit::{Exit, Failure},
     folder::{Folder, Stay},
     interrupt::Interrupt,
-    output,
+    oidc, output,
     service::{self, Opening, Shared, address, bind},
     settings::{FileArgs, Server, ServerFlags, in_file, layers},
 };
@@ -61,7 +61,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     service::logging(&settings.log)?;
     #[cfg(feature = "crash-points")]
     crate::crash::arm();
-    let Examined { default_image, sources, defaults, placement } = examine(&settings)?;
+    let Examined { default_image, sources, defaults, oidc, placement } = examine(&settings)?;
     hostler_agent::host::process::raise_file_limit();
     let mut interrupt = Interrupt::listen()?;
     let folder = Folder::take(settings.data.clone(), Stay::Stays)?;
@@ -78,6 +78,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         names: settings.names.0.clone(),
         node_validity: Duration::from_secs(settings.node_certificate_seconds),
         broker: by_broker(&settings)?,
+        oidc,
     })
     .await?;
     if settings.images.is_dir() {
@@ -148,6 +149,7 @@ pub struct Examined {
     default_image: Option<DefaultImage>,
     sources: Sources,
     defaults: Defaults,
+    oidc: Option<Oidc>,
     placement: Policy,
 }
 
@@ -160,6 +162,7 @@ pub fn examine(settings: &Server) -> Result<Examined, Failure> {
     let files = default_image.as_ref().map(DefaultImage::files).unwrap_or_default();
     Ok(Examined {
         sources: Sources { files, ..named },
+        oidc: oidc::provider(settings)?,
         defaults: default_image::defaults(&settings.machines, default_image.as_ref(), in_file)?,
         placement: placement(settings)?,
         default_image,

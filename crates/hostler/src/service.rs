@@ -8,7 +8,7 @@ use std::{
 };
 
 use hostler_broker::Broker;
-use hostler_control::{Keyring, Limits, Pace, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Oidc, Pace, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, TenantId,
@@ -83,6 +83,8 @@ pub struct Opening<'a> {
     pub node_validity: Duration,
     /// The message broker by which some nodes get their tasks.
     pub broker: Option<Broker>,
+    /// An identity provider whose tokens are believed.
+    pub oidc: Option<Oidc>,
 }
 
 /// What several servers share.
@@ -101,8 +103,20 @@ pub struct Shared {
 /// Opens the store, the authority and the keys in a data folder. Imports that the process before this one did are over
 /// where whoever has the folder is alone with the database.
 pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
-    let Opening { data, shared, issuer, lease, history, placement, sources, defaults, names, node_validity, broker } =
-        opening;
+    let Opening {
+        data,
+        shared,
+        issuer,
+        lease,
+        history,
+        placement,
+        sources,
+        defaults,
+        names,
+        node_validity,
+        broker,
+        oidc,
+    } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
@@ -152,6 +166,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         sealer,
         node_validity,
         access,
+        oidc,
         issuer: issuer.to_owned(),
         blobs: shared.blobs.unwrap_or_else(|| data.join("blobs")),
         sources,

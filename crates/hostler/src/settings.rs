@@ -171,6 +171,42 @@ keys! {
         #[arg(value_name = "FILE")]
         image_catalogue: PathBuf = PathBuf::from("/etc/hostler/catalogue.json");
 
+        /// The issuer of an identity provider (OpenID Connect) whose tokens are believed, such as
+        /// https://login.example.com/realms/staff; none where it is empty
+        #[arg(value_name = "URL")]
+        oidc_issuer: String = String::new();
+
+        /// For whom its tokens may be: ids of clients or APIs there that stand for this server
+        #[arg(value_name = "ID", value_parser = crate::settings::layers::names)]
+        oidc_audiences: Names = Names::default();
+
+        /// The client that `hostler login` is there, which may use the device flow without a
+        /// secret; its id tokens are believed. Nobody logs in that way where it is empty
+        #[arg(value_name = "ID")]
+        oidc_client: String = String::new();
+
+        /// The claim that names somebody's tenant, by id or name. A claim within another is
+        /// written with dots
+        #[arg(value_name = "CLAIM")]
+        oidc_tenant_claim: String = "tenant".to_owned();
+
+        /// The claim with somebody's roles, such as groups or realm_access.roles
+        #[arg(value_name = "CLAIM")]
+        oidc_roles_claim: String = "roles".to_owned();
+
+        /// Which word in that claim is which role, such as staff=viewer,ops=operator; where none is
+        /// said, roles are called there what they are called here
+        #[arg(value_name = "WORD=ROLE", value_parser = crate::settings::layers::names)]
+        oidc_roles: Names = Names::default();
+
+        /// A claim with scopes by which a token is narrowed, such as scope; none where it is empty
+        #[arg(value_name = "CLAIM")]
+        oidc_scopes_claim: String = String::new();
+
+        /// How far the provider's clock and this one may disagree, in seconds
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(0..=300))]
+        oidc_skew_seconds: u64 = 60;
+
         /// A RabbitMQ by which nodes may get their tasks, as amqp://USER@HOST:5672/VHOST or amqps://…;
         /// none where it is empty. A password is better kept in amqp_file
         #[arg(value_name = "URL", hide_env_values = true)]

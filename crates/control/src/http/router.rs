@@ -102,6 +102,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(token::show_token, token::revoke_token))
         .routes(routes!(token::whoami))
         .routes(routes!(token::show_jwks))
+        .routes(routes!(token::show_login))
         .routes(routes!(service_account::list_service_accounts, service_account::make_service_account))
         .routes(routes!(service_account::delete_service_account))
 }

@@ -18,6 +18,7 @@ mod life;
 mod listen;
 mod lists;
 mod loops;
+mod oidc;
 mod placement;
 mod power;
 mod secret;

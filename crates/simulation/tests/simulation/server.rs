@@ -88,6 +88,7 @@ impl Site {
             sealer,
             node_validity: hostler_trust::ca::NODE_VALIDITY,
             access: AccessIssuer::open("simulation", &ca, clock.now())?,
+            oidc: None,
             issuer: "simulation".to_owned(),
             blobs: self.dir.join("blobs"),
             sources: Sources {
