@@ -4,7 +4,7 @@ use hostler_model::{
     Code,
     api::{Page, Submitted},
     broker::{ChangeTransport, NewPlainNode, Transport},
-    node::{Node, NodePatch},
+    node::{Node, NodePatch, Removal},
 };
 
 use crate::{
@@ -21,6 +21,8 @@ pub enum Decision {
     Cordon,
     /// New machines there again.
     Uncordon,
+    /// No new machines there, until the last one is gone.
+    Drain,
     /// Its certificate is good for nothing.
     Revoke,
     /// Nothing more is leased to it, but what is to be undone.
@@ -35,6 +37,7 @@ impl Decision {
             Decision::Approve => "approve",
             Decision::Cordon => "cordon",
             Decision::Uncordon => "uncordon",
+            Decision::Drain => "drain",
             Decision::Revoke => "revoke",
             Decision::Pause => "pause",
             Decision::Resume => "resume",
@@ -52,6 +55,13 @@ impl Client {
     pub async fn change_node(&self, node: &str, decision: Decision) -> Result<Node, ClientError> {
         let path = format!("/api/v1/nodes/{}/{}", segment(node, Code::NodeNotFound)?, decision.verb());
         self.call(Call::post(path)).await
+    }
+
+    /// Removes a node; what is left there is given up with it where `force` says that the host is gone for good.
+    pub async fn remove_node(&self, node: &str, force: bool, dry_run: bool) -> Result<Removal, ClientError> {
+        let call = Call::delete(format!("/api/v1/nodes/{}", segment(node, Code::NodeNotFound)?));
+        let call = call.query("force", force.then_some(true)).query("dry_run", dry_run.then_some(true));
+        self.call(call).await
     }
 
     /// Edits a node's record; answers how it is now.

@@ -1,5 +1,6 @@
 //! A node: a host with an agent. Its state is what an operator decided, its freshness what was last heard.
 
+mod drain;
 mod overcommit;
 mod patch;
 
@@ -8,6 +9,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    drain::{Blocker, Drain, Removal},
     overcommit::{Overcommit, OvercommitPatch, OwnOvercommit},
     patch::NodePatch,
 };
@@ -33,7 +35,7 @@ pub enum NodeState {
     Ready,
     /// Gets tasks for what it has, no new machines.
     Cordoned,
-    /// Its machines are being moved away.
+    /// No new machines, until the last one that is there is gone.
     Draining,
     /// It has no machines left.
     Drained,
@@ -48,7 +50,7 @@ pub enum NodeEvent {
     Cordon,
     /// New machines again.
     Uncordon,
-    /// Move its machines away.
+    /// No new machines, until the last one that is there is gone.
     Drain,
     /// The last machine is gone.
     Emptied,
@@ -79,11 +81,12 @@ impl NodeState {
             (S::Ready | S::Cordoned, E::Cordon) => Some(S::Cordoned),
             (S::Ready | S::Cordoned | S::Draining | S::Drained, E::Uncordon) => Some(S::Ready),
             (S::Ready | S::Cordoned | S::Draining, E::Drain) => Some(S::Draining),
+            (S::Drained, E::Drain) => Some(S::Drained),
             (S::Draining, E::Emptied) => Some(S::Drained),
             (S::Pending, E::Cordon | E::Uncordon | E::Drain | E::Emptied)
             | (S::Ready | S::Cordoned, E::Approve | E::Emptied)
             | (S::Draining, E::Approve | E::Cordon)
-            | (S::Drained, E::Approve | E::Cordon | E::Drain | E::Emptied) => None,
+            | (S::Drained, E::Approve | E::Cordon | E::Emptied) => None,
         }
     }
 
@@ -266,6 +269,12 @@ pub struct Node {
     pub name: Name,
     /// What an operator decided.
     pub state: NodeState,
+    /// Since when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_since: Option<Timestamp>,
+    /// While it is drained: what is left there, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain: Option<Drain>,
     /// What was last heard.
     pub freshness: Freshness,
     /// The enrolment that its certificate must carry.

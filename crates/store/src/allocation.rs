@@ -6,6 +6,7 @@ use hostler_model::{
     alloc::{Allocation, Hold, Owner},
 };
 use serde::Serialize;
+use serde_json::json;
 
 const BY_OWNERS: &str = "
 SELECT a.noun, a.id, a.tenant, a.node, a.vcpus, a.memory_mib, a.disk_gib, a.vms, a.hold
@@ -24,6 +25,16 @@ SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold
 /// Every allocation: for `doctor`.
 pub(crate) fn all(tx: &Tx<'_>) -> Result<Vec<Allocation>> {
     tx.query(ALL, &(), read)
+}
+
+const ON_NODE: &str = "
+SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold
+  FROM allocations
+ WHERE node = ?1->>'node'";
+
+/// Every allocation on a node.
+pub(crate) fn on_node(tx: &Tx<'_>, node: NodeId) -> Result<Vec<Allocation>> {
+    tx.query(ON_NODE, &json!({"node": node}), read)
 }
 
 /// What is written over where there is one.

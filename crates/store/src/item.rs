@@ -281,6 +281,15 @@ pub enum Queue {
     Paused,
 }
 
+/// Whether what is left on a node is given up with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Force {
+    /// It keeps the node.
+    No,
+    /// The host is gone for good, and all that was there with it.
+    Yes,
+}
+
 /// A token by which a node may join, once.
 #[derive(Clone, Debug)]
 pub struct NewJoinToken {

@@ -35,7 +35,7 @@ macro_rules! columns {
          n.created_at, n.paused_at, COALESCE(b.held_vcpus, 0), COALESCE(b.held_memory_mib, 0), COALESCE(b.held_disk_gib, 0),
          COALESCE(b.held_vms, 0), COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0),
          COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0), n.transport, n.revoked_at, n.labels, n.overcommit,
-         n.generation"
+         n.generation, n.state_since"
     };
 }
 
@@ -139,6 +139,25 @@ pub(crate) fn paused(tx: &Tx<'_>) -> Result<BTreeSet<NodeId>> {
     Ok(tx.query(PAUSED, &(), |row| row.parse(0))?.into_iter().collect())
 }
 
+const DRAINING: &str = "SELECT id FROM nodes WHERE state = 'draining'";
+
+/// The nodes that are being drained.
+pub(crate) fn draining(tx: &Tx<'_>) -> Result<Vec<NodeId>> {
+    tx.query(DRAINING, &(), |row| row.parse(0))
+}
+
+const REMOVE: &str = "DELETE FROM nodes WHERE id IN (SELECT value FROM jsonb_each(?1))";
+const REMOVE_BOOKS: &str = "DELETE FROM node_books WHERE node IN (SELECT value FROM jsonb_each(?1))";
+
+/// Removes nodes, and their books with them.
+pub(crate) fn remove(tx: &Tx<'_>, ids: &BTreeSet<NodeId>) -> Result<()> {
+    if !ids.is_empty() {
+        tx.put(REMOVE_BOOKS, ids)?;
+        tx.put(REMOVE, ids)?;
+    }
+    Ok(())
+}
+
 const ADD: &str = "
 INSERT INTO node_books (node, held_vcpus, held_memory_mib, held_disk_gib, held_vms,
                         used_vcpus, used_memory_mib, used_disk_gib, used_vms)
@@ -178,14 +197,15 @@ pub(crate) fn books(tx: &Tx<'_>) -> Result<BTreeMap<NodeId, Book>> {
 
 const PUT: &str = "
 INSERT INTO nodes (id, name, state, freshness, transport, enrolment, facts, last_seen, lost_at, beat_seq, orphans,
-                   paused_at, revoked_at, created_at, heard_epoch, labels, overcommit, generation)
+                   paused_at, revoked_at, created_at, heard_epoch, labels, overcommit, generation, state_since)
 SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value->>'transport', value->>'enrolment',
        value->>'facts',
        CAST(value->>'last_seen' AS BIGINT), CAST(value->>'lost_at' AS BIGINT), CAST(value->>'beat_seq' AS BIGINT),
        value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'revoked_at' AS BIGINT),
        CAST(value->>'created_at' AS BIGINT),
        (SELECT CASE WHEN store_epoch > 1 THEN store_epoch - 1 ELSE store_epoch END FROM log_head WHERE one = 1),
-       value->>'labels', value->>'overcommit', CAST(value->>'generation' AS BIGINT)
+       value->>'labels', value->>'overcommit', CAST(value->>'generation' AS BIGINT),
+       CAST(value->>'state_since' AS BIGINT)
   FROM jsonb_each(?1)
  WHERE true
     ON CONFLICT (id) DO UPDATE
@@ -194,7 +214,7 @@ SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value
        facts = excluded.facts, last_seen = excluded.last_seen, lost_at = excluded.lost_at,
        beat_seq = excluded.beat_seq, orphans = excluded.orphans, paused_at = excluded.paused_at,
        revoked_at = excluded.revoked_at, labels = excluded.labels, overcommit = excluded.overcommit,
-       generation = excluded.generation";
+       generation = excluded.generation, state_since = excluded.state_since";
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -215,6 +235,7 @@ struct Written<'a> {
     labels: Document<&'a BTreeMap<String, String>>,
     overcommit: Document<&'a OwnOvercommit>,
     generation: u32,
+    state_since: Option<i64>,
 }
 
 /// Writes nodes whole: those that joined, or that changed in more than when they were heard.
@@ -246,6 +267,7 @@ fn written(row: &NodeRow) -> Written<'_> {
         labels: Document(&node.labels),
         overcommit: Document(&node.overcommit),
         generation: node.generation,
+        state_since: node.state_since.map(Timestamp::as_micros),
     }
 }
 
@@ -280,6 +302,8 @@ fn read(usual: &Overcommit) -> impl Fn(&Row<'_>) -> Result<NodeRow> {
             id: row.parse(0)?,
             name: row.parse(1)?,
             state: row.word(2)?,
+            state_since: moment(25)?,
+            drain: None,
             freshness: row.word(3)?,
             transport: row.word(20)?,
             enrolment: row.parse_opt(4)?,
@@ -301,4 +325,5 @@ fn read(usual: &Overcommit) -> impl Fn(&Row<'_>) -> Result<NodeRow> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[BY_IDS, BY_NAME, IDENTITIES, HEARD, COMPARED, PAUSED, REVOKED, ADD, PUT];
+pub(crate) const HOT: &[&str] =
+    &[BY_IDS, BY_NAME, IDENTITIES, HEARD, COMPARED, PAUSED, DRAINING, REMOVE, REMOVE_BOOKS, REVOKED, ADD, PUT];

@@ -21,6 +21,7 @@ const MEANT: &[&str] = &[
     "SCAN json_each",
     "SCAN tasks USING",
     "USING INDEX nodes_paused",
+    "INDEX nodes_draining",
     "INDEX nodes_offered",
     "INDEX nodes_revoked",
 ];

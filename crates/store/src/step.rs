@@ -2,6 +2,7 @@
 //! [`crate::work::Work::finish`].
 
 pub(crate) mod cancel;
+pub(crate) mod drain;
 pub(crate) mod edit;
 pub(crate) mod expire;
 pub(crate) mod forget;
@@ -12,8 +13,10 @@ pub(crate) mod lease;
 pub(crate) mod letter;
 pub(crate) mod look;
 pub(crate) mod offer;
+mod place;
 pub(crate) mod plain;
 pub(crate) mod progress;
+pub(crate) mod remove;
 pub(crate) mod restart;
 pub(crate) mod restored;
 pub(crate) mod settle;

@@ -21,7 +21,7 @@ use hostler_model::{
     event::{Actor, Entry},
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
     name::Name,
-    node::{Node, NodeEvent, NodePatch},
+    node::{Node, NodeEvent, NodePatch, Removal},
     placement::Policy,
     secret::Secret,
     snapshot::Snapshot,
@@ -35,9 +35,9 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Cancel, Claim, Edited, Forgotten, Gauges, JoinNode, Leased, LogFilter, NewJoinToken, Old,
-    Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept, TaskFilter,
-    Timing, VmFilter, Wakes, doctor, gauges,
+    Accepted, Answer, Beat, Cancel, Claim, Edited, Force, Forgotten, Gauges, JoinNode, Leased, LogFilter, NewJoinToken,
+    Old, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept,
+    TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node,
     relay::Relay,
@@ -45,8 +45,8 @@ use crate::{
     service::Service,
     snapshot,
     step::{
-        cancel, edit, expire, forget, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start,
-        submit, sweep,
+        cancel, drain, edit, expire, forget, heartbeat, join, lease, letter, look, progress, remove, restart, restored,
+        settle, start, submit, sweep,
     },
     task, task_log, timeline, token, vm,
     work::{Context, Work},
@@ -243,6 +243,11 @@ impl Store {
         self.pass("store.judge", sweep::judge_nodes).await
     }
 
+    /// Nodes that are being drained.
+    pub async fn drain_nodes(&self) -> Result<Swept> {
+        self.pass("store.drain", drain::drain_nodes).await
+    }
+
     /// Machines whose time is over.
     pub async fn expire_vms(&self) -> Result<Swept> {
         self.pass("store.expire", expire::expire_vms).await
@@ -364,6 +369,17 @@ impl Store {
         self.step("store.node", move |work| join::revoke(work, node, &actor)).await
     }
 
+    /// Removes a node, or says what keeps it; `dry_run`: answers the same and changes nothing.
+    pub async fn remove_node(
+        &self,
+        node: NodeId,
+        force: Force,
+        dry_run: bool,
+        actor: Actor,
+    ) -> Result<Answer<Removal>> {
+        self.step("store.node", move |work| remove::remove(work, node, force, dry_run, &actor)).await
+    }
+
     /// Pauses or resumes a node's queue.
     pub async fn queue_node(&self, node: NodeId, queue: Queue, actor: Actor) -> Result<Answer<Node>> {
         self.step("store.node", move |work| join::queue(work, node, queue, &actor)).await
@@ -444,6 +460,11 @@ impl Store {
     /// The nodes whose certificates are good for nothing.
     pub async fn revoked_nodes(&self) -> Result<Vec<NodeId>> {
         self.read(node::revoked).await
+    }
+
+    /// What is left on a node: machines, and tasks that have not ended.
+    pub async fn left_on(&self, node: NodeId) -> Result<(Vec<Vm>, Vec<Task>)> {
+        self.read(move |tx| drain::left(tx, node)).await
     }
 
     /// Every node, by name.

@@ -174,6 +174,23 @@ pub(crate) fn live_on_vms(tx: &Tx<'_>, vms: &[VmId]) -> Result<Vec<TaskRow>> {
     tx.query(LIVE_ON_VMS, &vms, read)
 }
 
+const ON_NODE: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
+  FROM tasks t
+ WHERE t.node = ?1->>'node' AND ",
+    has_not_ended!(),
+    "
+ ORDER BY t.seq"
+);
+
+/// Tasks at a node that have not ended, in the order in which they were queued.
+pub(crate) fn on_node(tx: &Tx<'_>, node: NodeId) -> Result<Vec<TaskRow>> {
+    tx.query(ON_NODE, &json!({"node": node}), read)
+}
+
 const RETRY_OF: &str = "
 SELECT id
   FROM tasks

@@ -138,6 +138,8 @@ pub(crate) struct Work<'a> {
     pub(crate) vms: Rows<VmId, VmRow>,
     pub(crate) snapshots: Rows<SnapshotId, SnapshotRow>,
     pub(crate) nodes: Rows<NodeId, NodeRow>,
+    /// Nodes that are removed.
+    pub(crate) removed: BTreeSet<NodeId>,
     /// Nodes whose heartbeat this step received.
     pub(crate) heard: Vec<NodeId>,
     /// Nodes whose tasks travel by another road from now on.
@@ -197,6 +199,7 @@ impl<'a> Work<'a> {
             vms: Rows::default(),
             snapshots: Rows::default(),
             nodes: Rows::default(),
+            removed: BTreeSet::new(),
             heard: Vec::new(),
             rerouted: BTreeSet::new(),
             renewed: Vec::new(),
@@ -569,6 +572,7 @@ impl<'a> Work<'a> {
     fn write_rows(&mut self) -> Result<()> {
         tenant::write_books(self.tx, &self.books.tenants)?;
         node::write_books(self.tx, &self.books.nodes)?;
+        node::remove(self.tx, &self.removed)?;
         node::put(self.tx, &self.nodes.made().chain(self.nodes.changed()).collect::<Vec<_>>())?;
         // A name that a change gives back may be taken in the same batch.
         vm::park(self.tx, &self.renamed)?;

@@ -11,9 +11,9 @@ use hostler_model::{
     id::EnrolmentId,
     internal::{Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Report},
     name::Name,
-    node::{Node, NodeEvent, NodeFacts, NodePatch},
+    node::{Drain, Node, NodeEvent, NodeFacts, NodePatch, NodeState, Removal},
 };
-use hostler_store::{Answer, Beat, JoinNode, Leased, Progressed, Queue, Settle, Started};
+use hostler_store::{Answer, Beat, Force, JoinNode, Leased, Progressed, Queue, Settle, Started};
 use hostler_trust::{CsrError, JoinToken, NodeIdentity};
 
 use super::{App, Error, Result, caller::Call, not_found, only};
@@ -32,6 +32,22 @@ impl App {
             return Ok(node);
         }
         Err(not_found(Code::NodeNotFound, "node", text).into())
+    }
+
+    /// A node as this caller may see it; while it is drained, with what is left there.
+    pub async fn shown_node(&self, call: &Call, text: &str) -> Result<Node> {
+        let mut node = self.node(text).await?;
+        if node.state == NodeState::Draining {
+            let (vms, tasks) = self.store.left_on(node.id).await?;
+            node.drain = Some(Drain::of(&vms, &tasks, |tenant| call.may_see(tenant)));
+        }
+        Ok(node)
+    }
+
+    /// Removes a node, or says what keeps it.
+    pub async fn remove_node(&self, call: &Call, text: &str, force: Force, dry_run: bool) -> Result<Removal> {
+        let node = self.node(text).await?.id;
+        Ok(self.store.remove_node(node, force, dry_run, call.actor()).await??)
     }
 
     /// Every node.

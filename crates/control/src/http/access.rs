@@ -91,6 +91,8 @@ pub(super) const TABLE: &[Row] = &[
     row(POST, "/api/v1/nodes", admin(Scope::NodeWrite)),
     row(GET, "/api/v1/nodes/{node}", tenant(Role::Viewer, Scope::NodeRead)),
     row(PATCH, "/api/v1/nodes/{node}", admin(Scope::NodeWrite)),
+    row(DELETE, "/api/v1/nodes/{node}", admin(Scope::NodeWrite)),
+    row(POST, "/api/v1/nodes/{node}/drain", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/approve", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/cordon", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/uncordon", admin(Scope::NodeWrite)),

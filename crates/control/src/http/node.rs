@@ -1,5 +1,6 @@
 //! Nodes, as people see them: `/api/v1/nodes`.
 
+pub(super) mod drain;
 pub(super) mod edit;
 
 use std::sync::Arc;
@@ -35,8 +36,8 @@ pub(super) async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<Page<
     params(("node" = String, Path, description = "Its id or name")),
     responses((status = 200, description = "The node", body = Node,
         headers(("ETag" = Option<String>, description = "Its generation"))), Refusals))]
-pub(super) async fn show_node(State(app): State<Arc<App>>, path: InPath) -> Result<Response> {
-    Ok(tagged_node(&app.node(path.get("node")?).await?))
+pub(super) async fn show_node(State(app): State<Arc<App>>, call: Call, path: InPath) -> Result<Response> {
+    Ok(tagged_node(&app.shown_node(&call, path.get("node")?).await?))
 }
 
 /// Accepts a node that joined.

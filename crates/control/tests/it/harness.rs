@@ -220,6 +220,7 @@ fn quick() -> Pace {
         expire_queued: every,
         expire_running: every,
         judge_nodes: every,
+        drain_nodes: every,
         restart_vms: every,
         expire_vms: every,
         drop_idempotency_keys: every,

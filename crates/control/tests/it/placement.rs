@@ -1,8 +1,11 @@
 //! Placement over the API: a node's record is edited, machines choose by it, and every answer says why.
 
+use std::time::Duration;
+
 use hostler_model::role::Role;
 use http::{Method, StatusCode};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{Agent, World};
 
@@ -76,4 +79,47 @@ async fn a_machine_is_placed_by_its_words_and_a_dry_run_says_how() {
         let answer = world.post("/api/v1/vms", json!({"placement": bad})).send().await;
         assert_eq!(answer.code(), "VALIDATION_ERROR", "{}", answer.text());
     }
+}
+
+#[tokio::test]
+async fn a_node_that_is_drained_names_what_is_left_to_those_who_may_see_it() {
+    let (world, agent) = World::ready().await;
+    let node = format!("/api/v1/nodes/{}", agent.identity.node);
+    let made = world.post("/api/v1/vms", json!({"name": "web"})).send().await.json();
+    agent.poll(&world, "wait_ms=5000").await;
+    let drained = world.post(&format!("{node}/drain"), json!({})).send().await.json();
+    assert_eq!((&drained["state"], &drained["drain"]["vms"]), (&json!("draining"), &json!(1)));
+    let left = &drained["drain"]["blocking"][0];
+    assert_eq!((&left["name"], &left["vm"]), (&json!("web"), &made["vm"]["id"]));
+    assert!(left["why"].as_str().unwrap().contains(made["task"]["id"].as_str().unwrap()), "{left}");
+    let theirs = world.get(&node).bearer(&world.foreign).send().await.json();
+    assert_eq!((&theirs["drain"]["vms"], &theirs["drain"]["blocking"]), (&json!(1), &json!([])), "counted, not named");
+    let refused = world.call(Method::DELETE, &format!("{node}?force=true")).send().await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (409, "NODE_STATE_CONFLICT"));
+    assert_eq!(refused.json()["left"]["blocking"][0]["name"], "web");
+    let unknown = world.call(Method::DELETE, &format!("{node}?forced=true")).send().await;
+    assert_eq!(unknown.code(), "VALIDATION_ERROR");
+    let tenant = world.call(Method::DELETE, &node).bearer(world.token(Role::TenantAdmin)).send().await;
+    assert_eq!(tenant.code(), "FORBIDDEN");
+    let open = world.post(&format!("{node}/uncordon"), json!({})).send().await.json();
+    assert_eq!((&open["state"], &open["drain"]), (&json!("ready"), &json!(null)));
+}
+
+#[tokio::test]
+async fn a_node_with_nothing_is_drained_by_a_loop_and_removed() {
+    let (world, agent) = World::ready().await;
+    let node = format!("/api/v1/nodes/{}", agent.identity.node);
+    world.post(&format!("{node}/drain"), json!({})).send().await;
+    let shutdown = CancellationToken::new();
+    let drained = async {
+        while world.get(&node).send().await.json()["state"] != "drained" {}
+        shutdown.cancel();
+    };
+    let both = async { tokio::join!(world.server.run_loops(shutdown.clone()), drained) };
+    tokio::time::timeout(Duration::from_secs(20), both).await.expect("the loop sees that nothing is left");
+    let dry = world.call(Method::DELETE, &format!("{node}?dry_run=true")).send().await.json();
+    assert_eq!((&dry["node"]["state"], &dry["vms"]), (&json!("drained"), &json!(0)));
+    let removed = world.call(Method::DELETE, &node).send().await;
+    assert_eq!((removed.status, removed.json()), (StatusCode::OK, dry));
+    assert_eq!(world.get(&node).send().await.code(), "NODE_NOT_FOUND");
 }

@@ -1,5 +1,6 @@
 //! `hostler node`: the hosts that run machines, and how much room they have.
 
+mod drain;
 mod edit;
 mod refresh;
 mod road;
@@ -103,6 +104,15 @@ enum Verb {
     /// Place new machines on a node again
     #[command(after_help = "Examples:\n  hostler node uncordon rack1-a")]
     Uncordon(Which),
+    /// Empty a node: nothing new comes there, and what is there ends
+    ///
+    /// Machines that nobody has begun to make go to other nodes. The others stay until they are deleted, for nothing moves a
+    /// disk between hosts; `hostler node show` names them, each with why.
+    #[command(after_help = drain::DRAIN)]
+    Drain(drain::DrainArgs),
+    /// Remove a node that is drained, or whose host is gone
+    #[command(visible_alias = "rm", after_help = drain::REMOVE)]
+    Remove(drain::RemoveArgs),
     /// Set labels of a node, by which machines choose it, or take them away
     #[command(after_help = edit::LABEL)]
     Label(edit::LabelArgs),
@@ -158,6 +168,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::Approve(Which { node }) => decide(&session, &node, Decision::Approve).await,
         Verb::Cordon(Which { node }) => decide(&session, &node, Decision::Cordon).await,
         Verb::Uncordon(Which { node }) => decide(&session, &node, Decision::Uncordon).await,
+        Verb::Drain(args) => drain::drain(args, &session).await,
+        Verb::Remove(args) => drain::remove(args, &session).await,
         Verb::Label(args) => edit::label(args, &session).await,
         Verb::Edit(args) => edit::edit(args, &session).await,
         Verb::Revoke(Which { node }) => decide(&session, &node, Decision::Revoke).await,
@@ -260,6 +272,7 @@ fn show(node: &Node, now: Timestamp) -> String {
         ("id", node.id.to_string()),
         ("state", state(node)),
         ("revoked", node.revoked_at.map(|since| output::ago(since, now)).unwrap_or_default()),
+        ("left", drain::left(node)),
         ("paused", node.paused_at.map(|since| output::ago(since, now)).unwrap_or_default()),
         ("agent", format!("{}, seen {}, version {}", node.freshness.as_str(), seen(node, now), facts.agent_version)),
         (

@@ -122,9 +122,11 @@ CREATE TABLE nodes (
     created_at BIGINT NOT NULL,
     labels     TEXT COLLATE "C" NOT NULL DEFAULT '{}',
     overcommit TEXT COLLATE "C" NOT NULL DEFAULT '{}',
-    generation BIGINT NOT NULL DEFAULT 1
+    generation BIGINT NOT NULL DEFAULT 1,
+    state_since BIGINT
 );
 
+CREATE INDEX nodes_draining ON nodes (id) WHERE state = 'draining';
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
 CREATE INDEX nodes_revoked ON nodes (id) WHERE revoked_at IS NOT NULL;
 CREATE INDEX nodes_offered ON nodes (id) WHERE transport <> 'poll';

@@ -120,9 +120,11 @@ CREATE TABLE nodes (
     created_at INTEGER NOT NULL,
     labels     TEXT    NOT NULL DEFAULT '{}',
     overcommit TEXT    NOT NULL DEFAULT '{}',
-    generation INTEGER NOT NULL DEFAULT 1
+    generation INTEGER NOT NULL DEFAULT 1,
+    state_since INTEGER
 ) STRICT;
 
+CREATE INDEX nodes_draining ON nodes (id) WHERE state = 'draining';
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
 CREATE INDEX nodes_revoked ON nodes (id) WHERE revoked_at IS NOT NULL;
 CREATE INDEX nodes_offered ON nodes (id) WHERE transport <> 'poll';

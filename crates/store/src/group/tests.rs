@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use hostler_db::Db;
-use hostler_model::{Clock, Ids, Timestamp};
+use hostler_model::{Clock, Ids, Timestamp, placement::Policy};
 use tokio::sync::broadcast;
 
 use super::*;
@@ -58,7 +58,7 @@ impl Bench {
         let (wakes, _) = broadcast::channel(1);
         let service = Service::begin(clock.now());
         let (relay, ahead) = (None, None);
-        let (ids, timing, placement) = (Ids::seeded(1), Timing::default(), hostler_model::placement::Policy::default());
+        let (ids, timing, placement) = (Ids::seeded(1), Timing::default(), Policy::default());
         let context = Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead });
         Bench { committer: Committer::new(context, mode), sizes: Arc::default(), _dir: dir }
     }

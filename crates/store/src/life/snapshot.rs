@@ -99,7 +99,7 @@ impl Work<'_> {
     }
 
     /// A machine is no more, and with it all its snapshots.
-    pub(super) fn delete_snapshots_of(&mut self, vm: VmId) -> Result<()> {
+    pub(crate) fn delete_snapshots_of(&mut self, vm: VmId) -> Result<()> {
         for snapshot in self.snapshots_of(vm)? {
             self.change_snapshot(snapshot.id, SnapshotChange::to(SnapshotState::Deleted), json!({"vm": vm}));
             self.settle_allocation(Owner::Snapshot(snapshot.id), Settlement::Release)?;

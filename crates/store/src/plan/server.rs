@@ -16,6 +16,7 @@ const SHORT: &[&str] = &[
     "tasks_dead",
     "tasks_in_backoff",
     "nodes_paused",
+    "nodes_draining",
     "nodes_offered",
     "nodes_revoked",
     "imports_running",

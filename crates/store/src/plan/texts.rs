@@ -14,6 +14,7 @@ use crate::{
 /// Texts that may read a whole table, by the file and the name, and why.
 const RARE: &[(&str, &str, &str)] = &[
     ("allocation.rs", "ALL", "the doctor adds all of them up"),
+    ("allocation.rs", "ON_NODE", "once for a node that is removed"),
     ("allocation.rs", "ORPHANED", "the doctor looks at each"),
     ("api_token.rs", "REVOKE_MADE", "it reads again what it found: tokens that were made with each other"),
     ("doctor.rs", "LEASELESS", "the doctor looks at each task"),
@@ -28,6 +29,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("tenant.rs", "BOOKS", "the doctor compares every tenant's"),
     ("tenant.rs", "REMAINS", "when somebody deletes a tenant"),
     ("task.rs", "BEGIN_AGAIN", "once after a restore"),
+    ("task.rs", "ON_NODE", "what has not ended, while a node is drained"),
     ("task/outbox.rs", "ANEW", "once after a restore"),
     ("task/outbox.rs", "FILL", "once after a restore"),
     ("task/outbox.rs", "LENGTH", "offers that nobody has begun are counted for /metrics"),

@@ -13,6 +13,7 @@ use hostler_model::{
 };
 use serde_json::json;
 
+use super::drain;
 use crate::{
     Answer, JoinNode, Queue,
     node::{self, NodeRow},
@@ -42,7 +43,9 @@ pub(crate) fn join(work: &mut Work<'_>, join: &JoinNode) -> Result<Answer<Node>>
         work.trust_changed();
     }
     if token.approve {
-        row.node.state = row.node.state.after(NodeEvent::Approve).unwrap_or(row.node.state);
+        let after = row.node.state.after(NodeEvent::Approve);
+        row.node.state_since = after.map_or(row.node.state_since, |_| Some(work.now));
+        row.node.state = after.unwrap_or(row.node.state);
     }
     let node = row.node.clone();
     token::use_join(work.tx, &join.token_hash, node.id, work.now)?;
@@ -116,6 +119,8 @@ fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {
         id: join.node,
         name: join.name.clone(),
         state: NodeState::Pending,
+        state_since: Some(work.now),
+        drain: None,
         freshness: Freshness::Fresh,
         transport: Transport::default(),
         enrolment: None,
@@ -186,7 +191,7 @@ pub(crate) fn edit(
     Ok(Ok(node))
 }
 
-fn not_found(id: NodeId) -> Refusal {
+pub(super) fn not_found(id: NodeId) -> Refusal {
     Refusal::new(Code::NodeNotFound, "there is no such node; `hostler node list` shows those there are")
         .with("node", id.to_string())
 }
@@ -195,9 +200,7 @@ fn not_found(id: NodeId) -> Refusal {
 /// What ran there is judged as that of a node that is silent. Tokens that name it are used up; with a new one it may join
 /// again, and waits for its approval unless that token gives it.
 pub(crate) fn revoke(work: &mut Work<'_>, id: NodeId, actor: &Actor) -> Result<Answer<Node>> {
-    let Some(mut row) = node::by_ids(work.tx, &[id], work.usual())?.pop() else {
-        return Ok(Err(not_found(id)));
-    };
+    let Some(mut row) = node::by_ids(work.tx, &[id], work.usual())?.pop() else { return Ok(Err(not_found(id))) };
     let before = row.node.state;
     (row.node.enrolment, row.node.state) = (None, NodeState::Pending);
     row.node.revoked_at.get_or_insert(work.now);
@@ -217,7 +220,9 @@ pub(crate) fn change(work: &mut Work<'_>, id: NodeId, event: NodeEvent, actor: &
     let Some(mut row) = node::by_ids(work.tx, &[id], work.usual())?.pop() else { return Ok(Err(not_found(id))) };
     let before = row.node.state;
     let Some(after) = before.after(event) else { return Ok(Err(conflict(&row.node.name, before, event))) };
-    row.node.state = after;
+    if before != after {
+        (row.node.state, row.node.state_since) = (after, Some(work.now));
+    }
     let node = row.node.clone();
     work.nodes.insert(id, row);
     let data = json!({"name": node.name, "was": before, "state": after});
@@ -225,6 +230,9 @@ pub(crate) fn change(work: &mut Work<'_>, id: NodeId, event: NodeEvent, actor: &
         work.event(None, "node", &format!("node.{after}"), id.0, data.clone());
     }
     work.audit(actor, None, "node", &format!("node.{}", verb(event)), id.0, data);
+    if after == NodeState::Draining {
+        drain::move_away(work, id)?;
+    }
     work.wake(Some(id));
     Ok(Ok(node))
 }

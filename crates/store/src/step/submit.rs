@@ -4,7 +4,6 @@ mod again;
 mod change;
 mod image;
 pub(super) mod later;
-mod place;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,11 +21,12 @@ use hostler_model::{
 };
 use serde_json::json;
 
-use self::{
-    change::{Change, name_wanted},
+use self::change::{Change, name_wanted};
+use super::{
+    edit,
     place::{Groups, place},
+    tenant::no_tenant,
 };
-use super::{edit, tenant::no_tenant};
 use crate::{
     Accepted, Answer, NewMachine, Submission,
     group::Step,
@@ -97,7 +97,7 @@ impl Batch {
             answers: answers.into_iter().map(|first| (first.key.clone(), first)).collect(),
             names: taken.into_iter().map(|row| ((row.vm.tenant, row.vm.name), row.vm.id)).collect(),
             images: image::There::read(work.tx, items)?,
-            groups: Groups::read(work.tx, items)?,
+            groups: Groups::of_batch(work.tx, items)?,
             store_epoch: work.head()?.store_epoch,
         })
     }
@@ -307,7 +307,9 @@ impl Batch {
         }
         if let (Some(machine), Some(vm)) = (&item.vm, vm) {
             self.names.insert((item.tenant, machine.name.clone()), machine.id);
-            task.node.into_iter().for_each(|node| self.groups.add(item.tenant, machine, node));
+            if let Some(node) = task.node {
+                self.groups.put(item.tenant, &machine.spec, machine.id, &machine.name, node);
+            }
             let data = json!({"name": vm.vm.name, "node": vm.vm.node, "task": task.id});
             work.event(Some(item.tenant), "vm", "vm.created", machine.id.0, data);
             work.vms.insert(machine.id, vm);

@@ -6,6 +6,7 @@
 mod api_token;
 mod cancel;
 mod doctor;
+mod drain;
 mod edit;
 mod forget;
 mod heartbeat;
@@ -338,6 +339,13 @@ macro_rules! every_claim {
                 an_event_that_does_not_apply_is_refused
                 after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has
                 after_a_restore_nothing_is_undone_because_time_went_by;
+            drain:
+                a_node_is_drained_when_the_last_that_is_there_is_gone
+                what_nobody_has_begun_goes_elsewhere_from_a_node_that_is_drained
+                what_found_no_other_node_at_first_goes_once_there_is_one
+                a_node_is_removed_once_it_is_drained_and_may_join_anew
+                a_node_with_something_left_is_not_removed
+                a_host_that_is_gone_for_good_goes_with_all_that_was_there;
             placement:
                 a_machine_goes_where_the_labels_are_that_it_asks_for
                 a_named_node_is_taken_as_it_is_or_explained_alone

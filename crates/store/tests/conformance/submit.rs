@@ -162,7 +162,10 @@ pub async fn a_refusal_for_want_of_room_explains_every_node(world: &mut World) {
     let refusal = world.refused(world.create("web"), Code::NoCapacity).await;
     assert_eq!(
         refusal.facts["nodes"],
-        json!([{"node": "a", "why": "it is cordoned"}, {"node": "b", "why": "it is pending"}])
+        json!([
+            {"node": "a", "why": "it is cordoned", "reasons": ["state"]},
+            {"node": "b", "why": "it is pending", "reasons": ["state"]},
+        ])
     );
 }
 

@@ -1,0 +1,170 @@
+//! Where work is done: quota, then room. A group no two machines of which share a node is counted over what is there, what
+//! is under way, and the batch itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hostler_db::{Result, Tx};
+use hostler_model::{
+    NodeId, Resources, TaskId, TenantId, VmId,
+    alloc::{Allocation, Owner},
+    kind::KindName,
+    name::Name,
+    placement::{self, Apart, Choice, Placement, Wanted},
+    quota,
+    task::{Left, TaskState},
+    vm::{Vm, VmSpec, VmState},
+};
+use serde_json::json;
+
+use super::{edit, tenant::no_tenant};
+use crate::{Answer, NewMachine, Submission, task::TaskRow, vm, work::Work};
+
+/// A machine of a group.
+struct Member {
+    id: VmId,
+    name: Name,
+    node: NodeId,
+}
+
+/// The machines of the groups that are asked for.
+pub(super) struct Groups(BTreeMap<(TenantId, Name), Vec<Member>>);
+
+impl Groups {
+    /// Those of these words, where any names a group.
+    pub(super) fn read<'a>(tx: &Tx<'_>, of: impl Iterator<Item = (TenantId, &'a Placement)>) -> Result<Groups> {
+        let named = of.filter_map(|(tenant, placement)| Some((tenant, placement.anti_affinity.clone()?)));
+        let wanted: BTreeSet<(TenantId, Name)> = named.collect();
+        let mut groups = Groups(BTreeMap::new());
+        let members = if wanted.is_empty() { Vec::new() } else { vm::apart(tx, &wanted)? };
+        for vm::Apart { tenant, group, id, name, node } in members {
+            groups.0.entry((tenant, group)).or_default().push(Member { id, name, node });
+        }
+        Ok(groups)
+    }
+
+    /// Those of a batch of submissions.
+    pub(super) fn of_batch(tx: &Tx<'_>, items: &[Submission]) -> Result<Groups> {
+        Groups::read(tx, items.iter().filter_map(|item| Some((item.tenant, &item.vm.as_ref()?.spec.placement))))
+    }
+
+    /// A machine is to be on this node, and nowhere else.
+    pub(super) fn put(&mut self, tenant: TenantId, spec: &VmSpec, id: VmId, name: &Name, node: NodeId) {
+        if let Some(group) = &spec.placement.anti_affinity {
+            let members = self.0.entry((tenant, group.clone())).or_default();
+            members.retain(|member| member.id != id);
+            members.push(Member { id, name: name.clone(), node });
+        }
+    }
+
+    /// Where others of the machine's group are. One that this step saw deleted is there no more.
+    fn apart<'a>(&self, work: &Work<'_>, asked: &Asked<'a>) -> Option<Apart<'a>> {
+        let (id, spec) = asked.machine?;
+        let group = spec.placement.anti_affinity.as_ref()?;
+        let is_there = |member: &&Member| {
+            member.id != id && work.vms.get(&member.id).is_none_or(|row| row.vm.state != VmState::Deleted)
+        };
+        let members = self.0.get(&(asked.tenant, group.clone())).into_iter().flatten().filter(is_there);
+        Some(Apart { group, taken: members.map(|member| (member.node, member.name.clone())).collect() })
+    }
+}
+
+/// What is to be placed.
+struct Asked<'a> {
+    tenant: TenantId,
+    kind: KindName,
+    amount: Resources,
+    /// The only node that will do.
+    node: Option<NodeId>,
+    machine: Option<(VmId, &'a VmSpec)>,
+}
+
+/// Decides, and says what speaks for and against each where that is asked.
+fn choose(
+    work: &mut Work<'_>,
+    groups: &Groups,
+    asked: &Asked<'_>,
+    explain: bool,
+) -> Result<Answer<(NodeId, Option<Choice>)>> {
+    let any = BTreeMap::new();
+    let wanted = Wanted {
+        amount: asked.amount,
+        capability: asked.kind.as_str(),
+        image: asked.machine.map(|(_, spec)| &spec.image_digest),
+        node: asked.node,
+        labels: asked.machine.map_or(&any, |(_, spec)| &spec.placement.labels),
+        apart: groups.apart(work, asked),
+    };
+    let weights = work.context.placement.weights;
+    let candidates = work.candidates()?;
+    let choice = explain.then(|| placement::explain(candidates, &wanted, &weights));
+    Ok(placement::place(candidates, &wanted, &weights).map(|node| (node, choice)))
+}
+
+/// The node that takes a submission's work, and for a dry run what speaks for and against each.
+pub(super) fn place(
+    work: &mut Work<'_>,
+    groups: &Groups,
+    item: &Submission,
+    amount: Resources,
+    machine: Option<&NewMachine>,
+) -> Result<Answer<(NodeId, Option<Choice>)>> {
+    let Some(tenant) = work.tenant(item.tenant)? else { return Ok(Err(no_tenant(item.tenant))) };
+    if let Err(refusal) = quota::check(&tenant.limits, &tenant.book, &amount) {
+        return Ok(Err(refusal));
+    }
+    let machine = machine.map(|machine| (machine.id, &machine.spec));
+    let asked = Asked { tenant: item.tenant, kind: item.kind, amount, node: item.target.node, machine };
+    choose(work, groups, &asked, item.dry_run)
+}
+
+/// A node for a machine that nobody has begun to make: its quota is taken, and only room is looked for.
+pub(super) fn anew(work: &mut Work<'_>, groups: &Groups, row: &TaskRow, vm: &Vm) -> Result<Answer<NodeId>> {
+    let taken = work.allocation(Owner::Vm(vm.id))?;
+    let amount = taken.map_or_else(|| vm.spec.charge(), |taken| taken.amount);
+    let (tenant, machine) = (vm.tenant, Some((vm.id, &vm.spec)));
+    let asked = Asked { tenant, kind: row.task.kind, amount, node: row.task.target.node, machine };
+    match choose(work, groups, &asked, false)? {
+        Ok((node, _)) => Ok(edit::free(work, vm.id, tenant, &vm.spec.port_forwards, node)?.map(|()| node)),
+        Err(refusal) => Ok(Err(refusal)),
+    }
+}
+
+/// Whether a task is that of a machine that nobody has begun to make.
+pub(super) fn is_fresh(row: &TaskRow) -> bool {
+    row.task.kind == KindName::VmCreate
+        && row.task.state == TaskState::Queued
+        && row.left == Left::Nothing
+        && row.lease.is_none()
+}
+
+/// Puts a machine that nobody has begun to make on a node, with all that is queued for it. It is another placement, and so
+/// another epoch.
+pub(super) fn put(work: &mut Work<'_>, groups: &mut Groups, vm: &Vm, node: NodeId) -> Result<()> {
+    let now = work.now;
+    for id in work.queue(vm.id)? {
+        let Some(row) = work.tasks.change(&id) else { continue };
+        row.task.node = Some(node);
+        row.task.queue_deadline = row.task.queue_deadline.max(row.task.schedule.queue_deadline(now));
+        let data = json!({"kind": row.task.kind, "node": node, "was": vm.node, "vm": vm.id});
+        work.event(Some(vm.tenant), "task", "task.placed", id.0, data);
+    }
+    if let Some(row) = work.vms.change(&vm.id) {
+        (row.vm.node, row.vm.updated_at) = (Some(node), now);
+        row.vm.epoch = row.vm.epoch.saturating_add(1);
+    }
+    groups.put(vm.tenant, &vm.spec, vm.id, &vm.name, node);
+    let owner = Owner::Vm(vm.id);
+    if let Some(taken) = work.allocation(owner)? {
+        work.set_allocation(owner, Some(Allocation { node: Some(node), ..taken }))?;
+    }
+    work.wake(vm.node);
+    work.wake(Some(node));
+    Ok(())
+}
+
+/// The machine of a task, where there is one.
+pub(super) fn machine_of(work: &Work<'_>, id: TaskId) -> Option<(TaskRow, Vm)> {
+    let row = work.tasks.get(&id)?;
+    let vm = work.vms.get(&row.task.target.vm?)?;
+    Some((row.clone(), vm.vm.clone()))
+}
