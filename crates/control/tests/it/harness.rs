@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, response::Response};
-use hostler_control::{Keyring, Limits, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Master, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, Resources, TenantId, Timestamp,
@@ -79,7 +79,8 @@ impl World {
         let ids = Ids::seeded(7);
         let config = Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing: Timing::default() };
         let store = Store::open(&dir.path().join("hostler.db"), config).unwrap();
-        let sealer = Sealer::open(store.clone(), &dir.path().join("master.key")).unwrap();
+        let master = Master::file(&dir.path().join("master.key")).unwrap();
+        let sealer = Sealer::new(store.clone(), master);
         let server = Server::new(ServerConfig {
             store: store.clone(),
             clock: clock.clone(),
@@ -211,6 +212,7 @@ fn quick() -> Pace {
         lapse_imports: every,
         collect_blobs: every,
         refresh_trust: every,
+        sign_chain: every,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use axum::{Router, body::Body};
 use hostler_agent::tether::Tether;
-use hostler_control::{Keyring, Limits, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Master, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{Ids, catalogue::Catalogue, defaults::Defaults, event::Actor};
 use hostler_store::{Config, NewJoinToken, Store, Timing};
@@ -71,7 +71,7 @@ impl Site {
         let config = Config { mode: Mode::Inline, clock: clock.clone(), ids: ids.clone(), timing: Timing::default() };
         let store = Store::open(&self.path(), config)?;
         let ca = self.dir.join("ca");
-        let sealer = Sealer::open(store.clone(), &self.dir.join("master.key"))?;
+        let sealer = Sealer::new(store.clone(), Master::file(&self.dir.join("master.key"))?);
         let server = Server::new(ServerConfig {
             broker: None,
             store: store.clone(),
