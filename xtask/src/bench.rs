@@ -11,6 +11,7 @@ mod commit;
 mod dispatch;
 mod exec;
 mod fleet;
+mod history;
 mod hot;
 pub(crate) mod http;
 mod life;

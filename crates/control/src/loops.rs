@@ -2,6 +2,8 @@
 //! and bounded, and says what it did; a failure is counted and never ends it. Every replica runs all of them: the
 //! store's steps make that harmless. Never here: a decision (the store's steps ask the model for those).
 
+mod history;
+
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use hostler_store::{Store, Swept, Wakes};
@@ -36,6 +38,8 @@ pub struct Pace {
     pub fold_stats: Duration,
     /// Imports whose server is silent; 5 s by default: it speaks every second.
     pub lapse_imports: Duration,
+    /// A walk over what ended long ago; 1 h by default: how long that is kept is given in days.
+    pub forget: Duration,
     /// What broken uploads left, and blobs without an image; 1 min by default: nobody waits for their room.
     pub collect_blobs: Duration,
     /// Where the log's chain stands is signed; 60 s by default: so much of it, at most, could be written anew unseen.
@@ -57,6 +61,7 @@ impl Default for Pace {
             drop_idempotency_keys: Duration::from_secs(600),
             fold_stats: Duration::from_secs(60),
             lapse_imports: Duration::from_secs(5),
+            forget: Duration::from_secs(60 * 60),
             collect_blobs: Duration::from_secs(60),
             sign_chain: Duration::from_secs(60),
             refresh_trust: Duration::from_secs(1),
@@ -97,6 +102,7 @@ pub(crate) async fn run(app: Arc<App>, pace: Pace, closing: CancellationToken) {
     for one in all(&pace) {
         running.spawn(drive(app.clone(), one, closing.clone()));
     }
+    running.spawn(history::forget(app.clone(), pace.forget, closing.clone()));
     running.spawn(collect(app.clone(), pace.collect_blobs, closing.clone()));
     running.spawn(sign_chain(app.clone(), pace.sign_chain, closing.clone()));
     running.spawn(refresh_trust(app.clone(), pace.refresh_trust, closing.clone()));

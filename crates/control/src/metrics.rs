@@ -6,7 +6,7 @@ mod stats;
 use std::time::Duration;
 
 use hostler_model::{Resources, refused::Why};
-use hostler_store::Gauges;
+use hostler_store::{Gauges, Old};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -40,6 +40,11 @@ struct LoopName {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct Noun {
+    noun: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct Received {
     queue: &'static str,
     outcome: &'static str,
@@ -69,6 +74,7 @@ pub struct Metrics {
     passes: Family<LoopName, Counter>,
     failures: Family<LoopName, Counter>,
     changes: Family<LoopName, Counter>,
+    forgotten: Family<Noun, Counter>,
     connected: Gauge,
     offered: Family<Sent, Counter>,
     received: Family<Received, Counter>,
@@ -89,6 +95,7 @@ impl Default for Metrics {
             passes: Family::default(),
             failures: Family::default(),
             changes: Family::default(),
+            forgotten: Family::default(),
             connected: Gauge::default(),
             offered: Family::default(),
             received: Family::default(),
@@ -103,6 +110,7 @@ impl Default for Metrics {
         registry.register("loop_passes", "Passes by loop", m.passes.clone());
         registry.register("loop_failures", "Passes that failed, by loop", m.failures.clone());
         registry.register("loop_changes", "Rows changed, by loop", m.changes.clone());
+        registry.register("history_removed", "What went because it ended long ago, by noun", m.forgotten.clone());
         registry.register("broker_connected", "Whether the message broker is there", m.connected.clone());
         registry.register("broker_offers", "Offers that were sent, by what the broker said", m.offered.clone());
         registry.register("broker_messages", "Messages received, by queue and what became of them", m.received.clone());
@@ -138,6 +146,11 @@ impl Metrics {
             Some(changed) => self.changes.get_or_create(&name).inc_by(changed as u64),
             None => self.failures.get_or_create(&name).inc(),
         };
+    }
+
+    /// So many went because they ended long ago.
+    pub fn forgot(&self, old: Old, removed: usize) {
+        self.forgotten.get_or_create(&Noun { noun: old.word() }).inc_by(removed as u64);
     }
 
     /// Whether the broker is there.

@@ -18,6 +18,7 @@ use std::{
 
 use hostler_agent::Slots;
 use hostler_control::{Server, Sources};
+use hostler_model::placement::Policy;
 use hostler_trust::ca::NODE_VALIDITY;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -107,6 +108,11 @@ pub struct Args {
     /// How long an agent may be silent before its work is taken to be lost, in seconds
     #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
     lease_seconds: u64,
+
+    /// How long tasks and imports are kept after their end, and machines and snapshots after their deletion, in days; 0:
+    /// for ever
+    #[arg(long, value_name = "DAYS", default_value_t = 30, value_parser = clap::value_parser!(u32).range(0..=36500))]
+    history_days: u32,
 
     /// A PostgreSQL database in place of a file in the data folder, such as postgres://user@host/name
     #[arg(long, value_name = "URL", hide_env_values = true)]
@@ -198,11 +204,14 @@ async fn work(
         shared: Shared { database: args.database.clone(), ..Shared::default() },
         issuer: ISSUER,
         lease,
+        placement: Policy::default(),
+        history: service::history(args.history_days),
         sources: Sources { files, ..sources },
         defaults: default_image::defaults(&machines, default_image.as_ref(), as_flag)?,
         names: Vec::new(),
         node_validity: NODE_VALIDITY,
         broker: None,
+        oidc: None,
     })
     .await?;
     let stop = CancellationToken::new();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hostler_broker::Broker;
-use hostler_control::{Keyring, Limits, Master, Pace, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Master, Oidc, Pace, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, TenantId,
@@ -17,6 +17,7 @@ use hostler_model::{
     catalogue::{Catalogue, KnownImage},
     defaults::Defaults,
     event::Actor,
+    placement::Policy,
     role::Role,
 };
 use hostler_store::{NewApiToken, Now, ShippedImage, Store, Timing};
@@ -68,6 +69,10 @@ pub struct Opening<'a> {
     pub issuer: &'a str,
     /// How long an agent may be silent.
     pub lease: Duration,
+    /// How machines are spread, and how much may be promised on a node.
+    pub placement: Policy,
+    /// How long what has ended is kept; `None`: for ever.
+    pub history: Option<Duration>,
     /// Where imports of images may come from.
     pub sources: Sources,
     /// What machines get that do not say it.
@@ -78,6 +83,8 @@ pub struct Opening<'a> {
     pub node_validity: Duration,
     /// The message broker by which some nodes get their tasks.
     pub broker: Option<Broker>,
+    /// An identity provider whose tokens are believed.
+    pub oidc: Option<Oidc>,
 }
 
 /// What several servers share.
@@ -98,14 +105,32 @@ pub struct Shared {
 /// Opens the store, the authority and the keys in a data folder. Imports that the process before this one did are over
 /// where whoever has the folder is alone with the database.
 pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
-    let Opening { data, shared, issuer, lease, sources, defaults, names, node_validity, broker } = opening;
+    let Opening {
+        data,
+        shared,
+        issuer,
+        lease,
+        history,
+        placement,
+        sources,
+        defaults,
+        names,
+        node_validity,
+        broker,
+        oidc,
+    } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
             .help("see that the folder can be written and its disk has room")
     };
-    let config =
-        hostler_store::Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing: timing(lease) };
+    let config = hostler_store::Config {
+        mode: Mode::Threads,
+        clock: clock.clone(),
+        ids: ids.clone(),
+        timing: timing(lease, history),
+        placement,
+    };
     let store = match &shared.database {
         Some(url) => connect(url, config).await?,
         None => {
@@ -149,6 +174,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         sealer,
         node_validity,
         access,
+        oidc,
         issuer: issuer.to_owned(),
         blobs: shared.blobs.unwrap_or_else(|| data.join("blobs")),
         sources,
@@ -183,9 +209,14 @@ async fn connect(url: &str, config: hostler_store::Config) -> Result<Store, Fail
 
 /// With leases that long. What renews them is to come often enough that one or two that are late lose nothing: work that
 /// nobody has given up would use its attempts up.
-fn timing(lease: Duration) -> Timing {
+fn timing(lease: Duration, history: Option<Duration>) -> Timing {
     let usual = Timing::default();
-    Timing { lease, heartbeat: usual.heartbeat.min(lease / 3), ..usual }
+    Timing { lease, heartbeat: usual.heartbeat.min(lease / 3), history, ..usual }
+}
+
+/// How long what has ended is kept: so many days, or for ever where none are said.
+pub fn history(days: u32) -> Option<Duration> {
+    (days > 0).then(|| Duration::from_secs(u64::from(days) * 24 * 60 * 60))
 }
 
 /// Where imports of images may come from: networks that are not the open internet, folders of this host, a file with
@@ -293,10 +324,11 @@ mod tests {
     #[test]
     fn a_lease_outlives_two_heartbeats_that_are_late() {
         for seconds in [1, 3, 15, 30, 3600] {
-            let Timing { lease, heartbeat, .. } = timing(Duration::from_secs(seconds));
+            let Timing { lease, heartbeat, .. } = timing(Duration::from_secs(seconds), None);
             assert_eq!(lease, Duration::from_secs(seconds));
             assert!(heartbeat * 3 <= lease && heartbeat <= Duration::from_secs(5), "{seconds}: {heartbeat:?}");
         }
-        assert_eq!(timing(Duration::from_secs(30)), Timing::default());
+        assert_eq!(timing(Duration::from_secs(30), history(30)), Timing::default());
+        assert_eq!(history(0), None);
     }
 }

@@ -16,6 +16,7 @@ use hostler_model::{
     kind::KindName,
     name::Name,
     node::{FreshnessPolicy, NodeFacts, NodeState, Slots},
+    placement::Choice,
     schedule::Schedule,
     secret::Secret,
     snapshot::{Snapshot, SnapshotState},
@@ -26,6 +27,7 @@ use hostler_model::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
 
@@ -152,6 +154,8 @@ pub struct Accepted {
     pub snapshot: Option<Snapshot>,
     /// Whether this is the first answer once more.
     pub replayed: bool,
+    /// Of a dry run of what is to be placed: what speaks for and against each node.
+    pub placement: Option<Choice>,
 }
 
 /// A node's request for work.
@@ -409,6 +413,8 @@ pub struct Timing {
     pub freshness: FreshnessPolicy,
     /// How often an agent is asked to send a heartbeat; 5 s by default.
     pub heartbeat: Duration,
+    /// How long what has ended is kept; 30 days by default, `None`: for ever.
+    pub history: Option<Duration>,
 }
 
 impl Default for Timing {
@@ -417,8 +423,46 @@ impl Default for Timing {
             lease: Duration::from_secs(30),
             freshness: FreshnessPolicy::default(),
             heartbeat: Duration::from_secs(5),
+            history: Some(Duration::from_secs(30 * 24 * 60 * 60)),
         }
     }
+}
+
+/// What goes some time after its end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Old {
+    /// Tasks that ended.
+    Tasks,
+    /// Snapshots that were deleted.
+    Snapshots,
+    /// Machines that were deleted, once no task and no snapshot is theirs.
+    Vms,
+    /// Imports that ended.
+    Imports,
+}
+
+impl Old {
+    /// In an order in which nothing goes before what needs it.
+    pub const ALL: [Old; 4] = [Old::Tasks, Old::Snapshots, Old::Vms, Old::Imports];
+
+    /// What they are called.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Old::Tasks => "tasks",
+            Old::Snapshots => "snapshots",
+            Old::Vms => "vms",
+            Old::Imports => "imports",
+        }
+    }
+}
+
+/// What came of a piece of a walk over what is old.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Forgotten {
+    /// How many were removed.
+    pub removed: usize,
+    /// Behind which the next piece begins; `None`: the walk is over.
+    pub next: Option<Uuid>,
 }
 
 /// What one pass of a loop did.

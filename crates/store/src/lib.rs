@@ -12,6 +12,7 @@ mod chain;
 mod doctor;
 mod gauges;
 mod group;
+mod history;
 mod idempotency;
 mod image;
 mod import;

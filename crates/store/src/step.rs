@@ -4,6 +4,7 @@
 pub(crate) mod cancel;
 pub(crate) mod edit;
 pub(crate) mod expire;
+pub(crate) mod forget;
 pub(crate) mod heartbeat;
 pub(crate) mod join;
 pub(crate) mod key;

@@ -11,6 +11,7 @@ pub use api_token::Revoke;
 use std::{
     path::Path,
     sync::{Arc, atomic::AtomicI64},
+    time::Duration,
 };
 
 use hostler_db::{Db, Migrations, Mode, Tx};
@@ -20,7 +21,8 @@ use hostler_model::{
     event::{Actor, Entry},
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
     name::Name,
-    node::{Node, NodeEvent},
+    node::{Node, NodeEvent, NodePatch},
+    placement::Policy,
     secret::Secret,
     snapshot::Snapshot,
     stats::TaskStats,
@@ -33,9 +35,9 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Cancel, Claim, Denied, Edited, Gauges, JoinNode, Leased, LogFilter, NewJoinToken,
-    Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept, TaskFilter,
-    Timing, VmFilter, Wakes, doctor, gauges,
+    Accepted, Answer, Beat, Cancel, Claim, Denied, Edited, Forgotten, Gauges, JoinNode, Leased, LogFilter,
+    NewJoinToken, Old, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission,
+    Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node,
     relay::Relay,
@@ -43,8 +45,8 @@ use crate::{
     service::Service,
     snapshot,
     step::{
-        cancel, edit, expire, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start, submit,
-        sweep,
+        cancel, edit, expire, forget, heartbeat, join, lease, letter, look, progress, restart, restored, settle, start,
+        submit, sweep,
     },
     task, task_log, tenant, timeline, token, vm,
     work::{Context, Work},
@@ -69,6 +71,8 @@ pub struct Config {
     pub ids: Ids,
     /// Leases and freshness.
     pub timing: Timing,
+    /// How machines are spread, and how much may be promised on a node.
+    pub placement: Policy,
 }
 
 /// Whose clock counts.
@@ -112,7 +116,7 @@ impl Store {
     }
 
     fn over(db: Db, now: Now, config: Config) -> Result<Store> {
-        let Config { mode, clock, ids, timing } = config;
+        let Config { mode, clock, ids, timing, placement } = config;
         let service = Service::begin(clock.now());
         let (wakes, _) = broadcast::channel(WAKES);
         let relay = Relay::start(&db, &wakes)?;
@@ -120,7 +124,7 @@ impl Store {
             Now::HandedIn => None,
             Now::Database => Some(AtomicI64::new(0)),
         };
-        let context = Arc::new(Context { db, clock, ids, timing, service, wakes, relay, ahead });
+        let context = Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead });
         Ok(Store(Arc::new(Inner {
             submit: Committer::new(context.clone(), mode),
             lease: Committer::new(context.clone(), mode),
@@ -259,6 +263,17 @@ impl Store {
         self.pass("store.forget", sweep::drop_idempotency_keys).await
     }
 
+    /// Removes what ended longer ago than it is kept for: the piece of a walk that begins behind that row. A piece
+    /// is so small that others hardly wait for it.
+    pub async fn forget(&self, old: Old, after: Option<Uuid>) -> Result<Forgotten> {
+        self.step("store.forget", move |work| forget::forget(work, old, after)).await
+    }
+
+    /// How long what has ended is kept; `None`: for ever.
+    pub fn history(&self) -> Option<Duration> {
+        self.0.context.timing.history
+    }
+
     /// One pass, and word that this process is running. Where nothing goes on before a new epoch has begun, it begins here.
     async fn pass(&self, label: &'static str, pass: Pass) -> Result<Swept> {
         if self.0.context.db.moved().is_some() {
@@ -340,6 +355,17 @@ impl Store {
     /// What an operator does to a node.
     pub async fn change_node(&self, node: NodeId, event: NodeEvent, actor: Actor) -> Result<Answer<Node>> {
         self.step("store.node", move |work| join::change(work, node, event, &actor)).await
+    }
+
+    /// Edits a node's record. `if_match`: the generations that it may have; `None`: any.
+    pub async fn edit_node(
+        &self,
+        node: NodeId,
+        patch: NodePatch,
+        if_match: Option<Vec<u32>>,
+        actor: Actor,
+    ) -> Result<Answer<Node>> {
+        self.step("store.node", move |work| join::edit(work, node, &patch, if_match.as_deref(), &actor)).await
     }
 
     /// Makes a node's certificate good for nothing.
@@ -446,12 +472,14 @@ impl Store {
 
     /// One node.
     pub async fn node(&self, id: NodeId) -> Result<Option<Node>> {
-        self.read(move |tx| Ok(node::by_ids(tx, &[id])?.pop().map(|row| row.node))).await
+        let usual = self.0.context.placement.overcommit;
+        self.read(move |tx| Ok(node::by_ids(tx, &[id], &usual)?.pop().map(|row| row.node))).await
     }
 
     /// The node of this name.
     pub async fn node_by_name(&self, name: Name) -> Result<Option<Node>> {
-        self.read(move |tx| Ok(node::by_name(tx, &name)?.map(|row| row.node))).await
+        let usual = self.0.context.placement.overcommit;
+        self.read(move |tx| Ok(node::by_name(tx, &name, &usual)?.map(|row| row.node))).await
     }
 
     /// The nodes whose certificates are good for nothing.
@@ -461,7 +489,8 @@ impl Store {
 
     /// Every node, by name.
     pub async fn nodes(&self) -> Result<Vec<Node>> {
-        self.read(|tx| Ok(node::all(tx)?.into_iter().map(|row| row.node).collect())).await
+        let usual = self.0.context.placement.overcommit;
+        self.read(move |tx| Ok(node::all(tx, &usual)?.into_iter().map(|row| row.node).collect())).await
     }
 
     /// A text that is kept apart from a task, and whose it is, for the node that holds its lease; nothing for anybody else.

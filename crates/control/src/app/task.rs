@@ -22,7 +22,7 @@ impl App {
     /// A task that this caller may see.
     pub async fn task(&self, call: &Call, id: TaskId) -> Result<Task> {
         let task = self.store.task(id).await?.filter(|task| call.may_see(task.tenant));
-        task.ok_or_else(|| unknown(id).into())
+        task.ok_or_else(|| self.unknown(id).into())
     }
 
     /// The caller's tasks, newest first.
@@ -42,7 +42,7 @@ impl App {
         let until = tokio::time::Instant::now() + up_to;
         let on_task = self.bell.on_task(id);
         loop {
-            let task = self.store.task(id).await?.ok_or_else(|| unknown(id))?;
+            let task = self.store.task(id).await?.ok_or_else(|| self.unknown(id))?;
             if task.state.is_terminal() {
                 return Ok(Some(task));
             }
@@ -96,10 +96,24 @@ impl App {
         let place = Place { tenant: task.tenant, retry_of: Some(id) };
         self.submit_in(call, place, again, terms).await
     }
+
+    fn unknown(&self, id: TaskId) -> Refusal {
+        let mut refusal = super::not_found(Code::TaskNotFound, "task", &id.to_string());
+        if let Some(kept) = self.store.history() {
+            let kept = in_words(kept);
+            refusal.detail.push_str(&format!("; what ended longer ago than {kept} is removed"));
+        }
+        refusal
+    }
 }
 
-fn unknown(id: TaskId) -> Refusal {
-    super::not_found(Code::TaskNotFound, "task", &id.to_string())
+/// As people count it.
+fn in_words(kept: Duration) -> String {
+    match kept.as_secs() / (24 * 60 * 60) {
+        0 => format!("{} s", kept.as_secs()),
+        1 => "a day".to_owned(),
+        days => format!("{days} days"),
+    }
 }
 
 fn not_retryable(task: &Task) -> Refusal {

@@ -52,3 +52,35 @@ async fn a_silent_node_gets_nothing_new() {
     assert_eq!(answer.code(), "NO_CAPACITY");
     assert!(answer.text().contains("stale"), "{}", answer.text());
 }
+
+#[tokio::test]
+async fn what_ended_long_ago_is_removed_and_whoever_asks_for_it_is_told() {
+    let (world, agent) = World::ready().await;
+    let tasks = [world.echo("one").await, world.echo("two").await];
+    while world.store.task(tasks[1].id).await.unwrap().unwrap().state != TaskState::Succeeded {
+        for one in agent.poll(&world, "wait_ms=5000").await {
+            agent.finish(&world, &one, json!({"message": "x"})).await;
+        }
+    }
+    let page = world.get("/api/v1/tasks?limit=1").send().await.json();
+    let cursor = page["next_cursor"].as_str().unwrap();
+    world.pass(Duration::from_secs(31 * 24 * 60 * 60));
+    let shutdown = CancellationToken::new();
+    let gone = async {
+        while world.store.task(tasks[1].id).await.unwrap().is_some() {
+            tokio::task::yield_now().await;
+        }
+        shutdown.cancel();
+    };
+    tokio::time::timeout(Duration::from_secs(20), async {
+        tokio::join!(world.server.run_loops(shutdown.clone()), gone)
+    })
+    .await
+    .expect("what ended is removed");
+    let answer = world.get(&format!("/api/v1/tasks/{}", tasks[0].id)).send().await;
+    assert_eq!((answer.status.as_u16(), answer.code().as_str()), (404, "TASK_NOT_FOUND"));
+    assert!(answer.text().contains("ended longer ago than 30 days"), "{}", answer.text());
+    let next = world.get(&format!("/api/v1/tasks?limit=1&cursor={cursor}")).send().await;
+    assert_eq!((next.status.as_u16(), next.json()["items"].as_array().unwrap().len()), (200, 0));
+    assert!(world.get("/metrics").send().await.text().contains("hostler_history_removed_total{noun=\"tasks\"} 2"));
+}

@@ -19,6 +19,8 @@ mod life;
 mod listen;
 mod lists;
 mod loops;
+mod oidc;
+mod placement;
 mod power;
 mod secret;
 mod snapshot;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    allocation, api_token, doctor, idempotency, image, import, key, log, node, secret, service_account, snapshot, task,
-    task_log, tenant, timeline, token, vm,
+    allocation, api_token, doctor, history, idempotency, image, import, key, log, node, secret, service_account,
+    snapshot, task, task_log, tenant, timeline, token, vm,
 };
 
 /// Texts that may read a whole table, by the file and the name, and why.
@@ -43,6 +43,7 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
         allocation::HOT,
         api_token::HOT,
         doctor::HOT,
+        history::HOT,
         idempotency::HOT,
         image::HOT,
         import::HOT,
@@ -102,7 +103,7 @@ fn sorted(source: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
 /// Whether a constant is a statement: by its first word, or because a macro puts it together.
 fn is_text(value: &str) -> bool {
     let word = value.trim_start_matches([' ', '\n', '"']);
-    ["SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "concat!", "list!", "Texts"]
+    ["SELECT", "WITH", "INSERT", "UPDATE", "DELETE", "concat!", "list!", "look!", "Texts"]
         .iter()
         .any(|first| word.starts_with(first))
 }

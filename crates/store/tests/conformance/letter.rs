@@ -15,7 +15,7 @@ async fn dead(world: &World) -> Vec<TaskId> {
 }
 
 /// A task that failed in the last of its attempts, though another might have helped.
-async fn given_up(world: &World, agent: Agent) -> TaskId {
+pub async fn given_up(world: &World, agent: Agent) -> TaskId {
     let mut submission = world.echo();
     submission.schedule.retry.attempts = 1;
     let task = world.ok(submission).await;

@@ -8,6 +8,7 @@ mod cancel;
 mod chain;
 mod doctor;
 mod edit;
+mod forget;
 mod heartbeat;
 mod history;
 mod idempotency;
@@ -19,6 +20,7 @@ mod letter;
 mod log;
 mod node;
 mod offer;
+mod placement;
 mod power;
 mod progress;
 mod query;
@@ -85,6 +87,13 @@ macro_rules! every_claim {
                 a_key_belongs_to_its_caller_and_route
                 a_refusal_does_not_use_a_key_up
                 a_key_is_kept_for_a_day_and_until_its_task_ends;
+            forget:
+                a_task_goes_a_month_after_its_end_with_all_that_hangs_on_it
+                what_has_not_ended_stays_however_old_it_is
+                a_dead_letter_stays_until_somebody_has_decided
+                a_walk_goes_piece_by_piece_while_others_write_and_read
+                a_deleted_machine_goes_after_its_tasks_and_its_snapshots
+                a_machine_that_is_not_deleted_stays_with_what_is_charged_for_it;
             lease:
                 tasks_are_leased_in_the_order_of_their_submission
                 a_node_gets_its_own_tasks_only
@@ -322,6 +331,14 @@ macro_rules! every_claim {
                 an_event_that_does_not_apply_is_refused
                 after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has
                 after_a_restore_nothing_is_undone_because_time_went_by;
+            placement:
+                a_machine_goes_where_the_labels_are_that_it_asks_for
+                a_named_node_is_taken_as_it_is_or_explained_alone
+                a_group_shares_no_node_whether_it_is_there_under_way_or_in_the_same_batch
+                a_dry_run_says_which_node_and_what_speaks_for_and_against_each
+                how_much_may_be_promised_is_a_nodes_own_where_an_operator_says_so
+                an_edit_of_a_node_is_written_once_and_only_over_what_was_read
+                a_thousand_creates_at_once_oversubscribe_no_node;
             offer:
                 what_is_offered_stays_queued_until_its_agent_begins
                 what_the_broker_has_is_never_offered_again

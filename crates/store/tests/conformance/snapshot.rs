@@ -39,7 +39,7 @@ async fn finish(world: &World, agent: Agent, leased: &Leased) {
 }
 
 /// A running machine and one snapshot of it that is ready.
-async fn ready(world: &World) -> (Agent, VmId, SnapshotId) {
+pub async fn ready(world: &World) -> (Agent, VmId, SnapshotId) {
     let agent = world.node("a").await;
     let vm = world.running(agent, "web").await;
     let id = world.submit(take(world, vm, "one", true)).await.unwrap().snapshot.unwrap().id;
