@@ -33,6 +33,11 @@ impl Client {
         self.call(Call::get("/api/v1/doctor")).await
     }
 
+    /// What the server measures, in OpenMetrics text.
+    pub async fn metrics(&self) -> Result<String, ClientError> {
+        self.text(&Call::get("/metrics")).await
+    }
+
     /// Whether the server's process is there.
     pub async fn health(&self) -> Result<Health, ClientError> {
         self.probe("/healthz").await

@@ -3,7 +3,7 @@
 use hostler_model::{
     Code,
     api::Page,
-    key::{KeyEvent, SigningKey},
+    key::{KeyEvent, Rotated, SigningKey},
 };
 
 use crate::{
@@ -21,6 +21,11 @@ impl Client {
     /// Makes another key, which does not sign yet. Asked again after a broken connection, it may make two.
     pub async fn stage_key(&self) -> Result<SigningKey, ClientError> {
         self.call(Call::post("/api/v1/keys")).await
+    }
+
+    /// Lets another master key wrap what is sealed.
+    pub async fn rotate_master_key(&self) -> Result<Rotated, ClientError> {
+        self.call(Call::post("/api/v1/master-key/rotate")).await
     }
 
     /// What an operator does to a key; answers how it is now.

@@ -10,6 +10,7 @@
 //! Never here: printing, waiting for a task's end, files, the environment.
 
 mod api_token;
+mod audit;
 mod call;
 mod client;
 mod diagnosis;

@@ -4,6 +4,7 @@
 pub mod bell;
 pub mod blob;
 pub mod caller;
+mod denied;
 pub mod event;
 pub mod health;
 pub mod image;
@@ -11,6 +12,7 @@ pub mod import;
 pub mod join_token;
 pub mod key;
 pub mod letter;
+pub mod master;
 pub mod node;
 pub mod room;
 pub mod seal;
@@ -67,6 +69,8 @@ pub struct App {
     pub node_validity: Duration,
     /// Nodes that were revoked: their connections end.
     pub(crate) revoked: watch::Sender<BTreeSet<NodeId>>,
+    /// What known callers were refused.
+    pub(crate) denials: denied::Denials,
     /// Issues access tokens, and knows its own again.
     pub access: AccessIssuer,
     /// An identity provider whose tokens are believed.

@@ -44,6 +44,8 @@ pub struct Pace {
     pub forget: Duration,
     /// What broken uploads left, and blobs without an image; 1 min by default: nobody waits for their room.
     pub collect_blobs: Duration,
+    /// Where the log's chain stands is signed; 60 s by default: so much of it, at most, could be written anew unseen.
+    pub sign_chain: Duration,
     /// Keys that sign tasks and nodes that were revoked, beside the hints; 1 s by default: so late may another server be to
     /// believe one no longer.
     pub refresh_trust: Duration,
@@ -64,6 +66,7 @@ impl Default for Pace {
             lapse_imports: Duration::from_secs(5),
             forget: Duration::from_secs(60 * 60),
             collect_blobs: Duration::from_secs(60),
+            sign_chain: Duration::from_secs(60),
             refresh_trust: Duration::from_secs(1),
         }
     }
@@ -105,6 +108,7 @@ pub(crate) async fn run(app: Arc<App>, pace: Pace, closing: CancellationToken) {
     }
     running.spawn(history::forget(app.clone(), pace.forget, closing.clone()));
     running.spawn(collect(app.clone(), pace.collect_blobs, closing.clone()));
+    running.spawn(sign_chain(app.clone(), pace.sign_chain, closing.clone()));
     running.spawn(refresh_trust(app.clone(), pace.refresh_trust, closing.clone()));
     running.close();
     running.wait().await;
@@ -144,6 +148,28 @@ async fn collect(app: Arc<App>, every: Duration, closing: CancellationToken) {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "blobs that no image needs cannot be removed");
             }
+        }
+    }
+}
+
+/// Signs where the log's chain stands, from time to time, and once more at the end.
+async fn sign_chain(app: Arc<App>, every: Duration, closing: CancellationToken) {
+    let mut failing = false;
+    loop {
+        let last = tokio::select! {
+            biased;
+            () = closing.cancelled() => true,
+            () = tokio::time::sleep(every) => false,
+        };
+        let signed = app.sign_chain().await;
+        if let Err(error) = &signed
+            && !failing
+        {
+            tracing::error!(error = error as &dyn std::error::Error, "the log's chain cannot be signed");
+        }
+        failing = signed.is_err();
+        if last {
+            return;
         }
     }
 }

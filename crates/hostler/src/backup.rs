@@ -33,7 +33,8 @@ Examples:
   hostler backup /srv/backup/monday                          of the server that /etc/hostler/hostler.toml speaks of
   hostler --data ~/.local/share/hostler backup ./monday      of a `hostler dev`
 
-Beside it copy the folders `ca` and `blobs` of the data folder: they are files that never change.";
+Beside it copy the folders `ca` and `blobs` of the data folder: they are files that never change. Keep a copy of `master.key`
+somewhere else: without it no secret in the backup can be read, and with it all can.";
 
 const RESTORE: &str = "\
 Examples:

@@ -114,6 +114,11 @@ impl Failure {
         Failure { exit, message: message.to_string(), help: None, code: None, request: None, missing: None }
     }
 
+    /// What happened, without what to do about it.
+    pub fn said(&self) -> &str {
+        &self.message
+    }
+
     /// A command line that makes no sense.
     pub fn usage(message: impl Display) -> Failure {
         Failure::new(Exit::Usage, message)

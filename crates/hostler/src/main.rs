@@ -5,6 +5,7 @@
 mod agent;
 mod backup;
 mod broker;
+mod bundle;
 mod cli;
 mod command;
 mod complete;
@@ -76,13 +77,15 @@ enum Verb {
     Task(cli::task::Args),
     /// Hosts: list, show, token, approve, cordon, uncordon, revoke
     Node(cli::node::Args),
-    /// The keys that sign tasks: list, stage, activate, retire, revoke
+    /// The keys that sign tasks: list, stage, activate, retire, revoke; and the master key
     Key(cli::key::Args),
     /// Images: import, list, show, alias, pull, delete
     Image(cli::image::Args),
     /// What happened, and what happens
     #[command(visible_alias = "events")]
     Event(cli::event::Args),
+    /// Who did what: list, export, verify
+    Audit(cli::audit::Args),
     /// Nodes, machines and tasks on one screen, as they change
     Top(cli::top::Args),
     /// Look at everything that must be well, and say what is not
@@ -91,6 +94,8 @@ enum Verb {
     Backup(backup::BackupArgs),
     /// Put a copy of the server's database back
     Restore(backup::RestoreArgs),
+    /// Gather what somebody needs who is asked for help, without secrets
+    SupportBundle(bundle::Args),
     /// The configuration of server and agent: show, check, example
     Config(cli::config::Args),
     /// Log in to a server: its address and a token become a context
@@ -130,6 +135,7 @@ impl Verb {
             Verb::Key(args) => cli::key::run(args, globals).await,
             Verb::Image(args) => cli::image::run(args, globals).await,
             Verb::Event(args) => cli::event::run(args, globals).await,
+            Verb::Audit(args) => cli::audit::run(args, globals).await,
             Verb::Top(args) => cli::top::run(args, globals).await,
             Verb::Doctor(args) => cli::doctor::run(args, globals).await,
             Verb::Backup(args) => backup::backup(&args, globals),
@@ -139,6 +145,7 @@ impl Verb {
             Verb::Token(args) => cli::token::run(args, globals).await,
             Verb::ServiceAccount(args) => cli::service_account::run(args, globals).await,
             Verb::Tenant(args) => cli::tenant::run(args, globals).await,
+            Verb::SupportBundle(args) => bundle::run(args, globals).await,
             Verb::Context(args) => cli::context::run(args, globals),
             Verb::Config(args) => cli::config::run(args, globals).await,
             Verb::Completions(args) => complete::run(&args),

@@ -139,6 +139,7 @@ fn shared(settings: &Server) -> Shared {
         database: Some(settings.database.clone()).filter(|url| !url.is_empty()),
         ca: named(&settings.ca),
         master_key: named(&settings.master_key),
+        master_key_command: settings.master_key_command.0.clone(),
         blobs: named(&settings.blobs),
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hostler_broker::Broker;
-use hostler_control::{Keyring, Limits, Oidc, Pace, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Master, Oidc, Pace, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, TenantId,
@@ -96,6 +96,8 @@ pub struct Shared {
     pub ca: Option<PathBuf>,
     /// The file of the master keys, where it is not in the data folder.
     pub master_key: Option<PathBuf>,
+    /// A command in its place.
+    pub master_key_command: Vec<String>,
     /// The images' bytes, where they are not in the data folder.
     pub blobs: Option<PathBuf>,
 }
@@ -153,8 +155,14 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
             ca.display()
         )));
     }
-    let master = shared.master_key.unwrap_or_else(|| data.join("master.key"));
-    let sealer = Sealer::open(store.clone(), &master).map_err(|e| broken("the master key", &e))?;
+    let master = match shared.master_key_command {
+        words if words.is_empty() => {
+            let path = shared.master_key.unwrap_or_else(|| data.join("master.key"));
+            Master::file(&path).map_err(|e| broken("the master key", &e))?
+        }
+        words => Master::Command(words),
+    };
+    let sealer = Sealer::new(store.clone(), master);
     let keys =
         Keyring::open(store.clone(), sealer.clone()).await.map_err(|e| broken("the keys that sign tasks", &e))?;
     Ok(Server::new(ServerConfig {

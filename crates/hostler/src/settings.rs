@@ -148,6 +148,12 @@ keys! {
         #[arg(value_name = "FILE", value_parser = path())]
         master_key: PathBuf = PathBuf::new();
 
+        /// A command that wraps keys in place of that file, word by word: it is run with the words
+        /// wrap or unwrap and whose key it is behind its own, gets a line on its standard input and
+        /// answers one, so that a key management service can be asked
+        #[arg(value_name = "WORD", value_parser = crate::settings::layers::names)]
+        master_key_command: Names = Names::default();
+
         /// The folder of the images' bytes; `blobs` in the data folder where it is empty. All
         /// servers over one database share it, such as over NFS
         #[arg(value_name = "DIR", value_parser = path())]

@@ -1,12 +1,14 @@
 //! Events and audit entries: what happened, numbered in commit order without gaps.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
     clock::Timestamp,
-    id::{PrincipalId, RequestId, TenantId},
+    id::{NodeId, PrincipalId, RequestId, TenantId, TokenId},
 };
 
 /// Who an entry is for.
@@ -85,7 +87,8 @@ impl Entry {
         match class {
             Class::Audit => {
                 let kind = by.as_str().map_or(kind, str::to_owned);
-                Entry { class, kind, data: json!({"actor": actor, "what": what}), ..self }
+                // What is refused is no act: nothing of it is written together with what was done.
+                Entry { class, kind, data: json!({"actor": actor, "what": what, "result": "done"}), ..self }
             }
             Class::Event | Class::Act => Entry { class, kind, data: what, ..self },
         }
@@ -101,11 +104,27 @@ pub struct Actor {
     pub role: String,
     /// In which request.
     pub request: Option<RequestId>,
+    /// By which credential, where it is one of ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<TokenId>,
+    /// How it was known who it is: `token`, `provider`, `certificate`; nothing for the control plane itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// From which address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<IpAddr>,
 }
 
 impl Actor {
     /// The control plane itself.
     pub fn system() -> Actor {
-        Actor { principal: PrincipalId::SYSTEM, role: "system".into(), request: None }
+        let (request, credential, method, source) = (None, None, None, None);
+        Actor { principal: PrincipalId::SYSTEM, role: "system".into(), request, credential, method, source }
+    }
+
+    /// A node, known by its certificate or by the token with which it joins.
+    pub fn node(node: NodeId, method: &str) -> Actor {
+        let (principal, method) = (PrincipalId(node.0), Some(method.to_owned()));
+        Actor { principal, role: "node".into(), method, ..Actor::system() }
     }
 }

@@ -107,6 +107,13 @@ pub struct SigningKey {
     pub changed_at: Timestamp,
 }
 
+/// What a rotation of the master key came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Rotated {
+    /// How many keys it wraps: one for each tenant with secrets, and the control plane's own.
+    pub keys: usize,
+}
+
 /// What an operator does to a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KeyEvent {
@@ -214,8 +221,7 @@ mod tests {
             ]), 0..40),
         ) {
             let mut set = vec![(kid(0), KeyState::Active)];
-            let mut made = 1;
-            for (at, event) in history {
+            for (made, (at, event)) in (1..).zip(history) {
                 let (which, before) = (set[at % set.len()].0.clone(), set.clone());
                 match event {
                     None if may_stage(&set).is_ok() => set.push((kid(made), KeyState::Staged)),
@@ -226,7 +232,6 @@ mod tests {
                         }
                     }
                 }
-                made += 1;
                 prop_assert_eq!(set.iter().filter(|(_, state)| *state == KeyState::Active).count(), 1);
                 prop_assert!(set.iter().filter(|(_, state)| state.is_believed()).count() <= MOST);
                 for (kid, state) in &before {

@@ -6,13 +6,16 @@ use hostler_db::{Result, Tx};
 use hostler_model::{
     api::{Check, Diagnosis},
     book::{Book, recompute},
-    chain,
-    event::Entry,
+    chain::{BEGINNING, Line, Walk},
 };
 
-use crate::{LogFilter, allocation, log, node, tenant};
+use crate::{
+    allocation,
+    chain::{self, Eyes},
+    node, tenant,
+};
 
-/// Links, and entries, that are read at once.
+/// Links that are read at once.
 const PIECE: usize = 2000;
 
 /// Looks at everything, in one state of the store.
@@ -75,87 +78,34 @@ fn owners(tx: &Tx<'_>) -> Result<Check> {
 
 /// The log from its beginning: no number missing, every link as it must be.
 fn log_chain(tx: &Tx<'_>) -> Result<Check> {
-    let name = "the log's chain";
-    let head = log::head(tx)?;
-    Ok(match walk(tx, &head)? {
-        Ok(links) => Check::new(name, true, format!("{} entries in {links} links verify", head.seq)),
-        Err(wrong) => Check::new(
-            name,
-            false,
-            format!("{wrong}; the log was changed outside hostler: keep this file and compare it with a backup"),
-        ),
+    let (name, walk) = ("the log's chain", walk(tx)?);
+    Ok(match walk.wrongs() {
+        [] => Check::new(name, true, format!("{} entries in {} links verify", walk.stand().seq, walk.links())),
+        [first, more @ ..] => {
+            let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
+            let advice = "the log was changed outside hostler: keep this file and compare it with a backup";
+            Check::new(name, false, format!("{first}{more}; {advice}"))
+        }
     })
 }
 
-fn walk(tx: &Tx<'_>, head: &log::Head) -> Result<std::result::Result<usize, String>> {
-    let (mut last, mut hash, mut count) = (0, chain::GENESIS, 0);
-    let mut entries = Entries::new(tx);
+/// The chain from its beginning to its end. What was signed is verified by whoever has the authority's certificate
+/// (`hostler audit verify`).
+fn walk(tx: &Tx<'_>) -> Result<Walk> {
+    let mut walk = Walk::from(BEGINNING);
     loop {
-        let links = log::links(tx, last, PIECE)?;
-        if links.is_empty() {
-            break;
-        }
-        for link in links {
-            if link.first != last + 1 || link.last < link.first {
-                return Ok(Err(format!("a link is missing between entries {last} and {}", link.first)));
-            }
-            let Some(batch) = entries.range(link.first, link.last)? else {
-                return Ok(Err(format!("an entry is missing between {} and {}", link.first, link.last)));
-            };
-            hash = chain::link(&hash, &chain::digest(&batch));
-            if hash != link.hash {
-                return Ok(Err(format!("entries {} to {} are not what was written", link.first, link.last)));
-            }
-            (last, count) = (link.last, count + 1);
-        }
-    }
-    if (last, hash) != (head.seq, head.hash) {
-        return Ok(Err(format!("the head is at {}, the chain ends at {last}", head.seq)));
-    }
-    if entries.after(last)? {
-        return Ok(Err(format!("there are entries after {last} that no link covers")));
-    }
-    Ok(Ok(count))
-}
-
-/// The log's entries, read piece by piece.
-struct Entries<'a> {
-    tx: &'a Tx<'a>,
-    read: std::collections::VecDeque<Entry>,
-    last: i64,
-}
-
-impl<'a> Entries<'a> {
-    fn new(tx: &'a Tx<'a>) -> Self {
-        Entries { tx, read: std::collections::VecDeque::new(), last: 0 }
-    }
-
-    fn fill(&mut self) -> Result<bool> {
-        let piece = log::after(self.tx, &LogFilter::default(), self.last, PIECE)?;
-        self.last = piece.last().map_or(self.last, |entry| entry.seq);
-        let more = !piece.is_empty();
-        self.read.extend(piece);
-        Ok(more)
-    }
-
-    /// The entries of these numbers, which follow what was asked for before; `None` when one is missing.
-    fn range(&mut self, first: i64, last: i64) -> Result<Option<Vec<Entry>>> {
-        let mut out = Vec::new();
-        for seq in first..=last {
-            if self.read.is_empty() && !self.fill()? {
-                return Ok(None);
-            }
-            match self.read.pop_front() {
-                Some(entry) if entry.seq == seq => out.push(entry),
-                Some(_) | None => return Ok(None),
+        let lines = chain::lines(tx, Eyes::Doctor, walk.stand().seq, PIECE)?;
+        for line in lines {
+            match line {
+                Line::From(_) | Line::Checkpoint(_) => {}
+                Line::Link(link) => walk.link(&link),
+                Line::Stray(entries) => walk.stray(&entries),
+                Line::End(head) => {
+                    walk.end(head);
+                    return Ok(walk);
+                }
             }
         }
-        Ok(Some(out))
-    }
-
-    /// Whether there are entries above this number.
-    fn after(&mut self, last: i64) -> Result<bool> {
-        Ok(!self.read.is_empty() || self.fill()? || self.last > last)
     }
 }
 

@@ -363,6 +363,30 @@ pub struct WrappedKey {
     pub wrapped: String,
 }
 
+/// What a known caller was refused, so many times.
+#[derive(Clone, Debug)]
+pub struct Denied {
+    /// Who.
+    pub actor: Actor,
+    /// Of which tenant.
+    pub tenant: Option<TenantId>,
+    /// What.
+    pub route: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// A key that was wrapped anew.
+#[derive(Clone, Debug, Serialize)]
+pub struct Rewrapped {
+    /// Whose values it seals.
+    pub owner: String,
+    /// As it was wrapped.
+    pub before: String,
+    /// As it is to be.
+    pub after: String,
+}
+
 /// What a step changed that others may be waiting for: hints, never the truth.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -8,7 +8,7 @@ use hostler_model::{
 };
 use serde_json::{Value, json};
 
-use crate::{NewSigningKey, WrappedKey};
+use crate::{NewSigningKey, Rewrapped, WrappedKey};
 
 /// A key, with its private part where it may still sign.
 #[derive(Clone, Debug)]
@@ -80,6 +80,23 @@ pub(crate) fn put_data_key(tx: &Tx<'_>, key: &WrappedKey, now: Timestamp) -> Res
     Ok(data_key(tx, owner)?.unwrap_or_else(|| wrapped.clone()))
 }
 
+const DATA_KEYS: &str = "SELECT owner, wrapped FROM data_keys ORDER BY owner";
+
+/// Every wrapped key.
+pub(crate) fn data_keys(tx: &Tx<'_>) -> Result<Vec<WrappedKey>> {
+    tx.query(DATA_KEYS, &(), |row| Ok(WrappedKey { owner: row.get(0)?, wrapped: row.get(1)? }))
+}
+
+const REWRAP: &str = "
+UPDATE data_keys
+   SET wrapped = ?1->>'after'
+ WHERE owner = ?1->>'owner' AND wrapped = ?1->>'before'";
+
+/// Keys are wrapped in another way, unless somebody wrapped them anew meanwhile.
+pub(crate) fn rewrap(tx: &Tx<'_>, keys: &[Rewrapped]) -> Result<()> {
+    keys.iter().try_for_each(|key| tx.put(REWRAP, key))
+}
+
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[INSERT, UPDATE, DATA_KEY, PUT_DATA_KEY];
+pub(crate) const HOT: &[&str] = &[INSERT, UPDATE, DATA_KEY, PUT_DATA_KEY, REWRAP];

@@ -8,6 +8,7 @@
 
 mod allocation;
 mod api_token;
+mod chain;
 mod doctor;
 mod gauges;
 mod group;
@@ -39,6 +40,7 @@ mod vm;
 mod work;
 
 pub use api_token::TokensOf;
+pub use chain::Eyes;
 pub use image::Origin;
 pub use item::*;
 pub use store::{Config, Now, Revoke, Store};

@@ -103,7 +103,7 @@ pub(crate) fn append(tx: &Tx<'_>, head: Head, now: Timestamp, entries: Vec<NewEn
     });
     let entries: Vec<Entry> = numbered.collect();
     let Some(last) = entries.last() else { return Ok(()) };
-    let hash = hex::encode(chain::link(&head.hash, &chain::digest(&entries)));
+    let hash = hex::encode(chain::link(&head.hash, &chain::digest(entries.iter().map(chain::hash_of))));
     tx.put_each(&INSERT, &entries.iter().map(written).collect::<Vec<_>>())?;
     let link = json!({"seq": last.seq, "first": head.seq + 1, "hash": hash});
     tx.put(LINK, &link)?;
@@ -212,10 +212,51 @@ fn hash(row: &Row<'_>, column: usize) -> Result<Hash> {
     Ok(out)
 }
 
+const CHECKPOINT: &str = "SELECT seq, signed FROM checkpoints ORDER BY seq DESC LIMIT 1";
+
+const CHECKPOINTS: &str = "
+SELECT signed
+  FROM checkpoints
+ WHERE seq > CAST(?1->>'after' AS BIGINT) AND seq <= CAST(?1->>'up_to' AS BIGINT)
+ ORDER BY seq";
+
+const PUT_CHECKPOINT: &str = "
+INSERT INTO checkpoints (seq, signed)
+VALUES (CAST(?1->>'seq' AS BIGINT), ?1->>'signed')
+    ON CONFLICT (seq) DO NOTHING";
+
+/// The entry at which the chain was last signed.
+pub(crate) fn last_checkpoint(tx: &Tx<'_>) -> Result<Option<i64>> {
+    tx.query_one(CHECKPOINT, &(), |row| row.get(0))
+}
+
+/// What was signed behind `after`, up to an entry.
+pub(crate) fn checkpoints(tx: &Tx<'_>, after: i64, up_to: i64) -> Result<Vec<String>> {
+    tx.query(CHECKPOINTS, &json!({"after": after, "up_to": up_to}), |row| row.get(0))
+}
+
+/// Keeps what was signed.
+pub(crate) fn put_checkpoint(tx: &Tx<'_>, seq: i64, signed: &str) -> Result<()> {
+    tx.put(PUT_CHECKPOINT, &json!({"seq": seq, "signed": signed}))
+}
+
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] =
-    &[HEAD, AFTER, AFTER_OF_TENANT, AFTER_OF_SUBJECT, LINKS, RAISE, ADVANCE, MARK, SET_MARK, INSERT.sqlite, LINK];
+pub(crate) const HOT: &[&str] = &[
+    HEAD,
+    AFTER,
+    AFTER_OF_TENANT,
+    AFTER_OF_SUBJECT,
+    LINKS,
+    RAISE,
+    ADVANCE,
+    MARK,
+    SET_MARK,
+    INSERT.sqlite,
+    LINK,
+    CHECKPOINTS,
+    PUT_CHECKPOINT,
+];
 
 /// Those that are another text on a server.
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::{
 
 use hostler_db::{Db, Result, Timeline, Tx};
 use hostler_model::{
-    Clock, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
+    Clock, Code, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     alloc::{Allocation, Owner},
     book::{Book, Changes},
     event::{Actor, Class, NewEntry},
@@ -29,7 +29,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Timing, Wakes, allocation,
+    Denied, Timing, Wakes, allocation,
     idempotency::FirstAnswer,
     log::{self, Head},
     node::{self, NodeRow},
@@ -440,8 +440,16 @@ impl<'a> Work<'a> {
         subject: Uuid,
         data: Value,
     ) {
-        let data = json!({"actor": actor, "what": data});
+        let data = json!({"actor": actor, "what": data, "result": "done"});
         self.enter(Class::Audit, tenant, noun, kind, subject, data);
+    }
+
+    /// Adds an audit entry of what somebody was refused.
+    pub(crate) fn deny(&mut self, denied: &Denied) {
+        let Denied { actor, tenant, route, count } = denied;
+        let what = json!({"route": route, "count": count});
+        let data = json!({"actor": actor, "what": what, "result": Code::Forbidden});
+        self.enter(Class::Audit, *tenant, "route", "access.denied", Uuid::nil(), data);
     }
 
     /// Adds an entry for both, of something that somebody did and that everybody sees who may see the subject.

@@ -1,5 +1,5 @@
-//! The authority: hostler's own CA. It signs the server's certificate for the internal listener and the nodes' client
-//! certificates, nothing else.
+//! The authority: hostler's own CA. It signs the server's certificate for the internal listener, the nodes' client
+//! certificates, and the checkpoints of the log's chain ([`crate::checkpoint`]), nothing else.
 //!
 //! On disk it is `ca.key` and `ca.pem`, written in this order: the certificate's appearance is what makes the
 //! authority exist. A key without a certificate was never trusted by anyone and is replaced; a certificate without
@@ -142,6 +142,11 @@ impl Authority {
     /// Its certificate, DER.
     pub fn certificate(&self) -> &CertificateDer<'static> {
         &self.certificate
+    }
+
+    /// Its private key, PKCS#8.
+    pub(crate) fn private_key(&self) -> Vec<u8> {
+        self.issuer.key().serialize_der()
     }
 
     /// Its certificate's fingerprint.

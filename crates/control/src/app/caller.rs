@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -54,15 +55,21 @@ pub struct Call {
     pub reach: Reach,
     /// In which request.
     pub request: RequestId,
+    /// From which address; that of a proxy, where one is between.
+    pub source: Option<IpAddr>,
 }
 
 impl Call {
     /// For the audit.
     pub fn actor(&self) -> Actor {
+        let method = if self.caller.token.is_some() { "token" } else { "provider" };
         Actor {
             principal: self.caller.principal,
             role: self.caller.role().as_str().to_owned(),
             request: Some(self.request),
+            credential: self.caller.token,
+            method: Some(method.to_owned()),
+            source: self.source,
         }
     }
 

@@ -138,6 +138,11 @@ impl App {
         self.keys.stage(call.actor()).await
     }
 
+    /// Lets another master key wrap what is sealed; says how many keys were wrapped anew.
+    pub async fn rotate_master(&self, call: &Call) -> Result<usize> {
+        self.sealer.rotate(call.actor()).await
+    }
+
     /// What an operator does to a key.
     pub async fn change_key(&self, call: &Call, kid: &str, event: KeyEvent) -> Result<SigningKey> {
         self.keys.change(kid.parse()?, event, call.actor()).await

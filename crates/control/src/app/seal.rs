@@ -5,15 +5,17 @@
 use std::{
     collections::HashMap,
     fmt,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use hostler_model::TenantId;
-use hostler_store::{Store, WrappedKey};
-use hostler_trust::{DataKey, MasterKeys, master::MasterError, seal::SealError};
+use hostler_model::{TenantId, event::Actor};
+use hostler_store::{Rewrapped, Store, WrappedKey};
+use hostler_trust::{DataKey, seal::SealError};
 
-use super::{Error, Result};
+use super::{
+    Error, Result,
+    master::{Master, WrapError},
+};
 
 /// How many unwrapped keys are kept; beyond that all are forgotten, and unwrapped again when they are needed.
 const KEPT: usize = 1024;
@@ -42,18 +44,36 @@ pub struct Sealer(Arc<Inner>);
 
 struct Inner {
     store: Store,
-    master: MasterKeys,
+    master: Master,
     known: Mutex<HashMap<Owner, Arc<DataKey>>>,
 }
 
 impl Sealer {
-    /// Over the master keys of a file, which is made where it is not there.
-    ///
-    /// # Errors
-    /// When the file cannot be used.
-    pub fn open(store: Store, master: &PathBuf) -> Result<Sealer, MasterError> {
-        let master = MasterKeys::load_or_create(master)?;
-        Ok(Sealer(Arc::new(Inner { store, master, known: Mutex::default() })))
+    /// Over what is in this store.
+    pub fn new(store: Store, master: Master) -> Sealer {
+        Sealer(Arc::new(Inner { store, master, known: Mutex::default() }))
+    }
+
+    /// Lets another master key wrap from now on, and wraps every key anew under it; says how many there are.
+    pub async fn rotate(&self, actor: Actor) -> Result<usize> {
+        // What an earlier rotation left, or another server wrapped meanwhile, before that key is taken out.
+        self.wrap_anew(Actor::system()).await?;
+        self.0.master.advance().map_err(|error| unwrapping(&error))?;
+        self.wrap_anew(actor).await
+    }
+
+    async fn wrap_anew(&self, actor: Actor) -> Result<usize> {
+        let keys = self.0.store.data_keys().await?;
+        let mut anew = Vec::with_capacity(keys.len());
+        for WrappedKey { owner, wrapped } in keys {
+            let place = place(&owner);
+            let key = self.0.master.unwrap(&place, &wrapped).await.map_err(|error| unwrapping(&error))?;
+            let again = self.0.master.wrap(&place, &key).await.map_err(|error| unwrapping(&error))?;
+            anew.push(Rewrapped { owner, before: wrapped, after: again });
+        }
+        let count = anew.len();
+        self.0.store.rewrap(anew, actor).await?;
+        Ok(count)
     }
 
     /// Seals a text of an owner's. `place` says what it is.
@@ -72,16 +92,17 @@ impl Sealer {
         if let Some(key) = self.known().get(&owner) {
             return Ok(key.clone());
         }
-        let (name, place) = (owner.to_string(), format!("data key of {owner}"));
+        let name = owner.to_string();
+        let place = place(&name);
         let wrapped = match self.0.store.data_key(name.clone()).await? {
             Some(wrapped) => wrapped,
             None => {
                 let key = DataKey::generate().map_err(|error| sealing(&error))?;
-                let wrapped = self.0.master.wrap(&place, &key).map_err(|error| unwrapping(&error))?;
+                let wrapped = self.0.master.wrap(&place, &key).await.map_err(|error| unwrapping(&error))?;
                 self.0.store.put_data_key(WrappedKey { owner: name, wrapped }).await?
             }
         };
-        let key = Arc::new(self.0.master.unwrap(&place, &wrapped).map_err(|error| unwrapping(&error))?);
+        let key = Arc::new(self.0.master.unwrap(&place, &wrapped).await.map_err(|error| unwrapping(&error))?);
         let mut known = self.known();
         if known.len() >= KEPT {
             known.clear();
@@ -105,6 +126,11 @@ fn sealing(error: &SealError) -> Error {
     Error::Trust { doing: "seal or open a stored value", cause: error.to_string() }
 }
 
-fn unwrapping(error: &MasterError) -> Error {
+/// What a key is wrapped as.
+fn place(owner: &str) -> String {
+    format!("data key of {owner}")
+}
+
+fn unwrapping(error: &WrapError) -> Error {
     Error::Trust { doing: "unwrap the key of stored values", cause: error.to_string() }
 }

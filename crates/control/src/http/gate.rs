@@ -1,7 +1,7 @@
 //! What every request passes: it gets an id, its caller is known and allowed, its answer is counted, its error written
 //! down as a problem, and a panic behind it becomes an answer too. Never here: logging of what went well.
 
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -26,6 +26,10 @@ use crate::app::{
     App, Error, Result,
     caller::{Call, Reach},
 };
+
+/// From which address a request came, where it came over a socket.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Source(pub(super) IpAddr);
 
 /// The header in which an answer says which request it is to.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -59,10 +63,11 @@ pub(super) async fn people(State(app): State<Arc<App>>, mut request: Request, ne
     let row = path.as_ref().and_then(|path| access::find(request.method(), path.as_str()));
     let route = row.map_or(NO_ROUTE, |row| row.route);
     let browser = access::by_browser(route);
-    let response = match admit(&app, row, browser, &mut request).await {
+    let response = match admit(&app, row, browser, began.id, &mut request).await {
         Ok(who) => {
             if let Some((caller, reach)) = who {
-                request.extensions_mut().insert(Call { caller, reach, request: began.id });
+                let source = request.extensions().get::<Source>().map(|source| source.0);
+                request.extensions_mut().insert(Call { caller, reach, request: began.id, source });
             }
             match (row, path) {
                 // The table has no line for this method: it is not let through, whatever the router knows.
@@ -94,7 +99,13 @@ pub(super) async fn agents(State(app): State<Arc<App>>, mut request: Request, ne
 
 /// Who calls and on whose things; `None` where nobody needs to be known. What is not in the table is not for anybody in
 /// particular: with a credential one learns that it is not there.
-async fn admit(app: &App, row: Option<&Row>, browser: bool, request: &mut Request) -> Result<Option<(Caller, Reach)>> {
+async fn admit(
+    app: &App,
+    row: Option<&Row>,
+    browser: bool,
+    id: RequestId,
+    request: &mut Request,
+) -> Result<Option<(Caller, Reach)>> {
     let access = row.map_or(Access::Known, |row| row.access);
     if access == Access::Anyone {
         return Ok(None);
@@ -104,7 +115,13 @@ async fn admit(app: &App, row: Option<&Row>, browser: bool, request: &mut Reques
         Some(token) => app.authenticate(&token).await?,
         None => app.authenticate(bearer(request.headers())?).await?,
     };
-    caller.may(access)?;
+    if let Err(refusal) = caller.may(access) {
+        let source = request.extensions().get::<Source>().map(|source| source.0);
+        let route = row.map_or(NO_ROUTE, |row| row.route);
+        let call = Call { caller, reach: Reach::Platform(None), request: id, source };
+        app.denials.add(&call, &format!("{} {route}", name(request.method())));
+        return Err(refusal.into());
+    }
     let named = match access {
         Access::Tenant { .. } => of_tenant::take(request.uri_mut())?,
         Access::Anyone | Access::Known | Access::Admin { .. } => None,

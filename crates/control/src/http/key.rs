@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use hostler_model::{
     api::Page,
-    key::{KeyEvent, SigningKey},
+    key::{KeyEvent, Rotated, SigningKey},
 };
 use http::StatusCode;
 
@@ -32,6 +32,18 @@ pub(super) async fn stage_key(
     _: Strict<Nothing>,
 ) -> Result<(StatusCode, Json<SigningKey>)> {
     Ok((StatusCode::CREATED, Json(app.stage_key(&call).await?)))
+}
+
+/// Lets another master key wrap the keys under which values are sealed, and wraps them all anew. The one before it stays in the
+/// file until the next rotation, for other servers.
+#[utoipa::path(post, path = "/api/v1/master-key/rotate", tag = "keys",
+    responses((status = 200, description = "How many keys it wraps", body = Rotated), Refusals))]
+pub(super) async fn rotate_master_key(
+    State(app): State<Arc<App>>,
+    call: Call,
+    _: Strict<Nothing>,
+) -> Result<Json<Rotated>> {
+    Ok(Json(Rotated { keys: app.rotate_master(&call).await? }))
 }
 
 /// Signs with a key from now on. The one that signed until now is in grace: what it signed is still believed.

@@ -32,6 +32,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
+use super::gate::Source;
+
 /// How long a client may take to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take to send a request's head; over HTTP/1.1 also how long a connection may idle.
@@ -113,13 +115,16 @@ async fn connection(
     closing: CancellationToken,
 ) {
     match wire {
-        Wire::Plain => speak(Spoken::Either, stream, None, router, closing).await,
+        Wire::Plain => {
+            let source = stream.peer_addr().ok().map(|address| Source(address.ip()));
+            speak(Spoken::Either, stream, (None, source), router, closing).await;
+        }
         Wire::Tls(config, revoked) => match shake(stream, config).await {
-            Ok((stream, None)) => speak(agreed(&stream), stream, None, router, closing).await,
+            Ok((stream, None)) => speak(agreed(&stream), stream, (None, None), router, closing).await,
             Ok((stream, Some(peer))) => tokio::select! {
                 biased;
                 () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked node's connection was cut"),
-                () = speak(agreed(&stream), stream, Some(peer), router, closing) => {}
+                () = speak(agreed(&stream), stream, (Some(peer), None), router, closing) => {}
             },
             Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
         },
@@ -153,13 +158,22 @@ async fn shake(
     Ok((stream, peer))
 }
 
-async fn speak<S>(spoken: Spoken, stream: S, peer: Option<PeerCertificate>, router: Router, closing: CancellationToken)
-where
+/// Speaks HTTP with a peer: whose certificate it showed, and from which address it is, as far as a request is to know.
+async fn speak<S>(
+    spoken: Spoken,
+    stream: S,
+    (peer, source): (Option<PeerCertificate>, Option<Source>),
+    router: Router,
+    closing: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let mut known = Extensions::new();
     if let Some(peer) = peer {
         known.insert(peer);
+    }
+    if let Some(source) = source {
+        known.insert(source);
     }
     let service = service_fn(move |request: http::Request<Incoming>| {
         let mut request: Request = request.map(axum::body::Body::new);

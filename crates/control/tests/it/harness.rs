@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, response::Response};
-use hostler_control::{Keyring, Limits, Oidc, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Master, Oidc, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, Resources, TenantId, Timestamp,
@@ -91,7 +91,8 @@ impl World {
             placement: Policy::default(),
         };
         let store = Store::open(&dir.path().join("hostler.db"), config).unwrap();
-        let sealer = Sealer::open(store.clone(), &dir.path().join("master.key")).unwrap();
+        let master = Master::file(&dir.path().join("master.key")).unwrap();
+        let sealer = Sealer::new(store.clone(), master);
         let server = Server::new(ServerConfig {
             store: store.clone(),
             clock: clock.clone(),
@@ -229,6 +230,7 @@ fn quick() -> Pace {
         forget: every,
         collect_blobs: every,
         refresh_trust: every,
+        sign_chain: every,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hostler_control::{Keyring, Sealer};
+use hostler_control::{Keyring, Master, Owner, Sealer};
 use hostler_model::{
     internal::{HeartbeatAnswer, Inventory},
     role::Role,
@@ -108,7 +108,7 @@ async fn every_change_says_who_did_it_and_shows_no_private_part() {
 async fn another_server_over_the_same_store_follows() {
     let (world, _agent) = World::ready().await;
     let master = world.folder().join("master.key");
-    let sealer = Sealer::open(world.store.clone(), &master).unwrap();
+    let sealer = Sealer::new(world.store.clone(), Master::file(&master).unwrap());
     let other = Keyring::open(world.store.clone(), sealer).await.unwrap();
     let next = staged(&world).await;
     change(&world, &next, "activate").await;
@@ -120,7 +120,8 @@ async fn another_server_over_the_same_store_follows() {
 #[tokio::test]
 async fn without_the_master_key_nothing_is_signed() {
     let world = World::new().await;
-    let stranger = Sealer::open(world.store.clone(), &world.folder().join("another.key")).unwrap();
+    let another = Master::file(&world.folder().join("another.key")).unwrap();
+    let stranger = Sealer::new(world.store.clone(), another);
     let error = Keyring::open(world.store.clone(), stranger).await.unwrap_err().to_string();
     assert!(error.contains("--master-key") && error.contains("another.key"), "{error}");
 }
@@ -131,11 +132,11 @@ async fn a_loop_hears_of_keys_that_another_server_changed() {
     let closing = tokio_util::sync::CancellationToken::new();
     let (server, until) = (world.server.clone(), closing.clone());
     let loops = tokio::spawn(async move { server.run_loops(until).await });
-    let sealer = Sealer::open(world.store.clone(), &world.folder().join("master.key")).unwrap();
+    let sealer = Sealer::new(world.store.clone(), Master::file(&world.folder().join("master.key")).unwrap());
     let before = world.server.app().keys.now().digest.clone();
     let key = hostler_trust::TaskKey::generate().unwrap();
     let place = format!("signing key {}", key.kid());
-    let private = sealer.seal(hostler_control::Owner::Control, &place, &key.to_pem()).await.unwrap();
+    let private = sealer.seal(Owner::Control, &place, &key.to_pem()).await.unwrap();
     let new = hostler_store::NewSigningKey { kid: key.kid(), public: key.public(), private };
     world.store.stage_key(new, hostler_model::event::Actor::system()).await.unwrap().unwrap();
     let changed = async {
@@ -146,4 +147,64 @@ async fn a_loop_hears_of_keys_that_another_server_changed() {
     tokio::time::timeout(Duration::from_secs(10), changed).await.unwrap();
     closing.cancel();
     loops.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_sealed_opens_after_the_master_key_was_rotated_and_rotated_again() {
+    let world = World::new().await;
+    let path = world.folder().join("master.key");
+    let mine = Owner::Tenant(hostler_model::TenantId::DEFAULT);
+    let sealed = world.server.app().sealer.seal(mine, "place", "hunter2").await.unwrap();
+    // Another server has the same file, and what it read of it before.
+    let other = Sealer::new(world.store.clone(), Master::file(&path).unwrap());
+    let first = std::fs::read_to_string(&path).unwrap();
+    for round in 0..3 {
+        let answer = world.post("/api/v1/master-key/rotate", json!({})).send().await;
+        assert_eq!((answer.status, &answer.json()["keys"]), (StatusCode::OK, &json!(2)), "{}", answer.text());
+        assert_eq!(other.open_text(mine, "place", &sealed).await.unwrap(), "hunter2", "round {round}");
+        let fresh = Sealer::new(world.store.clone(), Master::file(&path).unwrap());
+        assert_eq!(fresh.open_text(mine, "place", &sealed).await.unwrap(), "hunter2", "round {round}");
+    }
+    let last = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(last.lines().count(), 2, "the one before it, for servers that have not read the file again");
+    assert!(!last.contains(first.trim()), "what wraps nothing is taken out");
+    assert!(world.get("/api/v1/audit").send().await.text().contains("key.rotate_master"));
+    assert!(fresh_fails(&world, &first).await, "the first master key alone opens nothing any more");
+}
+
+/// Whether nothing that is stored opens with these master keys.
+async fn fresh_fails(world: &World, keys: &str) -> bool {
+    let path = world.folder().join("old.key");
+    hostler_trust::file::write_private(&path, keys.as_bytes()).unwrap();
+    let sealer = Sealer::new(world.store.clone(), Master::file(&path).unwrap());
+    sealer.seal(Owner::Control, "x", "y").await.is_err()
+}
+
+#[tokio::test]
+async fn a_command_wraps_in_place_of_a_file_and_sees_keys_on_its_standard_input_only() {
+    let world = World::new().await;
+    let (program, said) = (world.folder().join("kms"), world.folder().join("said"));
+    // Turns the line around, as a service that keeps its key to itself would do something to it.
+    let script = format!("#!/bin/sh\necho \"$@\" >>{}\nread line; echo \"$line\" | rev\n", said.display());
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let words = vec![program.display().to_string(), "--region".into(), "a b; rm -rf /".into()];
+    let mine = Owner::Tenant(hostler_model::TenantId::DEFAULT);
+    let sealer = Sealer::new(world.store.clone(), Master::Command(words.clone()));
+    let sealed = sealer.seal(mine, "place", "hunter2").await.unwrap();
+    let fresh = Sealer::new(world.store.clone(), Master::Command(words));
+    assert_eq!(fresh.open_text(mine, "place", &sealed).await.unwrap(), "hunter2");
+    let (said, owner) = (std::fs::read_to_string(&said).unwrap(), hostler_model::TenantId::DEFAULT);
+    let lines: Vec<String> =
+        ["wrap", "unwrap", "unwrap"].map(|verb| format!("--region a b; rm -rf / {verb} data key of {owner}")).into();
+    assert_eq!(said.lines().collect::<Vec<_>>(), lines, "no shell, and no key among its words");
+
+    for (bad, why) in [("/does/not/exist", "failed"), ("/bin/false", "failed"), ("/bin/true", "did not answer")] {
+        let sealer = Sealer::new(world.store.clone(), Master::Command(vec![bad.into()]));
+        let error = sealer.open_text(mine, "place", &sealed).await.unwrap_err().to_string();
+        assert!(error.contains(bad) && error.contains(why), "{error}");
+    }
+    // What a file wrapped is not the command's.
+    let error = fresh.seal(Owner::Control, "x", "y").await.unwrap_err().to_string();
+    assert!(error.contains("master_key"), "{error}");
 }

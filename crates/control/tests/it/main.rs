@@ -2,6 +2,7 @@
 
 mod access;
 mod address;
+mod audit;
 mod bad_input;
 mod disk;
 mod dispatch;

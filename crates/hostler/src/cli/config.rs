@@ -79,7 +79,8 @@ async fn check(which: &FileArgs) -> Result<Option<String>, Failure> {
     server::reach_broker(&settings).await
 }
 
-fn everything(which: &FileArgs) -> Result<Vec<InForce>, Failure> {
+/// What is in force, and whence, without passwords.
+pub fn everything(which: &FileArgs) -> Result<Vec<InForce>, Failure> {
     let file = File::read(which)?;
     let mut all = in_force::<Server>(&file)?;
     all.extend(in_force::<Agent>(&file)?);

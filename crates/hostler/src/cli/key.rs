@@ -51,6 +51,11 @@ enum Verb {
     /// refused there, and sent again once their leases are over.
     #[command(after_help = "Examples:\n  hostler key revoke kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k")]
     Revoke(Which),
+    /// Let another master key wrap the keys under which secrets are sealed
+    ///
+    /// Secrets need not be sealed anew. Keep a copy of the new file: without it nothing that is sealed can be read.
+    #[command(after_help = "Examples:\n  hostler key rotate-master")]
+    RotateMaster,
 }
 
 #[derive(clap::Args, Debug)]
@@ -72,6 +77,11 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::Stage => {
             let key = session.client.stage_key().await?;
             tell(&session, &key)
+        }
+        Verb::RotateMaster => {
+            let rotated = session.client.rotate_master_key().await?;
+            session.print(&rotated, || output::fields([("keys", format!("{} wrapped anew", rotated.keys))]))?;
+            Ok(Exit::Done)
         }
         Verb::Activate(Which { key }) => change(&session, &key, KeyEvent::Activate).await,
         Verb::Retire(Which { key }) => change(&session, &key, KeyEvent::Retire).await,

@@ -1,6 +1,7 @@
 //! The client's verbs, one file for each family. A verb reads its flags, calls the server, waits where it is asked to,
 //! prints. What they share is here: the flags of all of them, and a session with the server.
 
+pub mod audit;
 pub mod config;
 pub mod context;
 pub mod doctor;

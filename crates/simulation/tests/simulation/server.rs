@@ -8,7 +8,7 @@ use std::{
 
 use axum::{Router, body::Body};
 use hostler_agent::tether::Tether;
-use hostler_control::{Keyring, Limits, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Master, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{Ids, catalogue::Catalogue, defaults::Defaults, event::Actor, placement::Policy};
 use hostler_store::{Config, NewJoinToken, Store, Timing};
@@ -77,7 +77,7 @@ impl Site {
         };
         let store = Store::open(&self.path(), config)?;
         let ca = self.dir.join("ca");
-        let sealer = Sealer::open(store.clone(), &self.dir.join("master.key"))?;
+        let sealer = Sealer::new(store.clone(), Master::file(&self.dir.join("master.key"))?);
         let server = Server::new(ServerConfig {
             broker: None,
             store: store.clone(),

@@ -46,6 +46,12 @@ CREATE TABLE links (
     hash      TEXT COLLATE "C" NOT NULL
 );
 
+-- Where the chain stood when a server signed it: a compact JWS.
+CREATE TABLE checkpoints (
+    seq    BIGINT PRIMARY KEY,
+    signed TEXT COLLATE "C" NOT NULL
+);
+
 -- Limits: -1 is none. `generation`: how often name or limits were written.
 CREATE TABLE tenants (
     id               TEXT COLLATE "C" PRIMARY KEY,

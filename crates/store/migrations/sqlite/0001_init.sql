@@ -43,6 +43,12 @@ CREATE TABLE links (
     hash      TEXT    NOT NULL
 ) STRICT;
 
+-- Where the chain stood when a server signed it: a compact JWS.
+CREATE TABLE checkpoints (
+    seq    INTEGER PRIMARY KEY,
+    signed TEXT    NOT NULL
+) STRICT;
+
 -- Limits: -1 is none. `generation`: how often name or limits were written.
 CREATE TABLE tenants (
     id               TEXT PRIMARY KEY,

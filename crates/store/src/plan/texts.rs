@@ -23,6 +23,8 @@ const RARE: &[(&str, &str, &str)] = &[
     ("gauges.rs", "NODES", "as many as there are hosts"),
     ("gauges.rs", "BOOKS", "as many as there are tenants"),
     ("image.rs", "MANIFESTS", "blobs that no image has are found once an hour"),
+    ("log.rs", "CHECKPOINT", "the last row of a table, by its key"),
+    ("key.rs", "DATA_KEYS", "when an operator rotates the master key"),
     ("key.rs", "ALL", "as many as were ever made: one in months"),
     ("node.rs", "ALL", "placement looks at every host"),
     ("node.rs", "BOOKS", "the doctor compares every host's"),

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_db::Result;
 use hostler_model::{
-    NodeId, PrincipalId, SnapshotId, TaskId, VmId,
+    NodeId, SnapshotId, TaskId, VmId,
     alloc::Owner,
     event::Actor,
     internal::{HeartbeatAnswer, HeldLease},
@@ -117,7 +117,7 @@ fn hear(work: &mut Work<'_>, beat: &Beat, compare: bool) -> Result<HeartbeatAnsw
 /// What an agent refused is in the audit: somebody may be sending it what is not for it. An agent has one line for each
 /// reason.
 fn refused(work: &mut Work<'_>, beat: &Beat) {
-    let node = Actor { principal: PrincipalId(beat.node.0), role: "node".into(), request: None };
+    let node = Actor::node(beat.node, "certificate");
     for refused in beat.heartbeat.refused.iter().take(Why::ALL.len()) {
         work.audit(&node, None, "node", "task.refused", beat.node.0, json!(refused));
     }

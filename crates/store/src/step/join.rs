@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hostler_db::Result;
 use hostler_model::{
-    Code, NodeId, PrincipalId, Refusal, Resources,
+    Code, NodeId, Refusal, Resources,
     book::Book,
     broker::Transport,
     event::Actor,
@@ -140,7 +140,7 @@ fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {
 
 fn tell(work: &mut Work<'_>, node: &Node, again: bool) {
     let data = json!({"name": node.name, "state": node.state, "again": again});
-    let actor = Actor { principal: PrincipalId(node.id.0), role: "node".into(), request: None };
+    let actor = Actor::node(node.id, "join token");
     work.event(None, "node", "node.joined", node.id.0, data.clone());
     work.audit(&actor, None, "node", "node.join", node.id.0, data);
 }

@@ -5,8 +5,11 @@ use hostler_model::{
     key::{KeyEvent, Kid, SigningKey},
 };
 
+use serde_json::json;
+use uuid::Uuid;
+
 use super::Store;
-use crate::{Answer, NewSigningKey, Result, WrappedKey, key as keys, step::key};
+use crate::{Answer, NewSigningKey, Result, Rewrapped, WrappedKey, key as keys, step::key};
 
 impl Store {
     /// The keys that sign tasks, each with its sealed private part while it may sign; in the order in which they were made.
@@ -38,6 +41,21 @@ impl Store {
     /// The wrapped key under which an owner's values are sealed.
     pub async fn data_key(&self, owner: String) -> Result<Option<String>> {
         self.read(move |tx| keys::data_key(tx, &owner)).await
+    }
+
+    /// Every wrapped key.
+    pub async fn data_keys(&self) -> Result<Vec<WrappedKey>> {
+        self.read(keys::data_keys).await
+    }
+
+    /// Wraps keys anew.
+    pub async fn rewrap(&self, anew: Vec<Rewrapped>, actor: Actor) -> Result<()> {
+        self.step("store.key", move |work| {
+            keys::rewrap(work.tx, &anew)?;
+            work.audit(&actor, None, "key", "key.rotate_master", Uuid::nil(), json!({"keys": anew.len()}));
+            Ok(())
+        })
+        .await
     }
 
     /// Writes an owner's key down where it has none; the one that it then has.

@@ -5,6 +5,7 @@
 
 mod api_token;
 mod cancel;
+mod chain;
 mod doctor;
 mod drain;
 mod edit;
@@ -390,6 +391,14 @@ macro_rules! every_claim {
                 fractions_survive
                 every_step_wakes_those_who_wait
                 what_was_answered_is_there_after_reopening;
+            chain:
+                an_export_verifies_and_shows_no_more_than_the_audit
+                an_entry_that_was_edited_is_named
+                an_entry_that_was_removed_is_named
+                entries_that_were_swapped_are_named
+                an_entry_that_was_added_and_the_head_moved_for_it_is_named
+                a_chain_that_was_cut_off_behind_what_was_signed_is_named
+                a_chain_that_was_written_anew_is_named_by_what_was_signed;
             doctor:
                 an_entry_that_was_edited_is_found
                 an_entry_that_was_removed_is_found

@@ -101,8 +101,11 @@ impl Jwk {
     }
 }
 
+/// A key and its name.
+type Named = (String, DecodingKey);
+
 /// The keys of a set that can verify tasks, with their names; and the names of those that must not.
-pub(super) fn read_set(set: &Value) -> Result<(Vec<(String, DecodingKey)>, HashSet<String>), KeySetError> {
+pub(super) fn read_set(set: &Value) -> Result<(Vec<Named>, HashSet<String>), KeySetError> {
     let Set { keys, revoked } = Set::deserialize(set).map_err(|error| KeySetError::NotASet(error.to_string()))?;
     let usable = keys.into_iter().filter(Jwk::verifies_tasks);
     let keys = usable.map(|jwk| jwk.read().ok_or(KeySetError::BadKey)).collect::<Result<_, _>>()?;

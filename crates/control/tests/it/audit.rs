@@ -1,0 +1,121 @@
+//! The audit over the API: who did what, and a chain that somebody verifies with the authority's certificate alone.
+
+use hostler_model::{
+    chain::{BEGINNING, Line, Shown, Walk},
+    role::Role,
+};
+use hostler_trust::CheckpointVerifier;
+use serde_json::{Value, json};
+
+use crate::harness::World;
+
+async fn export(world: &World, token: &str) -> Vec<Line> {
+    let answer = world.get("/api/v1/audit/export?limit=500").bearer(token).send().await;
+    assert_eq!(answer.header("content-type"), "application/x-ndjson");
+    answer.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What a walk along an export finds, with checkpoints verified by the authority's certificate.
+fn walked(lines: &[Line], ca_pem: &str) -> Walk {
+    let (signer, mut walk) = (CheckpointVerifier::new(ca_pem).unwrap(), Walk::from(BEGINNING));
+    for line in lines {
+        match line {
+            Line::From(_) => {}
+            Line::Link(link) => walk.link(link),
+            Line::Checkpoint(token) => match signer.verify(token) {
+                Ok(checkpoint) => walk.checkpoint(checkpoint.stand),
+                Err(error) => walk.wrong(error.to_string()),
+            },
+            Line::Stray(entries) => walk.stray(entries),
+            Line::End(head) => walk.end(*head),
+        }
+    }
+    walk
+}
+
+#[tokio::test]
+async fn an_entry_says_who_by_what_from_where_in_which_request_and_what_came_of_it() {
+    let (world, _) = World::ready().await;
+    let answer = world.post("/api/v1/nodes/node-1/cordon", json!({})).send().await;
+    let request = answer.header("x-request-id");
+    let audit = world.get("/api/v1/audit?limit=500").send().await.json();
+    let entries = audit["items"].as_array().unwrap();
+    let entry = entries.iter().find(|entry| entry["kind"] == "node.cordon").unwrap();
+    let actor = &entry["data"]["actor"];
+    assert_eq!(
+        (&actor["role"], &actor["method"], &actor["request"]),
+        (&json!("platform-admin"), &json!("token"), &json!(request))
+    );
+    assert!(actor["principal"].is_string() && actor["credential"].is_string(), "{actor}");
+    assert_eq!((&entry["data"]["result"], &entry["noun"]), (&json!("done"), &json!("node")));
+    let joined = entries.iter().find(|entry| entry["kind"] == "node.join").unwrap();
+    assert_eq!(joined["data"]["actor"]["method"], "join token");
+    world.post("/api/v1/nodes/node-1/uncordon", json!({})).send().await;
+    world.echo("an enqueue is one too").await;
+    let audit = world.get("/api/v1/audit?limit=500").send().await.json();
+    let submitted = audit["items"].as_array().unwrap().last().unwrap();
+    assert_eq!((&submitted["kind"], &submitted["data"]["result"]), (&json!("task.submit"), &json!("done")));
+}
+
+#[tokio::test]
+async fn an_export_is_verified_with_the_authoritys_certificate_and_nothing_else() {
+    let (world, agent) = World::ready().await;
+    world.echo("one").await;
+    world.server.app().sign_chain().await.unwrap();
+    world.echo("two").await;
+    let lines = export(&world, world.token(Role::PlatformAdmin)).await;
+    let walk = walked(&lines, &agent.joined.ca_pem);
+    assert_eq!(walk.wrongs(), [""; 0]);
+    let signed = walk.signed().unwrap();
+    assert!(signed > 0 && signed < walk.stand().seq, "what came since is not signed yet");
+    assert_eq!(world.get("/api/v1/audit/authority").send().await.text(), agent.joined.ca_pem);
+    let other = hostler_trust::Authority::create(world.clock.now()).unwrap();
+    assert!(!walked(&lines, other.ca_pem()).wrongs().is_empty());
+    // Every byte of an entry counts.
+    let mut forged = lines.clone();
+    let whole = forged.iter_mut().find_map(|line| match line {
+        Line::Link(link) => link.entries.iter_mut().find_map(|entry| match entry {
+            Shown::Whole(entry) => Some(entry),
+            Shown::Hashed(_) => None,
+        }),
+        _ => None,
+    });
+    whole.unwrap().data["actor"]["principal"] = json!("somebody else");
+    assert!(!walked(&forged, &agent.joined.ca_pem).wrongs().is_empty());
+}
+
+#[tokio::test]
+async fn a_tenant_verifies_the_whole_chain_and_reads_its_own_entries() {
+    let (world, agent) = World::ready().await;
+    world.echo("not for a stranger").await;
+    for token in [world.token(Role::TenantAdmin), &world.foreign] {
+        let lines = export(&world, token).await;
+        assert_eq!(walked(&lines, &agent.joined.ca_pem).wrongs(), [""; 0]);
+    }
+    let foreign = serde_json::to_string(&export(&world, &world.foreign).await).unwrap();
+    assert!(!foreign.contains("task.submit") && !foreign.contains("node.join"), "{foreign}");
+    let refused = world.get("/api/v1/audit/export").bearer(world.token(Role::Operator)).send().await;
+    assert_eq!(refused.code(), "FORBIDDEN");
+}
+
+#[tokio::test]
+async fn a_caller_that_is_refused_is_in_the_audit_and_strangers_are_counted() {
+    let world = World::new().await;
+    let before = world.store.log_head().await.unwrap();
+    for _ in 0..5 {
+        let answer = world.post("/api/v1/join-tokens", json!({})).bearer(world.token(Role::Operator)).send().await;
+        assert_eq!(answer.code(), "FORBIDDEN");
+        world.get("/api/v1/vms").bearer("hos_nobody").send().await;
+    }
+    world.server.app().tell_denied().await.unwrap();
+    let audit = world.get(&format!("/api/v1/audit?after={before}")).send().await.json();
+    let entries = audit["items"].as_array().unwrap();
+    assert_eq!(entries.len(), 1, "one for all of a kind: {audit}");
+    let (entry, what) = (&entries[0], &entries[0]["data"]["what"]);
+    assert_eq!((&entry["kind"], &entry["data"]["result"]), (&json!("access.denied"), &json!("FORBIDDEN")));
+    assert_eq!((&what["route"], &what["count"]), (&json!("POST /api/v1/join-tokens"), &json!(5)));
+    assert_eq!(entry["data"]["actor"]["role"], "operator");
+    let metrics = world.get("/metrics").send().await.text();
+    assert!(metrics.contains("status=\"401\"") || metrics.contains("401"), "{metrics}");
+    let _: Value = audit;
+}

@@ -1,0 +1,106 @@
+//! The log's chain, read to be verified by somebody: links with their entries, what was signed, where it ends.
+
+use hostler_db::{Result, Tx};
+use hostler_model::{
+    TenantId,
+    chain::{BEGINNING, HexHash, Line, Link, Shown, Stand},
+    event::{Class, Entry},
+};
+
+use crate::{LogFilter, log};
+
+/// Whose entries are shown; of all others only the hash is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Eyes {
+    /// Audit entries of a tenant, or of everybody.
+    Audit(Option<TenantId>),
+    /// Everything: what verifies here shows nobody anything.
+    Doctor,
+}
+
+impl Eyes {
+    fn see(self, entry: Entry) -> Shown {
+        let seen = match self {
+            Eyes::Doctor => true,
+            Eyes::Audit(_) if entry.class == Class::Event => false,
+            Eyes::Audit(None) => true,
+            Eyes::Audit(Some(tenant)) => entry.tenant == Some(tenant),
+        };
+        if seen { Shown::Whole(entry) } else { Shown::hashed(&entry) }
+    }
+}
+
+/// So many links behind `after`, which is where one ends, with what was signed there; at the chain's end what the log says of
+/// itself follows.
+pub(crate) fn lines(tx: &Tx<'_>, eyes: Eyes, after: i64, links: usize) -> Result<Vec<Line>> {
+    let mut lines = vec![Line::From(stand(tx, after)?)];
+    let found = log::links(tx, after, links)?;
+    let mut last = after;
+    let mut entries = Entries { tx, read: Default::default(), last: after };
+    for link in &found {
+        let shown = entries.up_to(link.last)?.into_iter().map(|entry| eyes.see(entry)).collect();
+        lines.push(Line::Link(Link { first: link.first, last: link.last, hash: HexHash(link.hash), entries: shown }));
+        last = last.max(link.last);
+    }
+    let end = found.len() < links;
+    let up_to = if end { i64::MAX } else { last };
+    lines.extend(log::checkpoints(tx, after, up_to)?.into_iter().map(Line::Checkpoint));
+    if end {
+        let stray: Vec<i64> = entries.rest()?.iter().map(|entry| entry.seq).collect();
+        lines.extend((!stray.is_empty()).then_some(Line::Stray(stray)));
+        let head = log::head(tx)?;
+        lines.push(Line::End(Stand { seq: head.seq, hash: HexHash(head.hash) }));
+    }
+    Ok(lines)
+}
+
+/// Where the chain stands behind an entry.
+fn stand(tx: &Tx<'_>, after: i64) -> Result<Stand> {
+    let link = log::links(tx, after - 1, 1)?.pop().filter(|link| after > 0 && link.last == after);
+    Ok(link.map_or(BEGINNING, |link| Stand { seq: after, hash: HexHash(link.hash) }))
+}
+
+/// The log's entries, read piece by piece.
+struct Entries<'a> {
+    tx: &'a Tx<'a>,
+    read: std::collections::VecDeque<Entry>,
+    last: i64,
+}
+
+/// Entries that are read at once.
+const PIECE: usize = 2000;
+
+impl Entries<'_> {
+    fn fill(&mut self) -> Result<bool> {
+        let piece = log::after(self.tx, &LogFilter::default(), self.last, PIECE)?;
+        self.last = piece.last().map_or(self.last, |entry| entry.seq);
+        let more = !piece.is_empty();
+        self.read.extend(piece);
+        Ok(more)
+    }
+
+    /// Those up to this number that were not taken before.
+    fn up_to(&mut self, last: i64) -> Result<Vec<Entry>> {
+        let mut out = Vec::new();
+        loop {
+            match self.read.front() {
+                Some(entry) if entry.seq > last => return Ok(out),
+                Some(_) => out.extend(self.read.pop_front()),
+                None if self.last < last => {
+                    if !self.fill()? {
+                        return Ok(out);
+                    }
+                }
+                None => return Ok(out),
+            }
+        }
+    }
+
+    /// Some of those that are left.
+    fn rest(&mut self) -> Result<Vec<Entry>> {
+        if self.read.is_empty() {
+            self.fill()?;
+        }
+        Ok(std::mem::take(&mut self.read).into())
+    }
+}
