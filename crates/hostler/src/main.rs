@@ -64,7 +64,7 @@ enum Verb {
     /// Run a server and an agent in one process, for this machine
     Dev(dev::Args),
     /// Run the server: the API, the database, the agents' listener
-    Server(server::Args),
+    Server(Box<server::Args>),
     /// Run the agent: this host's machines, for a server
     Agent(agent::Args),
     /// Make a machine, run a program in it
@@ -125,7 +125,7 @@ impl Verb {
     async fn run(self, globals: &Globals) -> Result<Exit, Failure> {
         match self {
             Verb::Dev(args) => dev::run(args, globals).await,
-            Verb::Server(args) => server::run(args).await,
+            Verb::Server(args) => server::run(*args).await,
             Verb::Agent(args) => agent::run(args).await,
             Verb::Run(args) => cli::run::run(args, globals).await,
             Verb::Vm(args) => cli::vm::run(args, globals).await,

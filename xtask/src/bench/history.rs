@@ -27,7 +27,7 @@ const LEFT: u64 = 4 << 30;
 
 /// Writes finished tasks: each is the last that ended, under an id of its own and older than all others.
 pub(crate) async fn load(floor: &Floor, server: &Server, engine: Engine, tasks: u64) -> Result<()> {
-    let stat = rustix::fs::statvfs(&server.data())?;
+    let stat = rustix::fs::statvfs(server.data())?;
     let free = stat.f_bavail * stat.f_frsize;
     ensure!(free > tasks * BYTES + LEFT, "{tasks} tasks need {} GiB free on the disk", (tasks * BYTES + LEFT) >> 30);
     let (_, page) = server.connect().await?.json("GET", "/api/v1/tasks?state=succeeded&limit=1", "").await?;
