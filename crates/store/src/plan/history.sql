@@ -34,10 +34,11 @@ SELECT n, n, 'event', 'tenant-' || n % 3, 'task.ended', 'task', 'task-' || n, '{
 INSERT INTO links SELECT n * 2, n * 2 - 1, 'hash' FROM generate_series(1, 40000) n;
 
 INSERT INTO vms (id, seq, tenant, name, state, ready, task, node, epoch, generation, observed_generation, protected,
-                 expires_at, restart_at, tries, spec, image_digest, created_at, updated_at)
+                 expires_at, restart_at, tries, spec, image_digest, created_at, updated_at, anti_affinity)
 SELECT 'vm-' || n, n, 'tenant-' || n % 3, 'vm-' || n, CASE n % 4 WHEN 0 THEN 'running' ELSE 'deleted' END, 1,
        CASE n % 400 WHEN 0 THEN 'task-' || n END, 'node-' || n / 10, 1, 1, 1, 0, CASE n % 5 WHEN 0 THEN n END,
-       CASE n % 90 WHEN 0 THEN n END, '[]', '{}', 'digest-' || n % 100, n, n
+       CASE n % 90 WHEN 0 THEN n END, '[]', '{}', 'digest-' || n % 100, n, n,
+       CASE n % 8 WHEN 0 THEN 'group-' || n / 80 END
   FROM generate_series(1, 20000) n;
 INSERT INTO allocations
 SELECT 'vm', 'vm-' || n, 'tenant-' || n % 3, 'node-' || n / 10, 1, 1, 1, 1, 'used'
