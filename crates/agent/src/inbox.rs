@@ -36,8 +36,11 @@ use crate::{
     work,
 };
 
-/// How long a heartbeat is waited for that may tell of a new key, and how often one is asked for at most.
+/// How long a heartbeat is waited for that may tell of a new key, and for how long none is asked for after it was in vain.
 const LEARN: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
+/// How often it is asked for one after another, and the pause between: servers tell each other of a key within moments.
+const LEARN_TRIES: usize = 10;
+const LEARN_AGAIN: Duration = Duration::from_millis(100);
 
 /// A poll that brings nothing sooner than this comes from a server that is going away: it is not asked at once again.
 const EMPTY: Duration = Duration::from_millis(100);
@@ -169,8 +172,8 @@ async fn act_first(node: &Arc<Node>, assignments: Vec<Assignment>) -> Result<(),
 /// The tasks that are to be believed.
 pub(crate) async fn believe(node: &Node, tokens: &[String]) -> Vec<Assignment> {
     let mut tasks = verify(node, tokens);
-    if tasks.iter().any(|task| task.as_ref().is_err_and(|(refusal, _)| *refusal == TaskRefusal::UnknownKey)) {
-        learn_keys(node).await;
+    if has_unknown_key(&tasks) {
+        learn_keys(node, tokens).await;
         tasks = verify(node, tokens);
     }
     let believed =
@@ -194,13 +197,25 @@ fn verify(node: &Node, tokens: &[String]) -> Vec<Result<Assignment, Disbelieved>
 }
 
 /// A key that is not known may be one that signs since the last heartbeat: the server says so with the next, which is asked
-/// for at once, though not more often than some stranger's tasks could make it.
-async fn learn_keys(node: &Node) {
+/// for at once, though some stranger's tasks do not make it ask again and again.
+/// Another server may answer than the one that signs, and hear of the key a moment later: then it is asked again.
+async fn learn_keys(node: &Node, tokens: &[String]) {
     let mut asked = node.keys_asked.lock().await;
-    if asked.is_none_or(|at| at.elapsed() >= LEARN.1) {
-        drop(tokio::time::timeout(LEARN.0, node.tools.beats.now()).await);
-        *asked = Some(Instant::now());
+    if asked.is_some_and(|at| at.elapsed() < LEARN.1) {
+        return;
     }
+    for _ in 0..LEARN_TRIES {
+        drop(timeout(LEARN.0, node.tools.beats.now()).await);
+        if !has_unknown_key(&verify(node, tokens)) {
+            return;
+        }
+        tokio::time::sleep(LEARN_AGAIN).await;
+    }
+    *asked = Some(Instant::now());
+}
+
+fn has_unknown_key(tasks: &[Result<Assignment, Disbelieved>]) -> bool {
+    tasks.iter().any(|task| task.as_ref().is_err_and(|(refusal, _)| *refusal == TaskRefusal::UnknownKey))
 }
 
 /// Counts what is not done, and says so with the next heartbeat. What is not signed is not even called by its name.

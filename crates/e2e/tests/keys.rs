@@ -6,7 +6,7 @@ use hostler_fixture::Postgres;
 use serde_json::{Value, json};
 
 /// What an agent says of a task that it does not believe.
-const REFUSED: &str = "a task was refused before it was read";
+const REFUSED: &str = "a task was refused";
 
 async fn key(fleet: &Fleet<'_>, server: usize, path: &str) -> Result<String> {
     let (status, key) = fleet.call(server, "POST", &format!("/keys{path}"), Some(json!({}))).await?;
@@ -37,12 +37,12 @@ async fn keys_follow_one_another_under_load_and_no_task_is_refused() -> Result<(
         key(&fleet, here, &format!("/{before}/retire")).await?;
         assert_eq!(fleet.echo(there).await?.0, 200);
     }
-    // One attempt each: none was refused and sent again.
-    let attempts = fleet.store().ask("SELECT CAST(MAX(attempt) AS TEXT) FROM tasks WHERE kind = 'echo'")?;
-    assert_eq!((attempts.as_str(), tasks.len()), ("1", 3600));
     for agent in 0..fleet.agents() {
         assert!(!fleet.agent_log(agent).contains(REFUSED), "{}", fleet.agent_log(agent));
     }
+    // One attempt each: none was refused and sent again.
+    let attempts = fleet.store().ask("SELECT CAST(MAX(attempt) AS TEXT) FROM tasks WHERE kind = 'echo'")?;
+    assert_eq!((attempts.as_str(), tasks.len()), ("1", 3600));
     assert_eq!(fleet.ills(0).await?, [Value::Null; 0]);
     Ok(())
 }
