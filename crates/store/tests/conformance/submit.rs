@@ -37,7 +37,7 @@ pub async fn a_task_its_allocation_its_audit_entry_and_its_event_are_written_tog
     let what = json!({"kind": "echo", "node": agent.node});
     let actor = json!({"principal": PrincipalId::SYSTEM, "role": "system", "request": null});
     let act = json!({"actor": actor, "by": "task.submit", "what": what});
-    let audit = json!({"actor": actor, "what": what});
+    let audit = json!({"actor": actor, "what": what, "result": "done"});
     assert_eq!(
         told,
         [
