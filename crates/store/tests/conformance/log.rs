@@ -1,13 +1,12 @@
 //! The log and the wakes.
 
 use hostler_model::{
-    Code, TenantId,
+    Code,
     event::Class,
     internal::ProgressReport,
     task::{Effects, End, PhaseTiming, Progress, TaskState},
-    tenant::UNLIMITED,
 };
-use hostler_store::{LogFilter, NewTenantRow, Progressed, Submission};
+use hostler_store::{LogFilter, Progressed, Submission};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::world::{Agent, TENANT, World};
@@ -28,13 +27,7 @@ pub async fn entries_are_numbered_without_gaps(world: &mut World) {
 
 pub async fn filters_select(world: &mut World) {
     world.node("a").await;
-    let other: TenantId = world.id();
-    world
-        .store
-        .create_tenant(NewTenantRow::of_system(other, "other".parse().unwrap(), UNLIMITED))
-        .await
-        .unwrap()
-        .unwrap();
+    let other = world.tenant("other").await;
     let mine = world.ok(world.echo()).await;
     world.ok(Submission { tenant: other, ..world.echo() }).await;
     let of = |filter| world.store.log(filter, 0, 100);

@@ -3,14 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_model::{
-    Code, NodeId, Resources, TenantId,
+    Code, NodeId, Resources,
     event::Actor,
     kind::KindName,
     node::{Node, NodePatch},
     placement::Placement,
-    tenant::UNLIMITED,
 };
-use hostler_store::{Answer, NewTenantRow, Store, Submission};
+use hostler_store::{Answer, Store, Submission};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -74,10 +73,8 @@ pub async fn a_group_shares_no_node_whether_it_is_there_under_way_or_in_the_same
     assert_eq!(refusal.facts["nodes"][0]["reasons"], json!(["anti_affinity"]));
     assert!(refusal.detail.contains("of the group web is there"), "{}", refusal.detail);
     // Another tenant's group of the same name is another.
-    let other: TenantId = world.id();
+    let other = world.tenant("other").await;
     world.image_for(other);
-    let tenant = NewTenantRow::of_system(other, "other".parse().unwrap(), UNLIMITED);
-    world.store.create_tenant(tenant).await.unwrap().unwrap();
     world.ok(Submission { tenant: other, ..apart("web-4") }).await;
     // What is gone is in no group any more, also within a batch.
     let gone = world.on_vm(KindName::VmDelete, first.target.vm.unwrap());

@@ -6,14 +6,13 @@ use std::{
 };
 
 use hostler_model::{
-    Code, TenantId, Timestamp,
+    Code, Timestamp,
     event::{Actor, Entry},
     kind::KindName,
     stats::{Figures, TaskStats, Took, WINDOWS, Waiting, What, Window, first_minute},
     task::{Effects, TaskState},
-    tenant::UNLIMITED,
 };
-use hostler_store::{NewTenantRow, Queue, StatsFilter, Submission, TaskFilter};
+use hostler_store::{Queue, StatsFilter, Submission, TaskFilter};
 use uuid::Uuid;
 
 use crate::world::{TENANT, World, failed};
@@ -184,13 +183,7 @@ pub async fn what_happened_is_told_by_kind_and_by_node(world: &mut World) {
 
 pub async fn a_tenant_is_told_its_own(world: &mut World) {
     let agent = world.node("a").await;
-    let other: TenantId = world.id();
-    world
-        .store
-        .create_tenant(NewTenantRow::of_system(other, "other".parse().unwrap(), UNLIMITED))
-        .await
-        .unwrap()
-        .unwrap();
+    let other = world.tenant("other").await;
     let theirs = world.ok(Submission { tenant: other, ..world.echo() }).await;
     let leased = world.lease_one(agent).await;
     assert_eq!(leased.task, theirs.id);

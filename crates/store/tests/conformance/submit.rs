@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use hostler_model::{
-    Code, PrincipalId, TenantId,
+    Code, PrincipalId,
     event::{Actor, Class},
     kind::KindName,
     node::NodeEvent,
@@ -10,7 +10,7 @@ use hostler_model::{
     tenant::{Limits, UNLIMITED},
     vm::VmState,
 };
-use hostler_store::{EditTenant, LogFilter, NewTenantRow, Submission, TaskFilter};
+use hostler_store::{EditTenant, LogFilter, Submission, TaskFilter};
 use serde_json::json;
 
 use crate::world::{TENANT, World, failed, one_vm};
@@ -113,13 +113,7 @@ pub async fn a_name_that_a_rename_gives_back_within_a_batch_is_free(world: &mut 
 
 pub async fn two_tenants_may_use_one_name(world: &mut World) {
     world.node("a").await;
-    let other: TenantId = world.id();
-    world
-        .store
-        .create_tenant(NewTenantRow::of_system(other, "other".parse().unwrap(), UNLIMITED))
-        .await
-        .unwrap()
-        .unwrap();
+    let other = world.tenant("other").await;
     world.ok(world.create("web")).await;
     world.image_for(other);
     world.ok(Submission { tenant: other, ..world.create("web") }).await;
@@ -217,13 +211,7 @@ pub async fn a_dry_run_answers_the_same_and_writes_nothing(world: &mut World) {
 pub async fn another_tenants_vm_is_not_found(world: &mut World) {
     let agent = world.node("a").await;
     let vm = world.running(agent, "web").await;
-    let other: TenantId = world.id();
-    world
-        .store
-        .create_tenant(NewTenantRow::of_system(other, "other".parse().unwrap(), UNLIMITED))
-        .await
-        .unwrap()
-        .unwrap();
+    let other = world.tenant("other").await;
     for kind in [KindName::VmExec, KindName::VmDelete] {
         world.refused(Submission { tenant: other, ..world.on_vm(kind, vm) }, Code::VmNotFound).await;
     }

@@ -18,10 +18,6 @@ fn other(world: &World, name: &str) -> NewTenantRow {
     NewTenantRow::of_system(world.id(), name.parse().unwrap(), UNLIMITED)
 }
 
-async fn made(world: &World, name: &str) -> TenantId {
-    world.store.create_tenant(other(world, name)).await.unwrap().unwrap().tenant.id
-}
-
 fn named(tenant: TenantId, name: &str) -> EditTenant {
     let name = Some(name.parse().unwrap());
     EditTenant::of_system(tenant, TenantPatch { name, limits: LimitsPatch::default() })
@@ -57,7 +53,7 @@ pub async fn a_dry_run_makes_and_changes_nothing(world: &mut World) {
 }
 
 pub async fn a_tenant_is_changed_under_its_generation(world: &mut World) {
-    let id = made(world, "acme").await;
+    let id = world.tenant("acme").await;
     let tight = EditTenant {
         patch: TenantPatch { name: None, limits: LimitsPatch { vms: Patch::Set(3), ..LimitsPatch::default() } },
         if_match: Some(vec![1]),
@@ -73,7 +69,7 @@ pub async fn a_tenant_is_changed_under_its_generation(world: &mut World) {
 }
 
 pub async fn tenants_are_listed_newest_first(world: &mut World) {
-    let (first, second) = (made(world, "first").await, made(world, "second").await);
+    let (first, second) = (world.tenant("first").await, world.tenant("second").await);
     let page = async |before, limit| {
         let tenants = world.store.tenants(before, limit).await.unwrap();
         tenants.iter().map(|tenant| tenant.id).collect::<Vec<_>>()
@@ -85,7 +81,7 @@ pub async fn tenants_are_listed_newest_first(world: &mut World) {
 
 pub async fn a_tenant_is_deleted_once_it_has_nothing(world: &mut World) {
     world.node("a").await;
-    let id = made(world, "acme").await;
+    let id = world.tenant("acme").await;
     let image = world.store.put_image(id, manifest("quiet"), Vec::new(), Actor::system()).await.unwrap().unwrap();
     let mut create = Submission { tenant: id, ..world.create("web") };
     let machine = create.vm.as_mut().unwrap();

@@ -24,11 +24,12 @@ use hostler_model::{
     schedule::Schedule,
     task::{Effects, End, PhaseTiming, Progress, Target, Task},
     task_log::{Line, Said},
+    tenant::UNLIMITED,
     vm::{Observation, Vm, VmSpec, VmState},
 };
 use hostler_store::{
     Accepted, Answer, Beat, Cancel, Claim, Config, Idempotency, JoinNode, Leased, LogFilter, NewJoinToken, NewMachine,
-    Now, Progressed, Settle, Store, Submission, Timing,
+    NewTenantRow, Now, Progressed, Settle, Store, Submission, Timing,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -135,6 +136,12 @@ impl World {
         let (clock, ids) = (self.clock.clone(), Ids::seeded(2));
         let store = engine.open(reading(&clock), ids.clone());
         World { engine: Box::new(engine), store, clock, ids, tampered: Cell::new(false) }
+    }
+
+    /// A tenant of this name, without limits.
+    pub async fn tenant(&self, name: &str) -> TenantId {
+        let new = NewTenantRow::of_system(self.id(), name.parse().unwrap(), UNLIMITED);
+        self.store.create_tenant(new).await.unwrap().unwrap().tenant.id
     }
 
     /// A tenant has the image that the machines of these tests are made of: since before the log begins.
