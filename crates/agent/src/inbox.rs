@@ -197,16 +197,20 @@ fn verify(node: &Node, tokens: &[String]) -> Vec<Result<Assignment, Disbelieved>
 }
 
 /// A key that is not known may be one that signs since the last heartbeat: the server says so with the next, which is asked
-/// for at once, though some stranger's tasks do not make it ask again and again.
-/// Another server may answer than the one that signs, and hear of the key a moment later: then it is asked again.
+/// for at once, though some stranger's tasks do not make it ask again and again. Another server may answer than the one that signs, and hear of the key a moment later: then it is asked again.
 async fn learn_keys(node: &Node, tokens: &[String]) {
     let mut asked = node.keys_asked.lock().await;
     if asked.is_some_and(|at| at.elapsed() < LEARN.1) {
         return;
     }
+    let learnt = || !has_unknown_key(&verify(node, tokens));
+    // Who asked before may have learnt it for us, too.
+    if learnt() {
+        return;
+    }
     for _ in 0..LEARN_TRIES {
         drop(timeout(LEARN.0, node.tools.beats.now()).await);
-        if !has_unknown_key(&verify(node, tokens)) {
+        if learnt() {
             return;
         }
         tokio::time::sleep(LEARN_AGAIN).await;
