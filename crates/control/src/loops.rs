@@ -174,7 +174,8 @@ async fn sign_chain(app: Arc<App>, every: Duration, closing: CancellationToken) 
     }
 }
 
-/// Keeps up with the keys that sign tasks and with the nodes that were revoked, whichever server changes them.
+/// Keeps up with the keys that sign tasks and with the nodes that were revoked, whichever server changes them; and writes down
+/// who was refused here.
 async fn refresh_trust(app: Arc<App>, every: Duration, closing: CancellationToken) {
     let (mut wakes, mut failing) = (app.store.wakes(), false);
     loop {
@@ -184,13 +185,14 @@ async fn refresh_trust(app: Arc<App>, every: Duration, closing: CancellationToke
             () = tokio::time::sleep(every) => {}
             () = changed(&mut wakes) => {}
         }
-        let refreshed = app.refresh_trust().await;
-        if let Err(error) = &refreshed
+        let (read, told) = (app.refresh_trust().await, app.tell_denied().await);
+        let done = read.and(told);
+        if let Err(error) = &done
             && !failing
         {
             tracing::error!(error = error as &dyn std::error::Error, "whom to believe cannot be read");
         }
-        failing = refreshed.is_err();
+        failing = done.is_err();
     }
 }
 

@@ -84,7 +84,6 @@ impl App {
     /// Looks at the keys that sign tasks, and at the nodes that were revoked. Connections of those end.
     pub async fn refresh_trust(&self) -> Result<()> {
         self.keys.refresh().await?;
-        self.tell_denied().await?;
         let revoked: BTreeSet<NodeId> = self.store.revoked_nodes().await?.into_iter().collect();
         self.revoked.send_if_modified(|known| {
             let others = *known != revoked;

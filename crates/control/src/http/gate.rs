@@ -66,7 +66,7 @@ pub(super) async fn people(State(app): State<Arc<App>>, mut request: Request, ne
     let response = match admit(&app, row, browser, began.id, &mut request).await {
         Ok(who) => {
             if let Some((caller, reach)) = who {
-                let source = request.extensions().get::<Source>().map(|source| source.0);
+                let source = source(&request);
                 request.extensions_mut().insert(Call { caller, reach, request: began.id, source });
             }
             match (row, path) {
@@ -116,9 +116,8 @@ async fn admit(
         None => app.authenticate(bearer(request.headers())?).await?,
     };
     if let Err(refusal) = caller.may(access) {
-        let source = request.extensions().get::<Source>().map(|source| source.0);
         let route = row.map_or(NO_ROUTE, |row| row.route);
-        let call = Call { caller, reach: Reach::Platform(None), request: id, source };
+        let call = Call { caller, reach: Reach::Platform(None), request: id, source: source(request) };
         app.denials.add(&call, &format!("{} {route}", name(request.method())));
         return Err(refusal.into());
     }
@@ -128,6 +127,10 @@ async fn admit(
     };
     let reach = app.reach(&caller, named.as_deref()).await?;
     Ok(Some((caller, reach)))
+}
+
+fn source(request: &Request) -> Option<IpAddr> {
+    request.extensions().get::<Source>().map(|source| source.0)
 }
 
 /// Headers by which proxies elsewhere say who calls. Nothing here believes them, and nothing behind this gate sees them.

@@ -27,7 +27,7 @@ use super::{
     cursor::List,
     document::Refusals,
     path::InPath,
-    query::{self, InQuery},
+    query::{self, InQuery, PageQuery},
 };
 use crate::app::{App, Result, caller::Call, import::Upload, submit::Terms};
 
@@ -180,25 +180,13 @@ async fn answered(app: &App, begun: BegunImport, asked: &Asked) -> Result<Respon
     Ok(response)
 }
 
-/// Which imports to list.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct ImportQuery {
-    /// How many a page has, 1 to 500; 50 where nothing is said.
-    #[param(minimum = 1, maximum = 500)]
-    limit: Option<u32>,
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-}
-
 /// Lists imports, newest first.
-#[utoipa::path(get, path = "/api/v1/imports", tag = "images", params(ImportQuery),
+#[utoipa::path(get, path = "/api/v1/imports", tag = "images", params(PageQuery),
     responses((status = 200, description = "A page of imports", body = Page<Import>), Refusals))]
 pub(super) async fn list_imports(
     State(app): State<Arc<App>>,
     call: Call,
-    InQuery(query): InQuery<ImportQuery>,
+    InQuery(query): InQuery<PageQuery>,
 ) -> Result<Json<Page<Import>>> {
     let limit = query::limit(query.limit)?;
     let before = query::before::<ImportId>(List::Imports, query.cursor.as_deref())?;

@@ -3,7 +3,7 @@
 use axum::extract::{FromRequestParts, Query};
 use hostler_model::{Code, Refusal};
 use http::request::Parts;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use super::cursor::{self, List};
 use crate::app::{Error, Result};
@@ -24,6 +24,18 @@ impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for InQuery<T> {
             Refusal::new(Code::ValidationError, format!("the query is not valid: {}", error.body_text())).into()
         })
     }
+}
+
+/// Which page of a list that is not narrowed down.
+#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PageQuery {
+    /// How many at most.
+    #[param(minimum = 1, maximum = 500, default = 50)]
+    pub(super) limit: Option<u32>,
+    /// `next_cursor` of the page before.
+    pub(super) cursor: Option<String>,
 }
 
 /// The size of a page.

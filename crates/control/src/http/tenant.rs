@@ -22,21 +22,9 @@ use super::{
     document::Refusals,
     etag::{IfMatch, tag},
     path::InPath,
-    query::{InQuery, before, limit},
+    query::{InQuery, PageQuery, before, limit},
 };
 use crate::app::{App, Error, Result, caller::Call};
-
-/// Which tenants.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct TenantsQuery {
-    /// How many at most.
-    #[param(minimum = 1, maximum = 500, default = 50)]
-    limit: Option<u32>,
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-}
 
 /// Whether it is meant.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -61,11 +49,11 @@ impl<S: Sync> FromRequestParts<S> for Record {
 }
 
 /// Lists tenants, newest first.
-#[utoipa::path(get, path = "/api/v1/tenants", tag = "tenants", params(TenantsQuery),
+#[utoipa::path(get, path = "/api/v1/tenants", tag = "tenants", params(PageQuery),
     responses((status = 200, description = "A page of tenants", body = Page<Tenant>), Refusals))]
 pub(super) async fn list_tenants(
     State(app): State<Arc<App>>,
-    InQuery(query): InQuery<TenantsQuery>,
+    InQuery(query): InQuery<PageQuery>,
 ) -> Result<Json<Page<Tenant>>> {
     let limit = limit(query.limit)?;
     let before = before::<TenantId>(List::Tenants, query.cursor.as_deref())?;

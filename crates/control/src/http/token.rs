@@ -19,21 +19,9 @@ use super::{
     cursor::{self, List},
     document::Refusals,
     path::InPath,
-    query::{InQuery, before, limit},
+    query::{InQuery, PageQuery, before, limit},
 };
 use crate::app::{App, Result, caller::Call};
-
-/// Which tokens.
-#[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct TokensQuery {
-    /// How many at most.
-    #[param(minimum = 1, maximum = 500, default = 50)]
-    limit: Option<u32>,
-    /// `next_cursor` of the page before.
-    cursor: Option<String>,
-}
 
 /// What goes with one.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
@@ -57,12 +45,12 @@ pub(super) async fn make_token(State(app): State<Arc<App>>, call: Call, body: St
 
 /// Lists tokens, newest first, also those that were revoked or whose time was up within the last 30 days: the tenant's for
 /// its administrators, else one's own.
-#[utoipa::path(get, path = "/api/v1/tokens", tag = "tokens", params(TokensQuery),
+#[utoipa::path(get, path = "/api/v1/tokens", tag = "tokens", params(PageQuery),
     responses((status = 200, description = "A page of tokens", body = Page<Token>), Refusals))]
 pub(super) async fn list_tokens(
     State(app): State<Arc<App>>,
     call: Call,
-    InQuery(query): InQuery<TokensQuery>,
+    InQuery(query): InQuery<PageQuery>,
 ) -> Result<Json<Page<Token>>> {
     let limit = limit(query.limit)?;
     let before = before(List::Tokens, query.cursor.as_deref())?;
