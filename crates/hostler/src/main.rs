@@ -75,7 +75,7 @@ enum Verb {
     Snapshot(cli::snapshot::Args),
     /// Tasks: list, show, watch, submit, cancel, retry
     Task(cli::task::Args),
-    /// Hosts: list, show, token, approve, cordon, uncordon, revoke
+    /// Hosts: list, show, token, approve, cordon, label, drain, revoke, remove
     Node(cli::node::Args),
     /// The keys that sign tasks: list, stage, activate, retire, revoke; and the master key
     Key(cli::key::Args),
