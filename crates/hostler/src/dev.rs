@@ -17,7 +17,7 @@ use std::{
 };
 
 use hostler_agent::Slots;
-use hostler_control::{Server, Sources};
+use hostler_control::{RateLimits, Server, Sources};
 use hostler_trust::ca::NODE_VALIDITY;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -210,6 +210,7 @@ async fn work(
         node_validity: NODE_VALIDITY,
         broker: None,
         oidc: None,
+        rates: RateLimits::default(),
     })
     .await?;
     let stop = CancellationToken::new();

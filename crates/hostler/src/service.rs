@@ -8,7 +8,7 @@ use std::{
 };
 
 use hostler_broker::Broker;
-use hostler_control::{Keyring, Limits, Oidc, Pace, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Oidc, Pace, RateLimits, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, TenantId,
@@ -82,6 +82,8 @@ pub struct Opening<'a> {
     pub broker: Option<Broker>,
     /// An identity provider whose tokens are believed.
     pub oidc: Option<Oidc>,
+    /// How often somebody may call.
+    pub rates: RateLimits,
 }
 
 /// What several servers share.
@@ -100,7 +102,8 @@ pub struct Shared {
 /// Opens the store, the authority and the keys in a data folder. Imports that the process before this one did are over
 /// where whoever has the folder is alone with the database.
 pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
-    let Opening { data, shared, issuer, lease, history, sources, defaults, names, node_validity, broker, oidc } = opening;
+    let Opening { data, shared, issuer, lease, history, sources, defaults, names, node_validity, broker, oidc, rates } =
+        opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
@@ -156,7 +159,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         defaults,
         names,
         pace: Pace::default(),
-        limits: Limits::default(),
+        limits: Limits { rates, ..Limits::default() },
         broker,
     }))
 }

@@ -19,7 +19,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::{
     access::{self, Row},
-    body, peer, problem, tenant,
+    body,
+    listen::PeerAddress,
+    peer, problem, tenant,
 };
 use crate::app::{
     App, Error, Result,
@@ -95,6 +97,9 @@ pub(super) async fn agents(State(app): State<Arc<App>>, mut request: Request, ne
 /// particular: with a credential one learns that it is not there.
 async fn admit(app: &App, row: Option<&Row>, browser: bool, request: &mut Request) -> Result<Option<(Caller, Reach)>> {
     let access = row.map_or(Access::Known, |row| row.access);
+    if let Some(PeerAddress(address)) = request.extensions().get() {
+        app.rates.address(*address)?;
+    }
     if access == Access::Anyone {
         return Ok(None);
     }
@@ -103,6 +108,7 @@ async fn admit(app: &App, row: Option<&Row>, browser: bool, request: &mut Reques
         Some(token) => app.authenticate(&token).await?,
         None => app.authenticate(bearer(request.headers())?).await?,
     };
+    app.rates.token(&bucket(&caller))?;
     caller.may(access)?;
     let named = match access {
         Access::Tenant { .. } => tenant::take(request.uri_mut())?,
@@ -110,6 +116,11 @@ async fn admit(app: &App, row: Option<&Row>, browser: bool, request: &mut Reques
     };
     let reach = app.reach(&caller, named.as_deref()).await?;
     Ok(Some((caller, reach)))
+}
+
+/// Whose calls are counted together: those with one token; of who is sent by a provider, all of theirs.
+fn bucket(caller: &Caller) -> String {
+    caller.token.map_or_else(|| caller.principal.to_string(), |token| token.to_string())
 }
 
 /// Headers by which proxies elsewhere say who calls. Nothing here believes them, and nothing behind this gate sees them.

@@ -4,7 +4,7 @@
 //! connection that is just being accepted, and because a handshake must hand its certificate to every request. Never
 //! here: what a request means.
 
-use std::{collections::BTreeSet, convert::Infallible, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, io, net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{Router, extract::Request};
 use hostler_model::NodeId;
@@ -17,7 +17,7 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -42,11 +42,17 @@ const GRACE: Duration = Duration::from_secs(10);
 /// After a failed accept (no file descriptors left, say): long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Where a connection comes from, as every request on it knows.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub IpAddr);
+
 /// What a listener speaks before HTTP.
 #[derive(Clone)]
 pub(crate) enum Wire {
     /// Nothing: loopback, or behind a proxy that does.
     Plain,
+    /// TLS that asks for no certificate.
+    Public(Arc<rustls::ServerConfig>),
     /// TLS; a client's certificate is read, and its connections end when its node is among those that were revoked.
     Tls(Arc<rustls::ServerConfig>, watch::Receiver<BTreeSet<NodeId>>),
 }
@@ -60,8 +66,8 @@ pub(crate) async fn serve(listener: TcpListener, wire: Wire, router: Router, clo
             () = closing.cancelled() => break,
             accepted = accept(&listener, &room) => accepted,
         };
-        let Some((stream, permit)) = accepted else { continue };
-        let one = connection(stream, wire.clone(), router.clone(), closing.clone());
+        let Some((stream, address, permit)) = accepted else { continue };
+        let one = connection((stream, address), wire.clone(), router.clone(), closing.clone());
         connections.spawn(async move {
             one.await;
             drop(permit);
@@ -77,13 +83,13 @@ pub(crate) async fn serve(listener: TcpListener, wire: Wire, router: Router, clo
 async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> Option<(TcpStream, PeerAddress, OwnedSemaphorePermit)> {
     let permit = room.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
             // Answers are small and awaited; one that cannot be hurried is still an answer.
             let _ = stream.set_nodelay(true);
-            Some((stream, permit))
+            Some((stream, PeerAddress(peer.ip()), permit))
         }
         Err(error) => {
             tracing::warn!(%error, "a connection could not be accepted");
@@ -93,16 +99,30 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, wire: Wire, router: Router, closing: CancellationToken) {
+async fn connection(
+    (stream, address): (TcpStream, PeerAddress),
+    wire: Wire,
+    router: Router,
+    closing: CancellationToken,
+) {
+    let mut known = Extensions::new();
+    known.insert(address);
     match wire {
-        Wire::Plain => speak(stream, None, router, closing).await,
+        Wire::Plain => speak(stream, known, router, closing).await,
+        Wire::Public(config) => match shake(stream, config).await {
+            Ok((stream, _)) => speak(stream, known, router, closing).await,
+            Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+        },
         Wire::Tls(config, revoked) => match shake(stream, config).await {
-            Ok((stream, None)) => speak(stream, None, router, closing).await,
-            Ok((stream, Some(peer))) => tokio::select! {
-                biased;
-                () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked node's connection was cut"),
-                () = speak(stream, Some(peer), router, closing) => {}
-            },
+            Ok((stream, None)) => speak(stream, known, router, closing).await,
+            Ok((stream, Some(peer))) => {
+                known.insert(peer);
+                tokio::select! {
+                    biased;
+                    () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked node's connection was cut"),
+                    () = speak(stream, known, router, closing) => {}
+                }
+            }
             Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
         },
     }
@@ -128,14 +148,10 @@ async fn shake(
     Ok((stream, peer))
 }
 
-async fn speak<S>(stream: S, peer: Option<PeerCertificate>, router: Router, closing: CancellationToken)
+async fn speak<S>(stream: S, known: Extensions, router: Router, closing: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut known = Extensions::new();
-    if let Some(peer) = peer {
-        known.insert(peer);
-    }
     let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
         let mut request: Request = request.map(axum::body::Body::new);
         request.extensions_mut().extend(known.clone());

@@ -20,6 +20,7 @@ mod lists;
 mod loops;
 mod oidc;
 mod power;
+mod rate;
 mod secret;
 mod snapshot;
 mod stats;
