@@ -271,7 +271,7 @@ fn another_may_help(error: &LinkError) -> bool {
     match error {
         LinkError::Unreachable { .. } | LinkError::Broken { .. } => true,
         LinkError::Refused { status, .. } | LinkError::Unexpected { status, .. } => {
-            matches!(*status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY)
+            matches!(*status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::TOO_MANY_REQUESTS)
         }
         LinkError::Unreadable(_) | LinkError::BadRequest(_) | LinkError::TimedOut { .. } => false,
     }

@@ -48,7 +48,7 @@ use self::{
     key::Keyring,
     seal::Sealer,
 };
-use crate::{dispatch::Dispatch, metrics::Metrics, oidc::Oidc};
+use crate::{dispatch::Dispatch, metrics::Metrics, oidc::Oidc, rate::Rates};
 
 /// Everything a request or a loop works with. One per server; nothing in it that a restart would miss.
 #[derive(Debug)]
@@ -95,6 +95,7 @@ pub struct App {
     pub(crate) broker: Option<Broker>,
     pub(crate) importing: Imports,
     pub(crate) known: Arc<Known>,
+    pub(crate) rates: Rates,
 }
 
 impl App {

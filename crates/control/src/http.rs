@@ -40,5 +40,6 @@ mod vm;
 mod vm_power;
 
 pub use document::openapi;
+pub use listen::PeerAddress;
 pub use peer::PeerIdentity;
 pub(crate) use router::{agents, people, unlisted};

@@ -16,6 +16,7 @@ mod http;
 mod loops;
 mod metrics;
 pub mod oidc;
+mod rate;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -26,7 +27,7 @@ use hostler_store::Store;
 use hostler_trust::{
     AccessIssuer, Authority,
     ca::CaError,
-    tls::{self, ExpiredClients, RENEWAL_GRACE, TlsError},
+    tls::{self, ExpiredClients, PublicCertificate, RENEWAL_GRACE, TlsError},
 };
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
@@ -41,15 +42,20 @@ pub use self::{
     },
     broker::doctor::reach as reach_broker,
     dispatch::Dispatch,
-    http::{PeerIdentity, openapi},
+    http::{PeerAddress, PeerIdentity, openapi},
     loops::Pace,
     metrics::Metrics,
     oidc::{Oidc, OidcConfig},
+    rate::RateLimits,
 };
 use self::{
     app::{bell::Bell, blob::Blobs},
     http::listen::{self, Wire},
+    rate::Rates,
 };
+
+/// How often the files of the certificate of people are looked at.
+const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
 
 /// What a server is made of.
 #[derive(Debug)]
@@ -95,11 +101,13 @@ pub struct ServerConfig {
 pub struct Limits {
     /// The longest blob, in bytes; 64 GiB by default: larger than common cloud images, smaller than most disks.
     pub blob_bytes: u64,
+    /// How often somebody may call; without a limit by default.
+    pub rates: RateLimits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { blob_bytes: 64 << 30 }
+        Limits { blob_bytes: 64 << 30, rates: RateLimits::default() }
     }
 }
 
@@ -126,6 +134,7 @@ pub struct Server {
     app: Arc<App>,
     names: Arc<[String]>,
     pace: Pace,
+    certificate: Option<Arc<PublicCertificate>>,
 }
 
 impl Server {
@@ -160,8 +169,9 @@ impl Server {
             broker: config.broker,
             importing: app::import::Imports::default(),
             known,
+            rates: Rates::new(config.limits.rates),
         };
-        Server { app: Arc::new(app), names: config.names.into(), pace: config.pace }
+        Server { app: Arc::new(app), names: config.names.into(), pace: config.pace, certificate: None }
     }
 
     /// What the routes call, for callers in this process.
@@ -195,6 +205,12 @@ impl Server {
         tokio::join!(loops::run(self.app.clone(), self.pace, shutdown.clone()), by_broker);
     }
 
+    /// The same server, whose people come over TLS with this certificate.
+    #[must_use]
+    pub fn with_certificate(self, certificate: Arc<PublicCertificate>) -> Server {
+        Server { certificate: Some(certificate), ..self }
+    }
+
     /// Serves people on `api` and agents on `internal`, and runs the loops, until `shutdown`; then lets requests end.
     pub async fn serve(
         &self,
@@ -208,6 +224,7 @@ impl Server {
         }
         self.app.store.begin_service();
         let tls = Wire::Tls(Arc::new(self.tls()?), self.app.revoked.subscribe());
+        let people = self.people_wire()?;
         let closing = self.app.closing.clone();
         let end = async {
             shutdown.cancelled().await;
@@ -216,10 +233,33 @@ impl Server {
         tokio::join!(
             end,
             self.run_loops(shutdown.clone()),
-            listen::serve(api, Wire::Plain, self.api(), shutdown.clone()),
+            self.renew_certificate(shutdown.clone()),
+            listen::serve(api, people, self.api(), shutdown.clone()),
             listen::serve(internal, tls, self.internal(), shutdown.clone()),
         );
         Ok(())
+    }
+
+    /// What people speak: TLS where there is a certificate for them.
+    fn people_wire(&self) -> Result<Wire, ServeError> {
+        Ok(match &self.certificate {
+            Some(certificate) => Wire::Public(Arc::new(certificate.config(&self.app.clock)?)),
+            None => Wire::Plain,
+        })
+    }
+
+    /// Takes the certificate of people up again when its files change.
+    async fn renew_certificate(&self, shutdown: CancellationToken) {
+        let Some(certificate) = self.certificate.clone() else { return };
+        while shutdown.run_until_cancelled(tokio::time::sleep(CERTIFICATE_LOOK)).await.is_some() {
+            let certificate = certificate.clone();
+            match tokio::task::spawn_blocking(move || certificate.reload()).await {
+                Ok(Ok(true)) => tracing::info!("the API shows the certificate that is in its file now"),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the API goes on with the certificate that it has"),
+                Err(error) => tracing::error!(%error, "the API's certificate could not be looked at"),
+            }
+        }
     }
 
     fn tls(&self) -> Result<rustls::ServerConfig, ServeError> {

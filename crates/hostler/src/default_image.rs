@@ -254,7 +254,7 @@ fn shape(settings: &MachineDefaults, called: fn(&str) -> String) -> Result<NewSh
 
 #[cfg(test)]
 mod tests {
-    use hostler_control::Sources;
+    use hostler_control::{RateLimits, Sources};
     use hostler_model::{catalogue::Catalogue, event::Actor, placement::Policy};
     use serde_json::json;
 
@@ -318,6 +318,7 @@ mod tests {
             node_validity: lease,
             broker: None,
             oidc: None,
+            rates: RateLimits::default(),
         };
         service::open(opening).await.unwrap()
     }

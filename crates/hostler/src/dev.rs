@@ -17,7 +17,7 @@ use std::{
 };
 
 use hostler_agent::Slots;
-use hostler_control::{Server, Sources};
+use hostler_control::{RateLimits, Server, Sources};
 use hostler_model::placement::Policy;
 use hostler_trust::ca::NODE_VALIDITY;
 use tokio::net::TcpListener;
@@ -212,6 +212,7 @@ async fn work(
         node_validity: NODE_VALIDITY,
         broker: None,
         oidc: None,
+        rates: RateLimits::default(),
     })
     .await?;
     let stop = CancellationToken::new();

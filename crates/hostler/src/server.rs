@@ -7,16 +7,17 @@
 //!
 //! Who may read its folder may be its administrator: `client.json` there holds a token.
 
-use std::{path::Path, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use hostler_broker::Broker;
-use hostler_control::{Oidc, Sources};
+use hostler_control::{Oidc, RateLimits, Sources};
 use hostler_model::{
     Refusal,
     defaults::Defaults,
     node::Overcommit,
     placement::{Policy, Weights},
 };
+use hostler_trust::tls::PublicCertificate;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -61,7 +62,8 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     service::logging(&settings.log)?;
     #[cfg(feature = "crash-points")]
     crate::crash::arm();
-    let Examined { default_image, sources, defaults, oidc, placement } = examine(&settings)?;
+    let Examined { default_image, sources, defaults, oidc, placement, certificate } = examine(&settings)?;
+    let scheme = if certificate.is_some() { "https" } else { "http" };
     hostler_agent::host::process::raise_file_limit();
     let mut interrupt = Interrupt::listen()?;
     let folder = Folder::take(settings.data.clone(), Stay::Stays)?;
@@ -79,8 +81,13 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         node_validity: Duration::from_secs(settings.node_certificate_seconds),
         broker: by_broker(&settings)?,
         oidc,
+        rates: rates(&settings),
     })
     .await?;
+    let server = match certificate {
+        Some(certificate) => server.with_certificate(certificate),
+        None => server,
+    };
     if settings.images.is_dir() {
         service::import(&settings.images, &server).await?;
     }
@@ -90,7 +97,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
             signal = interrupt.caught() => return Ok(Exit::Signalled(signal)),
         }
     }
-    let url = format!("http://{}", address(&api)?);
+    let url = format!("{scheme}://{}", reached(&settings, address(&api)?));
     greet(&url, &folder, address(&agents)?)?;
     let stop = CancellationToken::new();
     let mut serving = tokio::spawn({
@@ -152,6 +159,7 @@ pub struct Examined {
     defaults: Defaults,
     oidc: Option<Oidc>,
     placement: Policy,
+    certificate: Option<Arc<PublicCertificate>>,
 }
 
 /// Refuses settings with which no server would start, before anything is made. It looks at files, and changes none.
@@ -165,6 +173,7 @@ pub fn examine(settings: &Server) -> Result<Examined, Failure> {
         sources: Sources { files, ..named },
         oidc: oidc::provider(settings)?,
         placement: placement(settings)?,
+        certificate: certificate(settings)?,
         defaults: Defaults {
             limits: settings.tenant_limits().map_err(|refusal| Failure::usage(in_file(&refusal.detail)))?,
             ..default_image::defaults(&settings.machines, default_image.as_ref(), in_file)?
@@ -193,7 +202,7 @@ fn placement(settings: &Server) -> Result<Policy, Failure> {
 
 /// Tokens travel in every request: without TLS they must not leave the machine, unless somebody says that they may.
 fn refuse_the_open(settings: &Server) -> Result<(), Failure> {
-    if settings.listen.ip().is_loopback() {
+    if settings.listen.ip().is_loopback() || !settings.tls_certificate.as_os_str().is_empty() {
         return Ok(());
     }
     if settings.insecure_listen {
@@ -201,10 +210,40 @@ fn refuse_the_open(settings: &Server) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::usage(format!("{} is not loopback, and the API speaks plain HTTP: tokens could be read on the way", settings.listen))
-        .help("listen on 127.0.0.1 behind a proxy that does TLS, or through `ssh -L`; --insecure-listen where the network is trusted"))
+        .help("give it a certificate (tls_certificate and tls_key), or listen on 127.0.0.1 behind a proxy that does TLS, or through `ssh -L`; --insecure-listen where the network is trusted"))
 }
 
-fn greet(url: &str, folder: &Folder, agents: std::net::SocketAddr) -> Result<(), Failure> {
+/// The certificate of the API, where one is named.
+fn certificate(settings: &Server) -> Result<Option<Arc<PublicCertificate>>, Failure> {
+    let (certificate, key) = (&settings.tls_certificate, &settings.tls_key);
+    match (certificate.as_os_str().is_empty(), key.as_os_str().is_empty()) {
+        (true, true) => Ok(None),
+        (false, false) => PublicCertificate::open(certificate, key).map(Some).map_err(|error| {
+            Failure::usage(error).help(format!("see {} and {}", in_file("tls_certificate"), in_file("tls_key")))
+        }),
+        (true, false) | (false, true) => Err(Failure::usage("a certificate needs its key, and a key its certificate")
+            .help(format!("name both {} and {}, or neither", in_file("tls_certificate"), in_file("tls_key")))),
+    }
+}
+
+/// How often somebody may call.
+fn rates(settings: &Server) -> RateLimits {
+    RateLimits {
+        token_per_second: settings.rate_per_token,
+        address_per_second: settings.rate_per_address,
+        burst_seconds: settings.rate_burst_seconds,
+    }
+}
+
+/// By what a client reaches the API: with a certificate by the first name of the server, which stands in it.
+fn reached(settings: &Server, address: SocketAddr) -> String {
+    match settings.names.0.first().filter(|_| !settings.tls_certificate.as_os_str().is_empty()) {
+        Some(name) => format!("{name}:{}", address.port()),
+        None => address.to_string(),
+    }
+}
+
+fn greet(url: &str, folder: &Folder, agents: SocketAddr) -> Result<(), Failure> {
     let data = folder.data.display();
     let fields = [
         ("server", url.to_owned()),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hostler_broker::Broker;
-use hostler_control::{Keyring, Limits, Master, Oidc, Pace, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Master, Oidc, Pace, RateLimits, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, TenantId,
@@ -85,6 +85,8 @@ pub struct Opening<'a> {
     pub broker: Option<Broker>,
     /// An identity provider whose tokens are believed.
     pub oidc: Option<Oidc>,
+    /// How often somebody may call.
+    pub rates: RateLimits,
 }
 
 /// What several servers share.
@@ -118,6 +120,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         node_validity,
         broker,
         oidc,
+        rates,
     } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
@@ -181,7 +184,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         defaults,
         names,
         pace: Pace::default(),
-        limits: Limits::default(),
+        limits: Limits { rates, ..Limits::default() },
         broker,
     }))
 }

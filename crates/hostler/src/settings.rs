@@ -109,14 +109,36 @@ const fn loopback(port: u16) -> SocketAddr {
 keys! {
     /// The server.
     Server, ServerFlags {
-        /// Where the API of people listens. It speaks plain HTTP: another address than loopback
-        /// is refused unless insecure_listen says that this is meant
+        /// Where the API of people listens. Where it speaks plain HTTP another address than
+        /// loopback is refused, unless insecure_listen says that this is meant
         #[arg(value_name = "ADDRESS")]
         listen: SocketAddr = loopback(9090);
 
         /// Listen on other addresses than loopback although tokens then travel unencrypted
         #[arg(value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", value_parser = BoolishValueParser::new())]
         insecure_listen: bool = false;
+
+        /// The certificate that the API shows, its chain with it, in PEM: then it speaks HTTPS. The
+        /// file is read again when it changes; plain HTTP where it is empty
+        #[arg(value_name = "FILE", value_parser = path())]
+        tls_certificate: PathBuf = PathBuf::new();
+
+        /// The certificate's private key in PEM, which not everybody on this host may read
+        #[arg(value_name = "FILE", value_parser = path())]
+        tls_key: PathBuf = PathBuf::new();
+
+        /// How many calls a second may come with one token; 0 is without a limit
+        #[arg(value_name = "N")]
+        rate_per_token: u32 = 1000;
+
+        /// How many calls a second may come from one address (of IPv6, from one network of 64
+        /// bits) that is not this host's own; 0 is without a limit
+        #[arg(value_name = "N")]
+        rate_per_address: u32 = 2000;
+
+        /// How many seconds' calls may come at once, after a while without any
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60))]
+        rate_burst_seconds: u32 = 5;
 
         /// Where agents connect, over mutual TLS
         #[arg(value_name = "ADDRESS")]

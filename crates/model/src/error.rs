@@ -134,6 +134,8 @@ codes! {
     CursorExpired = "CURSOR_EXPIRED", 410, "What followed the cursor is no longer kept";
     /// Too much at once.
     Overloaded = "OVERLOADED", 503, "The server is overloaded";
+    /// Somebody calls more often than they may.
+    RateLimited = "RATE_LIMITED", 429, "Too many calls";
     /// The server is going away or not ready yet.
     Unavailable = "UNAVAILABLE", 503, "The server is not available";
     /// The server's disk is full.

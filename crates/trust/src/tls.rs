@@ -6,6 +6,8 @@
 //! enrolment. Sessions are never resumed, so every connection shows its certificate anew. Never here: routes, nodes
 //! that are no longer welcome, the system's list of public authorities.
 
+mod public;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use hostler_model::Clock;
@@ -19,6 +21,7 @@ use rustls::{
     version::TLS13,
 };
 
+pub use self::public::{FilesError, PublicCertificate};
 use crate::{
     Authority, Credentials, Fingerprint,
     certificate::from_pem,

@@ -41,7 +41,17 @@ impl Server {
 
     /// A `hostler server` with no agent in its process.
     pub(crate) async fn alone(database: Option<String>) -> Result<Server> {
-        let own = ["server", "--listen", "127.0.0.1:0", "--agents-listen", "127.0.0.1:0", "--images", NO_IMAGES];
+        let own = [
+            "server",
+            "--listen",
+            "127.0.0.1:0",
+            "--agents-listen",
+            "127.0.0.1:0",
+            "--images",
+            NO_IMAGES,
+            "--rate-per-token",
+            "0",
+        ];
         Server::launch(&own, database, 0).await
     }
 

@@ -20,16 +20,14 @@ use tower::Service;
 
 use super::{
     access::{self, Row},
-    body, of_tenant, peer, problem,
+    body,
+    listen::PeerAddress,
+    of_tenant, peer, problem,
 };
 use crate::app::{
     App, Error, Result,
     caller::{Call, Reach},
 };
-
-/// From which address a request came, where it came over a socket.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Source(pub(super) IpAddr);
 
 /// The header in which an answer says which request it is to.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -107,6 +105,9 @@ async fn admit(
     request: &mut Request,
 ) -> Result<Option<(Caller, Reach)>> {
     let access = row.map_or(Access::Known, |row| row.access);
+    if let Some(PeerAddress(address)) = request.extensions().get() {
+        app.rates.address(*address)?;
+    }
     if access == Access::Anyone {
         return Ok(None);
     }
@@ -115,6 +116,7 @@ async fn admit(
         Some(token) => app.authenticate(&token).await?,
         None => app.authenticate(bearer(request.headers())?).await?,
     };
+    app.rates.token(&bucket(&caller))?;
     if let Err(refusal) = caller.may(access) {
         let route = row.map_or(NO_ROUTE, |row| row.route);
         let call = Call { caller, reach: Reach::Platform(None), request: id, source: source(request) };
@@ -130,7 +132,12 @@ async fn admit(
 }
 
 fn source(request: &Request) -> Option<IpAddr> {
-    request.extensions().get::<Source>().map(|source| source.0)
+    request.extensions().get::<PeerAddress>().map(|peer| peer.0)
+}
+
+/// Whose calls are counted together: those with one token; of who is sent by a provider, all of theirs.
+fn bucket(caller: &Caller) -> String {
+    caller.token.map_or_else(|| caller.principal.to_string(), |token| token.to_string())
 }
 
 /// Headers by which proxies elsewhere say who calls. Nothing here believes them, and nothing behind this gate sees them.

@@ -8,6 +8,7 @@ use std::{
     collections::BTreeSet,
     convert::Infallible,
     io,
+    net::IpAddr,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -32,8 +33,6 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use super::gate::Source;
-
 /// How long a client may take to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take to send a request's head; over HTTP/1.1 also how long a connection may idle.
@@ -53,11 +52,17 @@ const GRACE: Duration = Duration::from_secs(10);
 /// After a failed accept (no file descriptors left, say): long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Where a connection comes from, as every request on it knows.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerAddress(pub IpAddr);
+
 /// What a listener speaks before HTTP.
 #[derive(Clone)]
 pub(crate) enum Wire {
     /// Nothing: loopback, or behind a proxy that does.
     Plain,
+    /// TLS that asks for no certificate.
+    Public(Arc<rustls::ServerConfig>),
     /// TLS; a client's certificate is read, and its connections end when its node is among those that were revoked.
     Tls(Arc<rustls::ServerConfig>, watch::Receiver<BTreeSet<NodeId>>),
 }
@@ -71,8 +76,8 @@ pub(crate) async fn serve(listener: TcpListener, wire: Wire, router: Router, clo
             () = closing.cancelled() => break,
             accepted = accept(&listener, &room) => accepted,
         };
-        let Some((stream, permit)) = accepted else { continue };
-        connections.spawn(connection(stream, permit, wire.clone(), router.clone(), closing.clone()));
+        let Some((stream, address, permit)) = accepted else { continue };
+        connections.spawn(connection((stream, address, permit), wire.clone(), router.clone(), closing.clone()));
     }
     drop(listener);
     connections.close();
@@ -81,13 +86,16 @@ pub(crate) async fn serve(listener: TcpListener, wire: Wire, router: Router, clo
     }
 }
 
-async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> Option<(TcpStream, PeerAddress, OwnedSemaphorePermit)> {
     let permit = room.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => {
+        Ok((stream, peer)) => {
             // Answers are small and awaited; one that cannot be hurried is still an answer.
             let _ = stream.set_nodelay(true);
-            Some((stream, permit))
+            Some((stream, PeerAddress(peer.ip()), permit))
         }
         Err(error) => {
             tracing::warn!(%error, "a connection could not be accepted");
@@ -108,24 +116,29 @@ enum Spoken {
 
 /// One connection, until it ends. Thousands of them wait for most of their time, so what one of them holds counts.
 async fn connection(
-    stream: TcpStream,
-    _room: OwnedSemaphorePermit,
+    (stream, address, _room): (TcpStream, PeerAddress, OwnedSemaphorePermit),
     wire: Wire,
     router: Router,
     closing: CancellationToken,
 ) {
+    let mut known = Extensions::new();
+    known.insert(address);
     match wire {
-        Wire::Plain => {
-            let source = stream.peer_addr().ok().map(|address| Source(address.ip()));
-            speak(Spoken::Either, stream, (None, source), router, closing).await;
-        }
+        Wire::Plain => speak(Spoken::Either, stream, known, router, closing).await,
+        Wire::Public(config) => match shake(stream, config).await {
+            Ok((stream, _)) => speak(agreed(&stream), stream, known, router, closing).await,
+            Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
+        },
         Wire::Tls(config, revoked) => match shake(stream, config).await {
-            Ok((stream, None)) => speak(agreed(&stream), stream, (None, None), router, closing).await,
-            Ok((stream, Some(peer))) => tokio::select! {
-                biased;
-                () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked node's connection was cut"),
-                () = speak(agreed(&stream), stream, (Some(peer), None), router, closing) => {}
-            },
+            Ok((stream, None)) => speak(agreed(&stream), stream, known, router, closing).await,
+            Ok((stream, Some(peer))) => {
+                known.insert(peer.clone());
+                tokio::select! {
+                    biased;
+                    () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked node's connection was cut"),
+                    () = speak(agreed(&stream), stream, known, router, closing) => {}
+                }
+            }
             Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
         },
     }
@@ -158,23 +171,11 @@ async fn shake(
     Ok((stream, peer))
 }
 
-/// Speaks HTTP with a peer: whose certificate it showed, and from which address it is, as far as a request is to know.
-async fn speak<S>(
-    spoken: Spoken,
-    stream: S,
-    (peer, source): (Option<PeerCertificate>, Option<Source>),
-    router: Router,
-    closing: CancellationToken,
-) where
+/// Speaks HTTP with a peer, of which every request is told what is `known`.
+async fn speak<S>(spoken: Spoken, stream: S, known: Extensions, router: Router, closing: CancellationToken)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut known = Extensions::new();
-    if let Some(peer) = peer {
-        known.insert(peer);
-    }
-    if let Some(source) = source {
-        known.insert(source);
-    }
     let service = service_fn(move |request: http::Request<Incoming>| {
         let mut request: Request = request.map(axum::body::Body::new);
         request.extensions_mut().extend(known.clone());
@@ -260,7 +261,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let room = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let waits = connection(stream, room, Wire::Plain, Router::new(), CancellationToken::new());
+        let from = PeerAddress(listener.local_addr().unwrap().ip());
+        let waits = connection((stream, from, room), Wire::Plain, Router::new(), CancellationToken::new());
         // HTTP's own state is some 1,500 of it; a second copy of that would be found.
         assert!(size_of_val(&waits) <= 3072, "{}", size_of_val(&waits));
     }

@@ -35,10 +35,14 @@ pub(super) fn write(mut response: Response, request: RequestId) -> Response {
     let refusal = refusal(&error, request);
     let code = refusal.code;
     *response.status_mut() = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let again = refusal.facts.get("retry_after_seconds").and_then(serde_json::Value::as_u64);
     let problem = Problem::of(refusal, Some(request));
     *response.body_mut() = Body::from(serde_json::to_vec(&problem).unwrap_or_default());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+    if let Some(seconds) = again {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
     if code == Code::Unauthenticated {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"hostler\""));
     }

@@ -10,7 +10,9 @@ use std::{
 };
 
 use axum::{Router, body::Body, response::Response};
-use hostler_control::{Keyring, Limits, Master, Oidc, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{
+    Keyring, Limits, Master, Oidc, Pace, PeerAddress, PeerIdentity, RateLimits, Sealer, Server, ServerConfig, Sources,
+};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, Resources, TenantId, Timestamp,
@@ -66,7 +68,12 @@ impl World {
 
     /// One that takes no longer blobs than this.
     pub async fn limited(blob_bytes: u64) -> World {
-        World::with(Vec::new(), Limits { blob_bytes }, None).await
+        World::with(Vec::new(), Limits { blob_bytes, ..Limits::default() }, None).await
+    }
+
+    /// One that lets nobody call more often than this.
+    pub async fn slowed(rates: RateLimits) -> World {
+        World::with(Vec::new(), Limits { rates, ..Limits::default() }, None).await
     }
 
     /// One that believes an identity provider.
@@ -286,6 +293,11 @@ impl Call {
 
     pub fn from(mut self, identity: NodeIdentity) -> Call {
         self.request.extensions_mut().insert(PeerIdentity(identity));
+        self
+    }
+
+    pub fn at(mut self, address: &str) -> Call {
+        self.request.extensions_mut().insert(PeerAddress(address.parse().unwrap()));
         self
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use hostler_control::Server;
 use hostler_model::{
     Clock,
     internal::{Assignments, Join, Joined},
@@ -9,7 +10,7 @@ use hostler_model::{
 };
 use hostler_trust::{
     Credentials, NodeKey,
-    tls::{self, ServerTrust},
+    tls::{self, PublicCertificate, ServerTrust},
 };
 use serde_json::json;
 use tokio::{
@@ -28,11 +29,15 @@ struct Served {
 }
 
 async fn serve(world: &World) -> Served {
+    serve_as(world.server.clone()).await
+}
+
+async fn serve_as(server: Server) -> Served {
     let api = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let internal = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (at, internally) = (api.local_addr().unwrap(), internal.local_addr().unwrap());
     let shutdown = CancellationToken::new();
-    let (server, token) = (world.server.clone(), shutdown.clone());
+    let token = shutdown.clone();
     let serving = tokio::spawn(async move { server.serve(api, internal, token).await.unwrap() });
     Served { api: at.to_string(), internal: format!("https://localhost:{}", internally.port()), shutdown, serving }
 }
@@ -163,4 +168,36 @@ async fn a_shutdown_answers_long_polls_and_ends_streams() {
     events.bytes().await.unwrap();
     // Answered, or not yet accepted when the listener closed.
     let _ = poll.await.unwrap();
+}
+
+/// Writes a certificate for `localhost` and its key; the certificate, which is its own authority.
+fn renew(dir: &std::path::Path) -> String {
+    use std::os::unix::fs::PermissionsExt;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let made = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap().self_signed(&key).unwrap();
+    std::fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
+    std::fs::set_permissions(dir.join("key.pem"), std::fs::Permissions::from_mode(0o640)).unwrap();
+    std::fs::write(dir.join("cert.pem"), made.pem()).unwrap();
+    made.pem()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_come_over_tls_and_a_renewed_certificate_is_shown_without_a_restart() {
+    let world = World::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let first = renew(dir.path());
+    let certificate = PublicCertificate::open(&dir.path().join("cert.pem"), &dir.path().join("key.pem")).unwrap();
+    let served = serve_as(world.server.clone().with_certificate(certificate)).await;
+    let port = served.api.rsplit_once(':').unwrap().1;
+    let url = format!("https://localhost:{port}/healthz");
+    let trusting = |pem: &str| client(&world.clock, ServerTrust::Authority(pem), None);
+    assert_eq!(trusting(&first).get(&url).send().await.unwrap().status(), 200);
+    let plain = reqwest::Client::new().get(format!("http://localhost:{port}/healthz")).send().await;
+    assert!(plain.is_err(), "the API answers without TLS");
+    let second = renew(dir.path());
+    let shown = async { while trusting(&second).get(&url).send().await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(20), shown).await.expect("the renewed certificate is shown");
+    assert!(trusting(&first).get(&url).send().await.is_err());
+    served.shutdown.cancel();
+    served.serving.await.unwrap();
 }

@@ -108,6 +108,9 @@ impl Code {
             Code::Overloaded => {
                 "Too much arrives at once. Repeat after the seconds of `Retry-After`, with the same `Idempotency-Key`."
             }
+            Code::RateLimited => {
+                "You call more often than this server allows with one token, or from one address. Wait for the seconds of `Retry-After`, follow `/events` in place of asking again and again, and send what belongs together in one batch."
+            }
             Code::Unavailable => {
                 "The server is starting or going away, or its database does not answer. Repeat in a moment, with the same `Idempotency-Key`."
             }
