@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
+    amounts::Amounts,
     id::{NodeId, SnapshotId, TaskId, TenantId, VmId},
     task::{Effects, Verdict},
     unit::Resources,
@@ -78,7 +79,7 @@ pub struct Allocation {
     /// And to this node, once there is one.
     pub node: Option<NodeId>,
     /// How much.
-    pub amount: Resources,
+    pub amount: Amounts,
     /// Promised or in use.
     pub hold: Hold,
 }
@@ -88,7 +89,7 @@ pub struct Allocation {
 pub enum Settlement {
     /// It stays as it is: nobody knows that nothing is left.
     Keep,
-    /// It becomes used, at this amount.
+    /// It becomes used, with this much of its node.
     Use(Resources),
     /// It becomes used, at the amount that was held.
     UseHeld,
@@ -109,7 +110,9 @@ impl Settlement {
     pub fn apply(self, allocation: Allocation) -> Option<Allocation> {
         match self {
             Settlement::Keep => Some(allocation),
-            Settlement::Use(amount) => Some(Allocation { amount, hold: Hold::Used, ..allocation }),
+            Settlement::Use(room) => {
+                Some(Allocation { amount: allocation.amount.with_room(room), hold: Hold::Used, ..allocation })
+            }
             Settlement::UseHeld => Some(Allocation { hold: Hold::Used, ..allocation }),
             Settlement::Release => None,
         }

@@ -4,6 +4,7 @@
 //! that was not handed in.
 
 pub mod alloc;
+pub mod amounts;
 pub mod api;
 pub mod book;
 pub mod broker;

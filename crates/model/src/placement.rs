@@ -109,7 +109,7 @@ fn qualifies(candidate: &Candidate, wanted: &Wanted<'_>) -> Result<(), String> {
 
 /// What there is too little of.
 fn short(candidate: &Candidate, amount: &Resources) -> Result<(), String> {
-    let free = candidate.schedulable - candidate.book.total();
+    let free = candidate.schedulable - candidate.book.total().room();
     let short: Vec<String> = amount
         .each()
         .into_iter()
@@ -121,7 +121,7 @@ fn short(candidate: &Candidate, amount: &Resources) -> Result<(), String> {
 }
 
 fn score(candidate: &Candidate, wanted: &Wanted<'_>) -> f64 {
-    let left = candidate.schedulable - candidate.book.total() - wanted.amount;
+    let left = candidate.schedulable - candidate.book.total().room() - wanted.amount;
     let share = |left: i64, all: i64| if all > 0 { left as f64 / all as f64 } else { 0.0 };
     let all = candidate.schedulable;
     0.5 * share(left.vcpus, all.vcpus)
@@ -163,7 +163,7 @@ mod tests {
             freshness,
             paused: false,
             facts: NodeFacts { capabilities: vec!["vm.*".into()], ..NodeFacts::default() },
-            book: Book { used: Resources { vcpus: 10 - free, ..Resources::ZERO }, ..Book::default() },
+            book: Book { used: Resources { vcpus: 10 - free, ..Resources::ZERO }.into(), ..Book::default() },
             schedulable: Resources { vcpus: 10, memory_mib: 10, disk_gib: 10, vms: 10 },
         }
     }

@@ -2,13 +2,14 @@
 
 use hostler_db::{Error, Result, Row, Texts, Tx};
 use hostler_model::{
-    NodeId, Resources, SnapshotId, TaskId, TenantId, VmId,
+    NodeId, SnapshotId, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
+    amounts::Amounts,
 };
 use serde::Serialize;
 
 const BY_OWNERS: &str = "
-SELECT a.noun, a.id, a.tenant, a.node, a.vcpus, a.memory_mib, a.disk_gib, a.vms, a.hold
+SELECT a.noun, a.id, a.tenant, a.node, a.vcpus, a.memory_mib, a.disk_gib, a.vms, a.running_vms, a.snapshots, a.hold
   FROM jsonb_each(?1) wanted
   JOIN allocations a ON a.noun = wanted.value->>'noun' AND a.id = wanted.value->>'id'";
 
@@ -18,7 +19,7 @@ pub(crate) fn by_owners(tx: &Tx<'_>, owners: &[Owner]) -> Result<Vec<Allocation>
 }
 
 const ALL: &str = "
-SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold
+SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, running_vms, snapshots, hold
   FROM allocations";
 
 /// Every allocation: for `doctor`.
@@ -32,23 +33,26 @@ macro_rules! on_conflict {
         "
     ON CONFLICT (noun, id) DO UPDATE
    SET node = excluded.node, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
-       disk_gib = excluded.disk_gib, vms = excluded.vms, hold = excluded.hold"
+       disk_gib = excluded.disk_gib, vms = excluded.vms, running_vms = excluded.running_vms,
+       snapshots = excluded.snapshots, hold = excluded.hold"
     };
 }
 
 const UPSERT: Texts = Texts {
     sqlite: concat!(
         "
-INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold)
-VALUES (:noun, :id, :tenant, :node, :vcpus, :memory_mib, :disk_gib, :vms, :hold)",
+INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, running_vms, snapshots,
+                         hold)
+VALUES (:noun, :id, :tenant, :node, :vcpus, :memory_mib, :disk_gib, :vms, :running_vms, :snapshots, :hold)",
         on_conflict!()
     ),
     postgres: concat!(
         "
-INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold)
+INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, running_vms, snapshots,
+                         hold)
 SELECT value->>'noun', value->>'id', value->>'tenant', value->>'node', CAST(value->>'vcpus' AS BIGINT),
        CAST(value->>'memory_mib' AS BIGINT), CAST(value->>'disk_gib' AS BIGINT), CAST(value->>'vms' AS BIGINT),
-       value->>'hold'
+       CAST(value->>'running_vms' AS BIGINT), CAST(value->>'snapshots' AS BIGINT), value->>'hold'
   FROM jsonb_each(?1)
  WHERE true",
         on_conflict!()
@@ -62,7 +66,7 @@ struct Written {
     tenant: TenantId,
     node: Option<NodeId>,
     #[serde(flatten)]
-    amount: Resources,
+    amount: Amounts,
     hold: Hold,
 }
 
@@ -123,18 +127,20 @@ fn read(row: &Row<'_>) -> Result<Allocation> {
         owner,
         tenant: row.parse(2)?,
         node: row.parse_opt(3)?,
-        amount: resources(row, 4)?,
-        hold: row.word(8)?,
+        amount: amounts(row, 4)?,
+        hold: row.word(10)?,
     })
 }
 
-/// Four columns of amounts.
-pub(crate) fn resources(row: &Row<'_>, first: usize) -> Result<Resources> {
-    Ok(Resources {
+/// Six columns of amounts.
+pub(crate) fn amounts(row: &Row<'_>, first: usize) -> Result<Amounts> {
+    Ok(Amounts {
         vcpus: row.get(first)?,
         memory_mib: row.get(first + 1)?,
         disk_gib: row.get(first + 2)?,
         vms: row.get(first + 3)?,
+        running_vms: row.get(first + 4)?,
+        snapshots: row.get(first + 5)?,
     })
 }
 

@@ -137,12 +137,14 @@ pub(crate) fn paused(tx: &Tx<'_>) -> Result<BTreeSet<NodeId>> {
 }
 
 const ADD: &str = "
-INSERT INTO node_books (node, held_vcpus, held_memory_mib, held_disk_gib, held_vms,
-                        used_vcpus, used_memory_mib, used_disk_gib, used_vms)
+INSERT INTO node_books (node, held_vcpus, held_memory_mib, held_disk_gib, held_vms, held_running_vms, held_snapshots,
+                          used_vcpus, used_memory_mib, used_disk_gib, used_vms, used_running_vms, used_snapshots)
 SELECT value->>'id', CAST(value->'held'->>'vcpus' AS BIGINT), CAST(value->'held'->>'memory_mib' AS BIGINT),
        CAST(value->'held'->>'disk_gib' AS BIGINT), CAST(value->'held'->>'vms' AS BIGINT),
+       CAST(value->'held'->>'running_vms' AS BIGINT), CAST(value->'held'->>'snapshots' AS BIGINT),
        CAST(value->'used'->>'vcpus' AS BIGINT), CAST(value->'used'->>'memory_mib' AS BIGINT),
-       CAST(value->'used'->>'disk_gib' AS BIGINT), CAST(value->'used'->>'vms' AS BIGINT)
+       CAST(value->'used'->>'disk_gib' AS BIGINT), CAST(value->'used'->>'vms' AS BIGINT),
+       CAST(value->'used'->>'running_vms' AS BIGINT), CAST(value->'used'->>'snapshots' AS BIGINT)
   FROM jsonb_each(?1)
  WHERE true
     ON CONFLICT (node) DO UPDATE
@@ -150,10 +152,14 @@ SELECT value->>'id', CAST(value->'held'->>'vcpus' AS BIGINT), CAST(value->'held'
        held_memory_mib = node_books.held_memory_mib + excluded.held_memory_mib,
        held_disk_gib = node_books.held_disk_gib + excluded.held_disk_gib,
        held_vms = node_books.held_vms + excluded.held_vms,
+       held_running_vms = node_books.held_running_vms + excluded.held_running_vms,
+       held_snapshots = node_books.held_snapshots + excluded.held_snapshots,
        used_vcpus = node_books.used_vcpus + excluded.used_vcpus,
        used_memory_mib = node_books.used_memory_mib + excluded.used_memory_mib,
        used_disk_gib = node_books.used_disk_gib + excluded.used_disk_gib,
-       used_vms = node_books.used_vms + excluded.used_vms";
+       used_vms = node_books.used_vms + excluded.used_vms,
+       used_running_vms = node_books.used_running_vms + excluded.used_running_vms,
+       used_snapshots = node_books.used_snapshots + excluded.used_snapshots";
 
 /// Adds a batch's changes to the books, one row for each node.
 pub(crate) fn write_books(tx: &Tx<'_>, changes: &BTreeMap<NodeId, Book>) -> Result<()> {
@@ -165,7 +171,8 @@ pub(crate) fn write_books(tx: &Tx<'_>, changes: &BTreeMap<NodeId, Book>) -> Resu
 }
 
 const BOOKS: &str = "
-SELECT node, held_vcpus, held_memory_mib, held_disk_gib, held_vms, used_vcpus, used_memory_mib, used_disk_gib, used_vms
+SELECT node, held_vcpus, held_memory_mib, held_disk_gib, held_vms, held_running_vms, held_snapshots, used_vcpus,
+       used_memory_mib, used_disk_gib, used_vms, used_running_vms, used_snapshots
   FROM node_books";
 
 /// Every node's book.
@@ -270,7 +277,7 @@ fn read(row: &Row<'_>) -> Result<NodeRow> {
         name: row.parse(1)?,
         state: row.word(2)?,
         freshness: row.word(3)?,
-        transport: row.word(20)?,
+        transport: row.word(24)?,
         enrolment: row.parse_opt(4)?,
         schedulable: Overcommit::default().schedulable(&facts.capacity),
         facts,

@@ -523,6 +523,7 @@ impl<'a> Work<'a> {
 
     /// Writes everything that changed, each hot row once, and advances the head of the log.
     pub(crate) fn finish(mut self) -> Result<Wakes> {
+        self.recount_all()?;
         let mut wakes = std::mem::take(&mut self.apart);
         wakes.nodes = self.wake_nodes.iter().copied().collect();
         wakes.ended = std::mem::take(&mut self.ended);

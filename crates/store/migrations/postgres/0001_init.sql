@@ -54,13 +54,15 @@ CREATE TABLE tenants (
     limit_memory_mib BIGINT NOT NULL,
     limit_disk_gib   BIGINT NOT NULL,
     limit_vms        BIGINT NOT NULL,
+    limit_running_vms BIGINT NOT NULL,
+    limit_snapshots  BIGINT NOT NULL,
     limit_images_gib BIGINT NOT NULL,
     generation       BIGINT NOT NULL,
     created_at       BIGINT NOT NULL,
     updated_at       BIGINT NOT NULL
 );
 
-INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1, 1, 0, 0);
+INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1, -1, -1, 1, 0, 0);
 
 -- Both books are sums of the allocations.
 CREATE TABLE tenant_books (
@@ -69,10 +71,14 @@ CREATE TABLE tenant_books (
     held_memory_mib BIGINT NOT NULL,
     held_disk_gib   BIGINT NOT NULL,
     held_vms        BIGINT NOT NULL,
+    held_running_vms BIGINT NOT NULL,
+    held_snapshots  BIGINT NOT NULL,
     used_vcpus      BIGINT NOT NULL,
     used_memory_mib BIGINT NOT NULL,
     used_disk_gib   BIGINT NOT NULL,
-    used_vms        BIGINT NOT NULL
+    used_vms        BIGINT NOT NULL,
+    used_running_vms BIGINT NOT NULL,
+    used_snapshots  BIGINT NOT NULL
 );
 
 CREATE TABLE node_books (
@@ -81,10 +87,14 @@ CREATE TABLE node_books (
     held_memory_mib BIGINT NOT NULL,
     held_disk_gib   BIGINT NOT NULL,
     held_vms        BIGINT NOT NULL,
+    held_running_vms BIGINT NOT NULL,
+    held_snapshots  BIGINT NOT NULL,
     used_vcpus      BIGINT NOT NULL,
     used_memory_mib BIGINT NOT NULL,
     used_disk_gib   BIGINT NOT NULL,
-    used_vms        BIGINT NOT NULL
+    used_vms        BIGINT NOT NULL,
+    used_running_vms BIGINT NOT NULL,
+    used_snapshots  BIGINT NOT NULL
 );
 
 CREATE TABLE allocations (
@@ -96,6 +106,8 @@ CREATE TABLE allocations (
     memory_mib BIGINT NOT NULL,
     disk_gib   BIGINT NOT NULL,
     vms        BIGINT NOT NULL,
+    running_vms BIGINT NOT NULL,
+    snapshots  BIGINT NOT NULL,
     hold       TEXT COLLATE "C" NOT NULL,
     PRIMARY KEY (noun, id)
 );

@@ -17,6 +17,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("allocation.rs", "ORPHANED", "the doctor looks at each"),
     ("api_token.rs", "REVOKE_MADE", "it reads again what it found: tokens that were made with each other"),
     ("doctor.rs", "LEASELESS", "the doctor looks at each task"),
+    ("doctor.rs", "UNCHARGED", "the doctor looks at each machine"),
     ("doctor.rs", "MISNAMED", "the doctor looks at each machine"),
     ("gauges.rs", "VMS", "machines are counted for /metrics: as many as there are, without the deleted"),
     ("gauges.rs", "NODES", "as many as there are hosts"),

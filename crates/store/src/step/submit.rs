@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_db::Result;
 use hostler_model::{
-    Code, Fence, NodeId, Refusal, Resources, TaskId, TenantId, VmId,
+    Code, Fence, NodeId, Refusal, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
+    amounts::Amounts,
     edit::{check_deletable, check_generation},
     kind::{Admission, Aim, Turn},
     name::Name,
@@ -28,6 +29,7 @@ use crate::{
     Accepted, Answer, NewMachine, Submission,
     group::Step,
     idempotency::{self, FirstAnswer, Key, Stored},
+    life::running,
     task::{Held, TaskRow, waiting_for},
     vm::{self, VmRow},
     work::{Did, Work},
@@ -155,7 +157,7 @@ impl Batch {
         if let Some(id) = self.names.get(&(item.tenant, machine.name.clone())) {
             return Ok(Err(name_taken(&machine.name, *id)));
         }
-        let amount = machine.spec.charge();
+        let amount = Amounts { running_vms: i64::from(item.kind.spec().starts), ..machine.spec.charge().into() };
         let node = match place(work, item, amount, Some(machine))? {
             Ok(node) => node,
             Err(refusal) => return Ok(Err(refusal)),
@@ -172,7 +174,7 @@ impl Batch {
     }
 
     fn decide_any_node(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
-        let amount = (item.kind.spec().delta)(&item.params);
+        let amount = (item.kind.spec().delta)(&item.params).into();
         let node = match place(work, item, amount, None)?.and_then(|node| self.images.has(item).map(|()| node)) {
             Ok(node) => node,
             Err(refusal) => return Ok(Err(refusal)),
@@ -237,13 +239,16 @@ impl Batch {
             Ok(change) => change,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        if !later && let Err(refusal) = running::may_start(work, item, id)? {
+            return Ok(Err(refusal));
+        }
         let aborts = if later { Vec::new() } else { aborts(work, spec.turn, &queue) };
         let target = Target { vm: Some(id), node: item.target.node };
         let mut row = TaskRow { later, ..self.row(work, item, target, node)? };
         let vm = change.as_ref().map_or_else(|| vm.clone(), |change| change.told(&mut row.task, &vm));
         let held = Held { turn: earlier.is_some(), paused: work.is_paused(node)? };
         row.task.waiting_for = waiting_for(&row.task, held, work.now);
-        let allocation = of_task(item, node, (spec.delta)(&item.params));
+        let allocation = of_task(item, node, (spec.delta)(&item.params).into());
         Ok(Ok(Plan { row, vm: Some(vm), allocation, snapshot: part, aborts, change }))
     }
 
@@ -328,8 +333,9 @@ impl Batch {
         for earlier in aborts {
             work.cancel(earlier, &item.actor)?;
         }
-        let vm = work.tasks.get(&item.task).and_then(|row| row.task.target.vm);
-        vm.map_or(Ok(()), |vm| self.take_turn(work, item, vm))
+        let Some(vm) = work.tasks.get(&item.task).and_then(|row| row.task.target.vm) else { return Ok(()) };
+        self.take_turn(work, item, vm)?;
+        work.recount_running(vm)
     }
 
     /// Names the change under way on the VM, and ends a task at once for which nothing is left to do.
@@ -369,7 +375,7 @@ fn replay(first: &FirstAnswer, item: &Submission) -> Option<Answer<Accepted>> {
 fn place(
     work: &mut Work<'_>,
     item: &Submission,
-    amount: Resources,
+    amount: Amounts,
     machine: Option<&NewMachine>,
 ) -> Result<Answer<NodeId>> {
     let Some(tenant) = work.tenant(item.tenant)? else { return Ok(Err(no_tenant(item.tenant))) };
@@ -377,7 +383,7 @@ fn place(
         return Ok(Err(refusal));
     }
     let wanted = Wanted {
-        amount,
+        amount: amount.room(),
         capability: item.kind.as_str(),
         image: machine.map(|machine| &machine.spec.image_digest),
         node: item.target.node,
@@ -421,7 +427,7 @@ fn new_vm(work: &Work<'_>, item: &Submission, machine: &NewMachine, node: NodeId
 }
 
 /// What a task takes while it lives, if it takes anything.
-fn of_task(item: &Submission, node: NodeId, amount: Resources) -> Option<Allocation> {
+fn of_task(item: &Submission, node: NodeId, amount: Amounts) -> Option<Allocation> {
     let owner = Owner::Task(item.task);
     let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
     Some(allocation).filter(|_| !amount.is_zero())

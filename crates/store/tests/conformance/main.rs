@@ -22,6 +22,7 @@ mod offer;
 mod power;
 mod progress;
 mod query;
+mod running;
 mod schedule;
 mod secret;
 mod servers;
@@ -79,6 +80,11 @@ macro_rules! every_claim {
                 a_poisoned_item_fails_alone
                 many_callers_at_once_are_all_answered
                 a_call_that_is_dropped_leaves_all_or_nothing;
+            running:
+                a_machine_is_charged_as_running_while_it_runs_or_is_about_to
+                a_start_over_the_limit_is_refused_also_in_a_dry_run_and_within_a_batch
+                a_machine_whose_end_was_seen_is_given_back_and_one_of_which_nobody_knows_is_not
+                a_task_for_later_is_charged_when_its_time_comes;
             tenant:
                 a_tenant_is_made_once_under_a_key
                 a_dry_run_makes_and_changes_nothing
