@@ -12,6 +12,7 @@ pub mod join_token;
 pub mod key;
 pub mod letter;
 pub mod node;
+pub mod quota;
 pub mod room;
 pub mod seal;
 pub mod secret;

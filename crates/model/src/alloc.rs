@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     amounts::Amounts,
-    id::{NodeId, SnapshotId, TaskId, TenantId, VmId},
+    id::{NodeId, ReservationId, SnapshotId, TaskId, TenantId, VmId},
     task::{Effects, Verdict},
     unit::Resources,
 };
@@ -27,6 +27,8 @@ pub enum Owner {
     Vm(VmId),
     /// A snapshot.
     Snapshot(SnapshotId),
+    /// What an administrator holds by hand.
+    Reservation(ReservationId),
 }
 
 impl Owner {
@@ -36,6 +38,7 @@ impl Owner {
             Owner::Task(_) => "task",
             Owner::Vm(_) => "vm",
             Owner::Snapshot(_) => "snapshot",
+            Owner::Reservation(_) => "reservation",
         }
     }
 
@@ -45,6 +48,7 @@ impl Owner {
             Owner::Task(id) => id.0,
             Owner::Vm(id) => id.0,
             Owner::Snapshot(id) => id.0,
+            Owner::Reservation(id) => id.0,
         }
     }
 }

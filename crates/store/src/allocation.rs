@@ -2,11 +2,12 @@
 
 use hostler_db::{Error, Result, Row, Texts, Tx};
 use hostler_model::{
-    NodeId, SnapshotId, TaskId, TenantId, VmId,
+    NodeId, ReservationId, SnapshotId, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
     amounts::Amounts,
 };
 use serde::Serialize;
+use serde_json::json;
 
 const BY_OWNERS: &str = "
 SELECT a.noun, a.id, a.tenant, a.node, a.vcpus, a.memory_mib, a.disk_gib, a.vms, a.running_vms, a.snapshots, a.hold
@@ -25,6 +26,16 @@ SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, running_vms, sn
 /// Every allocation: for `doctor`.
 pub(crate) fn all(tx: &Tx<'_>) -> Result<Vec<Allocation>> {
     tx.query(ALL, &(), read)
+}
+
+const OF_TENANT: &str = "
+SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, running_vms, snapshots, hold
+  FROM allocations
+ WHERE tenant = ?1->>'tenant'";
+
+/// A tenant's allocations: to count its book anew.
+pub(crate) fn of_tenant(tx: &Tx<'_>, tenant: TenantId) -> Result<Vec<Allocation>> {
+    tx.query(OF_TENANT, &json!({"tenant": tenant}), read)
 }
 
 /// What is written over where there is one.
@@ -102,10 +113,12 @@ SELECT a.noun, a.id
   LEFT JOIN tasks t ON a.noun = 'task' AND t.id = a.id
   LEFT JOIN vms v ON a.noun = 'vm' AND v.id = a.id
   LEFT JOIN snapshots s ON a.noun = 'snapshot' AND s.id = a.id
+  LEFT JOIN reservations r ON a.noun = 'reservation' AND r.id = a.id
  WHERE CASE a.noun
          WHEN 'task' THEN t.id IS NULL OR t.state = 'succeeded'
          WHEN 'vm' THEN v.id IS NULL OR v.state = 'deleted'
          WHEN 'snapshot' THEN s.id IS NULL OR s.state = 'deleted'
+         WHEN 'reservation' THEN r.id IS NULL
          ELSE true
        END
  LIMIT 20";
@@ -121,6 +134,7 @@ fn read(row: &Row<'_>) -> Result<Allocation> {
         "task" => Owner::Task(row.parse::<TaskId>(1)?),
         "vm" => Owner::Vm(row.parse::<VmId>(1)?),
         "snapshot" => Owner::Snapshot(row.parse::<SnapshotId>(1)?),
+        "reservation" => Owner::Reservation(row.parse::<ReservationId>(1)?),
         other => return Err(Error::Decode { column: 0, detail: format!("{other} owns no allocation") }),
     };
     Ok(Allocation {

@@ -30,7 +30,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
-pub use tenant::{EditTenant, MadeTenant, NewTenantRow};
+pub use tenant::{EditTenant, MadeTenant, NewReservationRow, NewTenantRow};
 
 /// A task to be written down.
 #[derive(Clone, Debug)]

@@ -14,6 +14,7 @@ pub(crate) mod look;
 pub(crate) mod offer;
 pub(crate) mod plain;
 pub(crate) mod progress;
+pub(crate) mod reservation;
 pub(crate) mod restart;
 pub(crate) mod restored;
 pub(crate) mod settle;

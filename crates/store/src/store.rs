@@ -4,6 +4,7 @@ mod api_token;
 mod image;
 mod key;
 mod offer;
+mod reservation;
 mod tenant;
 
 pub use api_token::Revoke;

@@ -134,6 +134,8 @@ SELECT 'imports', COUNT(*) FROM imports WHERE tenant = ?1->>'id' AND state = 'ru
  UNION ALL
 SELECT 'open_tasks', COUNT(*) FROM tasks WHERE tenant = ?1->>'id' AND state IN ('queued', 'running', 'aborting')
  UNION ALL
+SELECT 'reservations', COUNT(*) FROM reservations WHERE tenant = ?1->>'id'
+ UNION ALL
 SELECT 'allocations', COUNT(*) FROM allocations WHERE tenant = ?1->>'id'
  UNION ALL
 SELECT 'service_accounts', COUNT(*) FROM service_accounts WHERE tenant = ?1->>'id' AND deleted_at IS NULL

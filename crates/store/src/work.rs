@@ -373,6 +373,13 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// Corrects a tenant's book that is not the sum of what exists.
+    pub(crate) fn correct_book(&mut self, tenant: TenantId, by: Book) {
+        let change = self.books.tenants.entry(tenant).or_default();
+        change.held += by.held;
+        change.used += by.used;
+    }
+
     /// The tasks on a VM that have not ended, in the order of their turns.
     pub(crate) fn queue(&mut self, vm: VmId) -> Result<Vec<TaskId>> {
         self.read_vms(&BTreeSet::from([vm]))?;

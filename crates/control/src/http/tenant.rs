@@ -26,7 +26,7 @@ use super::{
 };
 use crate::app::{App, Error, Result, caller::Call};
 
-/// Which tenants.
+/// Which page of tenants, or of what is below one.
 #[derive(Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]

@@ -19,6 +19,7 @@ mod listen;
 mod lists;
 mod loops;
 mod power;
+mod quota;
 mod secret;
 mod snapshot;
 mod stats;

@@ -183,7 +183,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     }
 }
 
-fn mode(dry_run: bool) -> Mode {
+/// In earnest or not.
+pub fn mode(dry_run: bool) -> Mode {
     if dry_run { Mode::DryRun } else { Mode::Real }
 }
 

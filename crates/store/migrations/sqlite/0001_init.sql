@@ -109,6 +109,19 @@ CREATE TABLE allocations (
     PRIMARY KEY (noun, id)
 ) STRICT, WITHOUT ROWID;
 
+-- What administrators hold for tenants by hand; how much stands in its allocation.
+CREATE TABLE reservations (
+    id         TEXT PRIMARY KEY,
+    tenant     TEXT NOT NULL,
+    reason     TEXT NOT NULL,
+    created_by TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX reservations_of_tenant ON reservations (tenant, id);
+CREATE INDEX reservations_by_end ON reservations (expires_at);
+
 -- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
 -- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
 -- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are

@@ -42,6 +42,8 @@ SELECT 'vm-' || n, n, 'tenant-' || n % 3, 'vm-' || n, CASE n % 4 WHEN 0 THEN 'ru
 INSERT INTO allocations
 SELECT 'vm', 'vm-' || n, 'tenant-' || n % 3, 'node-' || n / 10, 1, 1, 1, 1, 1, 0, 'used'
   FROM generate_series(1, 20000) n WHERE n % 4 = 0;
+INSERT INTO reservations
+SELECT 'reservation-' || n, 'tenant-' || n % 50, 'reason', 'somebody', n, n FROM generate_series(1, 5000) n;
 INSERT INTO snapshots (id, seq, tenant, vm, name, state, memory, task, node, spec, created_at, updated_at)
 SELECT 'snapshot-' || n, n, 'tenant-' || n % 3, 'vm-' || n, 'one', CASE n % 4 WHEN 0 THEN 'ready' ELSE 'deleted' END, 0,
        CASE n % 4000 WHEN 0 THEN 'task-' || n END, 'node-' || n / 10, '{}', n, n

@@ -7,14 +7,15 @@ use std::{
 };
 
 use crate::{
-    allocation, api_token, doctor, history, idempotency, image, import, key, log, node, secret, service_account,
-    snapshot, task, task_log, tenant, timeline, token, vm,
+    allocation, api_token, doctor, history, idempotency, image, import, key, log, node, reservation, secret,
+    service_account, snapshot, task, task_log, tenant, timeline, token, vm,
 };
 
 /// Texts that may read a whole table, by the file and the name, and why.
 const RARE: &[(&str, &str, &str)] = &[
     ("allocation.rs", "ALL", "the doctor adds all of them up"),
     ("allocation.rs", "ORPHANED", "the doctor looks at each"),
+    ("allocation.rs", "OF_TENANT", "when somebody counts a book anew"),
     ("api_token.rs", "REVOKE_MADE", "it reads again what it found: tokens that were made with each other"),
     ("doctor.rs", "LEASELESS", "the doctor looks at each task"),
     ("doctor.rs", "UNCHARGED", "the doctor looks at each machine"),
@@ -50,6 +51,7 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
         key::HOT,
         log::HOT,
         node::HOT,
+        reservation::HOT,
         secret::HOT,
         service_account::HOT,
         snapshot::HOT,
