@@ -13,12 +13,8 @@ use crate::{
 pub fn check(limits: &Limits, book: &Book, delta: &Amounts) -> Result<(), Refusal> {
     let mut over = Vec::new();
     let mut words = Vec::new();
-    for (((name, limit), (_, asked)), ((_, used), (_, held))) in limits
-        .of_machines()
-        .each()
-        .into_iter()
-        .zip(delta.each())
-        .zip(book.used.each().into_iter().zip(book.held.each()))
+    for (((name, limit), (_, asked)), ((_, used), (_, held))) in
+        limits.amounts().each().into_iter().zip(delta.each()).zip(book.used.each().into_iter().zip(book.held.each()))
     {
         if asked > 0 && limit >= 0 && used.saturating_add(held).saturating_add(asked) > limit {
             over.push(json!({"resource": name, "limit": limit, "used": used, "held": held, "asked": asked}));

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hostler_model::{
     Code, Fence, ImageDigest, NodeId, PrincipalId, SnapshotId, TaskId, TenantId, Timestamp, TokenId, VmId,
+    amounts::Amounts,
     caller::Caller,
     event::{Actor, Class},
     id::{EnrolmentId, ImportId, SecretId},

@@ -33,9 +33,9 @@ use crate::app::{App, Error, Result, caller::Call};
 pub(super) struct TenantsQuery {
     /// How many at most.
     #[param(minimum = 1, maximum = 500, default = 50)]
-    limit: Option<u32>,
+    pub(super) limit: Option<u32>,
     /// `next_cursor` of the page before.
-    cursor: Option<String>,
+    pub(super) cursor: Option<String>,
 }
 
 /// Whether it is meant.
@@ -49,7 +49,7 @@ pub(super) struct RecordQuery {
 
 /// How a record is changed: in earnest or not, and under which key.
 #[derive(Debug)]
-pub(super) struct Record(Asked);
+pub(super) struct Record(pub(super) Asked);
 
 impl<S: Sync> FromRequestParts<S> for Record {
     type Rejection = Error;

@@ -229,7 +229,16 @@ mod tests {
 
     #[test]
     fn a_quota_is_shown() {
-        insta::assert_snapshot!(show(&quota()), @"");
+        insta::assert_snapshot!(show(&quota()), @"
+        RESOURCE     USED  HELD  LIMIT
+        vcpus        2     0     8
+        memory_mib   0     0     none
+        disk_gib     0     0     none
+        vms          2     1     none
+        running_vms  1     0     none
+        snapshots    0     0     0
+        images_gib   -     -     none
+        ");
     }
 
     #[test]

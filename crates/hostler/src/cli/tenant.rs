@@ -273,8 +273,8 @@ mod tests {
     #[test]
     fn tenants_are_listed() {
         insta::assert_snapshot!(table(&[tenant()]), @"
-        NAME  VCPUS  MEMORY   DISK       VMS  ID
-        acme  2/8    512 MiB  2/100 GiB  2    00000000-0000-7000-8000-000000000001
+        NAME  VCPUS  MEMORY   DISK       VMS  RUNNING  SNAPSHOTS  ID
+        acme  2/8    512 MiB  2/100 GiB  2    0        0          00000000-0000-7000-8000-000000000001
         ");
     }
 
@@ -287,6 +287,8 @@ mod tests {
         memory      512 MiB
         disk        2/100 GiB
         vms         2
+        running     0
+        snapshots   0
         images      no limit
         generation  1
         made        60s ago
