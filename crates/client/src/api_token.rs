@@ -3,7 +3,7 @@
 use hostler_model::{
     Code,
     api::Page,
-    token::{IssuedToken, NewServiceAccount, NewToken, ServiceAccount, Token, Whoami},
+    token::{IssuedToken, LoginWays, NewServiceAccount, NewToken, ServiceAccount, Token, Whoami},
 };
 
 use crate::{
@@ -45,6 +45,11 @@ impl Client {
     /// Deletes a service account and revokes all its tokens.
     pub async fn delete_service_account(&self, name: &str) -> Result<ServiceAccount, ClientError> {
         self.once(Call::delete(format!("{ACCOUNTS}/{}", segment(name, Code::ServiceAccountNotFound)?))).await
+    }
+
+    /// How one logs in.
+    pub async fn login_ways(&self) -> Result<LoginWays, ClientError> {
+        self.call(Call::get("/api/v1/login")).await
     }
 
     /// Who the token says that one is.

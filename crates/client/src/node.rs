@@ -4,7 +4,7 @@ use hostler_model::{
     Code,
     api::{Page, Submitted},
     broker::{ChangeTransport, NewPlainNode, Transport},
-    node::Node,
+    node::{Node, NodePatch},
 };
 
 use crate::{
@@ -52,6 +52,11 @@ impl Client {
     pub async fn change_node(&self, node: &str, decision: Decision) -> Result<Node, ClientError> {
         let path = format!("/api/v1/nodes/{}/{}", segment(node, Code::NodeNotFound)?, decision.verb());
         self.call(Call::post(path)).await
+    }
+
+    /// Edits a node's record; answers how it is now.
+    pub async fn edit_node(&self, node: &str, patch: &NodePatch) -> Result<Node, ClientError> {
+        self.call(Call::patch(format!("/api/v1/nodes/{}", segment(node, Code::NodeNotFound)?)).json(patch)?).await
     }
 
     /// Adds a node whose agent is somebody else's. Asked again, the name is taken.

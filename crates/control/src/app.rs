@@ -47,7 +47,7 @@ use self::{
     key::Keyring,
     seal::Sealer,
 };
-use crate::{dispatch::Dispatch, metrics::Metrics};
+use crate::{dispatch::Dispatch, metrics::Metrics, oidc::Oidc};
 
 /// Everything a request or a loop works with. One per server; nothing in it that a restart would miss.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ pub struct App {
     pub(crate) revoked: watch::Sender<BTreeSet<NodeId>>,
     /// Issues access tokens, and knows its own again.
     pub access: AccessIssuer,
+    /// An identity provider whose tokens are believed.
+    pub oidc: Option<Oidc>,
     /// What this control plane calls itself: the `iss` of tasks.
     pub issuer: String,
     /// The bytes of images.

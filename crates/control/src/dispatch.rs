@@ -110,9 +110,11 @@ impl Dispatch {
     /// Waits for tasks of a node, for at most this long. Nothing is an answer too.
     pub async fn wait(&self, claim: Claim, up_to: Duration) -> Result<Brought> {
         let (reply, answer) = oneshot::channel();
-        let poll = Poll { claim, until: Instant::now() + up_to, reply };
-        if self.0.send(Asked::Poll(poll)).await.is_err() {
-            return Ok(Brought::default());
+        let until = Instant::now() + up_to;
+        // Room is waited for without the poll, which would have to lie here twice for as long as it waits.
+        match self.0.reserve().await {
+            Ok(room) => room.send(Asked::Poll(Poll { claim, until, reply })),
+            Err(_) => return Ok(Brought::default()),
         }
         match answer.await {
             Ok(answer) => Ok(answer?),

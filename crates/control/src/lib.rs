@@ -15,6 +15,7 @@ mod dispatch;
 mod http;
 mod loops;
 mod metrics;
+pub mod oidc;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -42,6 +43,7 @@ pub use self::{
     http::{PeerIdentity, openapi},
     loops::Pace,
     metrics::Metrics,
+    oidc::{Oidc, OidcConfig},
 };
 use self::{
     app::{bell::Bell, blob::Blobs},
@@ -67,6 +69,8 @@ pub struct ServerConfig {
     pub node_validity: Duration,
     /// Issues access tokens.
     pub access: AccessIssuer,
+    /// An identity provider whose tokens are believed.
+    pub oidc: Option<Oidc>,
     /// What this control plane calls itself: the `iss` of tasks.
     pub issuer: String,
     /// The folder of image bytes.
@@ -144,6 +148,7 @@ impl Server {
             node_validity: config.node_validity,
             revoked: watch::Sender::default(),
             access: config.access,
+            oidc: config.oidc,
             issuer: config.issuer,
             blobs,
             metrics,

@@ -13,6 +13,13 @@ use crate::{
     session::Purpose,
 };
 
+/// How much of the file the connection that writes keeps in memory: the pages that each step goes through.
+const KEPT_TO_WRITE: Kib = 8000;
+/// And each that reads: what it lacks the system has, and a long list would only fill it with what nobody asks for again.
+const KEPT_TO_READ: Kib = 2000;
+
+type Kib = i32;
+
 /// A connection to a file.
 pub(crate) struct Session {
     connection: Connection,
@@ -22,14 +29,14 @@ pub(crate) struct Session {
 impl Session {
     /// The connection that writes: the file is made where there is none, and brought up to date.
     pub(crate) fn writing(path: &Path, migrations: Migrations) -> Result<Session> {
-        let mut connection = connect(path)?;
+        let mut connection = connect(path, KEPT_TO_WRITE)?;
         migrate(path, &mut connection, migrations)?;
         Ok(Session { connection, path: path.to_owned() })
     }
 
     /// A connection that only reads.
     pub(crate) fn reading(path: &Path) -> Result<Session> {
-        let connection = connect(path)?;
+        let connection = connect(path, KEPT_TO_READ)?;
         connection.pragma_update(None, "query_only", "ON").map_err(|e| wrap(path, e))?;
         Ok(Session { connection, path: path.to_owned() })
     }
@@ -124,14 +131,14 @@ pub(crate) fn is_outage(code: rusqlite::ErrorCode) -> bool {
     )
 }
 
-fn connect(path: &Path) -> Result<Connection> {
+fn connect(path: &Path, kept: Kib) -> Result<Connection> {
     let open = || -> rusqlite::Result<Connection> {
         let connection = Connection::open_with_flags(path, OpenFlags::default())?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", if planted::syncs() { "FULL" } else { "OFF" })?;
         connection.pragma_update(None, "foreign_keys", "OFF")?;
         connection.pragma_update(None, "temp_store", "MEMORY")?;
-        connection.pragma_update(None, "cache_size", -8000)?;
+        connection.pragma_update(None, "cache_size", -kept)?;
         connection.pragma_update(None, "wal_autocheckpoint", 4000)?;
         connection.set_prepared_statement_cache_capacity(128);
         connection.busy_timeout(std::time::Duration::from_secs(5))?;

@@ -7,7 +7,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use hostler_e2e::dev::{Dev, binary};
+use hostler_e2e::dev::{Dev, PATIENCE, binary};
+use hostler_fixture::{KeyKind, Provider};
 use serde_json::Value;
 
 /// A user of this machine with a home of their own.
@@ -32,6 +33,64 @@ impl Person<'_> {
         ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         Ok(serde_json::from_slice(&output.stdout)?)
     }
+}
+
+/// A line of a child's, as it comes.
+fn line(child: &mut std::process::Child) -> Result<String> {
+    let mut text = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(child.stderr.as_mut().context("stderr")?), &mut text)?;
+    Ok(text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn somebody_logs_in_by_a_browser_and_keeps_a_token_of_their_own() -> Result<()> {
+    let provider = Provider::start(KeyKind::Rsa).await?;
+    let home = tempfile::tempdir()?;
+    let folder = tempfile::tempdir()?;
+    let (data, port) = (folder.path().join("data"), free_port()?);
+    let (listen, url) = (format!("127.0.0.1:{port}"), format!("http://127.0.0.1:{port}"));
+    let mut server = Command::new(binary()?)
+        .args(["server", "--listen", &listen, "--agents-listen", "127.0.0.1:0", "--oidc-issuer", provider.issuer()])
+        .args(["--oidc-client", "hostler-cli", "--oidc-roles-claim", "groups", "--oidc-roles", "ops=operator"])
+        .arg("--data")
+        .arg(&data)
+        .env("HOME", home.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let until = std::time::Instant::now() + PATIENCE;
+    while !data.join("client.json").exists() {
+        ensure!(std::time::Instant::now() < until && server.try_wait()?.is_none(), "the server does not come up");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let person = Person { home: home.path() };
+    let mut login = Command::new(binary()?)
+        .args(["login", "work", "--url", &url, "--device", "--expires", "12h", "-o", "json"])
+        .env_clear()
+        .env("HOME", home.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let said = line(&mut login)?;
+    assert!(said.contains("WDJB-MJHT") && said.contains(provider.issuer()), "{said}");
+    provider.approve(serde_json::json!({"sub": "alice", "tenant": "default", "groups": ["ops"]}));
+    let done = tokio::task::spawn_blocking(move || login.wait_with_output()).await??;
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let me = person.json(&["whoami"], None)?;
+    assert_eq!((&me["role"], &me["tenant"].is_string()), (&"operator".into(), &true), "{me}");
+    let tokens = person.json(&["token", "list"], None)?;
+    let label = tokens[0]["label"].as_str().context("a label")?;
+    assert!(label.starts_with("hostler login on ") && tokens[0]["id"] == me["token"], "{tokens}");
+    // What is kept is a token of ours, and no provider's.
+    let contexts = std::fs::read_to_string(home.path().join(".config/hostler/contexts.toml"))?;
+    assert!(contexts.contains("hos_") && !contexts.contains("eyJ"), "{}", contexts.len());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&server), rustix::process::Signal::TERM)?;
+    assert!(server.wait()?.success());
+    Ok(())
+}
+
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 #[tokio::test(flavor = "multi_thread")]

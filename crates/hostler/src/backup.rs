@@ -16,7 +16,7 @@ use std::{
     process::Command,
 };
 
-use hostler_model::{Clock, Ids, Timestamp};
+use hostler_model::{Clock, Ids, Timestamp, placement::Policy};
 use hostler_store::{Config, Now, Store, Timing};
 use serde::{Deserialize, Serialize};
 
@@ -215,7 +215,13 @@ pub async fn restore(args: &RestoreArgs, globals: &Globals) -> Result<Exit, Fail
 }
 
 fn config() -> Config {
-    Config { mode: hostler_db::Mode::Inline, clock: Clock::system(), ids: Ids::system(), timing: Timing::default() }
+    Config {
+        mode: hostler_db::Mode::Inline,
+        clock: Clock::system(),
+        ids: Ids::system(),
+        timing: Timing::default(),
+        placement: Policy::default(),
+    }
 }
 
 async fn begin_anew(store: hostler_store::Result<Store>) -> Result<u32, Failure> {

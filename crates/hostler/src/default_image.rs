@@ -255,7 +255,7 @@ fn shape(settings: &MachineDefaults, called: fn(&str) -> String) -> Result<NewSh
 #[cfg(test)]
 mod tests {
     use hostler_control::Sources;
-    use hostler_model::{catalogue::Catalogue, event::Actor};
+    use hostler_model::{catalogue::Catalogue, event::Actor, placement::Policy};
     use serde_json::json;
 
     use super::*;
@@ -310,12 +310,14 @@ mod tests {
             shared,
             issuer: "test",
             lease,
+            placement: Policy::default(),
             history: None,
             sources,
             defaults,
             names: Vec::new(),
             node_validity: lease,
             broker: None,
+            oidc: None,
         };
         service::open(opening).await.unwrap()
     }

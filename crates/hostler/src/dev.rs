@@ -18,6 +18,7 @@ use std::{
 
 use hostler_agent::Slots;
 use hostler_control::{Server, Sources};
+use hostler_model::placement::Policy;
 use hostler_trust::ca::NODE_VALIDITY;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -203,12 +204,14 @@ async fn work(
         shared: Shared { database: args.database.clone(), ..Shared::default() },
         issuer: ISSUER,
         lease,
+        placement: Policy::default(),
         history: service::history(args.history_days),
         sources: Sources { files, ..sources },
         defaults: default_image::defaults(&machines, default_image.as_ref(), as_flag)?,
         names: Vec::new(),
         node_validity: NODE_VALIDITY,
         broker: None,
+        oidc: None,
     })
     .await?;
     let stop = CancellationToken::new();

@@ -20,6 +20,7 @@ mod interrupt;
 mod line;
 mod man;
 mod nearest;
+mod oidc;
 mod output;
 mod server;
 mod service;

@@ -10,8 +10,13 @@
 use std::{path::Path, time::Duration};
 
 use hostler_broker::Broker;
-use hostler_control::Sources;
-use hostler_model::defaults::Defaults;
+use hostler_control::{Oidc, Sources};
+use hostler_model::{
+    Refusal,
+    defaults::Defaults,
+    node::Overcommit,
+    placement::{Policy, Weights},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,7 +26,7 @@ use crate::{
     exit::{Exit, Failure},
     folder::{Folder, Stay},
     interrupt::Interrupt,
-    output,
+    oidc, output,
     service::{self, Opening, Shared, address, bind},
     settings::{FileArgs, Server, ServerFlags, in_file, layers},
 };
@@ -56,7 +61,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
     service::logging(&settings.log)?;
     #[cfg(feature = "crash-points")]
     crate::crash::arm();
-    let Examined { default_image, sources, defaults } = examine(&settings)?;
+    let Examined { default_image, sources, defaults, oidc, placement } = examine(&settings)?;
     hostler_agent::host::process::raise_file_limit();
     let mut interrupt = Interrupt::listen()?;
     let folder = Folder::take(settings.data.clone(), Stay::Stays)?;
@@ -66,12 +71,14 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         shared: shared(&settings),
         issuer: ISSUER,
         lease: Duration::from_secs(settings.lease_seconds),
+        placement,
         history: service::history(settings.history_days),
         sources,
         defaults,
         names: settings.names.0.clone(),
         node_validity: Duration::from_secs(settings.node_certificate_seconds),
         broker: by_broker(&settings)?,
+        oidc,
     })
     .await?;
     if settings.images.is_dir() {
@@ -142,6 +149,8 @@ pub struct Examined {
     default_image: Option<DefaultImage>,
     sources: Sources,
     defaults: Defaults,
+    oidc: Option<Oidc>,
+    placement: Policy,
 }
 
 /// Refuses settings with which no server would start, before anything is made. It looks at files, and changes none.
@@ -153,12 +162,32 @@ pub fn examine(settings: &Server) -> Result<Examined, Failure> {
     let files = default_image.as_ref().map(DefaultImage::files).unwrap_or_default();
     Ok(Examined {
         sources: Sources { files, ..named },
+        oidc: oidc::provider(settings)?,
+        placement: placement(settings)?,
         defaults: Defaults {
             limits: settings.tenant_limits().map_err(|refusal| Failure::usage(in_file(&refusal.detail)))?,
             ..default_image::defaults(&settings.machines, default_image.as_ref(), in_file)?
         },
         default_image,
     })
+}
+
+/// How machines are spread.
+fn placement(settings: &Server) -> Result<Policy, Failure> {
+    let overcommit = Overcommit {
+        vcpus_percent: settings.overcommit_vcpus_percent,
+        memory_percent: settings.overcommit_memory_percent,
+        disk_percent: settings.overcommit_disk_percent,
+    };
+    let weights = Weights {
+        vcpus: settings.placement_weight_vcpus,
+        memory: settings.placement_weight_memory,
+        disk: settings.placement_weight_disk,
+        image: settings.placement_weight_image,
+    };
+    let refused = |refusal: Refusal| Failure::usage(refusal.detail).help("name weights from 0 to 1, such as 0.5");
+    overcommit.check().and(weights.check()).map_err(refused)?;
+    Ok(Policy { overcommit, weights })
 }
 
 /// Tokens travel in every request: without TLS they must not leave the machine, unless somebody says that they may.

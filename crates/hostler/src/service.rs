@@ -8,7 +8,7 @@ use std::{
 };
 
 use hostler_broker::Broker;
-use hostler_control::{Keyring, Limits, Pace, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Oidc, Pace, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, TenantId,
@@ -17,6 +17,7 @@ use hostler_model::{
     catalogue::{Catalogue, KnownImage},
     defaults::Defaults,
     event::Actor,
+    placement::Policy,
     role::Role,
 };
 use hostler_store::{NewApiToken, Now, ShippedImage, Store, Timing};
@@ -68,6 +69,8 @@ pub struct Opening<'a> {
     pub issuer: &'a str,
     /// How long an agent may be silent.
     pub lease: Duration,
+    /// How machines are spread, and how much may be promised on a node.
+    pub placement: Policy,
     /// How long what has ended is kept; `None`: for ever.
     pub history: Option<Duration>,
     /// Where imports of images may come from.
@@ -80,6 +83,8 @@ pub struct Opening<'a> {
     pub node_validity: Duration,
     /// The message broker by which some nodes get their tasks.
     pub broker: Option<Broker>,
+    /// An identity provider whose tokens are believed.
+    pub oidc: Option<Oidc>,
 }
 
 /// What several servers share.
@@ -98,7 +103,20 @@ pub struct Shared {
 /// Opens the store, the authority and the keys in a data folder. Imports that the process before this one did are over
 /// where whoever has the folder is alone with the database.
 pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
-    let Opening { data, shared, issuer, lease, history, sources, defaults, names, node_validity, broker } = opening;
+    let Opening {
+        data,
+        shared,
+        issuer,
+        lease,
+        history,
+        placement,
+        sources,
+        defaults,
+        names,
+        node_validity,
+        broker,
+        oidc,
+    } = opening;
     let (clock, ids) = (Clock::system(), Ids::system());
     let broken = |what: &str, error: &dyn std::fmt::Display| {
         Failure::new(Exit::Failed, format!("{what} in {} cannot be used: {error}", data.display()))
@@ -109,6 +127,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         clock: clock.clone(),
         ids: ids.clone(),
         timing: timing(lease, history),
+        placement,
     };
     let store = match &shared.database {
         Some(url) => connect(url, config).await?,
@@ -147,6 +166,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         sealer,
         node_validity,
         access,
+        oidc,
         issuer: issuer.to_owned(),
         blobs: shared.blobs.unwrap_or_else(|| data.join("blobs")),
         sources,

@@ -172,6 +172,42 @@ keys! {
         #[arg(value_name = "FILE")]
         image_catalogue: PathBuf = PathBuf::from("/etc/hostler/catalogue.json");
 
+        /// The issuer of an identity provider (OpenID Connect) whose tokens are believed, such as
+        /// https://login.example.com/realms/staff; none where it is empty
+        #[arg(value_name = "URL")]
+        oidc_issuer: String = String::new();
+
+        /// For whom its tokens may be: ids of clients or APIs there that stand for this server
+        #[arg(value_name = "ID", value_parser = crate::settings::layers::names)]
+        oidc_audiences: Names = Names::default();
+
+        /// The client that `hostler login` is there, which may use the device flow without a
+        /// secret; its id tokens are believed. Nobody logs in that way where it is empty
+        #[arg(value_name = "ID")]
+        oidc_client: String = String::new();
+
+        /// The claim that names somebody's tenant, by id or name. A claim within another is
+        /// written with dots
+        #[arg(value_name = "CLAIM")]
+        oidc_tenant_claim: String = "tenant".to_owned();
+
+        /// The claim with somebody's roles, such as groups or realm_access.roles
+        #[arg(value_name = "CLAIM")]
+        oidc_roles_claim: String = "roles".to_owned();
+
+        /// Which word in that claim is which role, such as staff=viewer,ops=operator; where none is
+        /// said, roles are called there what they are called here
+        #[arg(value_name = "WORD=ROLE", value_parser = crate::settings::layers::names)]
+        oidc_roles: Names = Names::default();
+
+        /// A claim with scopes by which a token is narrowed, such as scope; none where it is empty
+        #[arg(value_name = "CLAIM")]
+        oidc_scopes_claim: String = String::new();
+
+        /// How far the provider's clock and this one may disagree, in seconds
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(0..=300))]
+        oidc_skew_seconds: u64 = 60;
+
         /// A RabbitMQ by which nodes may get their tasks, as amqp://USER@HOST:5672/VHOST or amqps://…;
         /// none where it is empty. A password is better kept in amqp_file
         #[arg(value_name = "URL", hide_env_values = true)]
@@ -226,6 +262,37 @@ keys! {
         /// events and the audit
         #[arg(value_name = "DAYS", value_parser = clap::value_parser!(u32).range(0..=36500))]
         history_days: u32 = 30;
+
+        /// How many virtual processors may be promised on a node, in percent of its processors; the
+        /// same on all servers over one database, as the next six are. `hostler node edit` says
+        /// otherwise for one node
+        #[arg(value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        overcommit_vcpus_percent: u32 = 400;
+
+        /// How much memory, in percent of what is there
+        #[arg(value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        overcommit_memory_percent: u32 = 100;
+
+        /// How much disk, in percent of what is there
+        #[arg(value_name = "PERCENT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        overcommit_disk_percent: u32 = 100;
+
+        /// What it counts, where a machine is placed, which share of a node's processors is left
+        /// then: 0 to 1
+        #[arg(value_name = "WEIGHT")]
+        placement_weight_vcpus: f64 = 0.5;
+
+        /// What the share of its memory counts
+        #[arg(value_name = "WEIGHT")]
+        placement_weight_memory: f64 = 0.3;
+
+        /// What the share of its disk counts
+        #[arg(value_name = "WEIGHT")]
+        placement_weight_disk: f64 = 0.2;
+
+        /// What it counts that the machine's image is there already
+        #[arg(value_name = "WEIGHT")]
+        placement_weight_image: f64 = 0.05;
 
         /// How much is logged: error, warn, info, debug or trace, also by part, as in
         /// info,hostler_store=debug

@@ -13,6 +13,7 @@ use crate::{
     id::{RequestId, TaskId, TenantId, VmId},
     kind::{KindName, VmCreateParams, VmExecParams, VmRebootParams, VmRestoreParams, VmStartParams, VmStopParams},
     name::Name,
+    placement::Choice,
     retry::RetryAsked,
     schedule::{Asked, Priority, Schedule},
     snapshot::Snapshot,
@@ -165,6 +166,9 @@ pub struct Answered {
     /// The machine it is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Vm>,
+    /// Of a dry run: which node it would be, and what speaks for and against each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Choice>,
     /// Why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub problem: Option<Problem>,
@@ -173,22 +177,28 @@ pub struct Answered {
 impl Answered {
     /// It is written down.
     pub fn accepted(task: Task, vm: Option<Vm>) -> Answered {
-        Answered { status: 202, task: Some(task), vm, problem: None }
+        Answered { status: 202, task: Some(task), vm, placement: None, problem: None }
     }
 
     /// It would be written down.
-    pub fn dry(task: Task, vm: Option<Vm>) -> Answered {
-        Answered { status: 200, task: Some(task), vm, problem: None }
+    pub fn dry(task: Task, vm: Option<Vm>, placement: Option<Choice>) -> Answered {
+        Answered { status: 200, task: Some(task), vm, placement, problem: None }
     }
 
     /// It is done.
     pub fn done(task: Task) -> Answered {
-        Answered { status: 200, task: Some(task), vm: None, problem: None }
+        Answered { status: 200, task: Some(task), vm: None, placement: None, problem: None }
     }
 
     /// It is not.
     pub fn refused(refusal: Refusal) -> Answered {
-        Answered { status: refusal.code.status(), task: None, vm: None, problem: Some(Problem::of(refusal, None)) }
+        Answered {
+            status: refusal.code.status(),
+            task: None,
+            vm: None,
+            placement: None,
+            problem: Some(Problem::of(refusal, None)),
+        }
     }
 }
 
@@ -291,6 +301,9 @@ pub struct Submitted {
     /// The snapshot, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<Snapshot>,
+    /// Of a dry run of what is to be placed: which node it would be, and what speaks for and against each.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Choice>,
 }
 
 /// A page of a list, newest first.

@@ -144,7 +144,7 @@ impl VmPatch {
     /// For what cannot be, with the field.
     pub fn apply(&self, vm: &Vm, now: Timestamp) -> Result<Vm, Refusal> {
         let mut after = vm.clone();
-        after.spec.labels = self.labels_over(&vm.spec.labels)?;
+        after.spec.labels = labels_over(&vm.spec.labels, &self.labels)?;
         match self.protected {
             Patch::Keep => {}
             Patch::Remove => after.protected = false,
@@ -172,23 +172,6 @@ impl VmPatch {
             after.updated_at = now;
         }
         Ok(after)
-    }
-
-    fn labels_over(&self, labels: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Refusal> {
-        let changes = match &self.labels {
-            Patch::Keep => return Ok(labels.clone()),
-            Patch::Remove => return Ok(BTreeMap::new()),
-            Patch::Set(changes) => changes,
-        };
-        let mut labels = labels.clone();
-        for (key, value) in changes {
-            match value {
-                Some(value) => labels.insert(key.clone(), value.clone()),
-                None => labels.remove(key),
-            };
-        }
-        check_labels(&labels)?;
-        Ok(labels)
     }
 
     fn expiry(&self, expires_at: Option<Timestamp>, now: Timestamp) -> Result<Option<Timestamp>, Refusal> {
@@ -227,18 +210,42 @@ pub fn ttl(seconds: u64) -> Result<std::time::Duration, Refusal> {
     Ok(std::time::Duration::from_secs(seconds))
 }
 
+/// Labels after a merge patch of them.
+///
+/// # Errors
+/// For labels that are too many or too long.
+pub(crate) fn labels_over(
+    labels: &BTreeMap<String, String>,
+    patch: &Patch<BTreeMap<String, Option<String>>>,
+) -> Result<BTreeMap<String, String>, Refusal> {
+    let changes = match patch {
+        Patch::Keep => return Ok(labels.clone()),
+        Patch::Remove => return Ok(BTreeMap::new()),
+        Patch::Set(changes) => changes,
+    };
+    let mut labels = labels.clone();
+    for (key, value) in changes {
+        match value {
+            Some(value) => labels.insert(key.clone(), value.clone()),
+            None => labels.remove(key),
+        };
+    }
+    check_labels("labels", &labels)?;
+    Ok(labels)
+}
+
 /// Refuses labels that are too many or too long.
-pub(crate) fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
+pub(crate) fn check_labels(field: &str, labels: &BTreeMap<String, String>) -> Result<(), Refusal> {
     let within = |field: &str, value: usize, least: usize, most: usize| {
         if (least..=most).contains(&value) {
             return Ok(());
         }
         Err(Refusal::field(field, format!("{value} is not between {least} and {most}")))
     };
-    within("labels", labels.len(), 0, 64)?;
+    within(field, labels.len(), 0, 64)?;
     for (key, value) in labels {
-        within("labels (bytes in a key)", key.len(), 1, 63)?;
-        within("labels (bytes in a value)", value.len(), 0, 255)?;
+        within(&format!("{field} (bytes in a key)"), key.len(), 1, 63)?;
+        within(&format!("{field} (bytes in a value)"), value.len(), 0, 255)?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::{
 
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::{
@@ -95,6 +96,20 @@ impl TenantId {
 impl PrincipalId {
     /// The control plane acting for itself (loops).
     pub const SYSTEM: PrincipalId = PrincipalId(Uuid::from_u128(0x0000_0000_0000_7000_8000_0000_0000_0002));
+}
+
+impl PrincipalId {
+    /// Somebody whom an identity provider knows: the same each time, and a random number to everybody else (UUIDv8 of a
+    /// sha256 of both, the issuer's length first).
+    pub fn of_subject(issuer: &str, subject: &str) -> PrincipalId {
+        let length = (issuer.len() as u64).to_be_bytes();
+        let digest = Sha256::new().chain_update(length).chain_update(issuer).chain_update(subject).finalize();
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&digest[..16]);
+        bytes[6] = (bytes[6] & 0x0f) | 0x80;
+        bytes[8] = (bytes[8] & 0x3f) | 0x80;
+        PrincipalId(Uuid::from_bytes(bytes))
+    }
 }
 
 /// The digest that names an image: sha256 of its manifest's canonical form, in lower-case hex.

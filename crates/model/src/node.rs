@@ -1,9 +1,16 @@
 //! A node: a host with an agent. Its state is what an operator decided, its freshness what was last heard.
 
+mod overcommit;
+mod patch;
+
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+pub use self::{
+    overcommit::{Overcommit, OvercommitPatch, OwnOvercommit},
+    patch::NodePatch,
+};
 use crate::{
     book::Book,
     broker::Transport,
@@ -267,6 +274,15 @@ pub struct Node {
     /// By which road its tasks travel.
     #[serde(default)]
     pub transport: Transport,
+    /// Grows with every change of the labels and of how much may be promised.
+    #[serde(default)]
+    pub generation: u32,
+    /// An operator's words, by which machines choose, beside those of its agent. Where both have a key this one counts.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// How much may be promised here, where it is not as on all nodes.
+    #[serde(default, skip_serializing_if = "OwnOvercommit::is_none")]
+    pub overcommit: OwnOvercommit,
     /// What its agent says of it.
     pub facts: NodeFacts,
     /// What is promised and in use here.
@@ -286,32 +302,17 @@ pub struct Node {
     pub created_at: Timestamp,
 }
 
-/// How much more than what is there may be promised, in percent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Overcommit {
-    /// Processors; 400 by default.
-    pub vcpus: i64,
-    /// Memory; 100 by default.
-    pub memory: i64,
-    /// Disk; 100 by default.
-    pub disk: i64,
-}
-
-impl Default for Overcommit {
-    fn default() -> Self {
-        Overcommit { vcpus: 400, memory: 100, disk: 100 }
+impl Node {
+    /// The words by which machines choose: the operator's before the agent's.
+    pub fn all_labels(&self) -> BTreeMap<String, String> {
+        let mut labels = self.facts.labels.clone();
+        labels.extend(self.labels.clone());
+        labels
     }
-}
 
-impl Overcommit {
-    /// What may be promised on a node of this capacity. The number of machines is as the agent says.
-    pub fn schedulable(&self, capacity: &Resources) -> Resources {
-        Resources {
-            vcpus: capacity.vcpus.saturating_mul(self.vcpus) / 100,
-            memory_mib: capacity.memory_mib.saturating_mul(self.memory) / 100,
-            disk_gib: capacity.disk_gib.saturating_mul(self.disk) / 100,
-            vms: capacity.vms,
-        }
+    /// Says how much may be promised, on all nodes that say nothing else being this much.
+    pub fn promise(&mut self, usual: &Overcommit) {
+        self.schedulable = usual.with(&self.overcommit).schedulable(&self.facts.capacity);
     }
 }
 

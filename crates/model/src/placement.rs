@@ -1,12 +1,29 @@
-//! Placement: which node a new thing goes to, and, when none, why not for each.
+//! Placement: which node a new thing goes to, and what speaks for and against each.
+//!
+//! ```text
+//! every node ──filters──► those that will do ──weights──► the best
+//!               state, freshness, capability, labels, anti-affinity, room
+//! ```
+//!
+//! A node that is named is taken as it is when it will do, and is never replaced by another.
 
-use std::cmp::Ordering;
+mod asked;
+mod choice;
+mod policy;
+#[cfg(test)]
+mod tests;
 
-use serde_json::{Value, json};
+use std::{cmp::Ordering, collections::BTreeMap};
 
+use self::choice::Objection;
+pub use self::{
+    asked::Placement,
+    choice::{Choice, Considered, Reason, explain},
+    policy::{Policy, Weights},
+};
 use crate::{
     book::Book,
-    error::{Code, Refusal},
+    error::Refusal,
     id::{ImageDigest, NodeId},
     name::Name,
     node::{Freshness, NodeFacts, NodeState},
@@ -24,10 +41,14 @@ pub struct Candidate {
     pub state: NodeState,
     /// What was last heard.
     pub freshness: Freshness,
+    /// Whether its certificate is good for nothing.
+    pub revoked: bool,
     /// Whether its queue is paused.
     pub paused: bool,
     /// What its agent says.
     pub facts: NodeFacts,
+    /// Its labels, the operator's before its agent's.
+    pub labels: BTreeMap<String, String>,
     /// What is taken.
     pub book: Book,
     /// What may be taken in all.
@@ -45,32 +66,48 @@ pub struct Wanted<'a> {
     pub image: Option<&'a ImageDigest>,
     /// The only node that will do.
     pub node: Option<NodeId>,
+    /// Labels that its node must have.
+    pub labels: &'a BTreeMap<String, String>,
+    /// The group no two of which share a node.
+    pub apart: Option<Apart<'a>>,
+}
+
+/// A group no two machines of which share a node.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Apart<'a> {
+    /// Its name.
+    pub group: &'a Name,
+    /// Where one of it is, or is to be, and what that is called.
+    pub taken: BTreeMap<NodeId, Name>,
+}
+
+impl Wanted<'_> {
+    /// Whether a node may be meant.
+    fn means(&self, candidate: &Candidate) -> bool {
+        self.node.is_none_or(|named| named == candidate.id)
+    }
 }
 
 /// What a paused queue weighs: more than all that speaks for a node.
 const PAUSED: f64 = 10.0;
 
-/// Chooses a node: of those that qualify the one with the most room left, weighted 0.5 processors, 0.3 memory, 0.2
-/// disk; then one that has the image; then the lowest id, so that the choice is the same everywhere. A node whose queue
-/// is paused is taken only when no other will do.
-pub fn place(candidates: &[Candidate], wanted: &Wanted<'_>) -> Result<NodeId, Refusal> {
-    let mut refused: Vec<Value> = Vec::new();
-    let mut best: Option<(&Candidate, f64)> = None;
-    for candidate in candidates.iter().filter(|c| wanted.node.is_none_or(|named| named == c.id)) {
-        match qualifies(candidate, wanted) {
-            Ok(()) => {
-                let score = score(candidate, wanted);
-                if best.is_none_or(|(other, most)| better(candidate, score, other, most)) {
-                    best = Some((candidate, score));
-                }
-            }
-            Err(why) => refused.push(json!({"node": candidate.name.as_str(), "why": why})),
-        }
+/// Chooses a node: of those that will do the one with the most room left and with the image, as the weights say; then the
+/// lowest id, so that the choice is the same everywhere. A node whose queue is paused is taken only when no other will do.
+///
+/// # Errors
+/// Where none will do, with the reasons of each.
+pub fn place(candidates: &[Candidate], wanted: &Wanted<'_>, weights: &Weights) -> Result<NodeId, Refusal> {
+    match best(candidates, wanted, weights) {
+        Some(candidate) => Ok(candidate.id),
+        None => Err(explain(candidates, wanted, weights).refusal(wanted)),
     }
-    match best {
-        Some((candidate, _)) => Ok(candidate.id),
-        None => Err(no_capacity(refused, wanted)),
-    }
+}
+
+fn best<'a>(candidates: &'a [Candidate], wanted: &Wanted<'_>, weights: &Weights) -> Option<&'a Candidate> {
+    let fit = candidates.iter().filter(|candidate| wanted.means(candidate));
+    let fit = fit.filter(|candidate| objections(candidate, wanted).next().is_none());
+    let scored = fit.map(|candidate| (candidate, score(candidate, wanted, weights)));
+    scored.max_by(|(a, most), (b, score)| better(a, *most, b, *score)).map(|(candidate, _)| candidate)
 }
 
 /// Whether a capability is among those advertised; `network.*` covers `network.create`.
@@ -81,34 +118,40 @@ pub fn capable(advertised: &[String], wanted: &str) -> bool {
     })
 }
 
-/// Whether a machine that is on this node may grow by so much there.
+/// Whether a machine that is on this node may grow by so much there: by the same rule of room as a new one. It is there,
+/// whatever was decided about the node since.
 ///
 /// # Errors
 /// With what there is too little of.
 pub fn grow(candidate: &Candidate, growth: &Resources) -> Result<(), Refusal> {
-    short(candidate, growth).map_err(|why| {
-        let name = &candidate.name;
-        let detail = format!("the node {name} has no room for this ({why}); ask for less, or delete something there");
-        let nodes = vec![json!({"node": name.as_str(), "why": why})];
-        Refusal::new(Code::NoCapacity, detail).with("nodes", nodes).with("asked", json!(growth))
-    })
+    match short(candidate, growth) {
+        None => Ok(()),
+        Some(short) => Err(choice::short_of(candidate, short, growth)),
+    }
 }
 
-fn qualifies(candidate: &Candidate, wanted: &Wanted<'_>) -> Result<(), String> {
-    if !candidate.state.takes_new() {
-        return Err(format!("it is {}", candidate.state));
-    }
-    if candidate.freshness != Freshness::Fresh {
-        return Err(format!("it is {}: its agent was not heard lately", candidate.freshness.as_str()));
-    }
-    if !capable(&candidate.facts.capabilities, wanted.capability) {
-        return Err(format!("it cannot do {}", wanted.capability));
-    }
-    short(candidate, &wanted.amount)
+/// What speaks against a node, all of it.
+fn objections<'a>(candidate: &'a Candidate, wanted: &'a Wanted<'_>) -> impl Iterator<Item = Objection<'a>> {
+    let state = (!candidate.state.takes_new()).then_some(Objection::State(candidate.state));
+    let revoked = candidate.revoked.then_some(Objection::Revoked);
+    let silent = (candidate.freshness != Freshness::Fresh).then_some(Objection::Silent(candidate.freshness));
+    let can = capable(&candidate.facts.capabilities, wanted.capability);
+    let incapable = (!can).then_some(Objection::Incapable(wanted.capability));
+    let labels = wanted.labels.iter().filter_map(|(key, wanted)| {
+        let has = candidate.labels.get(key).map(String::as_str);
+        (has != Some(wanted)).then_some(Objection::Label { key, wanted, has })
+    });
+    let apart = wanted.apart.as_ref().and_then(|apart| {
+        let machine = apart.taken.get(&candidate.id)?;
+        Some(Objection::Apart { machine, group: apart.group })
+    });
+    // What there is too little of is said last, and only looked at when it is asked for.
+    let room = std::iter::once_with(|| short(candidate, &wanted.amount).map(Objection::Room)).flatten();
+    state.into_iter().chain(revoked).chain(silent).chain(incapable).chain(labels).chain(apart).chain(room)
 }
 
 /// What there is too little of.
-fn short(candidate: &Candidate, amount: &Resources) -> Result<(), String> {
+fn short(candidate: &Candidate, amount: &Resources) -> Option<String> {
     let free = candidate.schedulable - candidate.book.total().room();
     let short: Vec<String> = amount
         .each()
@@ -117,120 +160,21 @@ fn short(candidate: &Candidate, amount: &Resources) -> Result<(), String> {
         .filter(|((_, asked), (_, free))| *asked > 0 && asked > free)
         .map(|((name, asked), (_, free))| format!("{name}: {asked} asked, {} free", free.max(0)))
         .collect();
-    if short.is_empty() { Ok(()) } else { Err(short.join("; ")) }
+    (!short.is_empty()).then(|| short.join("; "))
 }
 
-fn score(candidate: &Candidate, wanted: &Wanted<'_>) -> f64 {
+fn score(candidate: &Candidate, wanted: &Wanted<'_>, weights: &Weights) -> f64 {
     let left = candidate.schedulable - candidate.book.total().room() - wanted.amount;
     let share = |left: i64, all: i64| if all > 0 { left as f64 / all as f64 } else { 0.0 };
     let all = candidate.schedulable;
-    0.5 * share(left.vcpus, all.vcpus)
-        + 0.3 * share(left.memory_mib, all.memory_mib)
-        + 0.2 * share(left.disk_gib, all.disk_gib)
+    weights.vcpus * share(left.vcpus, all.vcpus)
+        + weights.memory * share(left.memory_mib, all.memory_mib)
+        + weights.disk * share(left.disk_gib, all.disk_gib)
         - if candidate.paused { PAUSED } else { 0.0 }
-        + if wanted.image.is_some_and(|image| candidate.facts.images.contains(&image.0)) { 0.05 } else { 0.0 }
+        + if wanted.image.is_some_and(|image| candidate.facts.images.contains(&image.0)) { weights.image } else { 0.0 }
 }
 
-fn better(candidate: &Candidate, score: f64, other: &Candidate, most: f64) -> bool {
-    score.partial_cmp(&most).unwrap_or(Ordering::Equal).then(other.id.cmp(&candidate.id)) == Ordering::Greater
-}
-
-fn no_capacity(refused: Vec<Value>, wanted: &Wanted<'_>) -> Refusal {
-    let detail = if refused.is_empty() {
-        "there is no node that could take this; start an agent, or name another node".to_owned()
-    } else {
-        let each: Vec<String> = refused
-            .iter()
-            .map(|r| format!("{}: {}", r["node"].as_str().unwrap_or("?"), r["why"].as_str().unwrap_or("?")))
-            .collect();
-        format!("no node can take this ({}); ask for less, delete something, or add a node", each.join(" | "))
-    };
-    Refusal::new(Code::NoCapacity, detail).with("nodes", refused).with("asked", json!(wanted.amount))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn candidate(n: u8, state: NodeState, freshness: Freshness, free: i64) -> Candidate {
-        Candidate {
-            id: NodeId(Uuid::from_u128(u128::from(n))),
-            name: format!("node-{n}").parse().unwrap(),
-            state,
-            freshness,
-            paused: false,
-            facts: NodeFacts { capabilities: vec!["vm.*".into()], ..NodeFacts::default() },
-            book: Book { used: Resources { vcpus: 10 - free, ..Resources::ZERO }.into(), ..Book::default() },
-            schedulable: Resources { vcpus: 10, memory_mib: 10, disk_gib: 10, vms: 10 },
-        }
-    }
-
-    fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        let one = (
-            prop::sample::select(&NodeState::ALL[..]),
-            prop::sample::select(&[Freshness::Fresh, Freshness::Stale, Freshness::Lost][..]),
-            0i64..=10,
-        );
-        prop::collection::vec(one, 0..8).prop_map(|all| {
-            all.into_iter()
-                .enumerate()
-                .map(|(n, (state, fresh, free))| candidate(n as u8, state, fresh, free))
-                .collect()
-        })
-    }
-
-    fn wanted(vcpus: i64) -> Wanted<'static> {
-        Wanted { amount: Resources { vcpus, ..Resources::ZERO }, capability: "vm.create", image: None, node: None }
-    }
-
-    proptest! {
-        #[test]
-        fn the_chosen_node_qualifies_and_a_refusal_explains_every_node(all in candidates(), vcpus in 1i64..12) {
-            let fits = |c: &Candidate| c.state == NodeState::Ready && c.freshness == Freshness::Fresh && 10 - c.book.used.vcpus >= vcpus;
-            match place(&all, &wanted(vcpus)) {
-                Ok(id) => {
-                    let chosen = all.iter().find(|c| c.id == id).unwrap();
-                    prop_assert!(fits(chosen));
-                    let most = all.iter().filter(|c| fits(c)).map(|c| 10 - c.book.used.vcpus).max().unwrap();
-                    prop_assert_eq!(10 - chosen.book.used.vcpus, most);
-                }
-                Err(refusal) => {
-                    prop_assert!(!all.iter().any(fits));
-                    prop_assert_eq!(refusal.facts["nodes"].as_array().unwrap().len(), all.len());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_named_node_that_does_not_qualify_is_not_replaced_by_another() {
-        let all = [
-            candidate(1, NodeState::Ready, Freshness::Fresh, 10),
-            candidate(2, NodeState::Cordoned, Freshness::Fresh, 10),
-        ];
-        let named = Wanted { node: Some(all[1].id), ..wanted(1) };
-        assert_eq!(place(&all, &named).unwrap_err().code, Code::NoCapacity);
-    }
-
-    #[test]
-    fn an_image_that_is_there_decides_between_equals() {
-        let mut all = [
-            candidate(1, NodeState::Ready, Freshness::Fresh, 10),
-            candidate(2, NodeState::Ready, Freshness::Fresh, 10),
-        ];
-        assert_eq!(place(&all, &wanted(1)).unwrap(), all[0].id);
-        all[1].facts.images.push("abc".into());
-        let digest = ImageDigest("abc".into());
-        assert_eq!(place(&all, &Wanted { image: Some(&digest), ..wanted(1) }).unwrap(), all[1].id);
-    }
-
-    #[test]
-    fn wildcards_cover_what_they_begin() {
-        assert!(capable(&["network.*".into()], "network.create"));
-        assert!(!capable(&["network.*".into()], "vm.create"));
-        assert!(capable(&["vm.create".into()], "vm.create"));
-    }
+/// Of two nodes that will do, how the first stands to the second.
+fn better(a: &Candidate, of_a: f64, b: &Candidate, of_b: f64) -> Ordering {
+    of_a.total_cmp(&of_b).then(b.id.cmp(&a.id))
 }

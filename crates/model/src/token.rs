@@ -162,6 +162,23 @@ pub struct NewServiceAccount {
     pub role: Role,
 }
 
+/// How one logs in here: `GET /login`.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LoginWays {
+    /// An identity provider, where people log in by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oidc: Option<LoginByOidc>,
+}
+
+/// An identity provider by which people log in, with the device flow (RFC 8628).
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LoginByOidc {
+    /// Its issuer: its discovery document is below.
+    pub issuer: String,
+    /// The client that the command line is there.
+    pub client_id: String,
+}
+
 /// Who a credential says that one is: `GET /whoami`.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Whoami {

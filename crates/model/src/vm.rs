@@ -10,6 +10,7 @@ use crate::{
     forward::PortForward,
     id::{ImageDigest, NodeId, TaskId, TenantId, VmId},
     name::Name,
+    placement::Placement,
     ready::Readiness,
     restart::RestartPolicy,
     unit::Resources,
@@ -127,6 +128,9 @@ pub struct VmSpec {
     /// Free words.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Where it was allowed to go.
+    #[serde(default, skip_serializing_if = "Placement::is_any")]
+    pub placement: Placement,
     /// When it is started again after its process ended by itself.
     #[serde(default)]
     pub restart: RestartPolicy,

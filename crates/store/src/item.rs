@@ -18,6 +18,7 @@ use hostler_model::{
     kind::KindName,
     name::Name,
     node::{FreshnessPolicy, NodeFacts, NodeState, Slots},
+    placement::Choice,
     schedule::Schedule,
     secret::Secret,
     snapshot::{Snapshot, SnapshotState},
@@ -156,6 +157,8 @@ pub struct Accepted {
     pub snapshot: Option<Snapshot>,
     /// Whether this is the first answer once more.
     pub replayed: bool,
+    /// Of a dry run of what is to be placed: what speaks for and against each node.
+    pub placement: Option<Choice>,
 }
 
 /// A node's request for work.

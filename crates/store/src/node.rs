@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
-    NodeId, Timestamp, VmId,
+    NodeId, Resources, Timestamp, VmId,
     book::Book,
     broker::Transport,
     id::EnrolmentId,
     name::Name,
-    node::{Freshness, Node, NodeFacts, NodeState, Overcommit},
+    node::{Freshness, Node, NodeFacts, NodeState, Overcommit, OwnOvercommit},
     placement::Candidate,
 };
 use serde::Serialize;
@@ -33,8 +33,10 @@ macro_rules! columns {
     () => {
         "n.id, n.name, n.state, n.freshness, n.enrolment, n.facts, n.last_seen, n.lost_at, n.beat_seq, n.orphans,
          n.created_at, n.paused_at, COALESCE(b.held_vcpus, 0), COALESCE(b.held_memory_mib, 0), COALESCE(b.held_disk_gib, 0),
-         COALESCE(b.held_vms, 0), COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0),
-         COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0), n.transport, n.revoked_at"
+         COALESCE(b.held_vms, 0), COALESCE(b.held_running_vms, 0), COALESCE(b.held_snapshots, 0),
+         COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0), COALESCE(b.used_disk_gib, 0),
+         COALESCE(b.used_vms, 0), COALESCE(b.used_running_vms, 0), COALESCE(b.used_snapshots, 0), n.transport, n.revoked_at, n.labels, n.overcommit,
+         n.generation"
     };
 }
 
@@ -48,9 +50,9 @@ SELECT ",
   LEFT JOIN node_books b ON b.node = n.id"
 );
 
-/// Those that exist among the wanted.
-pub(crate) fn by_ids(tx: &Tx<'_>, ids: &[NodeId]) -> Result<Vec<NodeRow>> {
-    tx.query(BY_IDS, &ids, read)
+/// Those that exist among the wanted; `usual`: how much may be promised on a node that says nothing else.
+pub(crate) fn by_ids(tx: &Tx<'_>, ids: &[NodeId], usual: &Overcommit) -> Result<Vec<NodeRow>> {
+    tx.query(BY_IDS, &ids, read(usual))
 }
 
 const BY_NAME: &str = concat!(
@@ -64,8 +66,8 @@ SELECT ",
 );
 
 /// The one of this name.
-pub(crate) fn by_name(tx: &Tx<'_>, name: &Name) -> Result<Option<NodeRow>> {
-    tx.query_one(BY_NAME, &json!({"name": name}), read)
+pub(crate) fn by_name(tx: &Tx<'_>, name: &Name, usual: &Overcommit) -> Result<Option<NodeRow>> {
+    tx.query_one(BY_NAME, &json!({"name": name}), read(usual))
 }
 
 const ALL: &str = concat!(
@@ -79,17 +81,19 @@ SELECT ",
 );
 
 /// Every node, by name.
-pub(crate) fn all(tx: &Tx<'_>) -> Result<Vec<NodeRow>> {
-    tx.query(ALL, &(), read)
+pub(crate) fn all(tx: &Tx<'_>, usual: &Overcommit) -> Result<Vec<NodeRow>> {
+    tx.query(ALL, &(), read(usual))
 }
 
 /// Every node as placement sees it.
-pub(crate) fn candidates(tx: &Tx<'_>) -> Result<Vec<Candidate>> {
+pub(crate) fn candidates(tx: &Tx<'_>, usual: &Overcommit) -> Result<Vec<Candidate>> {
     let candidate = |NodeRow { node, .. }| {
-        let Node { id, name, state, freshness, facts, book, schedulable, paused_at, .. } = node;
-        Candidate { id, name, state, freshness, paused: paused_at.is_some(), facts, book, schedulable }
+        let labels = node.all_labels();
+        let Node { id, name, state, freshness, facts, book, schedulable, paused_at, revoked_at, .. } = node;
+        let (paused, revoked) = (paused_at.is_some(), revoked_at.is_some());
+        Candidate { id, name, state, freshness, revoked, paused, facts, labels, book, schedulable }
     };
-    Ok(all(tx)?.into_iter().map(candidate).collect())
+    Ok(all(tx, usual)?.into_iter().map(candidate).collect())
 }
 
 /// Who a node is, as far as a fetch or a report of it needs to know.
@@ -182,13 +186,14 @@ pub(crate) fn books(tx: &Tx<'_>) -> Result<BTreeMap<NodeId, Book>> {
 
 const PUT: &str = "
 INSERT INTO nodes (id, name, state, freshness, transport, enrolment, facts, last_seen, lost_at, beat_seq, orphans,
-                   paused_at, revoked_at, created_at, heard_epoch)
+                   paused_at, revoked_at, created_at, heard_epoch, labels, overcommit, generation)
 SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value->>'transport', value->>'enrolment',
        value->>'facts',
        CAST(value->>'last_seen' AS BIGINT), CAST(value->>'lost_at' AS BIGINT), CAST(value->>'beat_seq' AS BIGINT),
        value->>'orphans', CAST(value->>'paused_at' AS BIGINT), CAST(value->>'revoked_at' AS BIGINT),
        CAST(value->>'created_at' AS BIGINT),
-       (SELECT CASE WHEN store_epoch > 1 THEN store_epoch - 1 ELSE store_epoch END FROM log_head WHERE one = 1)
+       (SELECT CASE WHEN store_epoch > 1 THEN store_epoch - 1 ELSE store_epoch END FROM log_head WHERE one = 1),
+       value->>'labels', value->>'overcommit', CAST(value->>'generation' AS BIGINT)
   FROM jsonb_each(?1)
  WHERE true
     ON CONFLICT (id) DO UPDATE
@@ -196,7 +201,8 @@ SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value
        enrolment = excluded.enrolment,
        facts = excluded.facts, last_seen = excluded.last_seen, lost_at = excluded.lost_at,
        beat_seq = excluded.beat_seq, orphans = excluded.orphans, paused_at = excluded.paused_at,
-       revoked_at = excluded.revoked_at";
+       revoked_at = excluded.revoked_at, labels = excluded.labels, overcommit = excluded.overcommit,
+       generation = excluded.generation";
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -214,6 +220,9 @@ struct Written<'a> {
     paused_at: Option<i64>,
     revoked_at: Option<i64>,
     created_at: i64,
+    labels: Document<&'a BTreeMap<String, String>>,
+    overcommit: Document<&'a OwnOvercommit>,
+    generation: u32,
 }
 
 /// Writes nodes whole: those that joined, or that changed in more than when they were heard.
@@ -242,6 +251,9 @@ fn written(row: &NodeRow) -> Written<'_> {
         paused_at: node.paused_at.map(Timestamp::as_micros),
         revoked_at: node.revoked_at.map(Timestamp::as_micros),
         created_at: node.created_at.as_micros(),
+        labels: Document(&node.labels),
+        overcommit: Document(&node.overcommit),
+        generation: node.generation,
     }
 }
 
@@ -269,25 +281,30 @@ pub(crate) fn heard(tx: &Tx<'_>, ids: &[NodeId], now: Timestamp, seq: i64) -> Re
     Ok(())
 }
 
-fn read(row: &Row<'_>) -> Result<NodeRow> {
-    let facts: NodeFacts = row.json(5)?;
-    let moment = |column: usize| Ok(row.get::<Option<i64>>(column)?.map(Timestamp::from_micros));
-    let node = Node {
-        id: row.parse(0)?,
-        name: row.parse(1)?,
-        state: row.word(2)?,
-        freshness: row.word(3)?,
-        transport: row.word(24)?,
-        enrolment: row.parse_opt(4)?,
-        schedulable: Overcommit::default().schedulable(&facts.capacity),
-        facts,
-        book: book(row, 12)?,
-        paused_at: moment(11)?,
-        revoked_at: moment(21)?,
-        last_seen: moment(6)?,
-        created_at: Timestamp::from_micros(row.get(10)?),
-    };
-    Ok(NodeRow { node, lost_at: moment(7)?, beat_seq: row.get(8)?, orphans: row.json(9)? })
+fn read(usual: &Overcommit) -> impl Fn(&Row<'_>) -> Result<NodeRow> {
+    move |row| {
+        let moment = |column: usize| Ok(row.get::<Option<i64>>(column)?.map(Timestamp::from_micros));
+        let mut node = Node {
+            id: row.parse(0)?,
+            name: row.parse(1)?,
+            state: row.word(2)?,
+            freshness: row.word(3)?,
+            transport: row.word(24)?,
+            enrolment: row.parse_opt(4)?,
+            generation: row.get(28)?,
+            labels: row.json(26)?,
+            overcommit: row.json(27)?,
+            facts: row.json(5)?,
+            book: book(row, 12)?,
+            schedulable: Resources::ZERO,
+            paused_at: moment(11)?,
+            revoked_at: moment(25)?,
+            last_seen: moment(6)?,
+            created_at: Timestamp::from_micros(row.get(10)?),
+        };
+        node.promise(usual);
+        Ok(NodeRow { node, lost_at: moment(7)?, beat_seq: row.get(8)?, orphans: row.json(9)? })
+    }
 }
 
 /// Texts that run all the time: none may read a whole table.

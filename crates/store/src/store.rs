@@ -22,7 +22,8 @@ use hostler_model::{
     event::{Actor, Entry},
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
     name::Name,
-    node::{Node, NodeEvent},
+    node::{Node, NodeEvent, NodePatch},
+    placement::Policy,
     secret::Secret,
     snapshot::Snapshot,
     stats::TaskStats,
@@ -71,6 +72,8 @@ pub struct Config {
     pub ids: Ids,
     /// Leases and freshness.
     pub timing: Timing,
+    /// How machines are spread, and how much may be promised on a node.
+    pub placement: Policy,
 }
 
 /// Whose clock counts.
@@ -114,7 +117,7 @@ impl Store {
     }
 
     fn over(db: Db, now: Now, config: Config) -> Result<Store> {
-        let Config { mode, clock, ids, timing } = config;
+        let Config { mode, clock, ids, timing, placement } = config;
         let service = Service::begin(clock.now());
         let (wakes, _) = broadcast::channel(WAKES);
         let relay = Relay::start(&db, &wakes)?;
@@ -122,7 +125,7 @@ impl Store {
             Now::HandedIn => None,
             Now::Database => Some(AtomicI64::new(0)),
         };
-        let context = Arc::new(Context { db, clock, ids, timing, service, wakes, relay, ahead });
+        let context = Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead });
         Ok(Store(Arc::new(Inner {
             submit: Committer::new(context.clone(), mode),
             lease: Committer::new(context.clone(), mode),
@@ -346,6 +349,17 @@ impl Store {
         self.step("store.node", move |work| join::change(work, node, event, &actor)).await
     }
 
+    /// Edits a node's record. `if_match`: the generations that it may have; `None`: any.
+    pub async fn edit_node(
+        &self,
+        node: NodeId,
+        patch: NodePatch,
+        if_match: Option<Vec<u32>>,
+        actor: Actor,
+    ) -> Result<Answer<Node>> {
+        self.step("store.node", move |work| join::edit(work, node, &patch, if_match.as_deref(), &actor)).await
+    }
+
     /// Makes a node's certificate good for nothing.
     pub async fn revoke_node(&self, node: NodeId, actor: Actor) -> Result<Answer<Node>> {
         self.step("store.node", move |work| join::revoke(work, node, &actor)).await
@@ -418,12 +432,14 @@ impl Store {
 
     /// One node.
     pub async fn node(&self, id: NodeId) -> Result<Option<Node>> {
-        self.read(move |tx| Ok(node::by_ids(tx, &[id])?.pop().map(|row| row.node))).await
+        let usual = self.0.context.placement.overcommit;
+        self.read(move |tx| Ok(node::by_ids(tx, &[id], &usual)?.pop().map(|row| row.node))).await
     }
 
     /// The node of this name.
     pub async fn node_by_name(&self, name: Name) -> Result<Option<Node>> {
-        self.read(move |tx| Ok(node::by_name(tx, &name)?.map(|row| row.node))).await
+        let usual = self.0.context.placement.overcommit;
+        self.read(move |tx| Ok(node::by_name(tx, &name, &usual)?.map(|row| row.node))).await
     }
 
     /// The nodes whose certificates are good for nothing.
@@ -433,7 +449,8 @@ impl Store {
 
     /// Every node, by name.
     pub async fn nodes(&self) -> Result<Vec<Node>> {
-        self.read(|tx| Ok(node::all(tx)?.into_iter().map(|row| row.node).collect())).await
+        let usual = self.0.context.placement.overcommit;
+        self.read(move |tx| Ok(node::all(tx, &usual)?.into_iter().map(|row| row.node).collect())).await
     }
 
     /// A text that is kept apart from a task, and whose it is, for the node that holds its lease; nothing for anybody else.

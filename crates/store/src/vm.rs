@@ -62,6 +62,31 @@ pub(crate) fn by_names(tx: &Tx<'_>, names: &[(TenantId, Name)]) -> Result<Vec<Vm
     tx.query(BY_NAMES, &wanted, read)
 }
 
+/// A machine of a group no two of which share a node.
+pub(crate) struct Apart {
+    pub(crate) tenant: TenantId,
+    pub(crate) group: Name,
+    pub(crate) id: VmId,
+    pub(crate) name: Name,
+    pub(crate) node: NodeId,
+}
+
+const APART: &str = "
+SELECT v.tenant, v.anti_affinity, v.id, v.name, v.node
+  FROM jsonb_each(?1) wanted
+  JOIN vms v ON v.tenant = wanted.value->>'tenant' AND v.anti_affinity = wanted.value->>'group'
+   AND v.anti_affinity IS NOT NULL AND v.state <> 'deleted' AND v.node IS NOT NULL";
+
+/// Those of these groups that are on a node, or are to be.
+pub(crate) fn apart(tx: &Tx<'_>, groups: &BTreeSet<(TenantId, Name)>) -> Result<Vec<Apart>> {
+    let wanted: Vec<_> = groups.iter().map(|(tenant, group)| json!({"tenant": tenant, "group": group})).collect();
+    tx.query(APART, &wanted, |row| {
+        let (tenant, group, id, name, node) =
+            (row.parse(0)?, row.parse(1)?, row.parse(2)?, row.parse(3)?, row.parse(4)?);
+        Ok(Apart { tenant, group, id, name, node })
+    })
+}
+
 const ON_NODES: &str = concat!(
     "
 SELECT ",
@@ -178,14 +203,14 @@ pub(crate) fn list(tx: &Tx<'_>, filter: &VmFilter, before: Option<VmId>, limit: 
 const INSERT: &str = "
 INSERT INTO vms (id, seq, tenant, name, state, ready, reason, detail, last_state, task, node, epoch, generation, spec,
                  created_at, updated_at, observed_generation, protected, expires_at, reaped_at,
-                 restart_at, tries, image_digest)
+                 restart_at, tries, image_digest, anti_affinity)
 SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'name', value->>'state',
        CAST(value->>'ready' AS BIGINT), value->>'reason', value->>'detail', value->>'last_state', value->>'task',
        value->>'node', CAST(value->>'epoch' AS BIGINT), CAST(value->>'generation' AS BIGINT), value->>'spec',
        CAST(value->>'created_at' AS BIGINT), CAST(value->>'updated_at' AS BIGINT),
        CAST(value->>'observed_generation' AS BIGINT), CAST(value->>'protected' AS BIGINT),
        CAST(value->>'expires_at' AS BIGINT), CAST(value->>'reaped_at' AS BIGINT),
-       CAST(value->>'restart_at' AS BIGINT), value->>'tries', value->>'image_digest'
+       CAST(value->>'restart_at' AS BIGINT), value->>'tries', value->>'image_digest', value->>'anti_affinity'
   FROM jsonb_each(?1)
  WHERE true";
 
@@ -247,6 +272,8 @@ struct Written<'a> {
     spec: Document<&'a VmSpec>,
     /// The spec's, for texts that look for it.
     image_digest: &'a ImageDigest,
+    /// Likewise.
+    anti_affinity: Option<&'a Name>,
     created_at: i64,
     updated_at: i64,
     observed_generation: u32,
@@ -293,6 +320,7 @@ fn written(row: &VmRow) -> Written<'_> {
         generation: vm.generation,
         spec: Document(&vm.spec),
         image_digest: &vm.spec.image_digest,
+        anti_affinity: vm.spec.placement.anti_affinity.as_ref(),
         created_at: vm.created_at.as_micros(),
         updated_at: vm.updated_at.as_micros(),
         observed_generation: vm.observed_generation,
@@ -335,6 +363,7 @@ fn read(row: &Row<'_>) -> Result<VmRow> {
 pub(crate) const HOT: &[&str] = &[
     BY_IDS,
     BY_NAMES,
+    APART,
     ON_NODES,
     OVER,
     RESTARTABLE,

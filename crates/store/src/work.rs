@@ -17,7 +17,8 @@ use hostler_model::{
     alloc::{Allocation, Owner},
     book::{Book, Changes},
     event::{Actor, Class, NewEntry},
-    placement::Candidate,
+    node::Overcommit,
+    placement::{Candidate, Policy},
     secret::Secret,
     task::TaskState,
     task_log::{NewLine, Said},
@@ -52,6 +53,8 @@ pub(crate) struct Context {
     pub(crate) clock: Clock,
     pub(crate) ids: Ids,
     pub(crate) timing: Timing,
+    /// How machines are spread.
+    pub(crate) placement: Policy,
     /// Since when this store is in service: silence and leases are not judged before there was time to be heard.
     pub(crate) service: Service,
     pub(crate) wakes: broadcast::Sender<Wakes>,
@@ -219,6 +222,11 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// How much may be promised on a node that says nothing else.
+    pub(crate) fn usual(&self) -> &'a Overcommit {
+        &self.context.placement.overcommit
+    }
+
     /// The head of the log, as it was before this step.
     pub(crate) fn head(&mut self) -> Result<Head> {
         let head = self.head.map_or_else(|| log::head(self.tx), Ok)?;
@@ -340,7 +348,7 @@ impl<'a> Work<'a> {
     /// Every node as placement sees it, this step's changes of the books included.
     pub(crate) fn candidates(&mut self) -> Result<&[Candidate]> {
         if self.candidates.is_none() {
-            let mut candidates = node::candidates(self.tx)?;
+            let mut candidates = node::candidates(self.tx, self.usual())?;
             for candidate in &mut candidates {
                 let change = self.books.nodes.get(&candidate.id).copied().unwrap_or_default();
                 candidate.book.held += change.held;

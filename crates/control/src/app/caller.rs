@@ -11,6 +11,7 @@ use hostler_model::{
     Code, Refusal, TenantId, Timestamp,
     api::strict,
     caller::{Access, Caller},
+    error::excerpt,
     event::Actor,
     id::RequestId,
 };
@@ -25,6 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{App, Result, not_found};
+use crate::oidc::{Oidc, OidcRefusal};
 
 /// How long a token that was looked up is believed without asking again. One that is revoked works no longer on the server
 /// that revoked it, and on others until they hear of it: this long at most, counted from when they asked.
@@ -92,6 +94,16 @@ impl Call {
     }
 }
 
+/// Whose a token is.
+enum Origin<'a> {
+    /// A secret of ours, by its hash.
+    Opaque(SecretHash),
+    /// Signed by our issuer.
+    Signed,
+    /// Said to be of this provider.
+    Provider(&'a Oidc),
+}
+
 /// Credentials that were looked up a moment ago, by their hash.
 #[derive(Debug, Default)]
 pub(crate) struct Known(Mutex<HashMap<String, (Instant, Caller)>>);
@@ -144,15 +156,20 @@ impl App {
     /// The caller behind a bearer token. Every token that is not known gets the same answer; who has one whose time is up or
     /// that was revoked had the right one, and is told so.
     pub async fn authenticate(&self, token: &str) -> Result<Caller> {
-        let hash = self.hash(token)?;
+        let origin = self.origin(token)?;
+        let hash = match origin {
+            Origin::Opaque(hash) => hash,
+            Origin::Signed | Origin::Provider(_) => SecretHash::of(token.as_bytes()),
+        };
+        let hash = hash.to_string();
         let caller = match self.known.find(&hash) {
             Some(caller) => caller,
             None => {
                 let asked = Instant::now();
-                let (caller, revoked_at) = self.store.authenticate(hash.clone()).await?.ok_or_else(unknown)?;
-                if let Some(since) = revoked_at {
-                    return Err(revoked(since).into());
-                }
+                let caller = match origin {
+                    Origin::Opaque(_) | Origin::Signed => self.look_up(&hash).await?,
+                    Origin::Provider(provider) => self.sent_by(provider, token).await?,
+                };
                 self.known.keep(hash, asked, caller.clone());
                 caller
             }
@@ -163,16 +180,53 @@ impl App {
         }
     }
 
-    /// By what the store knows a token. A JWT of ours must have been signed by us, or it is not looked for.
-    fn hash(&self, token: &str) -> Result<String, Refusal> {
-        if said_issuer(token).is_none() {
-            return Ok(token.parse::<ApiToken>().map_err(|_| unknown())?.hash().to_string());
+    /// Whose a token is. A JWT of ours must have been signed by us, or it is not looked for.
+    fn origin(&self, token: &str) -> Result<Origin<'_>, Refusal> {
+        let Some(issuer) = said_issuer(token) else {
+            return Ok(Origin::Opaque(token.parse::<ApiToken>().map_err(|_| unknown())?.hash()));
+        };
+        if issuer != self.access.name() {
+            let provider = self.oidc.as_ref().filter(|provider| provider.config().issuer == issuer);
+            return provider.map(Origin::Provider).ok_or_else(unknown);
         }
         self.look_at_keys();
         match self.access.verify(token, self.clock.now()) {
-            Ok(_) | Err(AccessRefusal::Expired) => Ok(SecretHash::of(token.as_bytes()).to_string()),
+            Ok(_) | Err(AccessRefusal::Expired) => Ok(Origin::Signed),
             Err(_) => Err(unknown()),
         }
+    }
+
+    /// The caller behind a token that the store knows.
+    async fn look_up(&self, hash: &str) -> Result<Caller> {
+        let (caller, revoked_at) = self.store.authenticate(hash.to_owned()).await?.ok_or_else(unknown)?;
+        match revoked_at {
+            Some(since) => Err(revoked(since).into()),
+            None => Ok(caller),
+        }
+    }
+
+    /// The caller whom an identity provider sends.
+    async fn sent_by(&self, provider: &Oidc, token: &str) -> Result<Caller> {
+        let refused = |refusal: OidcRefusal| {
+            let code = match refusal {
+                OidcRefusal::Token(_) | OidcRefusal::Claims(_) => Code::Unauthenticated,
+                OidcRefusal::Away(_) => Code::Unavailable,
+            };
+            Refusal::new(code, refusal.to_string())
+        };
+        let stated = provider.believe(token, self.clock.now()).await.map_err(refused)?;
+        let claimed = provider.claimed(&stated).map_err(refused)?;
+        let tenant = match &claimed.tenant {
+            None => None,
+            Some(text) => {
+                let found = self.store.find_tenant(text.clone()).await?;
+                let detail = || {
+                    format!("your identity provider's token is for the tenant {:?}, which is not here", excerpt(text))
+                };
+                Some(found.ok_or_else(|| Refusal::new(Code::Unauthenticated, detail()))?)
+            }
+        };
+        Ok(provider.caller(&stated, &claimed, tenant))
     }
 
     /// Takes up keys that were added to the folder. When it fails those that are known stay.

@@ -11,7 +11,7 @@ use hostler_model::{
     id::EnrolmentId,
     internal::{Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Report},
     name::Name,
-    node::{Node, NodeEvent, NodeFacts},
+    node::{Node, NodeEvent, NodeFacts, NodePatch},
 };
 use hostler_store::{Answer, Beat, JoinNode, Leased, Progressed, Queue, Settle, Started};
 use hostler_trust::{CsrError, JoinToken, NodeIdentity};
@@ -43,6 +43,18 @@ impl App {
     pub async fn change_node(&self, call: &Call, text: &str, event: NodeEvent) -> Result<Node> {
         let node = self.node(text).await?.id;
         Ok(self.store.change_node(node, event, call.actor()).await??)
+    }
+
+    /// Edits a node's record.
+    pub async fn edit_node(
+        &self,
+        call: &Call,
+        text: &str,
+        patch: NodePatch,
+        if_match: Option<Vec<u32>>,
+    ) -> Result<Node> {
+        let node = self.node(text).await?.id;
+        Ok(self.store.edit_node(node, patch, if_match, call.actor()).await??)
     }
 
     /// Makes a node's certificate good for nothing, and cuts its connections.

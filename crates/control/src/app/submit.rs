@@ -65,7 +65,9 @@ impl Prepared {
     /// What one of many is told.
     fn answer(self, answer: Answer<Accepted>) -> Answered {
         match (answer, self.gone) {
-            (Ok(accepted), _) if self.submission.dry_run => Answered::dry(accepted.task, accepted.vm),
+            (Ok(accepted), _) if self.submission.dry_run => {
+                Answered::dry(accepted.task, accepted.vm, accepted.placement)
+            }
             (Ok(accepted), _) => Answered::accepted(accepted.task, accepted.vm),
             (Err(refusal), Some(gone)) if refusal.code == Code::VmNotFound => Answered::refused(gone),
             (Err(refusal), _) => Answered::refused(refusal),

@@ -7,7 +7,10 @@ use hostler_model::{
     name::Name,
     role::Role,
     scope::Scope,
-    token::{Holder, IssuedToken, NewServiceAccount, NewToken, ServiceAccount, Token, TokenFormat, Whoami, grant},
+    token::{
+        Holder, IssuedToken, LoginByOidc, LoginWays, NewServiceAccount, NewToken, ServiceAccount, Token, TokenFormat,
+        Whoami, grant,
+    },
 };
 use hostler_store::{NewApiToken, Revoke, TokensOf};
 use hostler_trust::{ApiToken, SecretHash};
@@ -139,6 +142,15 @@ impl App {
     pub fn token_keys(&self) -> Value {
         self.look_at_keys();
         self.access.jwks()
+    }
+
+    /// How one logs in here.
+    pub fn login_ways(&self) -> LoginWays {
+        let oidc = self.oidc.as_ref().and_then(|provider| {
+            let config = provider.config();
+            Some(LoginByOidc { issuer: config.issuer.clone(), client_id: config.client.clone()? })
+        });
+        LoginWays { oidc }
     }
 
     /// Who the credential says that one is.

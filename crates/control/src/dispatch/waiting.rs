@@ -30,7 +30,8 @@ impl Waiting {
     /// Lets one wait.
     pub(super) fn keep(&mut self, poll: Poll) {
         self.ends.insert((poll.until, poll.claim.node));
-        self.polls.entry(poll.claim.node).or_default().push(poll);
+        // Nearly always it is its node's only one.
+        self.polls.entry(poll.claim.node).or_insert_with(|| Vec::with_capacity(1)).push(poll);
         self.len += 1;
     }
 

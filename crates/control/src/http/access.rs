@@ -96,6 +96,7 @@ pub(super) const TABLE: &[Row] = &[
     row(GET, "/api/v1/nodes", tenant(Role::Viewer, Scope::NodeRead)),
     row(POST, "/api/v1/nodes", admin(Scope::NodeWrite)),
     row(GET, "/api/v1/nodes/{node}", tenant(Role::Viewer, Scope::NodeRead)),
+    row(PATCH, "/api/v1/nodes/{node}", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/approve", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/cordon", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/uncordon", admin(Scope::NodeWrite)),
@@ -118,6 +119,7 @@ pub(super) const TABLE: &[Row] = &[
     row(POST, "/api/v1/service-accounts", tenant(Role::TenantAdmin, Scope::TokenWrite)),
     row(DELETE, "/api/v1/service-accounts/{account}", tenant(Role::TenantAdmin, Scope::TokenWrite)),
     row(GET, "/api/v1/whoami", Access::Known),
+    row(GET, "/api/v1/login", Access::Anyone),
     row(GET, "/api/v1/doctor", admin(Scope::DoctorRead)),
 ];
 
@@ -216,9 +218,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_but_health_and_public_keys_is_for_anyone() {
+    fn nothing_but_health_and_the_way_in_is_for_anyone() {
         let open: Vec<&str> = TABLE.iter().filter(|row| row.access == Access::Anyone).map(|row| row.route).collect();
-        assert_eq!(open, ["/healthz", "/readyz", "/.well-known/jwks.json"]);
+        assert_eq!(open, ["/healthz", "/readyz", "/.well-known/jwks.json", "/api/v1/login"]);
     }
 
     #[test]

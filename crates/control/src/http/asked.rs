@@ -191,10 +191,10 @@ impl Asked {
 
     /// The answer: the task as it was accepted, or as it ended if that was worth waiting for.
     pub(super) async fn answer(self, app: &Arc<App>, accepted: Accepted) -> Result<Response> {
-        let Accepted { task, vm, snapshot, replayed } = accepted;
+        let Accepted { task, vm, snapshot, replayed, placement } = accepted;
         let id = task.id;
         if self.dry_run {
-            return Ok(answer(StatusCode::OK, &Submitted { task, vm, snapshot }));
+            return Ok(answer(StatusCode::OK, &Submitted { task, vm, snapshot, placement }));
         }
         let ended = match self.wait {
             Some(wait) => app.ended(id, wait).await?,
@@ -203,9 +203,9 @@ impl Asked {
         let mut response = match ended {
             Some(task) => {
                 let (vm, snapshot) = (app.machine_of(&task).await?, app.snapshot_of(&task).await?);
-                answer(StatusCode::OK, &Submitted { task, vm, snapshot })
+                answer(StatusCode::OK, &Submitted { task, vm, snapshot, placement })
             }
-            None => answer(StatusCode::ACCEPTED, &Submitted { task, vm, snapshot }),
+            None => answer(StatusCode::ACCEPTED, &Submitted { task, vm, snapshot, placement }),
         };
         self.mark(&mut response, &format!("/api/v1/tasks/{id}"), replayed);
         Ok(response)

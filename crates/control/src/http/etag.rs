@@ -1,16 +1,27 @@
-//! Entity tags: a machine's, and a tenant's, is its generation, so that who edits one may insist on having seen it as it is (RFC 9110).
+//! Entity tags: a machine's, a node's and a tenant's is its generation, so that who edits one may insist on having seen it as it
+//! is (RFC 9110).
 
 use axum::{extract::FromRequestParts, response::Response};
-use hostler_model::{Refusal, vm::Vm};
+use hostler_model::{Refusal, node::Node, vm::Vm};
 use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use serde::Serialize;
 
 use super::body::answer;
 use crate::app::{Error, Result};
 
 /// A machine with its tag.
 pub(super) fn tagged(vm: &Vm) -> Response {
-    let mut response = answer(StatusCode::OK, vm);
-    tag(&mut response, vm.generation);
+    with_tag(vm, vm.generation)
+}
+
+/// A node with its tag.
+pub(super) fn tagged_node(node: &Node) -> Response {
+    with_tag(node, node.generation)
+}
+
+fn with_tag(body: &impl Serialize, generation: u32) -> Response {
+    let mut response = answer(StatusCode::OK, body);
+    tag(&mut response, generation);
     response
 }
 
@@ -21,7 +32,7 @@ pub(super) fn tag(response: &mut Response, generation: u32) {
     }
 }
 
-/// `If-Match`: the generations that a machine may have; `None` where none is named, or `*`.
+/// `If-Match`: the generations that it may have; `None` where none is named, or `*`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct IfMatch(pub(super) Option<Vec<u32>>);
 

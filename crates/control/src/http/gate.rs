@@ -16,6 +16,7 @@ use hostler_model::{
     id::RequestId,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use tower::Service;
 
 use super::{
     access::{self, Row},
@@ -156,10 +157,15 @@ fn refuse(request: Request, error: Error) -> Response {
     error.into_response()
 }
 
-async fn run(next: Next, request: Request) -> Response {
-    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => response,
-        Err(_) => Error::Fault("a handler panicked").into_response(),
+/// The request goes into what is boxed at once: while an agent's poll waits, it lies nowhere else.
+fn run(mut next: Next, request: Request) -> impl Future<Output = Response> {
+    let answer = next.call(request);
+    async {
+        match AssertUnwindSafe(answer).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => Error::Fault("a handler panicked").into_response(),
+        }
     }
 }
 

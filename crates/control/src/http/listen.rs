@@ -4,20 +4,29 @@
 //! connection that is just being accepted, and because a handshake must hand its certificate to every request. Never
 //! here: what a request means.
 
-use std::{collections::BTreeSet, convert::Infallible, io, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    convert::Infallible,
+    io,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
-use axum::{Router, extract::Request};
+use axum::{Router, extract::Request, response::Response};
 use hostler_model::NodeId;
 use hostler_trust::PeerCertificate;
-use http::Extensions;
+use http::{Extensions, HeaderValue, header};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto::Builder,
+    server::conn::auto,
 };
+use jiff::fmt::rfc2822::DateTimePrinter;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -61,11 +70,7 @@ pub(crate) async fn serve(listener: TcpListener, wire: Wire, router: Router, clo
             accepted = accept(&listener, &room) => accepted,
         };
         let Some((stream, permit)) = accepted else { continue };
-        let one = connection(stream, wire.clone(), router.clone(), closing.clone());
-        connections.spawn(async move {
-            one.await;
-            drop(permit);
-        });
+        connections.spawn(connection(stream, permit, wire.clone(), router.clone(), closing.clone()));
     }
     drop(listener);
     connections.close();
@@ -74,10 +79,7 @@ pub(crate) async fn serve(listener: TcpListener, wire: Wire, router: Router, clo
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    room: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+async fn accept(listener: &TcpListener, room: &Arc<Semaphore>) -> Option<(TcpStream, OwnedSemaphorePermit)> {
     let permit = room.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, _)) => {
@@ -93,18 +95,41 @@ async fn accept(
     }
 }
 
-async fn connection(stream: TcpStream, wire: Wire, router: Router, closing: CancellationToken) {
+/// What a peer speaks.
+#[derive(Clone, Copy)]
+enum Spoken {
+    /// HTTP/2, as was agreed on with the session.
+    Http2,
+    /// As it begins to.
+    Either,
+}
+
+/// One connection, until it ends. Thousands of them wait for most of their time, so what one of them holds counts.
+async fn connection(
+    stream: TcpStream,
+    _room: OwnedSemaphorePermit,
+    wire: Wire,
+    router: Router,
+    closing: CancellationToken,
+) {
     match wire {
-        Wire::Plain => speak(stream, None, router, closing).await,
+        Wire::Plain => speak(Spoken::Either, stream, None, router, closing).await,
         Wire::Tls(config, revoked) => match shake(stream, config).await {
-            Ok((stream, None)) => speak(stream, None, router, closing).await,
+            Ok((stream, None)) => speak(agreed(&stream), stream, None, router, closing).await,
             Ok((stream, Some(peer))) => tokio::select! {
                 biased;
                 () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked node's connection was cut"),
-                () = speak(stream, Some(peer), router, closing) => {}
+                () = speak(agreed(&stream), stream, Some(peer), router, closing) => {}
             },
             Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
         },
+    }
+}
+
+fn agreed(stream: &TlsStream<TcpStream>) -> Spoken {
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Spoken::Http2,
+        Some(_) | None => Spoken::Either,
     }
 }
 
@@ -128,7 +153,7 @@ async fn shake(
     Ok((stream, peer))
 }
 
-async fn speak<S>(stream: S, peer: Option<PeerCertificate>, router: Router, closing: CancellationToken)
+async fn speak<S>(spoken: Spoken, stream: S, peer: Option<PeerCertificate>, router: Router, closing: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -136,31 +161,102 @@ where
     if let Some(peer) = peer {
         known.insert(peer);
     }
-    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+    let service = service_fn(move |request: http::Request<Incoming>| {
         let mut request: Request = request.map(axum::body::Body::new);
         request.extensions_mut().extend(known.clone());
         let router = router.clone();
-        async move { Ok::<_, Infallible>(router.oneshot(request).await.unwrap_or_else(|never| match never {})) }
+        async move {
+            let answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
+            Ok::<_, Infallible>(told_once(answer))
+        }
     });
-    let builder = builder();
-    let connection = builder.serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
+    let stream = TokioIo::new(stream);
+    match spoken {
+        Spoken::Http2 => {
+            let connection = http2().serve_connection(stream, service);
+            until_closed(pin!(connection), http2::Connection::graceful_shutdown, closing).await;
+        }
+        Spoken::Either => {
+            let either = either();
+            let connection = either.serve_connection(stream, service);
+            until_closed(pin!(connection), auto::Connection::graceful_shutdown, closing).await;
+        }
+    }
+}
+
+/// Lets a connection be used until its peer goes away, or the server does.
+async fn until_closed<C: Future>(
+    mut connection: Pin<&mut C>,
+    end: impl FnOnce(Pin<&mut C>),
+    closing: CancellationToken,
+) {
     // An error here is a peer that went away or spoke no HTTP: nothing that anybody here could mend.
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = closing.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = closing.cancelled() => end(connection.as_mut()),
     }
     let _ = connection.await;
 }
 
-fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+/// Marks the headers of an answer as not to be remembered. HTTP/2 would keep them in a table, to refer to them later, 4 KiB
+/// for each connection, and among ours are the request's number and the time, which never come again.
+fn told_once(mut answer: Response) -> Response {
+    let headers = answer.headers_mut();
+    if let Ok(now) = DateTimePrinter::new().timestamp_to_rfc9110_string(&jiff::Timestamp::now())
+        && let Ok(now) = HeaderValue::try_from(now)
+    {
+        headers.entry(header::DATE).or_insert(now);
+    }
+    headers.values_mut().for_each(|value| value.set_sensitive(true));
+    answer
+}
+
+fn http2() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(KEEP_ALIVE)
+        .keep_alive_timeout(PATIENCE)
+        .max_header_list_size(HEAD_BYTES as u32)
+        .auto_date_header(false)
+        // Nor are a request's headers kept, for the same reason as those of an answer.
+        .header_table_size(0);
+    builder
+}
+
+fn either() -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_PATIENCE).max_buf_size(HEAD_BYTES);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(PATIENCE)
-        .max_header_list_size(HEAD_BYTES as u32);
+        .max_header_list_size(HEAD_BYTES as u32)
+        .auto_date_header(false);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_waits_holds_little_beside_its_buffers() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let room = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let waits = connection(stream, room, Wire::Plain, Router::new(), CancellationToken::new());
+        // HTTP's own state is some 1,500 of it; a second copy of that would be found.
+        assert!(size_of_val(&waits) <= 2560, "{}", size_of_val(&waits));
+    }
+
+    #[test]
+    fn headers_of_an_answer_are_not_to_be_remembered() {
+        let mut answer = Response::new(axum::body::Body::empty());
+        answer.headers_mut().insert("x-request-id", HeaderValue::from_static("1"));
+        let answer = told_once(answer);
+        assert!(answer.headers().contains_key(header::DATE));
+        assert!(answer.headers().values().all(HeaderValue::is_sensitive));
+    }
 }

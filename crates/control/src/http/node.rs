@@ -1,5 +1,7 @@
 //! Nodes, as people see them: `/api/v1/nodes`.
 
+pub(super) mod edit;
+
 use std::sync::Arc;
 
 use axum::{extract::State, response::Response};
@@ -16,6 +18,7 @@ use super::{
     asked::{Asked, SubmitHeaders, SubmitQuery},
     body::{Json, Nothing, Strict},
     document::{Filed, Refusals},
+    etag::tagged_node,
     path::InPath,
 };
 use crate::app::{App, Result, caller::Call};
@@ -30,9 +33,10 @@ pub(super) async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<Page<
 /// Shows a node.
 #[utoipa::path(get, path = "/api/v1/nodes/{node}", tag = "nodes",
     params(("node" = String, Path, description = "Its id or name")),
-    responses((status = 200, description = "The node", body = Node), Refusals))]
-pub(super) async fn show_node(State(app): State<Arc<App>>, path: InPath) -> Result<Json<Node>> {
-    Ok(Json(app.node(path.get("node")?).await?))
+    responses((status = 200, description = "The node", body = Node,
+        headers(("ETag" = Option<String>, description = "Its generation"))), Refusals))]
+pub(super) async fn show_node(State(app): State<Arc<App>>, path: InPath) -> Result<Response> {
+    Ok(tagged_node(&app.node(path.get("node")?).await?))
 }
 
 /// Accepts a node that joined.

@@ -70,7 +70,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(snapshot::show_snapshot, snapshot::delete_snapshot))
         .routes(routes!(vm::edit::rename_vm))
         .routes(routes!(node::list_nodes, node::add_node))
-        .routes(routes!(node::show_node))
+        .routes(routes!(node::show_node, node::edit::patch_node))
         .routes(routes!(node::approve_node))
         .routes(routes!(node::cordon_node))
         .routes(routes!(node::uncordon_node))
@@ -107,6 +107,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(token::show_token, token::revoke_token))
         .routes(routes!(token::whoami))
         .routes(routes!(token::show_jwks))
+        .routes(routes!(token::show_login))
         .routes(routes!(service_account::list_service_accounts, service_account::make_service_account))
         .routes(routes!(service_account::delete_service_account))
 }

@@ -8,7 +8,7 @@ use axum::{
 };
 use hostler_model::{
     api::Page,
-    token::{IssuedToken, NewToken, Token, Whoami},
+    token::{IssuedToken, LoginWays, NewToken, Token, Whoami},
 };
 use hostler_store::Revoke;
 use http::{HeaderValue, StatusCode, header};
@@ -98,6 +98,13 @@ pub(super) async fn revoke_token(
     responses((status = 200, description = "The caller", body = Whoami), Refusals))]
 pub(super) async fn whoami(State(app): State<Arc<App>>, call: Call) -> Result<Json<Whoami>> {
     Ok(Json(app.whoami(&call).await?))
+}
+
+/// Says how one logs in: by an identity provider, where there is one. A token always does.
+#[utoipa::path(get, path = "/api/v1/login", tag = "tokens",
+    responses((status = 200, description = "The ways", body = LoginWays), Refusals))]
+pub(super) async fn show_login(State(app): State<Arc<App>>) -> Json<LoginWays> {
+    Json(app.login_ways())
 }
 
 /// Publishes the keys by which access tokens of this issuer are verified: a JWK set (RFC 7517). An old key stays in it as

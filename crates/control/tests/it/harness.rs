@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{Router, body::Body, response::Response};
-use hostler_control::{Keyring, Limits, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
+use hostler_control::{Keyring, Limits, Oidc, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
 use hostler_model::{
     Clock, Ids, PrincipalId, Resources, TenantId, Timestamp,
@@ -21,6 +21,7 @@ use hostler_model::{
     image::{Image, Sha256Hex},
     internal::{Assignment, Assignments, Join, Joined},
     node::NodeFacts,
+    placement::Policy,
     role::Role,
     task::Task,
     tenant::UNLIMITED,
@@ -60,15 +61,20 @@ impl World {
 
     /// One whose catalogue has these images too.
     pub async fn knowing(known: Vec<KnownImage>) -> World {
-        World::with(known, Limits::default()).await
+        World::with(known, Limits::default(), None).await
     }
 
     /// One that takes no longer blobs than this.
     pub async fn limited(blob_bytes: u64) -> World {
-        World::with(Vec::new(), Limits { blob_bytes }).await
+        World::with(Vec::new(), Limits { blob_bytes }, None).await
     }
 
-    async fn with(known: Vec<KnownImage>, limits: Limits) -> World {
+    /// One that believes an identity provider.
+    pub async fn sending(oidc: Oidc) -> World {
+        World::with(Vec::new(), Limits::default(), Some(oidc)).await
+    }
+
+    async fn with(known: Vec<KnownImage>, limits: Limits, oidc: Option<Oidc>) -> World {
         hostler_trust::install_crypto();
         let dir = tempfile::tempdir().unwrap();
         let time = Arc::new(AtomicI64::new(1_760_000_000_000_000));
@@ -77,7 +83,13 @@ impl World {
             move || Timestamp::from_micros(time.load(Ordering::Relaxed))
         });
         let ids = Ids::seeded(7);
-        let config = Config { mode: Mode::Threads, clock: clock.clone(), ids: ids.clone(), timing: Timing::default() };
+        let config = Config {
+            mode: Mode::Threads,
+            clock: clock.clone(),
+            ids: ids.clone(),
+            timing: Timing::default(),
+            placement: Policy::default(),
+        };
         let store = Store::open(&dir.path().join("hostler.db"), config).unwrap();
         let sealer = Sealer::open(store.clone(), &dir.path().join("master.key")).unwrap();
         let server = Server::new(ServerConfig {
@@ -89,6 +101,7 @@ impl World {
             sealer,
             node_validity: hostler_trust::ca::NODE_VALIDITY,
             access: AccessIssuer::generate("hostler-test", clock.now()).unwrap(),
+            oidc,
             issuer: "hostler-test".into(),
             blobs: dir.path().join("blobs"),
             sources: Sources {

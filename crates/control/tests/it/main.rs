@@ -18,6 +18,8 @@ mod life;
 mod listen;
 mod lists;
 mod loops;
+mod oidc;
+mod placement;
 mod power;
 mod quota;
 mod secret;

@@ -19,10 +19,11 @@ use crate::{
 };
 
 /// Routes that answer without a credential. Each is here for a reason, and the list may only shrink.
-const OPEN: [(&str, &str); 3] = [
+const OPEN: [(&str, &str); 4] = [
     ("GET /healthz", "whoever watches the process has no token"),
     ("GET /readyz", "nor has whoever balances the load"),
     ("GET /.well-known/jwks.json", "public keys, for whoever verifies a token of ours"),
+    ("GET /api/v1/login", "where to log in, for who has not yet"),
 ];
 
 /// Routes whose path names something that need not be there yet, in the caller's own tenant: nothing of another tenant is

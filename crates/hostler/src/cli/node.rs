@@ -1,5 +1,6 @@
 //! `hostler node`: the hosts that run machines, and how much room they have.
 
+mod edit;
 mod refresh;
 mod road;
 
@@ -10,7 +11,7 @@ use hostler_model::{
     broker::Transport,
     join_token::{IssuedJoinToken, NewJoinToken},
     name::Name,
-    node::{Node, NodeFacts, Slots},
+    node::{Node, NodeFacts, OwnOvercommit, Slots},
 };
 
 use super::{Globals, Session, WatchArgs, read};
@@ -102,6 +103,12 @@ enum Verb {
     /// Place new machines on a node again
     #[command(after_help = "Examples:\n  hostler node uncordon rack1-a")]
     Uncordon(Which),
+    /// Set labels of a node, by which machines choose it, or take them away
+    #[command(after_help = edit::LABEL)]
+    Label(edit::LabelArgs),
+    /// Say how much may be promised on a node
+    #[command(after_help = edit::EDIT)]
+    Edit(edit::EditArgs),
     /// Make a node's certificate good for nothing, at once
     ///
     /// No server takes anything from it any more, and its connections are cut within a second. Its machines go on, and are
@@ -151,6 +158,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::Approve(Which { node }) => decide(&session, &node, Decision::Approve).await,
         Verb::Cordon(Which { node }) => decide(&session, &node, Decision::Cordon).await,
         Verb::Uncordon(Which { node }) => decide(&session, &node, Decision::Uncordon).await,
+        Verb::Label(args) => edit::label(args, &session).await,
+        Verb::Edit(args) => edit::edit(args, &session).await,
         Verb::Revoke(Which { node }) => decide(&session, &node, Decision::Revoke).await,
         Verb::Refresh(args) => refresh::run(args, &session).await,
     }
@@ -232,10 +241,18 @@ fn slots(facts: &NodeFacts) -> String {
     }
 }
 
+/// How much may be promised here, where it is not as on all nodes.
+fn overcommit(node: &Node) -> String {
+    let OwnOvercommit { vcpus_percent, memory_percent, disk_percent } = node.overcommit;
+    let each = [("vcpus", vcpus_percent), ("memory", memory_percent), ("disk", disk_percent)];
+    let said = each.into_iter().filter_map(|(name, percent)| Some(format!("{name} {}%", percent?)));
+    said.collect::<Vec<_>>().join(", ")
+}
+
 fn show(node: &Node, now: Timestamp) -> String {
     let facts = &node.facts;
     let [vcpus, memory, disk, vms] = room(node);
-    let labels: Vec<String> = facts.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let labels: Vec<String> = node.all_labels().iter().map(|(key, value)| format!("{key}={value}")).collect();
     let why =
         if facts.acceleration_reason.is_empty() { String::new() } else { format!(": {}", facts.acceleration_reason) };
     output::fields([
@@ -256,6 +273,7 @@ fn show(node: &Node, now: Timestamp) -> String {
         ("memory", memory),
         ("disk", disk),
         ("vms", vms),
+        ("overcommit", overcommit(node)),
         ("slots", slots(facts)),
         ("can", facts.capabilities.join(", ")),
         ("images", facts.images.len().to_string()),

@@ -103,7 +103,7 @@ struct CreateArgs {
 }
 
 /// `90d`, or a time as elsewhere.
-fn days(text: &str) -> Result<Duration, String> {
+pub(super) fn days(text: &str) -> Result<Duration, String> {
     match text.strip_suffix('d').map(str::parse::<u32>) {
         Some(Ok(days)) => Ok(Duration::from_secs(u64::from(days) * 24 * 3600)),
         Some(Err(_)) | None => read::duration(text).map_err(|_| "a time is written like 90d, 12h or 30m".to_owned()),

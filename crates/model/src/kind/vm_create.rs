@@ -16,6 +16,7 @@ use crate::{
     id::ImageDigest,
     image::Manifest,
     name::Name,
+    placement::Placement,
     ready::Readiness,
     restart::RestartPolicy,
     retry::RetryPolicy,
@@ -67,6 +68,9 @@ pub struct VmCreateParams {
     /// The only node that will do, by id or name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,
+    /// Where it may go, beside a node that is named.
+    #[serde(skip_serializing_if = "Placement::is_any")]
+    pub placement: Placement,
     /// Free words: at most 64, keys up to 63 bytes, values up to 255.
     pub labels: BTreeMap<String, String>,
     /// When it is started again after its process ended by itself; `never` where nothing is said.
@@ -103,6 +107,7 @@ impl VmCreateParams {
             ready_timeout_seconds: self.ready_timeout_seconds?,
             first_boot: self.first_boot(),
             labels: self.labels.clone(),
+            placement: self.placement.clone(),
             restart: self.restart,
             autostart: self.autostart,
             port_forwards: self.port_forwards.clone(),
@@ -215,7 +220,8 @@ impl Kind for VmCreate {
         params.ready_timeout_seconds = Some(within("ready_timeout_seconds", timeout, 1, 3600)?);
         params.ready = Some(ready);
         params.fill_first_boot(&image.manifest)?;
-        edit::check_labels(&params.labels)?;
+        edit::check_labels("labels", &params.labels)?;
+        params.placement.check()?;
         forward::check(&params.port_forwards)?;
         params.ttl_seconds.map(edit::ttl).transpose()?;
         Ok(params)

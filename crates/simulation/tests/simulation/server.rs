@@ -10,7 +10,7 @@ use axum::{Router, body::Body};
 use hostler_agent::tether::Tether;
 use hostler_control::{Keyring, Limits, Pace, PeerIdentity, Sealer, Server, ServerConfig, Sources};
 use hostler_db::Mode;
-use hostler_model::{Ids, catalogue::Catalogue, defaults::Defaults, event::Actor};
+use hostler_model::{Ids, catalogue::Catalogue, defaults::Defaults, event::Actor, placement::Policy};
 use hostler_store::{Config, NewJoinToken, Store, Timing};
 use hostler_trust::{AccessIssuer, Authority, JoinToken};
 use http::{Request, StatusCode};
@@ -68,7 +68,13 @@ impl Site {
     /// A server over what is there, which nobody can reach yet.
     pub async fn open(&self) -> anyhow::Result<Live> {
         let (clock, ids) = (self.wall.clock(), Ids::seeded(self.dice.number()));
-        let config = Config { mode: Mode::Inline, clock: clock.clone(), ids: ids.clone(), timing: Timing::default() };
+        let config = Config {
+            mode: Mode::Inline,
+            clock: clock.clone(),
+            ids: ids.clone(),
+            timing: Timing::default(),
+            placement: Policy::default(),
+        };
         let store = Store::open(&self.path(), config)?;
         let ca = self.dir.join("ca");
         let sealer = Sealer::open(store.clone(), &self.dir.join("master.key"))?;
@@ -82,6 +88,7 @@ impl Site {
             sealer,
             node_validity: hostler_trust::ca::NODE_VALIDITY,
             access: AccessIssuer::open("simulation", &ca, clock.now())?,
+            oidc: None,
             issuer: "simulation".to_owned(),
             blobs: self.dir.join("blobs"),
             sources: Sources {

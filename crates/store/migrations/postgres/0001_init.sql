@@ -128,7 +128,7 @@ CREATE INDEX reservations_by_end ON reservations (expires_at);
 -- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
 -- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
 -- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
--- not ours, as they were last written to the log.
+-- not ours, as they were last written to the log. `labels`, `overcommit`: an operator's, whose changes `generation` counts.
 CREATE TABLE nodes (
     id         TEXT COLLATE "C" PRIMARY KEY,
     name       TEXT COLLATE "C" NOT NULL UNIQUE,
@@ -144,7 +144,10 @@ CREATE TABLE nodes (
     orphans    TEXT COLLATE "C" NOT NULL,
     paused_at  BIGINT,
     revoked_at BIGINT,
-    created_at BIGINT NOT NULL
+    created_at BIGINT NOT NULL,
+    labels     TEXT COLLATE "C" NOT NULL DEFAULT '{}',
+    overcommit TEXT COLLATE "C" NOT NULL DEFAULT '{}',
+    generation BIGINT NOT NULL DEFAULT 1
 );
 
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
@@ -276,7 +279,7 @@ CREATE TABLE secrets (
 
 CREATE INDEX secrets_by_task ON secrets (task);
 
--- `image_digest`: the spec's. `reaped_at`: when a deletion for the end of its time was last filed.
+-- `image_digest`, `anti_affinity`: the spec's. `reaped_at`: when a deletion for the end of its time was last filed.
 CREATE TABLE vms (
     id         TEXT COLLATE "C" PRIMARY KEY,
     seq        BIGINT NOT NULL,
@@ -300,11 +303,13 @@ CREATE TABLE vms (
     spec       TEXT COLLATE "C" NOT NULL,
     image_digest TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL,
-    updated_at BIGINT NOT NULL
+    updated_at BIGINT NOT NULL,
+    anti_affinity TEXT COLLATE "C"
 );
 
 CREATE INDEX vms_by_image ON vms (image_digest, tenant) WHERE state <> 'deleted';
 CREATE UNIQUE INDEX vms_by_name ON vms (tenant, name) WHERE state <> 'deleted';
+CREATE INDEX vms_apart ON vms (tenant, anti_affinity) WHERE anti_affinity IS NOT NULL AND state <> 'deleted';
 CREATE INDEX vms_on_node ON vms (node, id) WHERE state <> 'deleted';
 CREATE INDEX vms_by_restart ON vms (restart_at) WHERE restart_at IS NOT NULL AND task IS NULL AND state <> 'deleted';
 CREATE INDEX vms_by_expiry ON vms (expires_at) WHERE expires_at IS NOT NULL AND protected = 0 AND state <> 'deleted';

@@ -126,7 +126,7 @@ CREATE INDEX reservations_by_end ON reservations (expires_at);
 -- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
 -- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
 -- not ours, as they were last written to the log. `transport`: by which road its tasks travel. `revoked_at`: since when
--- its certificate is good for nothing.
+-- its certificate is good for nothing. `labels`, `overcommit`: an operator's, whose changes `generation` counts.
 CREATE TABLE nodes (
     id         TEXT PRIMARY KEY,
     name       TEXT    NOT NULL UNIQUE,
@@ -142,7 +142,10 @@ CREATE TABLE nodes (
     orphans    TEXT    NOT NULL,
     paused_at  INTEGER,
     revoked_at INTEGER,
-    created_at INTEGER NOT NULL
+    created_at INTEGER NOT NULL,
+    labels     TEXT    NOT NULL DEFAULT '{}',
+    overcommit TEXT    NOT NULL DEFAULT '{}',
+    generation INTEGER NOT NULL DEFAULT 1
 ) STRICT;
 
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
@@ -267,7 +270,7 @@ CREATE TABLE secrets (
 
 CREATE INDEX secrets_by_task ON secrets (task);
 
--- `image_digest`: the spec's. `reaped_at`: when a deletion for the end of its time was last filed.
+-- `image_digest`, `anti_affinity`: the spec's. `reaped_at`: when a deletion for the end of its time was last filed.
 CREATE TABLE vms (
     id         TEXT PRIMARY KEY,
     seq        INTEGER NOT NULL,
@@ -291,11 +294,13 @@ CREATE TABLE vms (
     spec       TEXT    NOT NULL,
     image_digest TEXT NOT NULL,
     created_at INTEGER NOT NULL,
-    updated_at INTEGER NOT NULL
+    updated_at INTEGER NOT NULL,
+    anti_affinity TEXT
 ) STRICT;
 
 CREATE INDEX vms_by_image ON vms (image_digest, tenant) WHERE state <> 'deleted';
 CREATE UNIQUE INDEX vms_by_name ON vms (tenant, name) WHERE state <> 'deleted';
+CREATE INDEX vms_apart ON vms (tenant, anti_affinity) WHERE anti_affinity IS NOT NULL AND state <> 'deleted';
 CREATE INDEX vms_on_node ON vms (node, id) WHERE state <> 'deleted';
 CREATE INDEX vms_by_restart ON vms (restart_at) WHERE restart_at IS NOT NULL AND task IS NULL AND state <> 'deleted';
 CREATE INDEX vms_by_expiry ON vms (expires_at) WHERE expires_at IS NOT NULL AND protected = 0 AND state <> 'deleted';

@@ -58,8 +58,8 @@ impl Bench {
         let (wakes, _) = broadcast::channel(1);
         let service = Service::begin(clock.now());
         let (relay, ahead) = (None, None);
-        let timing = Timing::default();
-        let context = Arc::new(Context { db, clock, ids: Ids::seeded(1), timing, service, wakes, relay, ahead });
+        let (ids, timing, placement) = (Ids::seeded(1), Timing::default(), hostler_model::placement::Policy::default());
+        let context = Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead });
         Bench { committer: Committer::new(context, mode), sizes: Arc::default(), _dir: dir }
     }
 

@@ -60,7 +60,7 @@ impl Step for Hear {
 /// Reads the nodes, the machines that are on them or said to be, and the tasks they hold.
 fn read(work: &mut Work<'_>, beats: &[Beat]) -> Result<BTreeMap<NodeId, Identity>> {
     let nodes: Vec<NodeId> = BTreeSet::from_iter(beats.iter().map(|beat| beat.node)).into_iter().collect();
-    for row in node::by_ids(work.tx, &nodes)? {
+    for row in node::by_ids(work.tx, &nodes, work.usual())? {
         work.nodes.read(row.node.id, row);
     }
     for row in vms::on_nodes(work.tx, &nodes)? {

@@ -1,5 +1,7 @@
 //! Nodes join, and operators change what they are for.
 
+use std::collections::BTreeMap;
+
 use hostler_db::Result;
 use hostler_model::{
     Code, NodeId, PrincipalId, Refusal, Resources,
@@ -7,7 +9,7 @@ use hostler_model::{
     broker::Transport,
     event::Actor,
     name::Name,
-    node::{Freshness, Node, NodeEvent, NodeState, Overcommit},
+    node::{Freshness, Node, NodeEvent, NodePatch, NodeState, OwnOvercommit},
 };
 use serde_json::json;
 
@@ -24,14 +26,14 @@ pub(crate) fn join(work: &mut Work<'_>, join: &JoinNode) -> Result<Answer<Node>>
         Ok(token) => token,
         Err(refusal) => return Ok(Err(refusal)),
     };
-    let known = node::by_name(work.tx, &join.name)?;
+    let known = node::by_name(work.tx, &join.name, work.usual())?;
     if let Some(refusal) = known.as_ref().and_then(|row| takes_a_place(&token, &row.node)) {
         return Ok(Err(refusal));
     }
     let again = known.is_some();
     let mut row = known.unwrap_or_else(|| new_node(work, join));
     row.node.facts = join.facts.clone();
-    row.node.schedulable = Overcommit::default().schedulable(&join.facts.capacity);
+    row.node.promise(work.usual());
     row.node.enrolment = Some(join.enrolment);
     row.node.transport = join.facts.transport.unwrap_or_default();
     (row.node.freshness, row.node.last_seen) = (Freshness::Fresh, Some(work.now));
@@ -52,12 +54,12 @@ pub(crate) fn join(work: &mut Work<'_>, join: &JoinNode) -> Result<Answer<Node>>
 
 /// Writes a node down whose agent is somebody else's: it gets its tasks in plain form, and never joins.
 pub(crate) fn add(work: &mut Work<'_>, new: &JoinNode, actor: &Actor) -> Result<Answer<Node>> {
-    if let Some(known) = node::by_name(work.tx, &new.name)? {
+    if let Some(known) = node::by_name(work.tx, &new.name, work.usual())? {
         let detail = format!("a node named {} exists; choose another name, or change its transport", new.name);
         return Ok(Err(Refusal::new(Code::NameTaken, detail).with("node", known.node.id.to_string())));
     }
     let mut row = new_node(work, new);
-    row.node.schedulable = Overcommit::default().schedulable(&new.facts.capacity);
+    row.node.promise(work.usual());
     (row.node.state, row.node.transport) = (NodeState::Ready, Transport::Plain);
     // What is leased to it needs somebody to be leased to.
     (row.node.enrolment, row.node.last_seen) = (Some(new.enrolment), Some(work.now));
@@ -70,7 +72,7 @@ pub(crate) fn add(work: &mut Work<'_>, new: &JoinNode, actor: &Actor) -> Result<
 
 /// Sends a node's tasks by another road from now on.
 pub(crate) fn transport(work: &mut Work<'_>, id: NodeId, to: Transport, actor: &Actor) -> Result<Answer<Node>> {
-    let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else { return Ok(Err(not_found(id))) };
+    let Some(mut row) = node::by_ids(work.tx, &[id], work.usual())?.pop() else { return Ok(Err(not_found(id))) };
     let before = std::mem::replace(&mut row.node.transport, to);
     let (node, data) = (row.node.clone(), json!({"name": row.node.name, "was": before, "transport": to}));
     if before != to {
@@ -117,6 +119,9 @@ fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {
         freshness: Freshness::Fresh,
         transport: Transport::default(),
         enrolment: None,
+        generation: 1,
+        labels: BTreeMap::new(),
+        overcommit: OwnOvercommit::default(),
         facts: join.facts.clone(),
         book: Book::default(),
         schedulable: Resources::ZERO,
@@ -137,7 +142,7 @@ fn tell(work: &mut Work<'_>, node: &Node, again: bool) {
 
 /// Pauses a node's queue, or resumes it. What is so already stays as it is; the wish is written down all the same.
 pub(crate) fn queue(work: &mut Work<'_>, id: NodeId, queue: Queue, actor: &Actor) -> Result<Answer<Node>> {
-    let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else { return Ok(Err(not_found(id))) };
+    let Some(mut row) = node::by_ids(work.tx, &[id], work.usual())?.pop() else { return Ok(Err(not_found(id))) };
     let before = row.node.paused_at;
     row.node.paused_at = match queue {
         Queue::Paused => Some(before.unwrap_or(work.now)),
@@ -157,6 +162,30 @@ pub(crate) fn queue(work: &mut Work<'_>, id: NodeId, queue: Queue, actor: &Actor
     Ok(Ok(node))
 }
 
+/// Edits a node's record; what nothing differs in is not written.
+pub(crate) fn edit(
+    work: &mut Work<'_>,
+    id: NodeId,
+    patch: &NodePatch,
+    expected: Option<&[u32]>,
+    actor: &Actor,
+) -> Result<Answer<Node>> {
+    let Some(mut row) = node::by_ids(work.tx, &[id], work.usual())?.pop() else { return Ok(Err(not_found(id))) };
+    let changed = match row.node.check_generation(expected).and_then(|()| patch.apply(&mut row.node)) {
+        Ok(changed) => changed,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    row.node.promise(work.usual());
+    let node = row.node.clone();
+    if let Some(changed) = changed {
+        work.nodes.insert(id, row);
+        let data = json!({"name": node.name, "generation": node.generation, "changed": changed});
+        work.event(None, "node", "node.edited", id.0, data.clone());
+        work.audit(actor, None, "node", "node.edit", id.0, data);
+    }
+    Ok(Ok(node))
+}
+
 fn not_found(id: NodeId) -> Refusal {
     Refusal::new(Code::NodeNotFound, "there is no such node; `hostler node list` shows those there are")
         .with("node", id.to_string())
@@ -166,7 +195,9 @@ fn not_found(id: NodeId) -> Refusal {
 /// What ran there is judged as that of a node that is silent. Tokens that name it are used up; with a new one it may join
 /// again, and waits for its approval unless that token gives it.
 pub(crate) fn revoke(work: &mut Work<'_>, id: NodeId, actor: &Actor) -> Result<Answer<Node>> {
-    let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else { return Ok(Err(not_found(id))) };
+    let Some(mut row) = node::by_ids(work.tx, &[id], work.usual())?.pop() else {
+        return Ok(Err(not_found(id)));
+    };
     let before = row.node.state;
     (row.node.enrolment, row.node.state) = (None, NodeState::Pending);
     row.node.revoked_at.get_or_insert(work.now);
@@ -183,7 +214,7 @@ pub(crate) fn revoke(work: &mut Work<'_>, id: NodeId, actor: &Actor) -> Result<A
 
 /// What an operator does to a node.
 pub(crate) fn change(work: &mut Work<'_>, id: NodeId, event: NodeEvent, actor: &Actor) -> Result<Answer<Node>> {
-    let Some(mut row) = node::by_ids(work.tx, &[id])?.pop() else { return Ok(Err(not_found(id))) };
+    let Some(mut row) = node::by_ids(work.tx, &[id], work.usual())?.pop() else { return Ok(Err(not_found(id))) };
     let before = row.node.state;
     let Some(after) = before.after(event) else { return Ok(Err(conflict(&row.node.name, before, event))) };
     row.node.state = after;

@@ -19,7 +19,7 @@ use crate::{Answer, PlainSettle, node, work::Work};
 /// Writes results down. A repeat changes nothing.
 pub(crate) fn settle(work: &mut Work<'_>, settles: &[PlainSettle]) -> Result<Vec<Answer<Receipt>>> {
     let nodes: BTreeSet<NodeId> = settles.iter().map(|settle| settle.result.agent_id).collect();
-    let rows = node::by_ids(work.tx, &Vec::from_iter(nodes))?;
+    let rows = node::by_ids(work.tx, &Vec::from_iter(nodes), work.usual())?;
     let known: BTreeMap<NodeId, Node> = rows.into_iter().map(|row| (row.node.id, row.node)).collect();
     let tasks: Vec<TaskId> = settles.iter().map(|settle| settle.result.task_id).collect();
     work.read_tasks(&tasks)?;

@@ -4,6 +4,7 @@ mod again;
 mod change;
 mod image;
 pub(super) mod later;
+mod place;
 mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,14 +17,16 @@ use hostler_model::{
     edit::{check_deletable, check_generation},
     kind::{Admission, Aim, Turn},
     name::Name,
-    placement::{self, Wanted},
-    quota,
+    placement::Choice,
     task::{Event, Left, Life, Target, Task, TaskState},
     vm::{Vm, VmState},
 };
 use serde_json::json;
 
-use self::change::{Change, name_wanted};
+use self::{
+    change::{Change, name_wanted},
+    place::{Groups, place},
+};
 use super::{edit, tenant::no_tenant};
 use crate::{
     Accepted, Answer, NewMachine, Submission,
@@ -61,6 +64,7 @@ struct Batch {
     answers: BTreeMap<Key, FirstAnswer>,
     names: BTreeMap<(TenantId, Name), VmId>,
     images: image::There,
+    groups: Groups,
     store_epoch: u32,
 }
 
@@ -74,6 +78,8 @@ struct Plan {
     aborts: Vec<TaskId>,
     /// What it changes of the VM with its submission.
     change: Option<Change>,
+    /// What spoke for and against each node, where that was asked.
+    choice: Option<Choice>,
 }
 
 impl Batch {
@@ -93,6 +99,7 @@ impl Batch {
             answers: answers.into_iter().map(|first| (first.key.clone(), first)).collect(),
             names: taken.into_iter().map(|row| ((row.vm.tenant, row.vm.name), row.vm.id)).collect(),
             images: image::There::read(work.tx, items)?,
+            groups: Groups::read(work.tx, items)?,
             store_epoch: work.head()?.store_epoch,
         })
     }
@@ -120,6 +127,7 @@ impl Batch {
                 vm: plan.vm.map(|row| row.vm),
                 snapshot: plan.snapshot.map(|part| part.snapshot),
                 replayed: false,
+                placement: plan.choice,
             }));
         }
         let accepted = self.accept(work, item, plan)?;
@@ -158,8 +166,8 @@ impl Batch {
             return Ok(Err(name_taken(&machine.name, *id)));
         }
         let amount = Amounts { running_vms: i64::from(item.kind.spec().starts), ..machine.spec.charge().into() };
-        let node = match place(work, item, amount, Some(machine))? {
-            Ok(node) => node,
+        let (node, choice) = match place(work, &self.groups, item, amount, Some(machine))? {
+            Ok(placed) => placed,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let free = edit::free(work, machine.id, item.tenant, &machine.spec.port_forwards, node)?;
@@ -170,18 +178,19 @@ impl Batch {
         let owner = Owner::Vm(machine.id);
         let allocation = Some(Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held });
         let vm = Some(new_vm(work, item, machine, node));
-        Ok(Ok(Plan { row, vm, allocation, snapshot: None, aborts: Vec::new(), change: None }))
+        Ok(Ok(Plan { row, vm, allocation, snapshot: None, aborts: Vec::new(), change: None, choice }))
     }
 
     fn decide_any_node(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
         let amount = (item.kind.spec().delta)(&item.params).into();
-        let node = match place(work, item, amount, None)?.and_then(|node| self.images.has(item).map(|()| node)) {
-            Ok(node) => node,
+        let placed = place(work, &self.groups, item, amount, None)?;
+        let (node, choice) = match placed.and_then(|placed| self.images.has(item).map(|()| placed)) {
+            Ok(placed) => placed,
             Err(refusal) => return Ok(Err(refusal)),
         };
         let row = self.row(work, item, Target { vm: None, node: item.target.node }, node)?;
         let allocation = of_task(item, node, amount);
-        Ok(Ok(Plan { row, vm: None, allocation, snapshot: None, aborts: Vec::new(), change: None }))
+        Ok(Ok(Plan { row, vm: None, allocation, snapshot: None, aborts: Vec::new(), change: None, choice }))
     }
 
     /// The node that is named does it, whether it takes new machines or not; one that is away has its time in the queue.
@@ -204,7 +213,8 @@ impl Batch {
             return Ok(Err(Refusal::new(Code::NodeStateConflict, detail).with("node", node.to_string())));
         }
         let row = self.row(work, item, Target { vm: None, node: Some(node) }, node)?;
-        Ok(Ok(Plan { row, vm: None, allocation: None, snapshot: None, aborts: Vec::new(), change: None }))
+        let (aborts, change, choice) = (Vec::new(), None, None);
+        Ok(Ok(Plan { row, vm: None, allocation: None, snapshot: None, aborts, change, choice }))
     }
 
     fn decide_on_vm(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
@@ -249,7 +259,7 @@ impl Batch {
         let held = Held { turn: earlier.is_some(), paused: work.is_paused(node)? };
         row.task.waiting_for = waiting_for(&row.task, held, work.now);
         let allocation = of_task(item, node, (spec.delta)(&item.params).into());
-        Ok(Ok(Plan { row, vm: Some(vm), allocation, snapshot: part, aborts, change }))
+        Ok(Ok(Plan { row, vm: Some(vm), allocation, snapshot: part, aborts, change, choice: None }))
     }
 
     /// The task as it is written down first.
@@ -290,7 +300,7 @@ impl Batch {
 
     /// Puts a plan into the working set, and answers with what it made.
     fn accept(&mut self, work: &mut Work<'_>, item: &Submission, plan: Plan) -> Result<Accepted> {
-        let Plan { row, vm, allocation, snapshot, aborts, change } = plan;
+        let Plan { row, vm, allocation, snapshot, aborts, change, choice } = plan;
         let snapshot_id = snapshot.as_ref().map(|part| part.snapshot.id);
         let task = row.task.clone();
         let vm_id = task.target.vm;
@@ -302,6 +312,7 @@ impl Batch {
         }
         if let (Some(machine), Some(vm)) = (&item.vm, vm) {
             self.names.insert((item.tenant, machine.name.clone()), machine.id);
+            task.node.into_iter().for_each(|node| self.groups.add(item.tenant, machine, node));
             let data = json!({"name": vm.vm.name, "node": vm.vm.node, "task": task.id});
             work.event(Some(item.tenant), "vm", "vm.created", machine.id.0, data);
             work.vms.insert(machine.id, vm);
@@ -316,7 +327,7 @@ impl Batch {
         task.waiting_for = waiting_for.filter(|_| task.state == TaskState::Queued);
         let vm = vm_id.and_then(|id| work.vms.get(&id)).map(|row| row.vm.clone());
         let snapshot = snapshot_id.and_then(|id| work.snapshots.get(&id)).map(|row| row.snapshot.clone());
-        Ok(Accepted { task, vm, snapshot, replayed: false })
+        Ok(Accepted { task, vm, snapshot, replayed: false, placement: choice })
     }
 
     /// What a task does as it takes its place in its machine's queue.
@@ -364,31 +375,13 @@ impl Batch {
 
 fn replay(first: &FirstAnswer, item: &Submission) -> Option<Answer<Accepted>> {
     Some(match first.again(item.idempotency.as_ref()?) {
-        Ok(Stored { task: Some(task), vm, snapshot }) => Ok(Accepted { task, vm, snapshot, replayed: true }),
+        Ok(Stored { task: Some(task), vm, snapshot }) => {
+            Ok(Accepted { task, vm, snapshot, replayed: true, placement: None })
+        }
         // A record was changed under this key, which is another request than this one.
         Ok(answer @ Stored { task: None, .. }) => Err(idempotency::used_up(&answer)),
         Err(refusal) => Err(refusal),
     })
-}
-
-/// Quota, then room.
-fn place(
-    work: &mut Work<'_>,
-    item: &Submission,
-    amount: Amounts,
-    machine: Option<&NewMachine>,
-) -> Result<Answer<NodeId>> {
-    let Some(tenant) = work.tenant(item.tenant)? else { return Ok(Err(no_tenant(item.tenant))) };
-    if let Err(refusal) = quota::check(&tenant.limits, &tenant.book, &amount) {
-        return Ok(Err(refusal));
-    }
-    let wanted = Wanted {
-        amount: amount.room(),
-        capability: item.kind.as_str(),
-        image: machine.map(|machine| &machine.spec.image_digest),
-        node: item.target.node,
-    };
-    Ok(placement::place(work.candidates()?, &wanted))
 }
 
 /// The tasks before it that a deletion ends. One under way is not ended by the next one, which then finds nothing left

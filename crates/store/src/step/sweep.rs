@@ -71,7 +71,7 @@ pub(crate) fn judge_nodes(work: &mut Work<'_>) -> Result<Swept> {
     if !work.context.service.long_enough(work.now, lease) {
         return Ok(Swept::default());
     }
-    let rows = node::all(work.tx)?;
+    let rows = node::all(work.tx, work.usual())?;
     let lately = rows.iter().filter(|row| row.lost_at.is_some_and(|at| work.now.since(at) < lease)).count();
     let mut may_lose = FreshnessPolicy::may_lose(rows.len()).saturating_sub(lately);
     let mut lost = BTreeSet::new();

@@ -19,6 +19,7 @@ mod letter;
 mod log;
 mod node;
 mod offer;
+mod placement;
 mod power;
 mod progress;
 mod query;
@@ -350,6 +351,14 @@ macro_rules! every_claim {
                 an_event_that_does_not_apply_is_refused
                 after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has
                 after_a_restore_nothing_is_undone_because_time_went_by;
+            placement:
+                a_machine_goes_where_the_labels_are_that_it_asks_for
+                a_named_node_is_taken_as_it_is_or_explained_alone
+                a_group_shares_no_node_whether_it_is_there_under_way_or_in_the_same_batch
+                a_dry_run_says_which_node_and_what_speaks_for_and_against_each
+                how_much_may_be_promised_is_a_nodes_own_where_an_operator_says_so
+                an_edit_of_a_node_is_written_once_and_only_over_what_was_read
+                a_thousand_creates_at_once_oversubscribe_no_node;
             offer:
                 what_is_offered_stays_queued_until_its_agent_begins
                 what_the_broker_has_is_never_offered_again

@@ -7,12 +7,16 @@ use hostler_db::Mode;
 use hostler_fixture::Database;
 use hostler_model::{
     Clock, Code, Ids,
+    placement::Policy,
     task::TaskState,
     tenant::{Limits, UNLIMITED},
 };
 use hostler_store::{Config, EditTenant, Idempotency, LogFilter, Now, Store, Submission, Timing};
 
-use crate::world::{Agent, Engine, Postgres, TENANT, World};
+use crate::{
+    placement,
+    world::{Agent, Engine, Postgres, TENANT, World},
+};
 
 /// Rounds in which two are at work at once.
 const ROUNDS: usize = 20;
@@ -63,6 +67,17 @@ async fn a_limit_holds_however_many_ask_at_once() {
     };
     let (ours, theirs) = tokio::join!(ask(&one, "one"), ask(&other, "other"));
     assert_eq!(ours + theirs, 4);
+    one.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_creates_at_both_oversubscribe_no_node() {
+    let (one, other) = worlds();
+    for name in ["a", "b", "c", "d"] {
+        one.node(name).await;
+    }
+    let made = placement::crowd(&one, &[one.store.clone(), other.store.clone()], "vm").await;
+    placement::is_within_room(&one, made).await;
     one.end().await;
 }
 
@@ -134,7 +149,8 @@ struct OnBoth {
 
 impl Engine for OnBoth {
     fn open(&self, clock: Clock, ids: Ids) -> Store {
-        let config = Config { mode: Mode::Threads, clock, ids, timing: Timing::default() };
+        let config =
+            Config { mode: Mode::Threads, clock, ids, timing: Timing::default(), placement: Policy::default() };
         Store::connect(&self.url, Now::HandedIn, config).unwrap()
     }
 

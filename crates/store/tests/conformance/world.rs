@@ -19,6 +19,7 @@ use hostler_model::{
     internal::{Heartbeat, HeartbeatAnswer, HeldLease, Inventory, ProgressAnswer, ProgressReport, Receipt, Report},
     kind::KindName,
     node::{Node, NodeFacts, Slots},
+    placement::{Placement, Policy},
     ready::Readiness,
     schedule::Schedule,
     task::{Effects, End, PhaseTiming, Progress, Target, Task},
@@ -96,7 +97,7 @@ impl Engine for Postgres {
 }
 
 fn config(mode: Mode, clock: Clock, ids: Ids) -> Config {
-    Config { mode, clock, ids, timing: Timing::default() }
+    Config { mode, clock, ids, timing: Timing::default(), placement: Policy::default() }
 }
 
 /// A node's agent, as far as the store sees it.
@@ -458,6 +459,7 @@ pub fn spec() -> VmSpec {
         vcpus: 1,
         memory_mib: 256,
         disk_gib: 1,
+        placement: Placement::default(),
         ready: Readiness::GuestAgent,
         ready_timeout_seconds: 60,
         first_boot: None,

@@ -120,6 +120,7 @@ fn plan(manifest: Manifest, image_dir: PathBuf) -> MachinePlan {
         ready: hostler_model::ready::Readiness::GuestAgent,
         ready_timeout_seconds: 60,
         first_boot: None,
+        placement: Default::default(),
         labels: Default::default(),
         restart: Default::default(),
         autostart: false,

@@ -40,6 +40,7 @@ fn plans(count: usize) -> Vec<MachinePlan> {
         ready: Readiness::GuestAgent,
         ready_timeout_seconds: 60,
         first_boot: None,
+        placement: Default::default(),
         labels: BTreeMap::new(),
         restart: Default::default(),
         autostart: false,

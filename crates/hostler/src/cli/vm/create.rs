@@ -1,6 +1,6 @@
 //! `hostler vm create`: a machine that is to be, and the wait for its guest.
 
-use hostler_model::{api::Submitted, kind::VmCreateOutput, name::Name, task::Task, vm::Vm};
+use hostler_model::{api::Submitted, kind::VmCreateOutput, name::Name, placement::Choice, task::Task, vm::Vm};
 use serde::Deserialize;
 
 use super::{Shape, edit, first_boot};
@@ -82,7 +82,19 @@ fn planned(submitted: &Submitted, dry_run: bool) -> String {
         ("id", if dry_run { String::new() } else { vm.id.to_string() }),
         ("wanted", wanted),
         ("task", if dry_run { String::new() } else { format!("{} {}", task.id, task.state) }),
+        ("placement", submitted.placement.as_ref().map(chosen).unwrap_or_default()),
     ])
+}
+
+/// Which node it would be, and what speaks for and against each.
+fn chosen(choice: &Choice) -> String {
+    let node = choice.node.as_ref().map_or("none", Name::as_str);
+    let each = choice.nodes.iter().map(|node| match (&node.why, node.score) {
+        (Some(why), _) => format!("{}: {why}", node.node),
+        (None, score) => format!("{}: {:.3}", node.node, score.unwrap_or_default()),
+    });
+    let more = (choice.left_out > 0).then(|| format!("and {} more", choice.left_out));
+    format!("{node} ({})", each.chain(more).collect::<Vec<_>>().join(" | "))
 }
 
 fn created(vm: Option<&Vm>, task: &Task) -> String {
@@ -122,11 +134,23 @@ mod tests {
 
     #[test]
     fn a_machine_that_would_be_made() {
-        let submitted =
-            Submitted { task: fixture::task("queued"), vm: Some(fixture::vm("web-1", "provisioning")), snapshot: None };
+        let submitted = Submitted {
+            task: fixture::task("queued"),
+            vm: Some(fixture::vm("web-1", "provisioning")),
+            snapshot: None,
+            placement: None,
+        };
         insta::assert_snapshot!(planned(&submitted, true), @"
         name    web-1 (not made: dry run)
         wanted  tiny, 1 vcpus, 256 MiB, 1 GiB
+        ");
+        let placement = serde_json::from_value(json!({"node": "b", "nodes": [
+            {"node": "b", "score": 0.95}, {"node": "a", "why": "it is cordoned", "reasons": ["state"]}]}));
+        let submitted = Submitted { placement: Some(placement.unwrap()), ..submitted };
+        insta::assert_snapshot!(planned(&submitted, true), @"
+        name       web-1 (not made: dry run)
+        wanted     tiny, 1 vcpus, 256 MiB, 1 GiB
+        placement  b (b: 0.950 | a: it is cordoned)
         ");
     }
 }

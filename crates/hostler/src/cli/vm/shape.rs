@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use hostler_model::{api::NewVm, forward::PortForward, name::Name, restart::RestartPolicy};
+use hostler_model::{api::NewVm, forward::PortForward, name::Name, placement::Placement, restart::RestartPolicy};
 
 use super::first_boot;
 use crate::{cli::read, exit::Failure};
@@ -33,6 +33,14 @@ pub struct Shape {
     /// The only node that will do, by name or id
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
+
+    /// A label that its node must have; may be given more than once
+    #[arg(long, value_name = "KEY=VALUE", value_parser = read::pair)]
+    pub node_label: Vec<(String, String)>,
+
+    /// A group of machines no two of which share a node, by any name
+    #[arg(long, value_name = "GROUP", value_parser = read::model::<Name>)]
+    pub anti_affinity: Option<Name>,
 
     /// Forward a port of the host to one of the guest, such as 8080:80, or only 80 to let the node choose; may be given
     /// more than once
@@ -69,6 +77,7 @@ impl Shape {
             memory_mib: self.memory,
             disk_gib: self.disk,
             node: self.node,
+            placement: Placement { labels: BTreeMap::from_iter(self.node_label), anti_affinity: self.anti_affinity },
             labels: BTreeMap::from_iter(self.label),
             port_forwards: self.publish,
             protected: self.protect,

@@ -170,7 +170,12 @@ mod tests {
     fn a_snapshot_that_was_taken() {
         let output = json!({"disk_bytes": 3_000_000, "memory_bytes": 98_000_000, "paused_ms": 61.0});
         let task = Task { output: Some(output), ..fixture::task("succeeded") };
-        let submitted = Submitted { task: task.clone(), vm: None, snapshot: Some(fixture::snapshot("before", true)) };
+        let submitted = Submitted {
+            task: task.clone(),
+            vm: None,
+            snapshot: Some(fixture::snapshot("before", true)),
+            placement: None,
+        };
         insta::assert_snapshot!(taken(&submitted, &task), @"
         name    before
         id      0190f1f0-0000-7000-8000-00000000000d

@@ -36,6 +36,7 @@ fn plan() -> MachinePlan {
         ready: Readiness::GuestAgent,
         ready_timeout_seconds: 60,
         first_boot: None,
+        placement: Default::default(),
         labels: BTreeMap::new(),
         restart: Default::default(),
         autostart: false,
