@@ -14,6 +14,7 @@ pub mod key;
 pub mod letter;
 pub mod master;
 pub mod node;
+pub mod quota;
 pub mod room;
 pub mod seal;
 pub mod secret;

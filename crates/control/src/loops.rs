@@ -38,6 +38,8 @@ pub struct Pace {
     pub drop_idempotency_keys: Duration,
     /// Minutes of statistics that are no longer told one by one; 1 min by default: what they are.
     pub fold_stats: Duration,
+    /// Amounts held by hand whose time is up.
+    pub expire_reservations: Duration,
     /// Imports whose server is silent; 5 s by default: it speaks every second.
     pub lapse_imports: Duration,
     /// A walk over what ended long ago; 1 h by default: how long that is kept is given in days.
@@ -63,6 +65,7 @@ impl Default for Pace {
             expire_vms: Duration::from_secs(1),
             drop_idempotency_keys: Duration::from_secs(600),
             fold_stats: Duration::from_secs(60),
+            expire_reservations: Duration::from_secs(5),
             lapse_imports: Duration::from_secs(5),
             forget: Duration::from_secs(60 * 60),
             collect_blobs: Duration::from_secs(60),
@@ -94,6 +97,9 @@ fn all(pace: &Pace) -> Vec<Loop> {
         of("expire_vms", pace.expire_vms, |store| Box::pin(async move { store.expire_vms().await })),
         of("drop_idempotency_keys", pace.drop_idempotency_keys, |store| {
             Box::pin(async move { store.drop_idempotency_keys().await })
+        }),
+        of("expire_reservations", pace.expire_reservations, |store| {
+            Box::pin(async move { store.expire_reservations().await })
         }),
         of("fold_stats", pace.fold_stats, |store| Box::pin(async move { store.fold_stats().await })),
         of("lapse_imports", pace.lapse_imports, |store| Box::pin(async move { store.lapse_imports().await })),

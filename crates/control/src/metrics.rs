@@ -5,7 +5,7 @@ mod stats;
 
 use std::time::Duration;
 
-use hostler_model::{Resources, refused::Why};
+use hostler_model::{amounts::Amounts, refused::Why};
 use hostler_store::{Gauges, Old};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
@@ -204,7 +204,7 @@ fn of_store(gauges: &Gauges) -> Registry {
     registry
 }
 
-fn side((hold, amount): &(&'static str, Resources)) -> impl Iterator<Item = (Vec<(&'static str, &'static str)>, i64)> {
+fn side((hold, amount): &(&'static str, Amounts)) -> impl Iterator<Item = (Vec<(&'static str, &'static str)>, i64)> {
     let hold = *hold;
     amount.each().into_iter().map(move |(name, n)| (vec![("hold", hold), ("resource", name)], n))
 }

@@ -111,6 +111,8 @@ enum Verb {
     /// Tenants and their limits: create, list, show, edit, delete
     #[command(visible_alias = "tenants")]
     Tenant(cli::tenant::Args),
+    /// Quotas: show, set, reserve, list, release, recalculate
+    Quota(cli::quota::Args),
     /// Servers by name: list, use, add, show, remove, rename
     Context(cli::context::Args),
     /// Print what a shell needs to complete this command line
@@ -146,6 +148,7 @@ impl Verb {
             Verb::ServiceAccount(args) => cli::service_account::run(args, globals).await,
             Verb::Tenant(args) => cli::tenant::run(args, globals).await,
             Verb::SupportBundle(args) => bundle::run(args, globals).await,
+            Verb::Quota(args) => cli::quota::run(args, globals).await,
             Verb::Context(args) => cli::context::run(args, globals),
             Verb::Config(args) => cli::config::run(args, globals).await,
             Verb::Completions(args) => complete::run(&args),

@@ -269,6 +269,14 @@ keys! {
         #[arg(value_name = "N", allow_negative_numbers = true, value_parser = limit())]
         tenant_vms: i64 = -1;
 
+        /// How many machines that run; -1: any number
+        #[arg(value_name = "N", allow_negative_numbers = true, value_parser = limit())]
+        tenant_running_vms: i64 = -1;
+
+        /// How many snapshots; -1: any number
+        #[arg(value_name = "N", allow_negative_numbers = true, value_parser = limit())]
+        tenant_snapshots: i64 = -1;
+
         /// How much for its images, in GiB; -1: any amount
         #[arg(value_name = "GIB", allow_negative_numbers = true, value_parser = limit())]
         tenant_images_gib: i64 = -1;
@@ -338,6 +346,8 @@ impl Server {
             memory_mib: self.tenant_memory_mib,
             disk_gib: self.tenant_disk_gib,
             vms: self.tenant_vms,
+            running_vms: self.tenant_running_vms,
+            snapshots: self.tenant_snapshots,
             images_gib: self.tenant_images_gib,
         };
         let said = |refusal: Refusal| Refusal { detail: refusal.detail.replace("limits.", "tenant_"), ..refusal };

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::{
-    id::{NodeId, SnapshotId, TaskId, TenantId, VmId},
+    amounts::Amounts,
+    id::{NodeId, ReservationId, SnapshotId, TaskId, TenantId, VmId},
     task::{Effects, Verdict},
     unit::Resources,
 };
@@ -26,6 +27,8 @@ pub enum Owner {
     Vm(VmId),
     /// A snapshot.
     Snapshot(SnapshotId),
+    /// What an administrator holds by hand.
+    Reservation(ReservationId),
 }
 
 impl Owner {
@@ -35,6 +38,7 @@ impl Owner {
             Owner::Task(_) => "task",
             Owner::Vm(_) => "vm",
             Owner::Snapshot(_) => "snapshot",
+            Owner::Reservation(_) => "reservation",
         }
     }
 
@@ -44,6 +48,7 @@ impl Owner {
             Owner::Task(id) => id.0,
             Owner::Vm(id) => id.0,
             Owner::Snapshot(id) => id.0,
+            Owner::Reservation(id) => id.0,
         }
     }
 }
@@ -78,7 +83,7 @@ pub struct Allocation {
     /// And to this node, once there is one.
     pub node: Option<NodeId>,
     /// How much.
-    pub amount: Resources,
+    pub amount: Amounts,
     /// Promised or in use.
     pub hold: Hold,
 }
@@ -88,7 +93,7 @@ pub struct Allocation {
 pub enum Settlement {
     /// It stays as it is: nobody knows that nothing is left.
     Keep,
-    /// It becomes used, at this amount.
+    /// It becomes used, with this much of its node.
     Use(Resources),
     /// It becomes used, at the amount that was held.
     UseHeld,
@@ -109,7 +114,9 @@ impl Settlement {
     pub fn apply(self, allocation: Allocation) -> Option<Allocation> {
         match self {
             Settlement::Keep => Some(allocation),
-            Settlement::Use(amount) => Some(Allocation { amount, hold: Hold::Used, ..allocation }),
+            Settlement::Use(room) => {
+                Some(Allocation { amount: allocation.amount.with_room(room), hold: Hold::Used, ..allocation })
+            }
             Settlement::UseHeld => Some(Allocation { hold: Hold::Used, ..allocation }),
             Settlement::Release => None,
         }

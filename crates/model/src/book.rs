@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     alloc::{Allocation, Hold},
+    amounts::Amounts,
     id::{NodeId, TenantId},
-    unit::Resources,
 };
 
 /// What is promised and what is in use.
@@ -15,18 +15,18 @@ use crate::{
 #[serde(default)]
 pub struct Book {
     /// Promised.
-    pub held: Resources,
+    pub held: Amounts,
     /// In use.
-    pub used: Resources,
+    pub used: Amounts,
 }
 
 impl Book {
     /// Both together: what a check counts.
-    pub fn total(&self) -> Resources {
+    pub fn total(&self) -> Amounts {
         self.held + self.used
     }
 
-    fn side(&mut self, hold: Hold) -> &mut Resources {
+    fn side(&mut self, hold: Hold) -> &mut Amounts {
         match hold {
             Hold::Held => &mut self.held,
             Hold::Used => &mut self.used,
@@ -54,7 +54,7 @@ impl Changes {
         }
     }
 
-    fn add(&mut self, allocation: &Allocation, f: impl Fn(&mut Resources, Resources)) {
+    fn add(&mut self, allocation: &Allocation, f: impl Fn(&mut Amounts, Amounts)) {
         f(entry(&mut self.tenants, allocation.tenant).side(allocation.hold), allocation.amount);
         if let Some(node) = allocation.node {
             f(entry(&mut self.nodes, node).side(allocation.hold), allocation.amount);
@@ -86,6 +86,7 @@ mod tests {
     use crate::{
         alloc::{Owner, Settlement},
         id::TaskId,
+        unit::Resources,
     };
 
     fn amounts() -> impl Strategy<Value = Resources> {
@@ -134,7 +135,7 @@ mod tests {
                         if rows.contains_key(&owner) { continue; }
                         let row = Allocation {
                             owner: Owner::Task(TaskId(uuid(owner))), tenant: TenantId(uuid(tenant)),
-                            node: node.map(|n| NodeId(uuid(n))), amount, hold: Hold::Held,
+                            node: node.map(|n| NodeId(uuid(n))), amount: amount.into(), hold: Hold::Held,
                         };
                         books.note(None, Some(&row));
                         rows.insert(owner, row);

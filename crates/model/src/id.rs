@@ -84,6 +84,8 @@ ids! {
     TokenId = "token";
     /// A text that is kept apart from the task it belongs to.
     SecretId = "secret";
+    /// Amounts held for a tenant by hand.
+    ReservationId = "reservation";
 }
 
 impl TenantId {

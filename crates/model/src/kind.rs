@@ -298,6 +298,8 @@ pub trait Kind: Send + Sync + 'static {
     const SNAPSHOT: Use = Use::None;
     /// What its submission changes of its machine's record.
     const RECORD: Record = Record::Stays;
+    /// Whether its machine runs once it has succeeded: it counts as running from its submission on.
+    const STARTS: bool = false;
 
     /// What it is told. Stored and signed documents are read leniently; the API refuses unknown fields.
     type Params: Serialize + DeserializeOwned + Send + Sync;
@@ -361,6 +363,8 @@ pub struct Spec {
     pub snapshot: Use,
     /// What its submission changes of its machine's record.
     pub record: Record,
+    /// Whether its machine runs once it has succeeded.
+    pub starts: bool,
     /// Where in its parameters are texts that are kept apart from the task.
     pub sensitive: &'static [&'static str],
     /// Reads, fills in and checks parameters at the edge: unknown fields are refused.
@@ -405,6 +409,7 @@ impl Spec {
             queue_deadline: K::QUEUE_DEADLINE,
             snapshot: K::SNAPSHOT,
             record: K::RECORD,
+            starts: K::STARTS,
             sensitive: K::SENSITIVE,
             fill: |params, context| {
                 let params: K::Params = crate::api::strict(params)?;

@@ -4,6 +4,7 @@
 //! that was not handed in.
 
 pub mod alloc;
+pub mod amounts;
 pub mod api;
 pub mod book;
 pub mod broker;
@@ -35,6 +36,7 @@ pub mod planted;
 pub mod quota;
 pub mod ready;
 pub mod refused;
+pub mod reservation;
 pub mod restart;
 pub mod retry;
 pub mod role;
@@ -53,5 +55,5 @@ pub mod vm;
 pub use clock::{Clock, Timestamp};
 pub use error::{Code, Refusal};
 pub use fence::Fence;
-pub use id::{Ids, ImageDigest, NodeId, PrincipalId, SnapshotId, TaskId, TenantId, TokenId, VmId};
+pub use id::{Ids, ImageDigest, NodeId, PrincipalId, ReservationId, SnapshotId, TaskId, TenantId, TokenId, VmId};
 pub use unit::Resources;

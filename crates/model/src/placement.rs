@@ -152,7 +152,7 @@ fn objections<'a>(candidate: &'a Candidate, wanted: &'a Wanted<'_>) -> impl Iter
 
 /// What there is too little of.
 fn short(candidate: &Candidate, amount: &Resources) -> Option<String> {
-    let free = candidate.schedulable - candidate.book.total();
+    let free = candidate.schedulable - candidate.book.total().room();
     let short: Vec<String> = amount
         .each()
         .into_iter()
@@ -164,7 +164,7 @@ fn short(candidate: &Candidate, amount: &Resources) -> Option<String> {
 }
 
 fn score(candidate: &Candidate, wanted: &Wanted<'_>, weights: &Weights) -> f64 {
-    let left = candidate.schedulable - candidate.book.total() - wanted.amount;
+    let left = candidate.schedulable - candidate.book.total().room() - wanted.amount;
     let share = |left: i64, all: i64| if all > 0 { left as f64 / all as f64 } else { 0.0 };
     let all = candidate.schedulable;
     weights.vcpus * share(left.vcpus, all.vcpus)

@@ -62,6 +62,8 @@ scopes! {
     AuditRead = "audit:read";
     /// The quota is read.
     QuotaRead = "quota:read";
+    /// Limits are changed, and amounts held by hand.
+    QuotaWrite = "quota:write";
     /// Tenants are read: by a tenant's own callers only theirs.
     TenantRead = "tenant:read";
     /// Tenants are made, changed and deleted.

@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    amounts::Amounts,
     book::Book,
     clock::Timestamp,
     error::{Code, Refusal},
     id::TenantId,
     name::Name,
     patch::Patch,
-    unit::Resources,
 };
 
 macro_rules! limits {
@@ -73,6 +73,10 @@ limits! {
     disk_gib;
     /// Machines.
     vms;
+    /// Machines that run, or are about to.
+    running_vms;
+    /// Snapshots.
+    snapshots;
     /// Images, in GiB.
     images_gib;
 }
@@ -84,9 +88,10 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Those of what machines take.
-    pub fn of_machines(&self) -> Resources {
-        Resources { vcpus: self.vcpus, memory_mib: self.memory_mib, disk_gib: self.disk_gib, vms: self.vms }
+    /// Those of what is in the book: images are no part of it, they are looked at when one comes.
+    pub const fn amounts(&self) -> Amounts {
+        let Limits { vcpus, memory_mib, disk_gib, vms, running_vms, snapshots, images_gib: _ } = *self;
+        Amounts { vcpus, memory_mib, disk_gib, vms, running_vms, snapshots }
     }
 
     /// Refuses what is no limit.

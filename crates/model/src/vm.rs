@@ -149,6 +149,30 @@ impl VmSpec {
     }
 }
 
+/// Whether a machine counts as one that runs. Where nobody knows, it counts as it did (`before`).
+pub const fn runs(state: VmState, reason: Option<VmReason>, before: bool) -> bool {
+    match (state, reason) {
+        (VmState::Running | VmState::Paused, _) => true,
+        // What is about to run counts by the task that makes it so.
+        (VmState::Provisioning | VmState::Stopped | VmState::Sleeping | VmState::Deleted, _) => false,
+        (VmState::Error, Some(VmReason::Crashed | VmReason::Missing)) => false,
+        (
+            VmState::Error,
+            None
+            | Some(
+                VmReason::NodeLost
+                | VmReason::CreateFailed
+                | VmReason::DeleteFailed
+                | VmReason::OutcomeUnknown
+                | VmReason::GuestShutdown
+                | VmReason::HostWentDown
+                | VmReason::IoError,
+            ),
+        )
+        | (VmState::Unknown, _) => before,
+    }
+}
+
 /// A machine as people see it.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Vm {

@@ -2,14 +2,15 @@
 
 use hostler_db::{Error, Result, Row, Texts, Tx};
 use hostler_model::{
-    NodeId, Resources, SnapshotId, TaskId, TenantId, VmId,
+    NodeId, ReservationId, SnapshotId, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
+    amounts::Amounts,
 };
 use serde::Serialize;
 use serde_json::json;
 
 const BY_OWNERS: &str = "
-SELECT a.noun, a.id, a.tenant, a.node, a.vcpus, a.memory_mib, a.disk_gib, a.vms, a.hold
+SELECT a.noun, a.id, a.tenant, a.node, a.vcpus, a.memory_mib, a.disk_gib, a.vms, a.running_vms, a.snapshots, a.hold
   FROM jsonb_each(?1) wanted
   JOIN allocations a ON a.noun = wanted.value->>'noun' AND a.id = wanted.value->>'id'";
 
@@ -19,7 +20,7 @@ pub(crate) fn by_owners(tx: &Tx<'_>, owners: &[Owner]) -> Result<Vec<Allocation>
 }
 
 const ALL: &str = "
-SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold
+SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, running_vms, snapshots, hold
   FROM allocations";
 
 /// Every allocation: for `doctor`.
@@ -28,7 +29,7 @@ pub(crate) fn all(tx: &Tx<'_>) -> Result<Vec<Allocation>> {
 }
 
 const ON_NODE: &str = "
-SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold
+SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, running_vms, snapshots, hold
   FROM allocations
  WHERE node = ?1->>'node'";
 
@@ -37,29 +38,42 @@ pub(crate) fn on_node(tx: &Tx<'_>, node: NodeId) -> Result<Vec<Allocation>> {
     tx.query(ON_NODE, &json!({"node": node}), read)
 }
 
+const OF_TENANT: &str = "
+SELECT noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, running_vms, snapshots, hold
+  FROM allocations
+ WHERE tenant = ?1->>'tenant'";
+
+/// A tenant's allocations: to count its book anew.
+pub(crate) fn of_tenant(tx: &Tx<'_>, tenant: TenantId) -> Result<Vec<Allocation>> {
+    tx.query(OF_TENANT, &json!({"tenant": tenant}), read)
+}
+
 /// What is written over where there is one.
 macro_rules! on_conflict {
     () => {
         "
     ON CONFLICT (noun, id) DO UPDATE
    SET node = excluded.node, vcpus = excluded.vcpus, memory_mib = excluded.memory_mib,
-       disk_gib = excluded.disk_gib, vms = excluded.vms, hold = excluded.hold"
+       disk_gib = excluded.disk_gib, vms = excluded.vms, running_vms = excluded.running_vms,
+       snapshots = excluded.snapshots, hold = excluded.hold"
     };
 }
 
 const UPSERT: Texts = Texts {
     sqlite: concat!(
         "
-INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold)
-VALUES (:noun, :id, :tenant, :node, :vcpus, :memory_mib, :disk_gib, :vms, :hold)",
+INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, running_vms, snapshots,
+                         hold)
+VALUES (:noun, :id, :tenant, :node, :vcpus, :memory_mib, :disk_gib, :vms, :running_vms, :snapshots, :hold)",
         on_conflict!()
     ),
     postgres: concat!(
         "
-INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, hold)
+INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, running_vms, snapshots,
+                         hold)
 SELECT value->>'noun', value->>'id', value->>'tenant', value->>'node', CAST(value->>'vcpus' AS BIGINT),
        CAST(value->>'memory_mib' AS BIGINT), CAST(value->>'disk_gib' AS BIGINT), CAST(value->>'vms' AS BIGINT),
-       value->>'hold'
+       CAST(value->>'running_vms' AS BIGINT), CAST(value->>'snapshots' AS BIGINT), value->>'hold'
   FROM jsonb_each(?1)
  WHERE true",
         on_conflict!()
@@ -73,7 +87,7 @@ struct Written {
     tenant: TenantId,
     node: Option<NodeId>,
     #[serde(flatten)]
-    amount: Resources,
+    amount: Amounts,
     hold: Hold,
 }
 
@@ -109,10 +123,12 @@ SELECT a.noun, a.id
   LEFT JOIN tasks t ON a.noun = 'task' AND t.id = a.id
   LEFT JOIN vms v ON a.noun = 'vm' AND v.id = a.id
   LEFT JOIN snapshots s ON a.noun = 'snapshot' AND s.id = a.id
+  LEFT JOIN reservations r ON a.noun = 'reservation' AND r.id = a.id
  WHERE CASE a.noun
          WHEN 'task' THEN t.id IS NULL OR t.state = 'succeeded'
          WHEN 'vm' THEN v.id IS NULL OR v.state = 'deleted'
          WHEN 'snapshot' THEN s.id IS NULL OR s.state = 'deleted'
+         WHEN 'reservation' THEN r.id IS NULL
          ELSE true
        END
  LIMIT 20";
@@ -128,24 +144,27 @@ fn read(row: &Row<'_>) -> Result<Allocation> {
         "task" => Owner::Task(row.parse::<TaskId>(1)?),
         "vm" => Owner::Vm(row.parse::<VmId>(1)?),
         "snapshot" => Owner::Snapshot(row.parse::<SnapshotId>(1)?),
+        "reservation" => Owner::Reservation(row.parse::<ReservationId>(1)?),
         other => return Err(Error::Decode { column: 0, detail: format!("{other} owns no allocation") }),
     };
     Ok(Allocation {
         owner,
         tenant: row.parse(2)?,
         node: row.parse_opt(3)?,
-        amount: resources(row, 4)?,
-        hold: row.word(8)?,
+        amount: amounts(row, 4)?,
+        hold: row.word(10)?,
     })
 }
 
-/// Four columns of amounts.
-pub(crate) fn resources(row: &Row<'_>, first: usize) -> Result<Resources> {
-    Ok(Resources {
+/// Six columns of amounts.
+pub(crate) fn amounts(row: &Row<'_>, first: usize) -> Result<Amounts> {
+    Ok(Amounts {
         vcpus: row.get(first)?,
         memory_mib: row.get(first + 1)?,
         disk_gib: row.get(first + 2)?,
         vms: row.get(first + 3)?,
+        running_vms: row.get(first + 4)?,
+        snapshots: row.get(first + 5)?,
     })
 }
 

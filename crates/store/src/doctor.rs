@@ -34,6 +34,13 @@ pub(crate) fn examine(tx: &Tx<'_>) -> Result<Diagnosis> {
                 "VMs with two changes under way",
                 "cancel one of them",
             )?,
+            found(
+                tx,
+                "machines that run are charged as such",
+                UNCHARGED,
+                "machines that run and are not charged",
+                "report this fault",
+            )?,
             found(tx, "running tasks have leases", LEASELESS, "running without a lease", "restore from a backup")?,
             found(
                 tx,
@@ -123,6 +130,13 @@ SELECT id
   FROM tasks
  WHERE (state = 'running' AND lease_until IS NULL)
     OR (lease_until IS NOT NULL AND state NOT IN ('running', 'aborting'))
+ LIMIT 20";
+
+const UNCHARGED: &str = "
+SELECT v.id
+  FROM vms v
+  LEFT JOIN allocations a ON a.noun = 'vm' AND a.id = v.id
+ WHERE v.state IN ('running', 'paused') AND COALESCE(a.running_vms, 0) <> 1
  LIMIT 20";
 
 const MISNAMED: &str = "

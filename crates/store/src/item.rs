@@ -6,7 +6,8 @@ mod tenant;
 use std::time::Duration;
 
 use hostler_model::{
-    Code, Fence, ImageDigest, NodeId, PrincipalId, Resources, SnapshotId, TaskId, TenantId, Timestamp, TokenId, VmId,
+    Code, Fence, ImageDigest, NodeId, PrincipalId, SnapshotId, TaskId, TenantId, Timestamp, TokenId, VmId,
+    amounts::Amounts,
     caller::Caller,
     event::{Actor, Class},
     id::{EnrolmentId, ImportId, SecretId},
@@ -31,7 +32,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
-pub use tenant::{EditTenant, MadeTenant, NewTenantRow};
+pub use tenant::{EditTenant, MadeTenant, NewReservationRow, NewTenantRow};
 
 /// A task to be written down.
 #[derive(Clone, Debug)]
@@ -573,9 +574,9 @@ pub struct Gauges {
     /// Nodes by state and freshness.
     pub nodes: Vec<(NodeState, hostler_model::node::Freshness, i64)>,
     /// What all tenants hold and use.
-    pub held: Resources,
+    pub held: Amounts,
     /// What is in use.
-    pub used: Resources,
+    pub used: Amounts,
     /// How many offers wait to be sent, and how many the broker has that no agent has begun.
     pub outbox: (i64, i64),
     /// The last log entry's number.

@@ -24,6 +24,7 @@ mod node;
 #[cfg(test)]
 mod plan;
 mod relay;
+mod reservation;
 mod rows;
 mod secret;
 mod service;

@@ -1,6 +1,7 @@
 //! What happens to tasks and VMs within a step: transitions from the model, and everything that follows from them
 //! (the VM, its turn, allocations, events), so that one transaction tells the whole truth.
 
+pub(crate) mod running;
 mod snapshot;
 
 use hostler_db::Result;
@@ -197,7 +198,7 @@ impl Work<'_> {
         }
         let Some(row) = self.vms.get(&id) else { return Ok(()) };
         let (owner, vm) = (Owner::Vm(id), &row.vm);
-        let amount = vm.spec.charge();
+        let amount = vm.spec.charge().into();
         let booked = Allocation { owner, tenant: vm.tenant, node: vm.node, amount, hold: Hold::Used };
         self.set_allocation(owner, Some(booked))
     }

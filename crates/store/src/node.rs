@@ -33,9 +33,10 @@ macro_rules! columns {
     () => {
         "n.id, n.name, n.state, n.freshness, n.enrolment, n.facts, n.last_seen, n.lost_at, n.beat_seq, n.orphans,
          n.created_at, n.paused_at, COALESCE(b.held_vcpus, 0), COALESCE(b.held_memory_mib, 0), COALESCE(b.held_disk_gib, 0),
-         COALESCE(b.held_vms, 0), COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0),
-         COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0), n.transport, n.revoked_at, n.labels, n.overcommit,
-         n.generation, n.state_since"
+         COALESCE(b.held_vms, 0), COALESCE(b.held_running_vms, 0), COALESCE(b.held_snapshots, 0),
+          COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0), COALESCE(b.used_disk_gib, 0),
+          COALESCE(b.used_vms, 0), COALESCE(b.used_running_vms, 0), COALESCE(b.used_snapshots, 0),
+          n.transport, n.revoked_at, n.labels, n.overcommit, n.generation, n.state_since"
     };
 }
 
@@ -159,12 +160,14 @@ pub(crate) fn remove(tx: &Tx<'_>, ids: &BTreeSet<NodeId>) -> Result<()> {
 }
 
 const ADD: &str = "
-INSERT INTO node_books (node, held_vcpus, held_memory_mib, held_disk_gib, held_vms,
-                        used_vcpus, used_memory_mib, used_disk_gib, used_vms)
+INSERT INTO node_books (node, held_vcpus, held_memory_mib, held_disk_gib, held_vms, held_running_vms, held_snapshots,
+                          used_vcpus, used_memory_mib, used_disk_gib, used_vms, used_running_vms, used_snapshots)
 SELECT value->>'id', CAST(value->'held'->>'vcpus' AS BIGINT), CAST(value->'held'->>'memory_mib' AS BIGINT),
        CAST(value->'held'->>'disk_gib' AS BIGINT), CAST(value->'held'->>'vms' AS BIGINT),
+       CAST(value->'held'->>'running_vms' AS BIGINT), CAST(value->'held'->>'snapshots' AS BIGINT),
        CAST(value->'used'->>'vcpus' AS BIGINT), CAST(value->'used'->>'memory_mib' AS BIGINT),
-       CAST(value->'used'->>'disk_gib' AS BIGINT), CAST(value->'used'->>'vms' AS BIGINT)
+       CAST(value->'used'->>'disk_gib' AS BIGINT), CAST(value->'used'->>'vms' AS BIGINT),
+       CAST(value->'used'->>'running_vms' AS BIGINT), CAST(value->'used'->>'snapshots' AS BIGINT)
   FROM jsonb_each(?1)
  WHERE true
     ON CONFLICT (node) DO UPDATE
@@ -172,10 +175,14 @@ SELECT value->>'id', CAST(value->'held'->>'vcpus' AS BIGINT), CAST(value->'held'
        held_memory_mib = node_books.held_memory_mib + excluded.held_memory_mib,
        held_disk_gib = node_books.held_disk_gib + excluded.held_disk_gib,
        held_vms = node_books.held_vms + excluded.held_vms,
+       held_running_vms = node_books.held_running_vms + excluded.held_running_vms,
+       held_snapshots = node_books.held_snapshots + excluded.held_snapshots,
        used_vcpus = node_books.used_vcpus + excluded.used_vcpus,
        used_memory_mib = node_books.used_memory_mib + excluded.used_memory_mib,
        used_disk_gib = node_books.used_disk_gib + excluded.used_disk_gib,
-       used_vms = node_books.used_vms + excluded.used_vms";
+       used_vms = node_books.used_vms + excluded.used_vms,
+       used_running_vms = node_books.used_running_vms + excluded.used_running_vms,
+       used_snapshots = node_books.used_snapshots + excluded.used_snapshots";
 
 /// Adds a batch's changes to the books, one row for each node.
 pub(crate) fn write_books(tx: &Tx<'_>, changes: &BTreeMap<NodeId, Book>) -> Result<()> {
@@ -187,7 +194,8 @@ pub(crate) fn write_books(tx: &Tx<'_>, changes: &BTreeMap<NodeId, Book>) -> Resu
 }
 
 const BOOKS: &str = "
-SELECT node, held_vcpus, held_memory_mib, held_disk_gib, held_vms, used_vcpus, used_memory_mib, used_disk_gib, used_vms
+SELECT node, held_vcpus, held_memory_mib, held_disk_gib, held_vms, held_running_vms, held_snapshots, used_vcpus,
+       used_memory_mib, used_disk_gib, used_vms, used_running_vms, used_snapshots
   FROM node_books";
 
 /// Every node's book.
@@ -302,19 +310,19 @@ fn read(usual: &Overcommit) -> impl Fn(&Row<'_>) -> Result<NodeRow> {
             id: row.parse(0)?,
             name: row.parse(1)?,
             state: row.word(2)?,
-            state_since: moment(25)?,
+            state_since: moment(29)?,
             drain: None,
             freshness: row.word(3)?,
-            transport: row.word(20)?,
+            transport: row.word(24)?,
             enrolment: row.parse_opt(4)?,
-            generation: row.get(24)?,
-            labels: row.json(22)?,
-            overcommit: row.json(23)?,
+            generation: row.get(28)?,
+            labels: row.json(26)?,
+            overcommit: row.json(27)?,
             facts: row.json(5)?,
             book: book(row, 12)?,
             schedulable: Resources::ZERO,
             paused_at: moment(11)?,
-            revoked_at: moment(21)?,
+            revoked_at: moment(25)?,
             last_seen: moment(6)?,
             created_at: Timestamp::from_micros(row.get(10)?),
         };

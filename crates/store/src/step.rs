@@ -17,6 +17,7 @@ mod place;
 pub(crate) mod plain;
 pub(crate) mod progress;
 pub(crate) mod remove;
+pub(crate) mod reservation;
 pub(crate) mod restart;
 pub(crate) mod restored;
 pub(crate) mod settle;

@@ -5,6 +5,7 @@ mod chain;
 mod image;
 mod key;
 mod offer;
+mod reservation;
 mod tenant;
 
 pub use api_token::Revoke;

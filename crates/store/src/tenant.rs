@@ -12,16 +12,18 @@ use hostler_model::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::allocation::resources;
+use crate::allocation::amounts;
 
 macro_rules! select {
     () => {
         "
-SELECT t.id, t.name, t.limit_vcpus, t.limit_memory_mib, t.limit_disk_gib, t.limit_vms, t.limit_images_gib,
+SELECT t.id, t.name, t.limit_vcpus, t.limit_memory_mib, t.limit_disk_gib, t.limit_vms, t.limit_running_vms,
+       t.limit_snapshots, t.limit_images_gib,
        t.generation, t.created_at, t.updated_at,
        COALESCE(b.held_vcpus, 0), COALESCE(b.held_memory_mib, 0), COALESCE(b.held_disk_gib, 0),
-       COALESCE(b.held_vms, 0), COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0),
-       COALESCE(b.used_disk_gib, 0), COALESCE(b.used_vms, 0)"
+       COALESCE(b.held_vms, 0), COALESCE(b.held_running_vms, 0), COALESCE(b.held_snapshots, 0),
+       COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0), COALESCE(b.used_disk_gib, 0),
+       COALESCE(b.used_vms, 0), COALESCE(b.used_running_vms, 0), COALESCE(b.used_snapshots, 0)"
     };
 }
 
@@ -62,12 +64,14 @@ fn read(row: &Row<'_>) -> Result<Tenant> {
             memory_mib: row.get(3)?,
             disk_gib: row.get(4)?,
             vms: row.get(5)?,
-            images_gib: row.get(6)?,
+            running_vms: row.get(6)?,
+            snapshots: row.get(7)?,
+            images_gib: row.get(8)?,
         },
-        generation: row.get(7)?,
-        created_at: Timestamp::from_micros(row.get(8)?),
-        updated_at: Timestamp::from_micros(row.get(9)?),
-        book: book(row, 10)?,
+        generation: row.get(9)?,
+        created_at: Timestamp::from_micros(row.get(10)?),
+        updated_at: Timestamp::from_micros(row.get(11)?),
+        book: book(row, 12)?,
     })
 }
 
@@ -80,10 +84,11 @@ fn written(tenant: &Tenant) -> Value {
 }
 
 const INSERT: &str = "
-INSERT INTO tenants (id, name, limit_vcpus, limit_memory_mib, limit_disk_gib, limit_vms, limit_images_gib, generation,
-                     created_at, updated_at)
+INSERT INTO tenants (id, name, limit_vcpus, limit_memory_mib, limit_disk_gib, limit_vms, limit_running_vms,
+                     limit_snapshots, limit_images_gib, generation, created_at, updated_at)
 VALUES (?1->>'id', ?1->>'name', CAST(?1->'limits'->>'vcpus' AS BIGINT), CAST(?1->'limits'->>'memory_mib' AS BIGINT),
         CAST(?1->'limits'->>'disk_gib' AS BIGINT), CAST(?1->'limits'->>'vms' AS BIGINT),
+        CAST(?1->'limits'->>'running_vms' AS BIGINT), CAST(?1->'limits'->>'snapshots' AS BIGINT),
         CAST(?1->'limits'->>'images_gib' AS BIGINT), CAST(?1->>'generation' AS BIGINT),
         CAST(?1->>'created_at' AS BIGINT), CAST(?1->>'updated_at' AS BIGINT))";
 
@@ -97,6 +102,8 @@ UPDATE tenants
    SET name = ?1->>'name', limit_vcpus = CAST(?1->'limits'->>'vcpus' AS BIGINT),
        limit_memory_mib = CAST(?1->'limits'->>'memory_mib' AS BIGINT),
        limit_disk_gib = CAST(?1->'limits'->>'disk_gib' AS BIGINT), limit_vms = CAST(?1->'limits'->>'vms' AS BIGINT),
+       limit_running_vms = CAST(?1->'limits'->>'running_vms' AS BIGINT),
+       limit_snapshots = CAST(?1->'limits'->>'snapshots' AS BIGINT),
        limit_images_gib = CAST(?1->'limits'->>'images_gib' AS BIGINT),
        generation = CAST(?1->>'generation' AS BIGINT), updated_at = CAST(?1->>'updated_at' AS BIGINT)
  WHERE id = ?1->>'id'";
@@ -127,6 +134,8 @@ SELECT 'imports', COUNT(*) FROM imports WHERE tenant = ?1->>'id' AND state = 'ru
  UNION ALL
 SELECT 'open_tasks', COUNT(*) FROM tasks WHERE tenant = ?1->>'id' AND state IN ('queued', 'running', 'aborting')
  UNION ALL
+SELECT 'reservations', COUNT(*) FROM reservations WHERE tenant = ?1->>'id'
+ UNION ALL
 SELECT 'allocations', COUNT(*) FROM allocations WHERE tenant = ?1->>'id'
  UNION ALL
 SELECT 'service_accounts', COUNT(*) FROM service_accounts WHERE tenant = ?1->>'id' AND deleted_at IS NULL
@@ -150,12 +159,14 @@ pub(crate) fn named(tx: &Tx<'_>, name: &Name) -> Result<Option<TenantId>> {
 }
 
 const ADD: &str = "
-INSERT INTO tenant_books (tenant, held_vcpus, held_memory_mib, held_disk_gib, held_vms,
-                          used_vcpus, used_memory_mib, used_disk_gib, used_vms)
+INSERT INTO tenant_books (tenant, held_vcpus, held_memory_mib, held_disk_gib, held_vms, held_running_vms, held_snapshots,
+                          used_vcpus, used_memory_mib, used_disk_gib, used_vms, used_running_vms, used_snapshots)
 SELECT value->>'id', CAST(value->'held'->>'vcpus' AS BIGINT), CAST(value->'held'->>'memory_mib' AS BIGINT),
        CAST(value->'held'->>'disk_gib' AS BIGINT), CAST(value->'held'->>'vms' AS BIGINT),
+       CAST(value->'held'->>'running_vms' AS BIGINT), CAST(value->'held'->>'snapshots' AS BIGINT),
        CAST(value->'used'->>'vcpus' AS BIGINT), CAST(value->'used'->>'memory_mib' AS BIGINT),
-       CAST(value->'used'->>'disk_gib' AS BIGINT), CAST(value->'used'->>'vms' AS BIGINT)
+       CAST(value->'used'->>'disk_gib' AS BIGINT), CAST(value->'used'->>'vms' AS BIGINT),
+       CAST(value->'used'->>'running_vms' AS BIGINT), CAST(value->'used'->>'snapshots' AS BIGINT)
   FROM jsonb_each(?1)
  WHERE true
     ON CONFLICT (tenant) DO UPDATE
@@ -163,10 +174,14 @@ SELECT value->>'id', CAST(value->'held'->>'vcpus' AS BIGINT), CAST(value->'held'
        held_memory_mib = tenant_books.held_memory_mib + excluded.held_memory_mib,
        held_disk_gib = tenant_books.held_disk_gib + excluded.held_disk_gib,
        held_vms = tenant_books.held_vms + excluded.held_vms,
+       held_running_vms = tenant_books.held_running_vms + excluded.held_running_vms,
+       held_snapshots = tenant_books.held_snapshots + excluded.held_snapshots,
        used_vcpus = tenant_books.used_vcpus + excluded.used_vcpus,
        used_memory_mib = tenant_books.used_memory_mib + excluded.used_memory_mib,
        used_disk_gib = tenant_books.used_disk_gib + excluded.used_disk_gib,
-       used_vms = tenant_books.used_vms + excluded.used_vms";
+       used_vms = tenant_books.used_vms + excluded.used_vms,
+       used_running_vms = tenant_books.used_running_vms + excluded.used_running_vms,
+       used_snapshots = tenant_books.used_snapshots + excluded.used_snapshots";
 
 /// Adds a batch's changes to the books, one row for each tenant.
 pub(crate) fn write_books(tx: &Tx<'_>, changes: &BTreeMap<TenantId, Book>) -> Result<()> {
@@ -191,8 +206,8 @@ pub(crate) fn changed<K: Serialize>(changes: &BTreeMap<K, Book>) -> Vec<Change<'
 }
 
 const BOOKS: &str = "
-SELECT tenant, held_vcpus, held_memory_mib, held_disk_gib, held_vms, used_vcpus, used_memory_mib, used_disk_gib,
-       used_vms
+SELECT tenant, held_vcpus, held_memory_mib, held_disk_gib, held_vms, held_running_vms, held_snapshots, used_vcpus,
+       used_memory_mib, used_disk_gib, used_vms, used_running_vms, used_snapshots
   FROM tenant_books";
 
 /// Every tenant's book.
@@ -200,9 +215,9 @@ pub(crate) fn books(tx: &Tx<'_>) -> Result<BTreeMap<TenantId, Book>> {
     Ok(tx.query(BOOKS, &(), |row| Ok((row.parse(0)?, book(row, 1)?)))?.into_iter().collect())
 }
 
-/// Eight columns of a book.
+/// Twelve columns of a book.
 pub(crate) fn book(row: &Row<'_>, first: usize) -> Result<Book> {
-    Ok(Book { held: resources(row, first)?, used: resources(row, first + 4)? })
+    Ok(Book { held: amounts(row, first)?, used: amounts(row, first + 6)? })
 }
 
 /// Texts that run all the time: none may read a whole table.

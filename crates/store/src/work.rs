@@ -384,6 +384,13 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// Corrects a tenant's book that is not the sum of what exists.
+    pub(crate) fn correct_book(&mut self, tenant: TenantId, by: Book) {
+        let change = self.books.tenants.entry(tenant).or_default();
+        change.held += by.held;
+        change.used += by.used;
+    }
+
     /// The tasks on a VM that have not ended, in the order of their turns.
     pub(crate) fn queue(&mut self, vm: VmId) -> Result<Vec<TaskId>> {
         self.read_vms(&BTreeSet::from([vm]))?;
@@ -542,6 +549,7 @@ impl<'a> Work<'a> {
 
     /// Writes everything that changed, each hot row once, and advances the head of the log.
     pub(crate) fn finish(mut self) -> Result<Wakes> {
+        self.recount_all()?;
         let mut wakes = std::mem::take(&mut self.apart);
         wakes.nodes = self.wake_nodes.iter().copied().collect();
         wakes.ended = std::mem::take(&mut self.ended);

@@ -1,11 +1,8 @@
 //! Whether the server can do its work, how much there is, and whether the books agree.
 
-use hostler_model::{
-    Code, Refusal,
-    api::{Diagnosis, Quota},
-};
+use hostler_model::{Code, Refusal, api::Diagnosis};
 
-use super::{App, Result, caller::Call};
+use super::{App, Result};
 use crate::broker::doctor;
 
 impl App {
@@ -16,11 +13,6 @@ impl App {
         }
         self.store.log_head().await?;
         Ok(())
-    }
-
-    /// What the caller's tenant may have and has.
-    pub async fn quota(&self, call: &Call) -> Result<Quota> {
-        Ok(self.store.quota(call.tenant()?).await?)
     }
 
     /// Recomputes the books and the chain of the log and compares, and looks at the broker, where there is one.

@@ -26,6 +26,8 @@ pub(super) enum List {
     Imports,
     /// Of tenants.
     Tenants,
+    /// Of reservations.
+    Reservations,
     /// Of tokens.
     Tokens,
 }
@@ -40,6 +42,7 @@ impl List {
             List::Audit => "audit",
             List::Imports => "imports",
             List::Tenants => "tenants",
+            List::Reservations => "reservations",
             List::Tokens => "tokens",
         }
     }

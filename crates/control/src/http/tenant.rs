@@ -37,7 +37,7 @@ pub(super) struct RecordQuery {
 
 /// How a record is changed: in earnest or not, and under which key.
 #[derive(Debug)]
-pub(super) struct Record(Asked);
+pub(super) struct Record(pub(super) Asked);
 
 impl<S: Sync> FromRequestParts<S> for Record {
     type Rejection = Error;

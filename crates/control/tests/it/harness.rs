@@ -233,6 +233,7 @@ fn quick() -> Pace {
         expire_vms: every,
         drop_idempotency_keys: every,
         fold_stats: every,
+        expire_reservations: every,
         lapse_imports: every,
         forget: every,
         collect_blobs: every,

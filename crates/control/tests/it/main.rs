@@ -22,6 +22,7 @@ mod loops;
 mod oidc;
 mod placement;
 mod power;
+mod quota;
 mod rate;
 mod secret;
 mod snapshot;

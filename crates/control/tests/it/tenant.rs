@@ -22,7 +22,10 @@ async fn a_tenant_is_made_with_the_limits_that_are_said_and_the_servers_for_the_
     assert_eq!((made.status, made.header("etag")), (StatusCode::CREATED, "\"1\""));
     let tenant = made.json();
     assert_eq!(made.header("location"), format!("/api/v1/tenants/{}", tenant["id"].as_str().unwrap()));
-    assert_eq!(tenant["limits"], json!({"vcpus": 4, "memory_mib": -1, "disk_gib": -1, "vms": 10, "images_gib": -1}));
+    assert_eq!(
+        tenant["limits"],
+        json!({"vcpus": 4, "memory_mib": -1, "disk_gib": -1, "vms": 10, "running_vms": -1, "snapshots": -1, "images_gib": -1})
+    );
     let again = ask().send().await;
     assert_eq!((again.header("idempotency-replayed"), again.json()), ("true", tenant));
     assert_eq!(world.post("/api/v1/tenants", body.clone()).send().await.code(), "NAME_TAKEN");

@@ -16,6 +16,7 @@ pub mod key;
 pub mod live;
 pub mod login;
 pub mod node;
+pub mod quota;
 pub mod read;
 pub mod run;
 mod schedule;

@@ -109,6 +109,12 @@ pub struct LimitArgs {
     /// Machines
     #[arg(long, value_name = "N", value_parser = count)]
     vms: Option<Patch<i64>>,
+    /// Machines that run, or are about to
+    #[arg(long, value_name = "N", value_parser = count)]
+    running: Option<Patch<i64>>,
+    /// Snapshots
+    #[arg(long, value_name = "N", value_parser = count)]
+    snapshots: Option<Patch<i64>>,
     /// Images, such as 100G
     #[arg(long, value_name = "AMOUNT", value_parser = disk)]
     images: Option<Patch<i64>>,
@@ -137,12 +143,14 @@ fn disk(text: &str) -> Result<Patch<i64>, String> {
 
 impl From<LimitArgs> for LimitsPatch {
     fn from(args: LimitArgs) -> LimitsPatch {
-        let LimitArgs { vcpus, memory, disk, vms, images } = args;
+        let LimitArgs { vcpus, memory, disk, vms, running, snapshots, images } = args;
         LimitsPatch {
             vcpus: vcpus.unwrap_or_default(),
             memory_mib: memory.unwrap_or_default(),
             disk_gib: disk.unwrap_or_default(),
             vms: vms.unwrap_or_default(),
+            running_vms: running.unwrap_or_default(),
+            snapshots: snapshots.unwrap_or_default(),
             images_gib: images.unwrap_or_default(),
         }
     }
@@ -175,7 +183,8 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     }
 }
 
-fn mode(dry_run: bool) -> Mode {
+/// In earnest or not.
+pub fn mode(dry_run: bool) -> Mode {
     if dry_run { Mode::DryRun } else { Mode::Real }
 }
 
@@ -193,13 +202,15 @@ fn of(has: i64, limit: i64, unit: &str) -> String {
 }
 
 /// What a tenant has of what it may have.
-fn room(tenant: &Tenant) -> [String; 4] {
+fn room(tenant: &Tenant) -> [String; 6] {
     let (has, may) = (tenant.book.total(), &tenant.limits);
     [
         of(has.vcpus, may.vcpus, ""),
         of(has.memory_mib, may.memory_mib, " MiB"),
         of(has.disk_gib, may.disk_gib, " GiB"),
         of(has.vms, may.vms, ""),
+        of(has.running_vms, may.running_vms, ""),
+        of(has.snapshots, may.snapshots, ""),
     ]
 }
 
@@ -212,14 +223,14 @@ fn images(tenant: &Tenant) -> String {
 
 fn table(tenants: &[Tenant]) -> Table {
     let rows = tenants.iter().map(|tenant| {
-        let [vcpus, memory, disk, vms] = room(tenant);
-        [tenant.name.to_string(), vcpus, memory, disk, vms, tenant.id.to_string()]
+        let [vcpus, memory, disk, vms, running, snapshots] = room(tenant);
+        [tenant.name.to_string(), vcpus, memory, disk, vms, running, snapshots, tenant.id.to_string()]
     });
-    output::table(["NAME", "VCPUS", "MEMORY", "DISK", "VMS", "ID"], rows)
+    output::table(["NAME", "VCPUS", "MEMORY", "DISK", "VMS", "RUNNING", "SNAPSHOTS", "ID"], rows)
 }
 
 fn show(tenant: &Tenant, now: Timestamp) -> String {
-    let [vcpus, memory, disk, vms] = room(tenant);
+    let [vcpus, memory, disk, vms, running, snapshots] = room(tenant);
     let made = if tenant.created_at.as_micros() == 0 {
         "with the server".to_owned()
     } else {
@@ -232,6 +243,8 @@ fn show(tenant: &Tenant, now: Timestamp) -> String {
         ("memory", memory),
         ("disk", disk),
         ("vms", vms),
+        ("running", running),
+        ("snapshots", snapshots),
         ("images", images(tenant)),
         ("generation", tenant.generation.to_string()),
         ("made", made),
@@ -251,7 +264,7 @@ mod tests {
 
     fn tenant() -> Tenant {
         let limits = Limits { vcpus: 8, disk_gib: 100, ..UNLIMITED };
-        let used = Resources { vcpus: 2, memory_mib: 512, disk_gib: 2, vms: 2 };
+        let used = Resources { vcpus: 2, memory_mib: 512, disk_gib: 2, vms: 2 }.into();
         let now = Timestamp::from_micros(fixture::NOW.as_micros() - 60_000_000);
         let made = Tenant::new(TenantId::DEFAULT, "acme".parse().unwrap(), limits, now);
         Tenant { book: Book { used, ..Book::default() }, ..made }
@@ -260,8 +273,8 @@ mod tests {
     #[test]
     fn tenants_are_listed() {
         insta::assert_snapshot!(table(&[tenant()]), @"
-        NAME  VCPUS  MEMORY   DISK       VMS  ID
-        acme  2/8    512 MiB  2/100 GiB  2    00000000-0000-7000-8000-000000000001
+        NAME  VCPUS  MEMORY   DISK       VMS  RUNNING  SNAPSHOTS  ID
+        acme  2/8    512 MiB  2/100 GiB  2    0        0          00000000-0000-7000-8000-000000000001
         ");
     }
 
@@ -274,6 +287,8 @@ mod tests {
         memory      512 MiB
         disk        2/100 GiB
         vms         2
+        running     0
+        snapshots   0
         images      no limit
         generation  1
         made        60s ago

@@ -182,6 +182,7 @@ impl Kind for VmCreate {
     const SCOPE: Scope = Scope::VmWrite;
     const AIM: Aim = Aim::NewVm;
     const TURN: Turn = Turn::Exclusive;
+    const STARTS: bool = true;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
     const RETRY: RetryPolicy = RetryPolicy::exponential(3, 2, 60);
     const RETRY_WHY: &'static str =

@@ -57,6 +57,7 @@ impl Kind for VmReboot {
     const SCOPE: Scope = Scope::VmWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
+    const STARTS: bool = true;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Fail;
     const RETRY: RetryPolicy = RetryPolicy::exponential(3, 1, 10);
     const RETRY_WHY: &'static str =

@@ -45,6 +45,7 @@ impl Kind for VmRestore {
     const SCOPE: Scope = Scope::SnapshotWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
+    const STARTS: bool = true;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
     const RETRY: RetryPolicy = RetryPolicy::exponential(3, 2, 30);
     const RETRY_WHY: &'static str = "The machine stands still meanwhile; what fails three times has another cause.";

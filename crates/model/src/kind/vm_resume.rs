@@ -37,6 +37,7 @@ impl Kind for VmResume {
     const SCOPE: Scope = Scope::VmWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
+    const STARTS: bool = true;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
     const RETRY: RetryPolicy = RetryPolicy::linear(3, 1, 5);
     const RETRY_WHY: &'static str = "It takes milliseconds or is refused, and the machine stands still meanwhile.";

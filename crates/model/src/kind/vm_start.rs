@@ -55,6 +55,7 @@ impl Kind for VmStart {
     const SCOPE: Scope = Scope::VmWrite;
     const AIM: Aim = Aim::Vm;
     const TURN: Turn = Turn::Exclusive;
+    const STARTS: bool = true;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Inspect;
     const RETRY: RetryPolicy = RetryPolicy::exponential(3, 2, 30);
     const RETRY_WHY: &'static str = "Somebody waits for it; what fails three times on a host has another cause.";

@@ -16,7 +16,7 @@ fn candidate(n: u8, state: NodeState, freshness: Freshness, free: i64) -> Candid
         paused: false,
         facts: NodeFacts { capabilities: vec!["vm.*".into()], ..NodeFacts::default() },
         labels: BTreeMap::new(),
-        book: Book { used: Resources { vcpus: 10 - free, ..Resources::ZERO }, ..Book::default() },
+        book: Book { used: Resources { vcpus: 10 - free, ..Resources::ZERO }.into(), ..Book::default() },
         schedulable: Resources { vcpus: 10, memory_mib: 10, disk_gib: 10, vms: 10 },
     }
 }
@@ -156,8 +156,8 @@ fn a_large_fleet_is_explained_in_part_and_says_so() {
 #[test]
 fn an_operators_weights_decide() {
     let mut all = [empty(1), empty(2)];
-    all[0].book.used = Resources { vcpus: 5, ..Resources::ZERO };
-    all[1].book.used = Resources { memory_mib: 5, ..Resources::ZERO };
+    all[0].book.used = Resources { vcpus: 5, ..Resources::ZERO }.into();
+    all[1].book.used = Resources { memory_mib: 5, ..Resources::ZERO }.into();
     assert_eq!(place(&all, &wanted(1)).unwrap(), all[1].id);
     let memory = Weights { vcpus: 0.0, memory: 1.0, disk: 0.0, image: 0.0 };
     assert_eq!(super::place(&all, &wanted(1), &memory).unwrap(), all[0].id);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_model::{
     NodeId, Resources, SnapshotId, VmId,
+    amounts::Amounts,
     kind::KindName,
     node::Node,
     snapshot::{Snapshot, SnapshotState},
@@ -112,7 +113,7 @@ async fn programs(world: &World, store: &Store) -> hostler_store::Result<Wrongs>
 }
 
 /// Whether there is so much. -1 is no limit.
-pub fn within(amount: Resources, limits: Resources) -> bool {
+pub fn within(amount: Amounts, limits: Amounts) -> bool {
     amount.each().iter().zip(limits.each()).all(|((_, amount), (_, limit))| limit < 0 || *amount <= limit)
 }
 
@@ -136,7 +137,7 @@ impl Books {
         );
         wrongs.extend(self.snapshots_against(node, host));
         wrongs.extend(self.charges(node, host));
-        if !within(node.book.total(), node.schedulable) {
+        if !within(node.book.total().room().into(), node.schedulable.into()) {
             wrongs.push(format!("{} has promised {:?} of {:?}", node.name, node.book, node.schedulable));
         }
         wrongs
@@ -163,8 +164,10 @@ impl Books {
         let waits = self.on(node.id).any(|vm| vm.generation != vm.observed_generation);
         let same =
             (charged.vcpus, charged.memory_mib, charged.vms) == (machines.vcpus, machines.memory_mib, machines.vms);
+        let runs = self.on(node.id).filter(|vm| matches!(vm.state, VmState::Running | VmState::Paused)).count();
         let snapshots = i64::try_from(kept).unwrap_or(i64::MAX);
-        let enough = within(machines, charged) && charged.disk_gib >= machines.disk_gib + snapshots;
+        let enough = within(machines.into(), charged) && charged.disk_gib >= machines.disk_gib + snapshots;
+        let enough = enough && charged.running_vms >= i64::try_from(runs).unwrap_or(i64::MAX);
         if enough && (same || waits) {
             return Wrongs::new();
         }

@@ -198,7 +198,7 @@ impl Stage {
         if let Some(live) = self.world.net.server() {
             self.world.site.history.read(&live.store).await;
             for (tenant, quota) in self.quotas(&live).await {
-                if !check::within(quota.book.total(), quota.limits.of_machines()) {
+                if !check::within(quota.book.total(), quota.limits.amounts()) {
                     self.trace.wrong(format!("tenant {tenant} has {:?} of {:?}", quota.book, quota.limits));
                 }
             }

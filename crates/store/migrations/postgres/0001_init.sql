@@ -60,13 +60,15 @@ CREATE TABLE tenants (
     limit_memory_mib BIGINT NOT NULL,
     limit_disk_gib   BIGINT NOT NULL,
     limit_vms        BIGINT NOT NULL,
+    limit_running_vms BIGINT NOT NULL,
+    limit_snapshots  BIGINT NOT NULL,
     limit_images_gib BIGINT NOT NULL,
     generation       BIGINT NOT NULL,
     created_at       BIGINT NOT NULL,
     updated_at       BIGINT NOT NULL
 );
 
-INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1, 1, 0, 0);
+INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1, -1, -1, 1, 0, 0);
 
 -- Both books are sums of the allocations.
 CREATE TABLE tenant_books (
@@ -75,10 +77,14 @@ CREATE TABLE tenant_books (
     held_memory_mib BIGINT NOT NULL,
     held_disk_gib   BIGINT NOT NULL,
     held_vms        BIGINT NOT NULL,
+    held_running_vms BIGINT NOT NULL,
+    held_snapshots  BIGINT NOT NULL,
     used_vcpus      BIGINT NOT NULL,
     used_memory_mib BIGINT NOT NULL,
     used_disk_gib   BIGINT NOT NULL,
-    used_vms        BIGINT NOT NULL
+    used_vms        BIGINT NOT NULL,
+    used_running_vms BIGINT NOT NULL,
+    used_snapshots  BIGINT NOT NULL
 );
 
 CREATE TABLE node_books (
@@ -87,10 +93,14 @@ CREATE TABLE node_books (
     held_memory_mib BIGINT NOT NULL,
     held_disk_gib   BIGINT NOT NULL,
     held_vms        BIGINT NOT NULL,
+    held_running_vms BIGINT NOT NULL,
+    held_snapshots  BIGINT NOT NULL,
     used_vcpus      BIGINT NOT NULL,
     used_memory_mib BIGINT NOT NULL,
     used_disk_gib   BIGINT NOT NULL,
-    used_vms        BIGINT NOT NULL
+    used_vms        BIGINT NOT NULL,
+    used_running_vms BIGINT NOT NULL,
+    used_snapshots  BIGINT NOT NULL
 );
 
 CREATE TABLE allocations (
@@ -102,9 +112,24 @@ CREATE TABLE allocations (
     memory_mib BIGINT NOT NULL,
     disk_gib   BIGINT NOT NULL,
     vms        BIGINT NOT NULL,
+    running_vms BIGINT NOT NULL,
+    snapshots  BIGINT NOT NULL,
     hold       TEXT COLLATE "C" NOT NULL,
     PRIMARY KEY (noun, id)
 );
+
+-- What administrators hold for tenants by hand; how much stands in its allocation.
+CREATE TABLE reservations (
+    id         TEXT COLLATE "C" PRIMARY KEY,
+    tenant     TEXT COLLATE "C" NOT NULL,
+    reason     TEXT COLLATE "C" NOT NULL,
+    created_by TEXT COLLATE "C" NOT NULL,
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL
+);
+
+CREATE INDEX reservations_of_tenant ON reservations (tenant, id);
+CREATE INDEX reservations_by_end ON reservations (expires_at);
 
 -- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
 -- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node

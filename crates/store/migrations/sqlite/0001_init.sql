@@ -57,13 +57,15 @@ CREATE TABLE tenants (
     limit_memory_mib INTEGER NOT NULL,
     limit_disk_gib   INTEGER NOT NULL,
     limit_vms        INTEGER NOT NULL,
+    limit_running_vms INTEGER NOT NULL,
+    limit_snapshots  INTEGER NOT NULL,
     limit_images_gib INTEGER NOT NULL,
     generation       INTEGER NOT NULL,
     created_at       INTEGER NOT NULL,
     updated_at       INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
-INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1, 1, 0, 0);
+INSERT INTO tenants VALUES ('00000000-0000-7000-8000-000000000001', 'default', -1, -1, -1, -1, -1, -1, -1, 1, 0, 0);
 
 -- Both books are sums of the allocations.
 CREATE TABLE tenant_books (
@@ -72,10 +74,14 @@ CREATE TABLE tenant_books (
     held_memory_mib INTEGER NOT NULL,
     held_disk_gib   INTEGER NOT NULL,
     held_vms        INTEGER NOT NULL,
+    held_running_vms INTEGER NOT NULL,
+    held_snapshots  INTEGER NOT NULL,
     used_vcpus      INTEGER NOT NULL,
     used_memory_mib INTEGER NOT NULL,
     used_disk_gib   INTEGER NOT NULL,
-    used_vms        INTEGER NOT NULL
+    used_vms        INTEGER NOT NULL,
+    used_running_vms INTEGER NOT NULL,
+    used_snapshots  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE node_books (
@@ -84,10 +90,14 @@ CREATE TABLE node_books (
     held_memory_mib INTEGER NOT NULL,
     held_disk_gib   INTEGER NOT NULL,
     held_vms        INTEGER NOT NULL,
+    held_running_vms INTEGER NOT NULL,
+    held_snapshots  INTEGER NOT NULL,
     used_vcpus      INTEGER NOT NULL,
     used_memory_mib INTEGER NOT NULL,
     used_disk_gib   INTEGER NOT NULL,
-    used_vms        INTEGER NOT NULL
+    used_vms        INTEGER NOT NULL,
+    used_running_vms INTEGER NOT NULL,
+    used_snapshots  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE allocations (
@@ -99,9 +109,24 @@ CREATE TABLE allocations (
     memory_mib INTEGER NOT NULL,
     disk_gib   INTEGER NOT NULL,
     vms        INTEGER NOT NULL,
+    running_vms INTEGER NOT NULL,
+    snapshots  INTEGER NOT NULL,
     hold       TEXT    NOT NULL,
     PRIMARY KEY (noun, id)
 ) STRICT, WITHOUT ROWID;
+
+-- What administrators hold for tenants by hand; how much stands in its allocation.
+CREATE TABLE reservations (
+    id         TEXT PRIMARY KEY,
+    tenant     TEXT NOT NULL,
+    reason     TEXT NOT NULL,
+    created_by TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX reservations_of_tenant ON reservations (tenant, id);
+CREATE INDEX reservations_by_end ON reservations (expires_at);
 
 -- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
 -- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node

@@ -1,13 +1,29 @@
 //! What goes into the steps that change tenants.
 
 use hostler_model::{
-    TenantId,
+    ReservationId, TenantId,
     event::Actor,
     name::Name,
+    reservation::NewReservation,
     tenant::{Limits, Tenant, TenantPatch},
 };
 
 use super::Idempotency;
+
+/// Amounts to be held for a tenant by hand.
+#[derive(Clone, Debug)]
+pub struct NewReservationRow {
+    /// Its id, made beforehand.
+    pub id: ReservationId,
+    /// For whom.
+    pub tenant: TenantId,
+    /// What is asked for.
+    pub asked: NewReservation,
+    /// Answer as if, and write nothing.
+    pub dry_run: bool,
+    /// Who asks.
+    pub actor: Actor,
+}
 
 /// A tenant to be.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use hostler_db::Result;
 use hostler_model::{
     NodeId, SnapshotId, VmId,
     alloc::{Allocation, Hold, Owner, Settlement},
+    amounts::Amounts,
     kind::{KindName, SnapshotDeleteOutput},
     snapshot::{self, Known, Snapshot, SnapshotChange, SnapshotState, Use},
     task::Verdict,
@@ -147,7 +148,8 @@ impl Work<'_> {
         if self.allocation(owner)?.is_some() {
             return Ok(());
         }
-        let (tenant, node, amount) = (snapshot.tenant, snapshot.node, written.charge());
+        let (tenant, node) = (snapshot.tenant, snapshot.node);
+        let amount = Amounts { snapshots: 1, ..written.charge().into() };
         self.set_allocation(owner, Some(Allocation { owner, tenant, node, amount, hold: Hold::Used }))
     }
 

@@ -1,12 +1,12 @@
 -- A store that has been at work for a while: much that has ended, little that has not. 2,000 nodes, 50 tenants,
 -- of which 3 have nearly all.
 
-INSERT INTO tenants SELECT 'tenant-' || n, 'tenant-' || n, -1, -1, -1, -1, -1, 1, n, n FROM generate_series(0, 49) n;
-INSERT INTO tenant_books SELECT 'tenant-' || n, 0, 0, 0, 0, 9, 9, 9, 9 FROM generate_series(0, 49) n;
+INSERT INTO tenants SELECT 'tenant-' || n, 'tenant-' || n, -1, -1, -1, -1, -1, -1, -1, 1, n, n FROM generate_series(0, 49) n;
+INSERT INTO tenant_books SELECT 'tenant-' || n, 0, 0, 0, 0, 0, 0, 9, 9, 9, 9, 9, 9 FROM generate_series(0, 49) n;
 INSERT INTO nodes (id, name, state, freshness, transport, enrolment, facts, heard_epoch, orphans, created_at)
 SELECT 'node-' || n, 'node-' || n, 'ready', 'fresh', 'poll', 'enrolment-' || n, '{}', 1, '[]', n
   FROM generate_series(1, 2000) n;
-INSERT INTO node_books SELECT 'node-' || n, 0, 0, 0, 0, 9, 9, 9, 9 FROM generate_series(1, 2000) n;
+INSERT INTO node_books SELECT 'node-' || n, 0, 0, 0, 0, 0, 0, 9, 9, 9, 9, 9, 9 FROM generate_series(1, 2000) n;
 
 INSERT INTO tasks (id, seq, tenant, kind, turn, vm, params, state, node, store_epoch, attempt, max_attempts, clean,
                    enrolment, lease_until, phases, code, retry_of, created_by, created_at, not_before, queue_deadline,
@@ -41,8 +41,10 @@ SELECT 'vm-' || n, n, 'tenant-' || n % 3, 'vm-' || n, CASE n % 4 WHEN 0 THEN 'ru
        CASE n % 8 WHEN 0 THEN 'group-' || n / 80 END
   FROM generate_series(1, 20000) n;
 INSERT INTO allocations
-SELECT 'vm', 'vm-' || n, 'tenant-' || n % 3, 'node-' || n / 10, 1, 1, 1, 1, 'used'
+SELECT 'vm', 'vm-' || n, 'tenant-' || n % 3, 'node-' || n / 10, 1, 1, 1, 1, 1, 0, 'used'
   FROM generate_series(1, 20000) n WHERE n % 4 = 0;
+INSERT INTO reservations
+SELECT 'reservation-' || n, 'tenant-' || n % 50, 'reason', 'somebody', n, n FROM generate_series(1, 5000) n;
 INSERT INTO snapshots (id, seq, tenant, vm, name, state, memory, task, node, spec, created_at, updated_at)
 SELECT 'snapshot-' || n, n, 'tenant-' || n % 3, 'vm-' || n, 'one', CASE n % 4 WHEN 0 THEN 'ready' ELSE 'deleted' END, 0,
        CASE n % 4000 WHEN 0 THEN 'task-' || n END, 'node-' || n / 10, '{}', n, n

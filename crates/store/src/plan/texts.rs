@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    allocation, api_token, doctor, history, idempotency, image, import, key, log, node, secret, service_account,
-    snapshot, task, task_log, tenant, timeline, token, vm,
+    allocation, api_token, doctor, history, idempotency, image, import, key, log, node, reservation, secret,
+    service_account, snapshot, task, task_log, tenant, timeline, token, vm,
 };
 
 /// Texts that may read a whole table, by the file and the name, and why.
@@ -16,8 +16,10 @@ const RARE: &[(&str, &str, &str)] = &[
     ("allocation.rs", "ALL", "the doctor adds all of them up"),
     ("allocation.rs", "ON_NODE", "once for a node that is removed"),
     ("allocation.rs", "ORPHANED", "the doctor looks at each"),
+    ("allocation.rs", "OF_TENANT", "when somebody counts a book anew"),
     ("api_token.rs", "REVOKE_MADE", "it reads again what it found: tokens that were made with each other"),
     ("doctor.rs", "LEASELESS", "the doctor looks at each task"),
+    ("doctor.rs", "UNCHARGED", "the doctor looks at each machine"),
     ("doctor.rs", "MISNAMED", "the doctor looks at each machine"),
     ("gauges.rs", "VMS", "machines are counted for /metrics: as many as there are, without the deleted"),
     ("gauges.rs", "NODES", "as many as there are hosts"),
@@ -53,6 +55,7 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
         key::HOT,
         log::HOT,
         node::HOT,
+        reservation::HOT,
         secret::HOT,
         service_account::HOT,
         snapshot::HOT,

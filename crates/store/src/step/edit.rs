@@ -11,6 +11,7 @@ use hostler_db::Result;
 use hostler_model::{
     Code, NodeId, Refusal, Resources, TaskId, VmId,
     alloc::{Allocation, Owner, Settlement},
+    amounts::Amounts,
     edit::{self, Outcome, Shape, VmPatch},
     forward,
     kind::{Filed, KindName, VmCreateOutput, VmEditOutput, is_plausible},
@@ -119,7 +120,10 @@ pub(super) fn plan(work: &mut Work<'_>, item: &Submission, node: NodeId) -> Resu
         return Ok(Err(refusal));
     }
     let charged = work.allocation(Owner::Vm(before.id))?;
-    let allocation = charged.map(|held| Allocation { amount: edit::larger(held.amount, shape.charge()), ..held });
+    let allocation = charged.map(|held| {
+        let room = edit::larger(held.amount.room(), shape.charge());
+        Allocation { amount: held.amount.with_room(room), ..held }
+    });
     if let (Some(charged), Some(then)) = (&charged, &allocation)
         && let Err(refusal) = may_grow(work, item, node, then.amount - charged.amount)?
     {
@@ -129,7 +133,7 @@ pub(super) fn plan(work: &mut Work<'_>, item: &Submission, node: NodeId) -> Resu
         generation: after.generation,
         before: Shape::of(&before.spec),
         after: shape,
-        charged: charged.map(|charged| charged.amount),
+        charged: charged.map(|charged| charged.amount.room()),
     };
     let mut params = item.params.clone();
     params["filed"] = json!(filed);
@@ -137,7 +141,7 @@ pub(super) fn plan(work: &mut Work<'_>, item: &Submission, node: NodeId) -> Resu
 }
 
 /// Only growth is checked.
-fn may_grow(work: &mut Work<'_>, item: &Submission, node: NodeId, growth: Resources) -> Result<Answer<()>> {
+fn may_grow(work: &mut Work<'_>, item: &Submission, node: NodeId, growth: Amounts) -> Result<Answer<()>> {
     if growth.is_zero() {
         return Ok(Ok(()));
     }
@@ -146,7 +150,7 @@ fn may_grow(work: &mut Work<'_>, item: &Submission, node: NodeId, growth: Resour
         return Ok(Err(refusal));
     }
     let candidate = work.candidates()?.iter().find(|candidate| candidate.id == node);
-    Ok(candidate.map_or(Ok(()), |candidate| placement::grow(candidate, &growth)))
+    Ok(candidate.map_or(Ok(()), |candidate| placement::grow(candidate, &growth.room())))
 }
 
 /// Refuses a port of the node that another machine there has.
@@ -331,7 +335,7 @@ fn charge(work: &mut Work<'_>, id: VmId, amount: Option<Resources>) -> Result<()
         disk_gib: amount.disk_gib.min(most.disk_gib),
         vms: most.vms,
     };
-    work.set_allocation(Owner::Vm(id), Some(Allocation { amount, ..held }))
+    work.set_allocation(Owner::Vm(id), Some(Allocation { amount: most.with_room(amount), ..held }))
 }
 
 /// What a node saw of a machine that no task is changing: whether all that was asked for has taken effect. What runs no

@@ -7,6 +7,7 @@ use hostler_db::{Result, Tx};
 use hostler_model::{
     NodeId, Resources, TaskId, TenantId, VmId,
     alloc::{Allocation, Owner},
+    amounts::Amounts,
     kind::KindName,
     name::Name,
     placement::{self, Apart, Choice, Placement, Wanted},
@@ -105,7 +106,7 @@ pub(super) fn place(
     work: &mut Work<'_>,
     groups: &Groups,
     item: &Submission,
-    amount: Resources,
+    amount: Amounts,
     machine: Option<&NewMachine>,
 ) -> Result<Answer<(NodeId, Option<Choice>)>> {
     let Some(tenant) = work.tenant(item.tenant)? else { return Ok(Err(no_tenant(item.tenant))) };
@@ -113,14 +114,14 @@ pub(super) fn place(
         return Ok(Err(refusal));
     }
     let machine = machine.map(|machine| (machine.id, &machine.spec));
-    let asked = Asked { tenant: item.tenant, kind: item.kind, amount, node: item.target.node, machine };
+    let asked = Asked { tenant: item.tenant, kind: item.kind, amount: amount.room(), node: item.target.node, machine };
     choose(work, groups, &asked, item.dry_run)
 }
 
 /// A node for a machine that nobody has begun to make: its quota is taken, and only room is looked for.
 pub(super) fn anew(work: &mut Work<'_>, groups: &Groups, row: &TaskRow, vm: &Vm) -> Result<Answer<NodeId>> {
     let taken = work.allocation(Owner::Vm(vm.id))?;
-    let amount = taken.map_or_else(|| vm.spec.charge(), |taken| taken.amount);
+    let amount = taken.map_or_else(|| vm.spec.charge(), |taken| taken.amount.room());
     let (tenant, machine) = (vm.tenant, Some((vm.id, &vm.spec)));
     let asked = Asked { tenant, kind: row.task.kind, amount, node: row.task.target.node, machine };
     match choose(work, groups, &asked, false)? {

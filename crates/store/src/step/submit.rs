@@ -10,8 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_db::Result;
 use hostler_model::{
-    Code, Fence, NodeId, Refusal, Resources, TaskId, TenantId, VmId,
+    Code, Fence, NodeId, Refusal, TaskId, TenantId, VmId,
     alloc::{Allocation, Hold, Owner},
+    amounts::Amounts,
     edit::{check_deletable, check_generation},
     kind::{Admission, Aim, Turn},
     name::Name,
@@ -31,6 +32,7 @@ use crate::{
     Accepted, Answer, NewMachine, Submission,
     group::Step,
     idempotency::{self, FirstAnswer, Key, Stored},
+    life::running,
     task::{Held, TaskRow, waiting_for},
     vm::{self, VmRow},
     work::{Did, Work},
@@ -163,7 +165,7 @@ impl Batch {
         if let Some(id) = self.names.get(&(item.tenant, machine.name.clone())) {
             return Ok(Err(name_taken(&machine.name, *id)));
         }
-        let amount = machine.spec.charge();
+        let amount = Amounts { running_vms: i64::from(item.kind.spec().starts), ..machine.spec.charge().into() };
         let (node, choice) = match place(work, &self.groups, item, amount, Some(machine))? {
             Ok(placed) => placed,
             Err(refusal) => return Ok(Err(refusal)),
@@ -180,7 +182,7 @@ impl Batch {
     }
 
     fn decide_any_node(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
-        let amount = (item.kind.spec().delta)(&item.params);
+        let amount = (item.kind.spec().delta)(&item.params).into();
         let placed = place(work, &self.groups, item, amount, None)?;
         let (node, choice) = match placed.and_then(|placed| self.images.has(item).map(|()| placed)) {
             Ok(placed) => placed,
@@ -247,13 +249,16 @@ impl Batch {
             Ok(change) => change,
             Err(refusal) => return Ok(Err(refusal)),
         };
+        if !later && let Err(refusal) = running::may_start(work, item, id)? {
+            return Ok(Err(refusal));
+        }
         let aborts = if later { Vec::new() } else { aborts(work, spec.turn, &queue) };
         let target = Target { vm: Some(id), node: item.target.node };
         let mut row = TaskRow { later, ..self.row(work, item, target, node)? };
         let vm = change.as_ref().map_or_else(|| vm.clone(), |change| change.told(&mut row.task, &vm));
         let held = Held { turn: earlier.is_some(), paused: work.is_paused(node)? };
         row.task.waiting_for = waiting_for(&row.task, held, work.now);
-        let allocation = of_task(item, node, (spec.delta)(&item.params));
+        let allocation = of_task(item, node, (spec.delta)(&item.params).into());
         Ok(Ok(Plan { row, vm: Some(vm), allocation, snapshot: part, aborts, change, choice: None }))
     }
 
@@ -341,8 +346,9 @@ impl Batch {
         for earlier in aborts {
             work.cancel(earlier, &item.actor)?;
         }
-        let vm = work.tasks.get(&item.task).and_then(|row| row.task.target.vm);
-        vm.map_or(Ok(()), |vm| self.take_turn(work, item, vm))
+        let Some(vm) = work.tasks.get(&item.task).and_then(|row| row.task.target.vm) else { return Ok(()) };
+        self.take_turn(work, item, vm)?;
+        work.recount_running(vm)
     }
 
     /// Names the change under way on the VM, and ends a task at once for which nothing is left to do.
@@ -416,7 +422,7 @@ fn new_vm(work: &Work<'_>, item: &Submission, machine: &NewMachine, node: NodeId
 }
 
 /// What a task takes while it lives, if it takes anything.
-fn of_task(item: &Submission, node: NodeId, amount: Resources) -> Option<Allocation> {
+fn of_task(item: &Submission, node: NodeId, amount: Amounts) -> Option<Allocation> {
     let owner = Owner::Task(item.task);
     let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
     Some(allocation).filter(|_| !amount.is_zero())

@@ -30,7 +30,7 @@ pub async fn what_is_leased_waits_for_its_nodes_word(world: &mut World) {
     let leased = world.lease_one(agent).await;
     let aborting = world.cancel(task.id).await.unwrap();
     assert_eq!((aborting.state, aborting.abort_reason), (TaskState::Aborting, Some(AbortReason::Cancel)));
-    assert_eq!(world.book().await.held, one_vm());
+    assert_eq!(world.book().await.held.room(), one_vm());
     world.end_with(agent, &leased, cancelled(Effects::Undone)).await;
     assert_eq!(world.task(task.id).await.state, TaskState::Cancelled);
     assert!(world.book().await.total().is_zero());
@@ -99,7 +99,7 @@ pub async fn force_ends_only_what_is_aborting_and_keeps_the_allocation(world: &m
     world.cancel(task.id).await.unwrap();
     assert_eq!(world.force(task.id).await.unwrap().state, TaskState::Cancelled);
     assert_eq!(world.vm(task.target.vm.unwrap()).await.state, VmState::Error);
-    assert_eq!(world.book().await.held, one_vm());
+    assert_eq!(world.book().await.held.room(), one_vm());
     assert!(world.kinds_after(0).await.contains(&"task.force".to_owned()));
     // A delete is the way out.
     world.ok(world.on_vm(KindName::VmDelete, task.target.vm.unwrap())).await;

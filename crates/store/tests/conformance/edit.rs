@@ -194,7 +194,7 @@ pub async fn an_edit_of_the_host_is_asked_for_charged_and_filed_together(world: 
     world.end_with(agent, &leased, done(false, 3)).await;
     let vm = world.vm(id).await;
     assert_eq!((vm.state, vm.generation, vm.observed_generation, vm.task), (VmState::Running, 2, 2, None));
-    assert_eq!(world.book().await.total(), Resources { vcpus: 3, ..one_vm() });
+    assert_eq!(world.book().await.total().room(), Resources { vcpus: 3, ..one_vm() });
 }
 
 pub async fn what_waits_for_the_next_start_is_charged_as_the_larger_until_it_is_seen(world: &mut World) {
@@ -233,7 +233,7 @@ pub async fn only_growth_is_checked_against_quota_and_room(world: &mut World) {
     assert_eq!((refusal.code, &refusal.facts["over"][0]["asked"]), (Code::QuotaExceeded, &json!(1)));
     assert_eq!(world.vm(id).await.generation, 1);
     filed(world, id, json!({"memory_mib": 128})).await;
-    assert_eq!(world.book().await.total(), one_vm());
+    assert_eq!(world.book().await.total().room(), one_vm());
 }
 
 pub async fn an_edit_that_was_undone_is_taken_back(world: &mut World) {
@@ -244,11 +244,11 @@ pub async fn an_edit_that_was_undone_is_taken_back(world: &mut World) {
     world.end_with(agent, &leased, failed(false, Effects::Undone)).await;
     let vm = world.vm(id).await;
     assert_eq!((vm.spec.vcpus, vm.spec.labels.len(), vm.generation, vm.observed_generation), (1, 1, 3, 3));
-    assert_eq!(world.book().await.total(), one_vm());
+    assert_eq!(world.book().await.total().room(), one_vm());
     // Cancelled before anybody leased it: the same.
     let task = filed(world, id, json!({"vcpus": 3})).await;
     world.cancel(task.id).await.unwrap();
-    assert_eq!((world.vm(id).await.spec.vcpus, world.book().await.total()), (1, one_vm()));
+    assert_eq!((world.vm(id).await.spec.vcpus, world.book().await.total().room()), (1, one_vm()));
 }
 
 pub async fn an_edit_whose_end_is_not_known_stays_charged_for_the_larger(world: &mut World) {
@@ -402,7 +402,7 @@ pub async fn an_edit_behind_the_create_stays_charged_for_what_it_asks(world: &mu
     world.end_with(agent, &leased, End::Succeeded { output }).await;
     let vm = world.vm(id).await;
     assert_eq!((vm.spec.memory_mib, vm.generation, vm.observed_generation), (1024, 2, 2));
-    assert_eq!((world.book().await.total(), ports(&vm)), (charge, vec![(40003, 443), (40002, 22)]));
+    assert_eq!((world.book().await.total().room(), ports(&vm)), (charge, vec![(40003, 443), (40002, 22)]));
 }
 
 pub async fn an_edit_behind_the_create_that_is_undone_leaves_what_was_made(world: &mut World) {
@@ -414,7 +414,7 @@ pub async fn an_edit_behind_the_create_that_is_undone_leaves_what_was_made(world
     let vm = world.vm(id).await;
     assert_eq!((vm.spec.memory_mib, ports(&vm)), (256, vec![(40001, 80), (40002, 22)]));
     assert_eq!((vm.generation, vm.observed_generation, vm.task), (3, 3, None));
-    assert_eq!(world.book().await.total(), one_vm());
+    assert_eq!(world.book().await.total().room(), one_vm());
 }
 
 fn renamed(world: &World, vm: VmId, name: &str) -> Submission {

@@ -101,7 +101,7 @@ pub async fn an_observed_crash_is_written_down(world: &mut World) {
     assert_eq!((vm.state, vm.reason, vm.last_state), (VmState::Error, Some(VmReason::Crashed), Some(VmState::Running)));
     assert_eq!((vm.detail.as_deref(), vm.ready), (Some("signal 9"), false));
     // It is still there, so it is still charged.
-    assert_eq!(world.book().await.used, one_vm());
+    assert_eq!(world.book().await.used.room(), one_vm());
     assert!(world.kinds_after(0).await.contains(&"vm.error".to_owned()));
 }
 
@@ -148,7 +148,7 @@ pub async fn a_missing_vm_that_is_seen_again_is_charged_again(world: &mut World)
     world.beat(agent, vec![seen(id, VmState::Running)]).await;
     let vm = world.vm(id).await;
     assert_eq!((vm.state, vm.reason, vm.ready), (VmState::Running, None, true));
-    assert_eq!(world.book().await.used, one_vm());
+    assert_eq!(world.book().await.used.room(), one_vm());
 }
 
 pub async fn a_vm_in_error_that_is_gone_is_no_longer_charged(world: &mut World) {
@@ -156,7 +156,7 @@ pub async fn a_vm_in_error_that_is_gone_is_no_longer_charged(world: &mut World) 
     let id = world.ok(world.create("web")).await.target.vm.unwrap();
     let leased = world.lease_one(agent).await;
     world.end_with(agent, &leased, failed(false, Effects::Remain)).await;
-    assert_eq!(world.book().await.held, one_vm());
+    assert_eq!(world.book().await.held.room(), one_vm());
     world.beat(agent, Vec::new()).await;
     world.beat(agent, Vec::new()).await;
     let vm = world.vm(id).await;
@@ -232,7 +232,7 @@ pub async fn what_was_unknown_is_known_again_when_its_node_returns(world: &mut W
     assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().freshness, Freshness::Fresh);
     let vm = world.vm(id).await;
     assert_eq!((vm.state, vm.reason, vm.last_state, vm.ready), (VmState::Running, None, None, true));
-    assert_eq!(world.book().await.used, one_vm());
+    assert_eq!(world.book().await.used.room(), one_vm());
 }
 
 pub async fn an_unknown_vm_is_not_what_it_was_in_another_life(world: &mut World) {
@@ -256,7 +256,7 @@ pub async fn a_state_that_no_node_can_see_changes_nothing(world: &mut World) {
         assert_eq!((vm.state, vm.reason), (VmState::Error, Some(VmReason::CreateFailed)), "{phantom}");
     }
     // Something of it is there all the same.
-    assert_eq!(world.book().await.held, one_vm());
+    assert_eq!(world.book().await.held.room(), one_vm());
 }
 
 pub async fn what_an_agent_refused_is_in_the_audit_one_line_for_each_reason(world: &mut World) {

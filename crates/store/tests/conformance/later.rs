@@ -143,7 +143,7 @@ pub async fn an_edit_for_later_changes_nothing_until_then(world: &mut World) {
     let vm = world.running(agent, "web").await;
     let task = later(world, KindName::VmEdit, vm, json!({"vcpus": 3, "labels": {"a": "b"}})).await;
     assert_eq!((world.vm(vm).await.spec.vcpus, world.vm(vm).await.generation), (1, 1));
-    assert_eq!(world.book().await.total(), one_vm());
+    assert_eq!(world.book().await.total().room(), one_vm());
     let Edited::Task(now) = edit(world, vm, json!({"memory_mib": 512})).await else { panic!("a task") };
     does(world, agent, now.task.id).await;
     assert_eq!((world.vm(vm).await.generation, world.vm(vm).await.observed_generation), (2, 2));
@@ -179,7 +179,7 @@ pub async fn an_edit_for_later_that_may_not_be_then_fails_with_the_refusals_code
     assert!(world.lease(agent, 9).await.is_empty());
     failed_with(world, large.id, Code::NoCapacity).await;
     assert_eq!((world.vm(vm).await.spec.vcpus, world.vm(vm).await.generation), (1, 1));
-    assert_eq!((world.vm(vm).await.task, world.book().await.total()), (None, one_vm()));
+    assert_eq!((world.vm(vm).await.task, world.book().await.total().room()), (None, one_vm()));
 }
 
 pub async fn a_name_for_later_is_taken_at_its_time(world: &mut World) {
@@ -283,7 +283,7 @@ pub async fn a_machine_made_later_is_named_and_held_at_once(world: &mut World) {
     let not_before = world.now().plus(Duration::from_secs(LATER));
     let create = world.ok(Submission { not_before, ..world.create("web") }).await;
     let vm = create.target.vm.unwrap();
-    assert_eq!((world.vm(vm).await.task, world.book().await.held), (Some(create.id), one_vm()));
+    assert_eq!((world.vm(vm).await.task, world.book().await.held.room()), (Some(create.id), one_vm()));
     world.refused(world.create("web"), Code::NameTaken).await;
     come(world).await;
     does(world, agent, create.id).await;

@@ -25,6 +25,8 @@ mod placement;
 mod power;
 mod progress;
 mod query;
+mod reservation;
+mod running;
 mod schedule;
 mod secret;
 mod servers;
@@ -82,6 +84,17 @@ macro_rules! every_claim {
                 a_poisoned_item_fails_alone
                 many_callers_at_once_are_all_answered
                 a_call_that_is_dropped_leaves_all_or_nothing;
+            reservation:
+                what_is_held_by_hand_counts_and_is_given_back
+                a_reservation_released_twice_is_given_back_once
+                a_reservation_ends_by_itself_and_the_log_says_so
+                a_success_that_comes_after_every_deadline_is_charged
+                a_book_that_was_changed_by_hand_is_counted_anew;
+            running:
+                a_machine_is_charged_as_running_while_it_runs_or_is_about_to
+                a_start_over_the_limit_is_refused_also_in_a_dry_run_and_within_a_batch
+                a_machine_whose_end_was_seen_is_given_back_and_one_of_which_nobody_knows_is_not
+                a_task_for_later_is_charged_when_its_time_comes;
             tenant:
                 a_tenant_is_made_once_under_a_key
                 a_dry_run_makes_and_changes_nothing

@@ -295,7 +295,7 @@ pub async fn an_offer_that_is_rejected_ends_its_task_with_the_reason(world: &mut
     let error = shown.error.unwrap();
     assert_eq!((shown.state, error.code), (TaskState::Failed, Code::TaskRefused));
     assert!(error.detail.contains("rejected"), "{error:?}");
-    assert_eq!(world.book().await.held, hostler_model::Resources::ZERO);
+    assert_eq!(world.book().await.held.room(), hostler_model::Resources::ZERO);
     assert_eq!(world.store.bury_offers(dead(&offer, Death::Rejected)).await.unwrap(), 0);
 }
 

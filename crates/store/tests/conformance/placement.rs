@@ -188,7 +188,7 @@ pub async fn is_within_room(world: &World, made: usize) {
     assert_eq!(vms.len(), made);
     for node in &nodes {
         let sum = promised.get(&node.id).copied().unwrap_or_default();
-        assert_eq!(node.book.total(), sum, "{}", node.name);
+        assert_eq!(node.book.total().room(), sum, "{}", node.name);
         for ((what, promised), (_, most)) in sum.each().into_iter().zip(node.schedulable.each()) {
             assert!(promised <= most, "{}: {promised} of {most} {what}", node.name);
         }

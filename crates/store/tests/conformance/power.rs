@@ -34,7 +34,7 @@ pub async fn a_machine_that_is_switched_keeps_its_charge(world: &mut World) {
         done(world, agent, kind, vm).await;
         let now = world.vm(vm).await;
         assert_eq!((now.state, now.ready, now.reason, now.task), (state, ready, None, None), "{kind}");
-        assert_eq!(world.book().await.used, one_vm(), "{kind}");
+        assert_eq!(world.book().await.used.room(), one_vm(), "{kind}");
     }
 }
 
@@ -85,7 +85,7 @@ pub async fn a_guest_that_does_not_answer_after_a_start_runs_and_is_not_ready(wo
     let now = world.vm(vm).await;
     assert_eq!((now.state, now.ready, now.detail.as_deref()), (VmState::Running, false, Some("it is silent")));
     assert_eq!(world.task(start.id).await.error.unwrap().code, Code::GuestNotReady);
-    assert_eq!(world.book().await.used, one_vm());
+    assert_eq!(world.book().await.used.room(), one_vm());
 }
 
 pub async fn a_stop_that_did_not_come_to_its_end_leaves_the_machine_to_its_node(world: &mut World) {

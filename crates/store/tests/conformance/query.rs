@@ -69,7 +69,7 @@ pub async fn limits_and_books_are_told(world: &mut World) {
     let limits = Limits { vms: 7, ..UNLIMITED };
     world.store.edit_tenant(EditTenant::of_system(TENANT, limits.into())).await.unwrap().unwrap();
     let told = world.store.quota(TENANT).await.unwrap();
-    assert_eq!((told.limits, told.book.used), (limits, one_vm()));
+    assert_eq!((told.limits, told.book.used.room()), (limits, one_vm()));
 }
 
 pub async fn gauges_count(world: &mut World) {
@@ -85,5 +85,5 @@ pub async fn gauges_count(world: &mut World) {
     assert_eq!(gauges.tasks.total.oldest_queued_seconds, Some(7.0));
     assert_eq!(gauges.vms, [(VmState::Running, 1)]);
     assert_eq!(gauges.nodes, [(NodeState::Ready, Freshness::Fresh, 1)]);
-    assert_eq!((gauges.used, gauges.held.memory_mib, gauges.seq), (one_vm(), 2, world.head().await));
+    assert_eq!((gauges.used.room(), gauges.held.memory_mib, gauges.seq), (one_vm(), 2, world.head().await));
 }

@@ -25,7 +25,7 @@ pub async fn a_success_is_written_down_with_all_that_follows(world: &mut World) 
     let vm = world.vm(task.target.vm.unwrap()).await;
     assert_eq!((vm.state, vm.ready, vm.task), (VmState::Running, true, None));
     let book = world.book().await;
-    assert_eq!((book.held, book.used), (Resources::ZERO, one_vm()));
+    assert_eq!((book.held.room(), book.used.room()), (Resources::ZERO, one_vm()));
     assert_eq!(world.kinds_after(head).await, ["task.succeeded", "vm.running"]);
 }
 
@@ -170,7 +170,7 @@ pub async fn a_create_that_left_something_is_in_error_and_charged(world: &mut Wo
         (vm.state, vm.reason, vm.last_state),
         (VmState::Error, Some(VmReason::CreateFailed), Some(VmState::Provisioning))
     );
-    assert_eq!(world.book().await.held, one_vm());
+    assert_eq!(world.book().await.held.room(), one_vm());
     world.ok(world.on_vm(KindName::VmDelete, id)).await;
     let leased = world.lease_one(agent).await;
     world.succeed(agent, &leased).await;
@@ -184,8 +184,8 @@ pub async fn a_vm_is_charged_what_its_node_says(world: &mut World) {
     let charge = Resources { memory_mib: 300, ..one_vm() };
     let output = json!({"charge": charge, "boot_ms": 1.0, "acceleration": "tcg"});
     world.end_with(agent, &leased, End::Succeeded { output }).await;
-    assert_eq!(world.book().await.used, charge);
-    assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().book.used, charge);
+    assert_eq!(world.book().await.used.room(), charge);
+    assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().book.used.room(), charge);
 }
 
 pub async fn a_deleted_vm_is_no_longer_charged(world: &mut World) {
@@ -277,7 +277,7 @@ pub async fn a_charge_that_makes_no_sense_is_not_booked(world: &mut World) {
     }
     // Each is in use, at what was asked for.
     let book = world.book().await;
-    assert_eq!((book.held, book.used), (Resources::ZERO, one_vm() + one_vm() + one_vm()));
+    assert_eq!((book.held.room(), book.used.room()), (Resources::ZERO, one_vm() + one_vm() + one_vm()));
 }
 
 pub async fn an_output_that_is_no_object_leaves_the_task_readable(world: &mut World) {

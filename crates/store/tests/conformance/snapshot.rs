@@ -64,13 +64,13 @@ pub async fn one_is_held_while_it_is_made_and_charged_for_what_was_written(world
     let accepted = world.submit(take(world, vm, "one", true)).await.unwrap();
     let snapshot = accepted.snapshot.unwrap();
     assert_eq!((snapshot.state, snapshot.task), (SnapshotState::Creating, Some(accepted.task.id)));
-    assert_eq!(world.book().await.held, gib(2), "all of its disk, and its memory");
+    assert_eq!(world.book().await.held.room(), gib(2), "all of its disk, and its memory");
     let leased = world.lease_one(agent).await;
     finish(world, agent, &leased).await;
     let snapshot = of(world, snapshot.id).await;
     assert_eq!((snapshot.state, snapshot.task, snapshot.written), (SnapshotState::Ready, None, Some(WRITTEN)));
     let book = world.book().await;
-    assert_eq!((book.held, book.used), (Resources::ZERO, one_vm() + gib(1)));
+    assert_eq!((book.held.room(), book.used.room()), (Resources::ZERO, one_vm() + gib(1)));
     assert_eq!(world.vm(vm).await.state, VmState::Running);
     let filter = SnapshotFilter { tenant: Some(TENANT), vm: Some(vm), state: None };
     assert_eq!(world.store.snapshots(filter, None, 10).await.unwrap(), std::slice::from_ref(&snapshot));
@@ -138,17 +138,17 @@ pub async fn one_for_later_is_of_the_machine_as_it_is_then(world: &mut World) {
     let agent = world.node("a").await;
     let vm = world.running(agent, "web").await;
     let (task, id) = for_later(world, vm, "one").await;
-    assert_eq!(world.book().await.held, gib(2));
+    assert_eq!(world.book().await.held.room(), gib(2));
     edited(world, agent, vm, json!({"disk_gib": 5, "memory_mib": 1500})).await;
     world.refused(take(world, vm, "one", false), Code::NameTaken).await;
     come(world).await;
     let then = of(world, id).await;
     assert_eq!((then.spec.disk_gib, then.spec.memory_mib, then.state), (5, 1500, SnapshotState::Creating));
-    assert_eq!(world.book().await.held, gib(5 + 2), "all of its disk, and its memory");
+    assert_eq!(world.book().await.held.room(), gib(5 + 2), "all of its disk, and its memory");
     let leased = world.lease_one(agent).await;
     assert_eq!(leased.task, task);
     finish(world, agent, &leased).await;
-    assert_eq!((of(world, id).await.state, world.book().await.held), (SnapshotState::Ready, Resources::ZERO));
+    assert_eq!((of(world, id).await.state, world.book().await.held.room()), (SnapshotState::Ready, Resources::ZERO));
 }
 
 pub async fn one_for_later_that_may_not_be_then_fails_and_gives_its_name_back(world: &mut World) {
@@ -166,7 +166,10 @@ pub async fn one_for_later_that_may_not_be_then_fails_and_gives_its_name_back(wo
     for (task, code) in [(no_room, Code::NoCapacity), (no_memory, Code::VmStateConflict)] {
         assert_eq!(world.task(task).await.error.map(|error| error.code), Some(code));
     }
-    assert_eq!((of(world, gone).await.state, world.book().await.held), (SnapshotState::Deleted, Resources::ZERO));
+    assert_eq!(
+        (of(world, gone).await.state, world.book().await.held.room()),
+        (SnapshotState::Deleted, Resources::ZERO)
+    );
     world.ok(take(world, off, "one", false)).await;
 }
 
@@ -186,17 +189,17 @@ pub async fn one_that_could_not_be_made_leaves_nothing_or_an_error(world: &mut W
     let leased = world.lease_one(agent).await;
     world.end_with(agent, &leased, failed(false, Effects::Undone)).await;
     assert_eq!(of(world, id).await.state, SnapshotState::Deleted);
-    assert_eq!(world.book().await.held, Resources::ZERO);
+    assert_eq!(world.book().await.held.room(), Resources::ZERO);
     let id = world.submit(take(world, vm, "one", true)).await.unwrap().snapshot.unwrap().id;
     let leased = world.lease_one(agent).await;
     world.end_with(agent, &leased, failed(false, Effects::Remain)).await;
     let broken = of(world, id).await;
     assert_eq!((broken.state, broken.detail.as_deref()), (SnapshotState::Error, Some("it broke")));
-    assert_eq!(world.book().await.held, gib(2), "nothing is given back without evidence");
+    assert_eq!(world.book().await.held.room(), gib(2), "nothing is given back without evidence");
     assert_eq!(world.vm(vm).await.task, None);
     beat(world, agent, false, vm, &[]).await;
     beat(world, agent, true, vm, &[]).await;
-    assert_eq!(world.book().await.held, Resources::ZERO, "its node lacks it");
+    assert_eq!(world.book().await.held.room(), Resources::ZERO, "its node lacks it");
 }
 
 pub async fn one_that_is_cancelled_before_its_lease_leaves_nothing(world: &mut World) {
@@ -205,7 +208,7 @@ pub async fn one_that_is_cancelled_before_its_lease_leaves_nothing(world: &mut W
     let accepted = world.submit(take(world, vm, "one", false)).await.unwrap();
     world.cancel(accepted.task.id).await.unwrap();
     assert_eq!(of(world, accepted.snapshot.unwrap().id).await.state, SnapshotState::Deleted);
-    assert_eq!(world.book().await.held, Resources::ZERO);
+    assert_eq!(world.book().await.held.room(), Resources::ZERO);
 }
 
 pub async fn a_restore_needs_one_that_is_ready_and_of_this_machine(world: &mut World) {
@@ -244,7 +247,7 @@ pub async fn a_deletion_gives_back_what_was_charged_and_is_not_needed_twice(worl
     assert_eq!((deleting.state, deleting.task), (SnapshotState::Deleting, Some(first.id)));
     world.end_with(agent, &leased, End::Succeeded { output: json!({"existed": true, "layer_kept": true}) }).await;
     assert_eq!(of(world, id).await.state, SnapshotState::Deleted);
-    assert_eq!(world.book().await.used, one_vm());
+    assert_eq!(world.book().await.used.room(), one_vm());
     assert!(world.lease(agent, 10).await.is_empty());
     assert_eq!(world.task(second.id).await.output, Some(json!({"existed": false})));
     world.refused(on(world, KindName::SnapshotDelete, vm, id), Code::SnapshotNotFound).await;
@@ -291,7 +294,7 @@ pub async fn a_deletion_that_did_nothing_leaves_it_as_it_was(world: &mut World) 
     world.end_with(agent, &leased, cancelled(Effects::Undone)).await;
     let back = of(world, id).await;
     assert_eq!((back.state, back.task), (SnapshotState::Ready, None));
-    assert_eq!(world.book().await.used, one_vm() + gib(1));
+    assert_eq!(world.book().await.used.room(), one_vm() + gib(1));
 }
 
 pub async fn what_a_deletion_leaves_to_another_is_charged_to_that_one(world: &mut World) {
@@ -303,7 +306,7 @@ pub async fn what_a_deletion_leaves_to_another_is_charged_to_that_one(world: &mu
         let leased = world.lease_one(agent).await;
         finish(world, agent, &leased).await;
     }
-    let before = world.book().await.used;
+    let before = world.book().await.used.room();
     world.ok(on(world, KindName::SnapshotDelete, vm, one)).await;
     let leased = world.lease_one(agent).await;
     let share = |id: SnapshotId, disk_bytes: i64| json!({"snapshot": id, "disk_bytes": disk_bytes});
@@ -316,11 +319,11 @@ pub async fn what_a_deletion_leaves_to_another_is_charged_to_that_one(world: &mu
         assert_eq!(of(world, *id).await.written, Some(WRITTEN), "never less, and never another machine's");
     }
     // Three GiB of disk and half a GiB of memory, in place of one GiB; and what was deleted is given back.
-    assert_eq!(world.book().await.used, before + gib(4 - 1) - gib(1));
+    assert_eq!(world.book().await.used.room(), before + gib(4 - 1) - gib(1));
     world.ok(on(world, KindName::SnapshotDelete, vm, more[0])).await;
     let leased = world.lease_one(agent).await;
     world.end_with(agent, &leased, End::Succeeded { output: json!({"existed": true}) }).await;
-    assert_eq!(world.book().await.used, before - gib(2));
+    assert_eq!(world.book().await.used.room(), before - gib(2));
 }
 
 pub async fn a_deletion_that_left_its_layer_stays_charged_until_it_is_deleted_again(world: &mut World) {
@@ -332,12 +335,12 @@ pub async fn a_deletion_that_left_its_layer_stays_charged_until_it_is_deleted_ag
     beat(world, agent, true, vm, &[id]).await;
     let left = of(world, id).await;
     assert_eq!((left.state, left.written, left.task), (SnapshotState::Error, None, None), "its layer is not it");
-    assert_eq!(world.book().await.used, one_vm() + gib(1));
+    assert_eq!(world.book().await.used.room(), one_vm() + gib(1));
     world.refused(on(world, KindName::VmRestore, vm, id), Code::SnapshotStateConflict).await;
     world.ok(on(world, KindName::SnapshotDelete, vm, id)).await;
     let leased = world.lease_one(agent).await;
     world.end_with(agent, &leased, End::Succeeded { output: json!({"existed": true}) }).await;
-    assert_eq!((of(world, id).await.state, world.book().await.used), (SnapshotState::Deleted, one_vm()));
+    assert_eq!((of(world, id).await.state, world.book().await.used.room()), (SnapshotState::Deleted, one_vm()));
 }
 
 pub async fn a_deletion_that_left_its_layer_is_tried_again_and_goes_on_from_there(world: &mut World) {
@@ -347,7 +350,10 @@ pub async fn a_deletion_that_left_its_layer_is_tried_again_and_goes_on_from_ther
     world.end_with(agent, &first, failed(true, Effects::Remain)).await;
     let waits = world.task(deletion.id).await;
     assert_eq!((waits.state, waits.waiting_for), (TaskState::Queued, Some(WaitingFor::Time)));
-    assert_eq!((of(world, id).await.state, world.book().await.used), (SnapshotState::Deleting, one_vm() + gib(1)));
+    assert_eq!(
+        (of(world, id).await.state, world.book().await.used.room()),
+        (SnapshotState::Deleting, one_vm() + gib(1))
+    );
     // Said once more, it is the same.
     world.advance(1);
     let head = world.head().await;
@@ -358,7 +364,7 @@ pub async fn a_deletion_that_left_its_layer_is_tried_again_and_goes_on_from_ther
     assert_eq!((second.task, second.fence), (deletion.id, first.fence.next()));
     world.end_with(agent, &second, End::Succeeded { output: json!({"existed": true}) }).await;
     assert_eq!(world.task(deletion.id).await.state, TaskState::Succeeded);
-    assert_eq!((of(world, id).await.state, world.book().await.used), (SnapshotState::Deleted, one_vm()));
+    assert_eq!((of(world, id).await.state, world.book().await.used.room()), (SnapshotState::Deleted, one_vm()));
 }
 
 pub async fn a_deletion_that_waits_to_go_on_is_stopped_by_its_node_only(world: &mut World) {
@@ -373,7 +379,7 @@ pub async fn a_deletion_that_waits_to_go_on_is_stopped_by_its_node_only(world: &
     assert_eq!((abort.task, abort.intent), (deletion.id, Intent::Abort));
     world.end_with(agent, &abort, cancelled(Effects::Remain)).await;
     assert_eq!(world.task(deletion.id).await.state, TaskState::Cancelled);
-    assert_eq!((of(world, id).await.state, world.book().await.used), (SnapshotState::Error, one_vm() + gib(1)));
+    assert_eq!((of(world, id).await.state, world.book().await.used.room()), (SnapshotState::Error, one_vm() + gib(1)));
 }
 
 pub async fn a_deletion_leaves_its_turn_to_whatever_else_is_asked_of_the_machine(world: &mut World) {
@@ -395,7 +401,7 @@ pub async fn they_go_with_their_machine(world: &mut World) {
     world.succeed(agent, &leased).await;
     assert_eq!(of(world, id).await.state, SnapshotState::Deleted);
     let book = world.book().await;
-    assert_eq!((book.held, book.used), (Resources::ZERO, Resources::ZERO));
+    assert_eq!((book.held.room(), book.used.room()), (Resources::ZERO, Resources::ZERO));
 }
 
 pub async fn one_that_its_node_lacks_is_in_error_and_no_longer_charged(world: &mut World) {
@@ -406,11 +412,11 @@ pub async fn one_that_its_node_lacks_is_in_error_and_no_longer_charged(world: &m
     assert_eq!(of(world, id).await.state, SnapshotState::Ready, "a light inventory misses nothing");
     beat(world, agent, true, vm, &[]).await;
     assert_eq!(of(world, id).await.state, SnapshotState::Error);
-    assert_eq!(world.book().await.used, one_vm());
+    assert_eq!(world.book().await.used.room(), one_vm());
     beat(world, agent, true, vm, &[id]).await;
     beat(world, agent, true, vm, &[id]).await;
     assert_eq!(of(world, id).await.state, SnapshotState::Ready);
-    assert_eq!(world.book().await.used, one_vm() + gib(1));
+    assert_eq!(world.book().await.used.room(), one_vm() + gib(1));
 }
 
 pub async fn one_that_is_not_ours_is_named_as_an_orphan(world: &mut World) {

@@ -57,8 +57,8 @@ pub async fn a_vm_is_charged_and_placed_with_its_task(world: &mut World) {
         (VmState::Provisioning, 1, Some(agent.node), Some(accepted.task.id))
     );
     assert_eq!(world.vm(vm.id).await, vm);
-    assert_eq!(world.book().await.held, one_vm());
-    assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().book.held, one_vm());
+    assert_eq!(world.book().await.held.room(), one_vm());
+    assert_eq!(world.store.node(agent.node).await.unwrap().unwrap().book.held.room(), one_vm());
     assert!(world.kinds_after(0).await.contains(&"vm.created".to_owned()));
 }
 

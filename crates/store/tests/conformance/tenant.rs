@@ -92,7 +92,7 @@ pub async fn a_tenant_is_deleted_once_it_has_nothing(world: &mut World) {
     let refused = world.store.delete_tenant(gone.clone()).await.unwrap().unwrap_err();
     assert_eq!(refused.code, Code::TenantInUse);
     assert_eq!(refused.facts["remains"], json!({"vms": 1, "images": 1, "open_tasks": 1, "allocations": 1}));
-    assert_eq!(world.store.tenant(id).await.unwrap().unwrap().book.held, one_vm());
+    assert_eq!(world.store.tenant(id).await.unwrap().unwrap().book.held.room(), one_vm());
 
     // Cancelled before anybody had it: nothing is left of it.
     let tasks = world.store.tasks(TaskFilter { vm: Some(vm), ..TaskFilter::default() }, None, 10).await.unwrap();

@@ -22,6 +22,7 @@ use serde_json::json;
 use super::{Batch, aborts, change::Change, snapshot, vm_not_found};
 use crate::{
     Answer, Submission,
+    life::running,
     task::{self, TaskRow},
     work::Work,
 };
@@ -149,6 +150,9 @@ fn wants(batch: &Batch, work: &mut Work<'_>, item: &Submission) -> Result<Wanted
         },
         None => Ok(None),
     };
+    if let Err(refusal) = running::may_start(work, item, id)? {
+        return Ok(refused(refusal));
+    }
     let stops = aborts(work, spec.turn, &queue);
     Ok(change.map_or_else(refused, |change| Wanted::Go { change, stops }))
 }

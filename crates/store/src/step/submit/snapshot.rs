@@ -4,6 +4,7 @@ use hostler_db::Result;
 use hostler_model::{
     Code, NodeId, Refusal, Resources, SnapshotId,
     alloc::{Allocation, Hold, Owner},
+    amounts::Amounts,
     kind::Admission,
     quota,
     snapshot::{self, LIMIT, Snapshot, SnapshotState, Use},
@@ -53,7 +54,7 @@ fn make(work: &mut Work<'_>, item: &Submission, new: &NewSnapshot, vm: &Vm, node
         let detail = format!("the VM has {} snapshots, as many as it may have; delete one first", there.len());
         return Ok(Err(Refusal::new(Code::SnapshotLimit, detail).with("limit", LIMIT).with("vm", vm.id.to_string())));
     }
-    let amount = snapshot::most(&vm.spec, new.memory);
+    let amount = one(snapshot::most(&vm.spec, new.memory));
     if let Err(refusal) = room(work, item, node, &amount)? {
         return Ok(Err(refusal));
     }
@@ -89,7 +90,7 @@ pub(super) fn come(work: &mut Work<'_>, item: &Submission, vm: &Vm, node: NodeId
     if snapshot.memory && vm.state == VmState::Stopped && !waits {
         return Ok(Err(no_memory(vm)));
     }
-    let (owner, amount) = (Owner::Snapshot(snapshot.id), snapshot::most(&vm.spec, snapshot.memory));
+    let (owner, amount) = (Owner::Snapshot(snapshot.id), one(snapshot::most(&vm.spec, snapshot.memory)));
     let held = work.allocation(owner)?.map_or(0, |held| held.amount.disk_gib);
     if amount.disk_gib > held {
         // What was held for it counts as free.
@@ -107,13 +108,18 @@ pub(super) fn come(work: &mut Work<'_>, item: &Submission, vm: &Vm, node: NodeId
     Ok(Ok(()))
 }
 
+/// What a snapshot takes that takes so much disk.
+fn one(room: Resources) -> Amounts {
+    Amounts { snapshots: 1, ..room.into() }
+}
+
 fn no_memory(vm: &Vm) -> Refusal {
     let detail = "the VM is stopped and has no memory to keep; take a snapshot of its disk, or start it first";
     Refusal::new(Code::VmStateConflict, detail).with("vm", vm.id.to_string()).with("state", vm.state.as_str())
 }
 
 /// The tenant's quota and the node's room: a snapshot lies where its machine is, whatever else the node may take.
-fn room(work: &mut Work<'_>, item: &Submission, node: NodeId, amount: &Resources) -> Result<Answer<()>> {
+fn room(work: &mut Work<'_>, item: &Submission, node: NodeId, amount: &Amounts) -> Result<Answer<()>> {
     if let Some(tenant) = work.tenant(item.tenant)?
         && let Err(refusal) = quota::check(&tenant.limits, &tenant.book, amount)
     {
@@ -130,7 +136,7 @@ fn room(work: &mut Work<'_>, item: &Submission, node: NodeId, amount: &Resources
         candidate.name,
         free.max(0)
     );
-    Ok(Err(Refusal::new(Code::NoCapacity, detail).with("asked", json!(amount)).with("free_gib", free.max(0))))
+    Ok(Err(Refusal::new(Code::NoCapacity, detail).with("asked", json!(amount.room())).with("free_gib", free.max(0))))
 }
 
 fn existing(work: &mut Work<'_>, item: &Submission, usage: Use, vm: &Vm, waits: bool) -> Result<Answer<Part>> {
