@@ -1,7 +1,12 @@
 //! What every request passes: it gets an id, its caller is known and allowed, its answer is counted, its error written
 //! down as a problem, and a panic behind it becomes an answer too. Never here: logging of what went well.
 
-use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -50,6 +55,11 @@ const CLAIMS: [&str; 14] = [
     "x-auth-request-user",
     "remote-user",
 ];
+/// How long an answer may take to begin: twice what the longest may be waited for, and the time for the largest body. Whoever
+/// is still there then waits for something that does not come.
+const ANSWER: Duration = Duration::from_secs(240);
+/// Where a body is as long as an image, and comes as slowly as its sender's line lets it.
+const UPLOADS: [&str; 2] = ["/api/v1/blobs/{sha256}", "/api/v1/images/{image}/content"];
 /// What counts as a route where there is none.
 const NO_ROUTE: &str = "none";
 
@@ -70,7 +80,7 @@ pub(super) async fn people(State(app): State<Arc<App>>, mut request: Request, ne
             match (row, path) {
                 // The table has no line for this method: it is not let through, whatever the router knows.
                 (None, Some(path)) => no_method(request, path.as_str()),
-                _ => run(next, request).await,
+                _ => in_time(route, run(next, request)).await,
             }
         }
         Err(error) => refuse(request, error),
@@ -123,10 +133,8 @@ async fn admit(
         app.denials.add(&call, &format!("{} {route}", name(request.method())));
         return Err(refusal.into());
     }
-    let named = match access {
-        Access::Tenant { .. } => of_tenant::take(request.uri_mut())?,
-        Access::Anyone | Access::Known | Access::Admin { .. } => None,
-    };
+    // What is nobody's in particular is the same whatever tenant somebody works for, and clients say it with every call.
+    let named = of_tenant::take(request.uri_mut())?.filter(|_| matches!(access, Access::Tenant { .. }));
     let reach = app.reach(&caller, named.as_deref()).await?;
     Ok(Some((caller, reach)))
 }
@@ -196,6 +204,20 @@ fn run(mut next: Next, request: Request) -> impl Future<Output = Response> {
     }
 }
 
+/// Gives up an answer that does not begin.
+async fn in_time(route: &str, answer: impl Future<Output = Response>) -> Response {
+    if UPLOADS.contains(&route) {
+        return answer.await;
+    }
+    tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| {
+        let seconds = ANSWER.as_secs();
+        let detail = format!(
+            "there was no answer within {seconds} s; what was asked for may have happened: look, or ask again under the same idempotency key"
+        );
+        Error::from(Refusal::new(Code::Overloaded, detail).with("limit_seconds", seconds)).into_response()
+    })
+}
+
 struct Began {
     id: RequestId,
     at: Instant,
@@ -233,6 +255,19 @@ fn name(method: &Method) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_begin_is_given_up_and_an_upload_is_not() {
+        let slow = async || {
+            tokio::time::sleep(ANSWER * 2).await;
+            StatusCode::OK.into_response()
+        };
+        assert_eq!(in_time("/api/v1/vms", slow()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        for upload in UPLOADS {
+            assert!(access::TABLE.iter().any(|row| row.route == upload && row.method == Method::PUT));
+            assert_eq!(in_time(upload, slow()).await.status(), StatusCode::OK);
+        }
+    }
 
     #[test]
     fn no_header_says_who_calls() {
