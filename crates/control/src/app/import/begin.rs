@@ -56,6 +56,11 @@ impl App {
         let plan = new.plan(name, &self.sources.catalogue)?;
         for piece in &plan.pieces {
             self.sources.check(call, &piece.source)?;
+            if let Source::Blob(sha256) = &piece.source
+                && self.blob_of(call.tenant()?, sha256).await?.is_none()
+            {
+                return Err(blob::not_here(sha256).into());
+            }
         }
         self.store.may_add_images(call.tenant()?, 1).await??;
         if !terms.dry_run {
