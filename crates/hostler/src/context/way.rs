@@ -101,6 +101,7 @@ mod tests {
 
     #[test]
     fn a_token_does_not_travel_unencrypted_unless_somebody_says_that_it_may() {
+        hostler_trust::install_crypto();
         let closed = Way::default();
         for url in
             ["http://127.0.0.1:9090", "http://localhost:9090", "http://[::1]:9090", "https://hostler.example.com"]
