@@ -39,7 +39,9 @@ use uuid::Uuid;
 use crate::{
     Accepted, Answer, Beat, Cancel, Claim, Denied, Edited, Force, Forgotten, Gauges, JoinNode, Leased, LogFilter,
     NewJoinToken, Old, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission,
-    Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
+    Swept, TaskFilter, Timing, VmFilter, Wakes, doctor,
+    fleet::Fleet,
+    gauges,
     group::Committer,
     log, node,
     relay::Relay,
@@ -126,7 +128,8 @@ impl Store {
             Now::HandedIn => None,
             Now::Database => Some(AtomicI64::new(0)),
         };
-        let context = Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead });
+        let fleet = Fleet::default();
+        let context = Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead, fleet });
         Ok(Store(Arc::new(Inner {
             submit: Committer::new(context.clone(), mode),
             lease: Committer::new(context.clone(), mode),
