@@ -132,7 +132,7 @@ async fn connection(
         Wire::Tls(config, revoked) => match shake(stream, config).await {
             Ok((stream, None)) => speak(agreed(&stream), stream, known, router, closing).await,
             Ok((stream, Some(peer))) => {
-                known.insert(peer.clone());
+                known.insert(peer);
                 tokio::select! {
                     biased;
                     () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked node's connection was cut"),
