@@ -4,6 +4,7 @@
 pub mod bell;
 pub mod blob;
 pub mod caller;
+mod chain;
 mod denied;
 pub mod event;
 pub mod health;

@@ -46,7 +46,8 @@ pub struct Pace {
     pub forget: Duration,
     /// What broken uploads left, and blobs without an image; 1 min by default: nobody waits for their room.
     pub collect_blobs: Duration,
-    /// Where the log's chain stands is signed; 60 s by default: so much of it, at most, could be written anew unseen.
+    /// Where the log's chain stands is signed; 60 s by default: so much of it, at most, could be written anew unseen, and
+    /// so often is said that it is not the one that was signed.
     pub sign_chain: Duration,
     /// Keys that sign tasks and nodes that were revoked, beside the hints; 1 s by default: so late may another server be to
     /// believe one no longer.
@@ -158,22 +159,18 @@ async fn collect(app: Arc<App>, every: Duration, closing: CancellationToken) {
     }
 }
 
-/// Signs where the log's chain stands, from time to time, and once more at the end.
+/// Signs where the log's chain stands, from time to time, and once more at the end. Each time that it does not is told: a log
+/// that somebody wrote anew is not to be overlooked.
 async fn sign_chain(app: Arc<App>, every: Duration, closing: CancellationToken) {
-    let mut failing = false;
     loop {
         let last = tokio::select! {
             biased;
             () = closing.cancelled() => true,
             () = tokio::time::sleep(every) => false,
         };
-        let signed = app.sign_chain().await;
-        if let Err(error) = &signed
-            && !failing
-        {
-            tracing::error!(error = error as &dyn std::error::Error, "the log's chain cannot be signed");
+        if let Err(error) = app.sign_chain().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the log's chain is not signed");
         }
-        failing = signed.is_err();
         if last {
             return;
         }

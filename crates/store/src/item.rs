@@ -360,6 +360,8 @@ pub struct NewSigningKey {
 pub struct WrappedKey {
     /// Whose values: a tenant's, or the control plane's.
     pub owner: String,
+    /// What wraps it: the name of a master key.
+    pub master: String,
     /// The key.
     pub wrapped: String,
 }
@@ -384,6 +386,8 @@ pub struct Rewrapped {
     pub owner: String,
     /// As it was wrapped.
     pub before: String,
+    /// What wraps it from now on: the same for all.
+    pub master: String,
     /// As it is to be.
     pub after: String,
 }

@@ -1,9 +1,10 @@
 //! The audit over the API: who did what, and a chain that somebody verifies with the authority's certificate alone.
 
 use hostler_model::{
-    chain::{BEGINNING, Line, Shown, Walk},
+    chain::{self, BEGINNING, HexHash, Line, Link, Shown, Walk},
     role::Role,
 };
+use hostler_store::Eyes;
 use hostler_trust::CheckpointVerifier;
 use serde_json::{Value, json};
 
@@ -82,6 +83,56 @@ async fn an_export_is_verified_with_the_authoritys_certificate_and_nothing_else(
     });
     whole.unwrap().data["actor"]["principal"] = json!("somebody else");
     assert!(!walked(&forged, &agent.joined.ca_pem).wrongs().is_empty());
+}
+
+/// Edits an entry in the database, makes every link behind it anew, and the head, and removes what was signed.
+async fn forge(world: &World, seq: i64) {
+    world.tamper(&format!("UPDATE log SET data = '{{}}' WHERE seq = {seq}"));
+    let (mut hash, mut statements) = (BEGINNING.hash, vec!["DELETE FROM checkpoints".to_owned()]);
+    for line in world.store.chain(Eyes::Doctor, 0, 1000).await.unwrap() {
+        let Line::Link(Link { last, entries, .. }) = line else { continue };
+        let hashes = entries.iter().map(|entry| match entry {
+            Shown::Whole(entry) => chain::hash_of(entry),
+            Shown::Hashed(entry) => entry.sha256.0,
+        });
+        let digest = chain::digest(hashes);
+        hash = HexHash(chain::link(&hash.0, &digest));
+        let digest = HexHash(digest);
+        statements.push(format!("UPDATE links SET digest = '{digest}', hash = '{hash}' WHERE last_seq = {last}"));
+    }
+    statements.push(format!("UPDATE log_head SET hash = '{hash}'"));
+    world.tamper(&statements.join("; "));
+}
+
+/// What the doctor finds wrong.
+async fn ills(world: &World) -> Vec<Value> {
+    let diagnosis = world.get("/api/v1/doctor").send().await.json();
+    diagnosis["checks"].as_array().unwrap().iter().filter(|check| check["ok"] != true).cloned().collect()
+}
+
+#[tokio::test]
+async fn a_log_that_was_written_anew_in_the_database_is_not_signed_and_the_doctor_says_so() {
+    let (world, _agent) = World::ready().await;
+    let app = world.server.app();
+    for text in ["one", "two", "three"] {
+        world.echo(text).await;
+        app.sign_chain().await.unwrap();
+    }
+    let signed = world.store.signed_up_to().await.unwrap();
+    assert_eq!(signed, world.store.log_head().await.unwrap());
+    assert_eq!(ills(&world).await, [Value::Null; 0]);
+    world.echo("not signed yet").await;
+
+    forge(&world, 2).await;
+    assert!(world.store.doctor().await.unwrap().is_well(), "by itself it looks whole");
+    for _ in 0..2 {
+        let error = app.sign_chain().await.unwrap_err().to_string();
+        assert!(error.contains("written anew"), "{error}");
+    }
+    assert_eq!(world.store.signed_up_to().await.unwrap(), 0, "nothing is signed any more");
+    let found = ills(&world).await;
+    assert_eq!((found.len(), &found[0]["name"]), (1, &json!("what was signed of the log")), "{found:?}");
+    assert!(found[0]["detail"].as_str().unwrap().contains("written anew"), "{found:?}");
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use std::{
 
 use clap::Subcommand;
 use hostler_model::{
-    chain::{Line, Stand, Walk},
+    chain::{BEGINNING, Line, Stand, Walk},
     event::Entry,
 };
 use hostler_trust::{CheckpointVerifier, Fingerprint};
@@ -158,8 +158,8 @@ impl Verifying {
     fn line(&mut self, line: Line) {
         let walk = match (&mut self.walk, &line) {
             (Some(walk), _) => walk,
-            (none, Line::From(stand)) => none.insert(Walk::from(*stand)),
-            (none, _) => none.insert(Walk::from(hostler_model::chain::BEGINNING)),
+            (none, Line::From(stand)) => none.insert(beginning_at(*stand)),
+            (none, _) => none.insert(Walk::from(BEGINNING)),
         };
         match line {
             Line::From(stand) if stand != walk.stand() => {
@@ -184,12 +184,21 @@ impl Verifying {
     }
 
     fn end(self) -> Walk {
-        let mut walk = self.walk.unwrap_or_else(|| Walk::from(hostler_model::chain::BEGINNING));
+        let mut walk = self.walk.unwrap_or_else(|| Walk::from(BEGINNING));
         if !self.ended {
             walk.wrong("the export breaks off before its end");
         }
         walk
     }
+}
+
+/// A walk along what is said to go on from here. Nothing says that what was before is as it was, so that is a wrong.
+fn beginning_at(stand: Stand) -> Walk {
+    let mut walk = Walk::from(stand);
+    if stand != BEGINNING {
+        walk.wrong(format!("the export begins behind the entry {}: what was before it is not there", stand.seq));
+    }
+    walk
 }
 
 fn of_file(path: &Path, pem: &str) -> Result<Walk, Failure> {
@@ -309,5 +318,17 @@ mod tests {
         by       the certificate that you named, abababab
         wrong    the entry 7 is missing
         ");
+    }
+    #[test]
+    fn an_export_without_its_beginning_is_not_what_was_written() {
+        let pem =
+            hostler_trust::Authority::create(hostler_model::Timestamp::from_micros(0)).unwrap().ca_pem().to_owned();
+        let stand = Stand { seq: 7, ..BEGINNING };
+        for (from, wrongs) in [(BEGINNING, 0), (stand, 1)] {
+            let mut verifying = Verifying::with(&pem).unwrap();
+            [Line::From(from), Line::End(from)].into_iter().for_each(|line| verifying.line(line));
+            let walk = verifying.end();
+            assert_eq!(walk.wrongs().len(), wrongs, "{:?}", walk.wrongs());
+        }
     }
 }

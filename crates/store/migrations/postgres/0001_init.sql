@@ -44,12 +44,14 @@ ALTER TABLE log ALTER tenant SET (n_distinct = 10000), ALTER subject SET (n_dist
 CREATE TABLE links (
     last_seq  BIGINT PRIMARY KEY,
     first_seq BIGINT NOT NULL,
+    digest    TEXT COLLATE "C" NOT NULL,
     hash      TEXT COLLATE "C" NOT NULL
 );
 
 -- Where the chain stood when a server signed it: a compact JWS.
 CREATE TABLE checkpoints (
     seq    BIGINT PRIMARY KEY,
+    at     BIGINT NOT NULL,
     signed TEXT COLLATE "C" NOT NULL
 );
 
@@ -466,8 +468,10 @@ CREATE TABLE signing_keys (
 );
 
 -- Keys under which values are sealed, wrapped by a master key, which is in no database. `owner`: a tenant, or `control`.
+-- `master`: the name of what wraps, the same in all rows, so that nothing is wrapped under a key that was rotated away.
 CREATE TABLE data_keys (
     owner      TEXT COLLATE "C" PRIMARY KEY,
+    master     TEXT COLLATE "C" NOT NULL,
     wrapped    TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL
 );

@@ -41,12 +41,14 @@ CREATE INDEX log_by_tenant ON log (tenant, seq) WHERE tenant IS NOT NULL;
 CREATE TABLE links (
     last_seq  INTEGER PRIMARY KEY,
     first_seq INTEGER NOT NULL,
+    digest    TEXT    NOT NULL,
     hash      TEXT    NOT NULL
 ) STRICT;
 
 -- Where the chain stood when a server signed it: a compact JWS.
 CREATE TABLE checkpoints (
     seq    INTEGER PRIMARY KEY,
+    at     INTEGER NOT NULL,
     signed TEXT    NOT NULL
 ) STRICT;
 
@@ -454,8 +456,10 @@ CREATE TABLE signing_keys (
 ) STRICT, WITHOUT ROWID;
 
 -- Keys under which values are sealed, wrapped by a master key, which is in no database. `owner`: a tenant, or `control`.
+-- `master`: the name of what wraps, the same in all rows, so that nothing is wrapped under a key that was rotated away.
 CREATE TABLE data_keys (
     owner      TEXT PRIMARY KEY,
+    master     TEXT    NOT NULL,
     wrapped    TEXT    NOT NULL,
     created_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

@@ -26,6 +26,8 @@ const RARE: &[(&str, &str, &str)] = &[
     ("gauges.rs", "BOOKS", "as many as there are tenants"),
     ("image.rs", "MANIFESTS", "blobs that no image has are found once an hour"),
     ("log.rs", "CHECKPOINT", "the last row of a table, by its key"),
+    ("log.rs", "THIN", "once an hour, one row for each minute of a month"),
+    ("key.rs", "MASTER", "the first row of a table, by its key"),
     ("key.rs", "DATA_KEYS", "when an operator rotates the master key"),
     ("key.rs", "ALL", "as many as were ever made: one in months"),
     ("node.rs", "ALL", "placement looks at every host"),
@@ -38,6 +40,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("task/outbox.rs", "FILL", "once after a restore"),
     ("task/outbox.rs", "LENGTH", "offers that nobody has begun are counted for /metrics"),
     ("task/stats.rs", "TOTALS", "counters: an hour's and no more"),
+    ("token.rs", "DROP", "as many as were made in two days or so"),
     ("token.rs", "USE_UP_JOINS", "once after a restore"),
     ("token.rs", "USE_UP_OF", "when an operator revokes a node"),
 ];
