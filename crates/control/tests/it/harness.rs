@@ -220,6 +220,13 @@ impl World {
     }
 }
 
+/// Lets time pass for tokio, and with it for what the server remembers and for its timers.
+pub async fn later(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
+}
+
 /// Loops that need not be waited for.
 fn quick() -> Pace {
     let every = Duration::from_millis(5);
