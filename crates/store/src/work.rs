@@ -13,7 +13,7 @@ use std::{
 
 use hostler_db::{Db, Result, Timeline, Tx};
 use hostler_model::{
-    Clock, Code, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
+    Clock, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     alloc::{Allocation, Owner},
     book::{Book, Changes},
     event::{Actor, Class, NewEntry},
@@ -457,9 +457,9 @@ impl<'a> Work<'a> {
 
     /// Adds an audit entry of what somebody was refused.
     pub(crate) fn deny(&mut self, denied: &Denied) {
-        let Denied { actor, tenant, route, count } = denied;
+        let Denied { actor, tenant, route, code, count } = denied;
         let what = json!({"route": route, "count": count});
-        let data = json!({"actor": actor, "what": what, "result": Code::Forbidden});
+        let data = json!({"actor": actor, "what": what, "result": code});
         self.enter(Class::Audit, *tenant, "route", "access.denied", Uuid::nil(), data);
     }
 

@@ -2,7 +2,6 @@
 //! down as a problem, and a panic behind it becomes an answer too. Never here: logging of what went well.
 
 use std::{
-    net::IpAddr,
     panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, Instant},
@@ -31,7 +30,7 @@ use super::{
 };
 use crate::app::{
     App, Error, Result,
-    caller::{Call, Reach},
+    caller::{Believed, Call, Disbelieved, actor},
 };
 
 /// The header in which an answer says which request it is to.
@@ -71,17 +70,21 @@ pub(super) async fn people(State(app): State<Arc<App>>, mut request: Request, ne
     let row = path.as_ref().and_then(|path| access::find(request.method(), path.as_str()));
     let route = row.map_or(NO_ROUTE, |row| row.route);
     let browser = access::by_browser(route);
-    let response = match admit(&app, row, browser, began.id, &mut request).await {
-        Ok(who) => {
-            if let Some((caller, reach)) = who {
-                let source = source(&request);
-                request.extensions_mut().insert(Call { caller, reach, request: began.id, source });
+    let response = match admit(&app, row, &began, &mut request).await {
+        Ok(call) => {
+            if let Some(call) = call.clone() {
+                request.extensions_mut().insert(call);
             }
-            match (row, path) {
+            let response = match (row, path) {
                 // The table has no line for this method: it is not let through, whatever the router knows.
                 (None, Some(path)) => no_method(request, path.as_str()),
                 _ => in_time(route, run(next, request)).await,
+            };
+            // What a handler forbids is told here, once for all of them.
+            if let (Some(call), Some(code)) = (call, problem::forbidden(&response)) {
+                app.denials.add(call.actor(), call.caller.tenant, began.what(route), code);
             }
+            response
         }
         Err(error) => refuse(request, error),
     };
@@ -107,40 +110,47 @@ pub(super) async fn agents(State(app): State<Arc<App>>, mut request: Request, ne
 
 /// Who calls and on whose things; `None` where nobody needs to be known. What is not in the table is not for anybody in
 /// particular: with a credential one learns that it is not there.
-async fn admit(
-    app: &App,
-    row: Option<&Row>,
-    browser: bool,
-    id: RequestId,
-    request: &mut Request,
-) -> Result<Option<(Caller, Reach)>> {
-    let access = row.map_or(Access::Known, |row| row.access);
-    if let Some(PeerAddress(address)) = request.extensions().get() {
-        app.rates.address(*address)?;
+async fn admit(app: &App, row: Option<&Row>, began: &Began, request: &mut Request) -> Result<Option<Call>> {
+    let (access, route) = row.map_or((Access::Known, NO_ROUTE), |row| (row.access, row.route));
+    let source = request.extensions().get().map(|PeerAddress(address)| *address);
+    if let Some(address) = source {
+        app.rates.address(address)?;
     }
     if access == Access::Anyone {
         return Ok(None);
     }
-    let password = if browser { password(request.headers()) } else { None };
-    let caller = match password {
-        Some(token) => app.authenticate(&token).await?,
-        None => app.authenticate(bearer(request.headers())?).await?,
+    let denied = |caller: &Caller, code| {
+        app.denials.add(actor(caller, began.id, source), caller.tenant, began.what(route), code);
     };
+    let Believed { caller, belief, sent } = match known(app, route, request.headers()).await {
+        Ok(believed) => believed,
+        Err(Disbelieved { error, holder }) => {
+            if let Some(holder) = holder.as_deref() {
+                denied(holder, Code::Unauthenticated);
+            }
+            return Err(error);
+        }
+    };
+    if let Some(sent) = sent {
+        app.logins.add(sent, &caller, actor(&caller, began.id, source), app.clock.now());
+    }
     app.rates.token(&bucket(&caller))?;
     if let Err(refusal) = caller.may(access) {
-        let route = row.map_or(NO_ROUTE, |row| row.route);
-        let call = Call { caller, reach: Reach::Platform(None), request: id, source: source(request) };
-        app.denials.add(&call, &format!("{} {route}", name(request.method())));
+        denied(&caller, refusal.code);
         return Err(refusal.into());
     }
     // What is nobody's in particular is the same whatever tenant somebody works for, and clients say it with every call.
     let named = of_tenant::take(request.uri_mut())?.filter(|_| matches!(access, Access::Tenant { .. }));
     let reach = app.reach(&caller, named.as_deref()).await?;
-    Ok(Some((caller, reach)))
+    Ok(Some(Call { caller, belief, reach, request: began.id, source }))
 }
 
-fn source(request: &Request) -> Option<IpAddr> {
-    request.extensions().get::<PeerAddress>().map(|peer| peer.0)
+/// Whose the credential is.
+async fn known(app: &App, route: &str, headers: &HeaderMap) -> std::result::Result<Believed, Disbelieved> {
+    match password(headers).filter(|_| access::by_browser(route)) {
+        Some(token) => app.authenticate(&token).await,
+        None => app.authenticate(bearer(headers)?).await,
+    }
 }
 
 /// Whose calls are counted together: those with one token; of who is sent by a provider, all of theirs.
@@ -227,6 +237,11 @@ struct Began {
 impl Began {
     fn now(app: &App, method: &Method) -> Began {
         Began { id: app.ids.next(app.clock.now()), at: Instant::now(), method: name(method) }
+    }
+
+    /// The method and the route, for the audit.
+    fn what(&self, route: &str) -> String {
+        format!("{} {route}", self.method)
     }
 
     fn end(self, app: &App, route: &'static str, response: Response) -> Response {

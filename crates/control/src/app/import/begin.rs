@@ -132,6 +132,7 @@ impl App {
                 Sent::Part(_) => return Err(Error::Fault("the last piece of an upload was not its last")),
             },
         };
+        self.still(call).await?;
         let sent = sent.map(|sent| of_bytes(&sent, &received.sha256));
         self.begin(tenant, call.actor(), (upload.plan, Origin::Asked), sent, Some(received)).await
     }
