@@ -139,7 +139,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::List { all } => {
             let mut tokens = session.client.tokens(None).await?;
             let now = session.now();
-            tokens.retain(|token| all || is_good(token, now));
+            tokens.retain(|token| all || token.is_good(now));
             session.print(&tokens, || table(&tokens, now))?;
         }
         Verb::Revoke { token, with_made } => {
@@ -164,10 +164,6 @@ fn rotate(ca: &std::path::Path, globals: &Globals) -> Result<Exit, Failure> {
     let text = if format.is_data() { format.document(&json!({"kid": kid}))? } else { output::fields([("kid", kid)]) };
     output::text(&text)?;
     Ok(Exit::Done)
-}
-
-fn is_good(token: &Token, now: Timestamp) -> bool {
-    token.revoked_at.is_none() && token.expires_at.is_none_or(|until| until > now)
 }
 
 fn scopes(token: &Token) -> String {
