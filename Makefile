@@ -57,7 +57,7 @@ lint: ## format and clippy, warnings denied
 
 deny: ## licenses, sources and versions of all dependencies: cargo-deny, installed below target/ at first
 	@test -x target/deny/bin/cargo-deny || cargo install cargo-deny --locked --root target/deny
-	target/deny/bin/cargo-deny --all-features check licenses bans sources
+	target/deny/bin/cargo-deny --all-features check --hide-inclusion-graph licenses bans sources
 
 check: ## the direction of imports, the documents made from the code
 	cargo xtask check

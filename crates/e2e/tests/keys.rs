@@ -1,7 +1,9 @@
 //! Keys that sign tasks are changed while tasks are done, by real servers and agents.
 
-use anyhow::{Context, Result};
-use hostler_e2e::fleet::Fleet;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use hostler_e2e::{dev::binary, fleet::Fleet};
 use hostler_fixture::Postgres;
 use serde_json::{Value, json};
 
@@ -57,5 +59,39 @@ async fn a_revoked_key_is_followed_at_once_on_every_server_and_work_goes_on() ->
         assert_eq!((status, &answer["task"]["state"]), (200, &Value::from("succeeded")), "{answer}");
     }
     assert_ne!(signs(&fleet, 1).await?, leaked);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_master_key_is_rotated_at_any_server_and_old_ones_go_when_somebody_says_so() -> Result<()> {
+    let mut fleet = Fleet::started(Postgres::shared()?, 2, 1).await?;
+    let hostler = |fleet: &Fleet<'_>, server: usize, words: &[&str]| -> Result<Value> {
+        let data = format!("--data={}", fleet.folder(&format!("server-{server}")).display());
+        let mut program = Command::new(binary()?);
+        let output = program.arg(data).args(words).args(["-o", "json"]).env("HOSTLER_CONFIG", "/dev/null").output()?;
+        ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let mut names = Vec::new();
+    for server in [0, 1, 0] {
+        let rotated = hostler(&fleet, server, &["key", "rotate-master"])?;
+        assert_eq!(rotated["older"].as_array().map(Vec::len), Some(names.len() + 1), "{rotated}");
+        names.push(rotated["master"].clone());
+        // Either server seals a new key that signs tasks, and one that starts opens it.
+        let next = key(&fleet, 1 - server, "").await?;
+        key(&fleet, 1 - server, &format!("/{next}/activate")).await?;
+        fleet.stop_server(server).await?;
+        fleet.start_server(server).await?;
+        assert_eq!(fleet.echo(server).await?.0, 200);
+    }
+    let retired = hostler(&fleet, 1, &["key", "rotate-master", "--retire"])?;
+    assert_eq!((retired["removed"].as_array().map(Vec::len), Some(&retired["master"])), (Some(3), names.last()));
+    assert_eq!(std::fs::read_to_string(fleet.folder("master.key"))?.lines().count(), 1);
+    for server in [0, 1] {
+        fleet.stop_server(server).await?;
+        fleet.start_server(server).await?;
+        assert_eq!(fleet.echo(server).await?.0, 200);
+    }
+    assert_eq!(fleet.ills(0).await?, [Value::Null; 0]);
     Ok(())
 }
