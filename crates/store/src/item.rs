@@ -99,6 +99,8 @@ pub struct NewMachine {
     pub name: Name,
     /// Its spec.
     pub spec: VmSpec,
+    /// Whether it waits for a node with room where there is none.
+    pub wait_for_capacity: bool,
     /// Whether it is protected from deletion.
     pub protected: bool,
     /// How long after its submission it is deleted by itself.

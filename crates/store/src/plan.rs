@@ -22,6 +22,7 @@ const MEANT: &[&str] = &[
     "SCAN tasks USING",
     "USING INDEX nodes_paused",
     "INDEX nodes_draining",
+    "INDEX nodes_set_aside",
     "INDEX nodes_offered",
     "INDEX nodes_revoked",
 ];

@@ -23,6 +23,7 @@ pub(crate) mod settle;
 pub(crate) mod start;
 pub(crate) mod submit;
 pub(crate) mod sweep;
+pub(crate) mod waiting;
 
 use std::collections::BTreeMap;
 

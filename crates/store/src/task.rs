@@ -191,6 +191,22 @@ pub(crate) fn on_node(tx: &Tx<'_>, node: NodeId) -> Result<Vec<TaskRow>> {
     tx.query(ON_NODE, &json!({"node": node}), read)
 }
 
+const UNPLACED: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
+  FROM tasks t
+ WHERE t.state = 'queued' AND t.node IS NULL AND t.kind = 'vm.create'
+ ORDER BY t.priority DESC, t.seq
+ LIMIT CAST(?1->>'limit' AS BIGINT)"
+);
+
+/// Creates that wait for a node with room, in the order in which they get it.
+pub(crate) fn unplaced(tx: &Tx<'_>, limit: usize) -> Result<Vec<TaskRow>> {
+    tx.query(UNPLACED, &json!({"limit": limit}), read)
+}
+
 const RETRY_OF: &str = "
 SELECT id
   FROM tasks
@@ -672,6 +688,7 @@ pub(crate) const HOT: &[&str] = &[
     AMEND,
     RENEW,
     RETRY_OF,
+    UNPLACED,
     INSERT.sqlite,
 ];
 

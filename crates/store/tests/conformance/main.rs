@@ -34,6 +34,7 @@ mod submit;
 mod sweep;
 mod task_log;
 mod turn;
+mod waiting;
 mod world;
 
 /// Calls every claim for one engine.
@@ -331,6 +332,14 @@ macro_rules! every_claim {
                 an_event_that_does_not_apply_is_refused
                 after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has
                 after_a_restore_nothing_is_undone_because_time_went_by;
+            waiting:
+                a_machine_that_waits_for_room_has_its_quota_and_gets_a_node_when_one_will_do
+                room_comes_by_an_uncordon_or_a_node_that_joins_too
+                what_waits_is_placed_by_priority_and_then_in_its_order
+                nobody_waits_for_ever_behind_smaller_ones
+                who_waits_too_long_fails_with_what_each_node_lacked
+                what_waits_is_withdrawn_at_once_by_a_cancel_or_a_deletion
+                a_dry_run_says_that_it_would_wait_and_why;
             drain:
                 a_node_is_drained_when_the_last_that_is_there_is_gone
                 what_nobody_has_begun_goes_elsewhere_from_a_node_that_is_drained
