@@ -32,7 +32,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
-pub use tenant::{EditTenant, MadeTenant, NewReservationRow, NewTenantRow};
+pub use tenant::{EditTenant, MadeReservation, MadeTenant, NewReservationRow, NewTenantRow};
 
 /// A task to be written down.
 #[derive(Clone, Debug)]
@@ -102,6 +102,8 @@ pub struct NewMachine {
     pub name: Name,
     /// Its spec.
     pub spec: VmSpec,
+    /// Whether it waits for a node with room where there is none.
+    pub wait_for_capacity: bool,
     /// Whether it is protected from deletion.
     pub protected: bool,
     /// How long after its submission it is deleted by itself.

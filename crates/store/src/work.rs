@@ -386,9 +386,12 @@ impl<'a> Work<'a> {
 
     /// Corrects a tenant's book that is not the sum of what exists.
     pub(crate) fn correct_book(&mut self, tenant: TenantId, by: Book) {
-        let change = self.books.tenants.entry(tenant).or_default();
-        change.held += by.held;
-        change.used += by.used;
+        *self.books.tenants.entry(tenant).or_default() += by;
+    }
+
+    /// The same for a node's.
+    pub(crate) fn correct_node(&mut self, node: NodeId, by: Book) {
+        *self.books.nodes.entry(node).or_default() += by;
     }
 
     /// The tasks on a VM that have not ended, in the order of their turns.

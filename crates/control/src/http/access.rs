@@ -92,6 +92,7 @@ pub(super) const TABLE: &[Row] = &[
     row(GET, "/api/v1/tenants/{tenant}/quota", tenant(Role::Viewer, Scope::QuotaRead)),
     row(PATCH, "/api/v1/tenants/{tenant}/quota", admin(Scope::QuotaWrite)),
     row(POST, "/api/v1/tenants/{tenant}/quota/recalculate", admin(Scope::QuotaWrite)),
+    row(POST, "/api/v1/nodes/{node}/recalculate", admin(Scope::NodeWrite)),
     row(GET, "/api/v1/tenants/{tenant}/reservations", tenant(Role::Viewer, Scope::QuotaRead)),
     row(POST, "/api/v1/tenants/{tenant}/reservations", admin(Scope::QuotaWrite)),
     row(DELETE, "/api/v1/tenants/{tenant}/reservations/{reservation}", admin(Scope::QuotaWrite)),

@@ -103,6 +103,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(quota::show_quota))
         .routes(routes!(quota::show_tenant_quota, quota::patch_tenant_quota))
         .routes(routes!(quota::recalculate_quota))
+        .routes(routes!(quota::recalculate_node))
         .routes(routes!(quota::list_reservations, quota::reserve_quota))
         .routes(routes!(quota::release_quota))
         .routes(routes!(tenant::list_tenants, tenant::create_tenant))

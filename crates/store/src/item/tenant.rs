@@ -4,7 +4,7 @@ use hostler_model::{
     ReservationId, TenantId,
     event::Actor,
     name::Name,
-    reservation::NewReservation,
+    reservation::{NewReservation, Reservation},
     tenant::{Limits, Tenant, TenantPatch},
 };
 
@@ -19,10 +19,21 @@ pub struct NewReservationRow {
     pub tenant: TenantId,
     /// What is asked for.
     pub asked: NewReservation,
+    /// The caller's key, if it sent one.
+    pub idempotency: Option<Idempotency>,
     /// Answer as if, and write nothing.
     pub dry_run: bool,
     /// Who asks.
     pub actor: Actor,
+}
+
+/// Amounts that are held, now or since before under the same key.
+#[derive(Clone, Debug)]
+pub struct MadeReservation {
+    /// The reservation as it was made.
+    pub reservation: Reservation,
+    /// Whether this is the first answer once more.
+    pub replayed: bool,
 }
 
 /// A tenant to be.

@@ -19,7 +19,7 @@ use hostler_model::{
 };
 use serde_json::json;
 
-use super::{edit, identify};
+use super::{edit, identify, waiting};
 use crate::{
     Answer, Beat,
     group::Step,
@@ -102,6 +102,7 @@ fn hear(work: &mut Work<'_>, beat: &Beat, compare: bool) -> Result<HeartbeatAnsw
     };
     freshen(work, beat);
     refused(work, beat);
+    waiting::come_back(work, beat.node, &beat.heartbeat)?;
     for held in &beat.heartbeat.leases {
         renew(work, beat, held, &mut answer);
     }

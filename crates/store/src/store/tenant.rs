@@ -3,7 +3,7 @@
 use hostler_model::{TenantId, api::Quota, name::Name, tenant::Tenant};
 
 use super::Store;
-use crate::{Answer, EditTenant, MadeTenant, NewTenantRow, Result, step, tenant};
+use crate::{Answer, EditTenant, MadeTenant, NewTenantRow, Result, image, step, tenant};
 
 impl Store {
     /// Makes a tenant; under the same key once more, the first answer.
@@ -36,7 +36,7 @@ impl Store {
         self.read(move |tx| {
             let found = tenant::by_ids(tx, &[tenant])?.pop();
             let (limits, book) = found.map_or_else(Default::default, |found| (found.limits, found.book));
-            Ok(Quota { tenant, limits, book })
+            Ok(Quota { tenant, limits, book, images_bytes: image::sizes(tx, tenant)?.values().sum() })
         })
         .await
     }
