@@ -36,6 +36,7 @@ mod task;
 mod task_log;
 mod tenant;
 mod token;
+mod unassigned;
 mod vm;
 mod vm_power;
 

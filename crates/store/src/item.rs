@@ -32,7 +32,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
-pub use tenant::{EditTenant, MadeReservation, MadeTenant, NewReservationRow, NewTenantRow};
+pub use tenant::{Claimed, EditTenant, MadeReservation, MadeTenant, NewReservationRow, NewTenantRow};
 
 /// A task to be written down.
 #[derive(Clone, Debug)]

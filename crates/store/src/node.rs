@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
-    NodeId, Resources, TaskId, Timestamp, VmId,
+    NodeId, Resources, TaskId, Timestamp,
     book::Book,
     broker::Transport,
     id::EnrolmentId,
     name::Name,
     node::{Freshness, Node, NodeFacts, NodeState, Overcommit, OwnOvercommit},
     placement::Candidate,
+    unassigned::Orphan,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -27,7 +28,7 @@ pub(crate) struct NodeRow {
     /// The log's head when the last heartbeat of this enrolment was received.
     pub(crate) beat_seq: Option<i64>,
     /// Machines reported there that are not ours.
-    pub(crate) orphans: Vec<VmId>,
+    pub(crate) orphans: Vec<Orphan>,
 }
 
 /// The columns of a node in the order in which [`read`] expects them.
@@ -272,7 +273,7 @@ struct Written<'a> {
     last_seen: Option<i64>,
     lost_at: Option<i64>,
     beat_seq: Option<i64>,
-    orphans: Document<&'a [VmId]>,
+    orphans: Document<&'a [Orphan]>,
     paused_at: Option<i64>,
     revoked_at: Option<i64>,
     created_at: i64,

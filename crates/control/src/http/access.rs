@@ -106,6 +106,8 @@ pub(super) const TABLE: &[Row] = &[
     row(POST, "/api/v1/nodes/{node}/cordon", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/uncordon", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/revoke", admin(Scope::NodeWrite)),
+    row(GET, "/api/v1/unassigned", admin(Scope::NodeRead)),
+    row(POST, "/api/v1/unassigned/claim", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/join-tokens", admin(Scope::NodeWrite)),
     row(GET, "/api/v1/keys", admin(Scope::KeyRead)),
     row(POST, "/api/v1/keys", admin(Scope::KeyWrite)),

@@ -2,6 +2,7 @@
 
 mod drain;
 mod edit;
+mod orphans;
 mod refresh;
 mod road;
 
@@ -128,6 +129,9 @@ enum Verb {
     /// Count what is promised and in use on a node anew from what exists, and say what differed
     #[command(after_help = "Examples:\n  hostler node recalculate rack1-a")]
     Recalculate(Which),
+    /// List the machines on all hosts that no record knows
+    #[command(after_help = orphans::EXAMPLES)]
+    Orphans,
     /// Let a node look at everything on its host and tell at once
     #[command(after_help = refresh::EXAMPLES)]
     Refresh(refresh::Args),
@@ -181,6 +185,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             session.print(&done, || quota::told(&done.kept, &done.book))?;
             Ok(Exit::Done)
         }
+        Verb::Orphans => orphans::run(&session).await,
         Verb::Refresh(args) => refresh::run(args, &session).await,
     }
 }

@@ -1,7 +1,7 @@
 //! What goes into the steps that change tenants.
 
 use hostler_model::{
-    ReservationId, TenantId,
+    NodeId, ReservationId, TenantId, VmId,
     event::Actor,
     name::Name,
     reservation::{NewReservation, Reservation},
@@ -60,6 +60,21 @@ pub struct MadeTenant {
     pub tenant: Tenant,
     /// Whether this is the first answer once more.
     pub replayed: bool,
+}
+
+/// A machine on a host that no record knows and that is to be a tenant's.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// On which node.
+    pub node: NodeId,
+    /// Which.
+    pub vm: VmId,
+    /// For whom.
+    pub tenant: TenantId,
+    /// What it is to be called; what it was called, where nothing is said.
+    pub name: Option<Name>,
+    /// Who asks.
+    pub actor: Actor,
 }
 
 /// A change of a tenant.

@@ -473,7 +473,7 @@ fn tell(work: &mut Work<'_>, item: &Submission, task: &Task) {
     work.act(&item.actor, Some(item.tenant), "task", did, task.id.0, &data);
 }
 
-fn name_taken(name: &Name, id: VmId) -> Refusal {
+pub(super) fn name_taken(name: &Name, id: VmId) -> Refusal {
     Refusal::new(Code::NameTaken, format!("a VM named {name} exists; choose another name, or delete that one first"))
         .with("name", name.as_str())
         .with("vm", id.to_string())

@@ -40,6 +40,7 @@ mod sweep;
 mod task_log;
 mod tenant;
 mod turn;
+mod unassigned;
 mod waiting;
 mod world;
 
@@ -360,6 +361,9 @@ macro_rules! every_claim {
                 an_event_that_does_not_apply_is_refused
                 after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has
                 after_a_restore_nothing_is_undone_because_time_went_by;
+            unassigned:
+                what_no_record_knows_is_listed_and_becomes_a_tenants
+                a_claim_that_may_not_be_is_refused;
             waiting:
                 a_machine_that_waits_for_room_has_its_quota_and_gets_a_node_when_one_will_do
                 room_comes_by_an_uncordon_or_a_node_that_joins_too

@@ -380,7 +380,7 @@ impl World {
         let heartbeat = Heartbeat {
             facts: facts(),
             leases,
-            inventory: Inventory { full, vms, snapshots: Vec::new() },
+            inventory: Inventory { full, vms, ..Inventory::default() },
             keys: String::new(),
             refused: Vec::new(),
         };
