@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps image image-debian image-disk build release install uninstall deb units demo test lint deny check unit api bench simulate soak generated clean
+.PHONY: help deps image image-debian image-disk build release install uninstall deb units demo test lint deny check unit api bench simulate books soak generated clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,9 @@ bench: image ## the figures of docs/benchmarks.md, measured now
 
 simulate: ## whole systems from seeds, in virtual time, under faults; SEEDS=10000
 	cargo xtask simulate --seeds $${SEEDS:-10000}
+
+books: ## random histories of the store with crashes, and its books against what exists; HISTORIES=10000
+	cargo xtask simulate --books --seeds $${HISTORIES:-10000}
 
 soak: ## a server with a thousand nodes under the same load: memory and latencies stay flat; MINUTES=10
 	cargo xtask soak --minutes $${MINUTES:-10}

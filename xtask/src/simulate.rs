@@ -1,4 +1,5 @@
-//! `cargo xtask simulate`: seeds of the simulation (`crates/simulation`), optimised, with the checks of a debug build.
+//! `cargo xtask simulate`: seeds of the simulation (`crates/simulation`), or of the store's histories
+//! (`crates/store/tests/conformance/books`), optimised, with the checks of a debug build.
 
 use std::process::{Command, ExitCode};
 
@@ -20,7 +21,13 @@ pub(crate) struct Simulate {
     /// Instead: the bugs that are planted, and by which seeds they are found.
     #[arg(long, conflicts_with_all = ["seeds", "from", "seed"])]
     planted: bool,
+    /// Instead of whole systems: histories of the store alone, with crashes, and its books against what exists.
+    #[arg(long, conflicts_with = "planted")]
+    books: bool,
 }
+
+/// Which seeds of the simulation run.
+const SEEDS: &str = "HOSTLER_SEEDS";
 
 /// Builds the simulation and runs it.
 pub(crate) fn run(wanted: &Simulate) -> Result<ExitCode> {
@@ -28,11 +35,18 @@ pub(crate) fn run(wanted: &Simulate) -> Result<ExitCode> {
         Some(seed) => seed.to_string(),
         None => format!("{}..{}", wanted.from, wanted.from + wanted.seeds),
     };
-    let test = if wanted.planted { "every_planted_bug_is_found" } else { "seeds_keep_every_promise" };
+    let (package, tests, test, which) = match (wanted.books, wanted.planted) {
+        (true, _) => {
+            let test = "books::the_books_are_what_exists_whatever_happens";
+            ("hostler-store", "conformance", test, "HOSTLER_HISTORIES")
+        }
+        (false, true) => ("hostler-simulation", "simulation", "every_planted_bug_is_found", SEEDS),
+        (false, false) => ("hostler-simulation", "simulation", "seeds_keep_every_promise", SEEDS),
+    };
     let status = Command::new("cargo")
-        .args(["test", "--quiet", "--locked", "--package", "hostler-simulation"])
-        .args(["--all-features", "--test", "simulation", "--", "--exact", test, "--nocapture"])
-        .env("HOSTLER_SEEDS", seeds)
+        .args(["test", "--quiet", "--locked", "--package", package])
+        .args(["--all-features", "--test", tests, "--", "--exact", test, "--nocapture"])
+        .env(which, seeds)
         // Our own crates as fast as the others; everything else of the build is that of the tests.
         .env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
         .status()?;

@@ -51,12 +51,14 @@ pub async fn beat(node: &Node, requests: &Requests, ids: Ids) {
     let mut waiting: Vec<Asked> = Vec::new();
     let mut outage = Outage::none(ids, "heartbeat");
     let (mut orphans, mut orphan_snapshots, mut doubtful) = (HashSet::new(), HashSet::new(), Vec::new());
+    let mut strangers = Vec::new();
     loop {
-        match once(node).await {
+        match once(node, &strangers).await {
             Ok((held, answer)) => {
                 outage.over();
                 doubtful = obey(node, &held, &answer, &doubtful);
                 report_orphans(&mut orphans, &answer.orphans);
+                strangers.clone_from(&answer.orphans);
                 report_orphan_snapshots(&mut orphan_snapshots, &answer.orphan_snapshots);
                 for asked in waiting.drain(..) {
                     // Who asked may have gone.
@@ -76,13 +78,14 @@ pub async fn beat(node: &Node, requests: &Requests, ids: Ids) {
     }
 }
 
-async fn once(node: &Node) -> Result<(Vec<HeldLease>, HeartbeatAnswer), hostler_link::LinkError> {
+/// One heartbeat, with more about the machines that the server did not know.
+async fn once(node: &Node, strangers: &[VmId]) -> Result<(Vec<HeldLease>, HeartbeatAnswer), hostler_link::LinkError> {
     let facts = facts::current(node).await;
     let _turn = node.turn.lock().await;
     let mut leases = node.works.leases();
     leases.extend(node.outbox.leases());
     let keys = node.trust.read().unwrap_or_else(PoisonError::into_inner).keys.clone();
-    let (inventory, refused) = (node.tools.vms.inventory().await, node.refusals.all());
+    let (inventory, refused) = (node.tools.vms.inventory(strangers).await, node.refusals.all());
     let heartbeat = Heartbeat { facts, leases, inventory, keys, refused };
     let answer = node.server.heartbeat(&heartbeat).await?;
     node.refusals.said(&heartbeat.refused);

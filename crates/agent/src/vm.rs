@@ -23,7 +23,9 @@ use std::{
     time::Duration,
 };
 
-use hostler_model::{VmId, error::Code, forward::PortForward, internal::Inventory, vm::Observation};
+use hostler_model::{
+    VmId, error::Code, forward::PortForward, internal::Inventory, unassigned::Stranger, vm::Observation,
+};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use self::{
@@ -44,6 +46,9 @@ use crate::{
 /// How long after machines could not be looked at it is tried again: whatever kept us from it (open files, memory, a
 /// disk) may be over then.
 const ATTACH_AGAIN: Duration = Duration::from_secs(5);
+
+/// Of how many machines that the server does not know more is told: a heartbeat stays small.
+const STRANGERS: usize = 64;
 
 /// What is known of a machine at a glance.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -198,12 +203,27 @@ impl Vms {
         self.0.lock().get(&vm).map(|entry| entry.glance).filter(|glance| glance.stage != Stage::Absent)
     }
 
-    /// Everything that is here.
-    pub async fn inventory(&self) -> Inventory {
+    /// Everything that is here, with more about these of them.
+    pub async fn inventory(&self, strangers: &[VmId]) -> Inventory {
         let snapshots = self.snapshots().await;
         let full = self.0.full.load(Ordering::Acquire) && snapshots.is_some();
         let vms = self.0.lock().values().filter_map(|entry| entry.seen.clone()).collect();
-        Inventory { full, vms, snapshots: snapshots.unwrap_or_default() }
+        let strangers = self.strangers(strangers).await;
+        Inventory { full, vms, snapshots: snapshots.unwrap_or_default(), strangers }
+    }
+
+    /// What the folders of these machines say of them; of one that cannot be read, nothing.
+    async fn strangers(&self, ids: &[VmId]) -> Vec<Stranger> {
+        let mut strangers = Vec::new();
+        for id in ids.iter().take(STRANGERS) {
+            match self.0.hypervisor.plan(*id).await {
+                Ok(plan) => strangers.extend(plan.map(|plan| Stranger { vm: *id, name: plan.name, spec: plan.spec })),
+                Err(error) => {
+                    tracing::warn!(vm.id = %id, %error, "a machine that the server does not know cannot be read")
+                }
+            }
+        }
+        strangers
     }
 
     /// Waits until a machine has changed by itself.

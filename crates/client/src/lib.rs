@@ -29,6 +29,7 @@ mod task;
 mod task_log;
 mod tenant;
 mod token;
+mod unassigned;
 mod vm;
 
 pub use self::{

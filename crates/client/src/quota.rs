@@ -3,7 +3,7 @@
 use hostler_model::{
     Code,
     api::Quota,
-    reservation::{NewReservation, Recalculated, Reservation},
+    reservation::{NewReservation, Recalculated, RecalculatedNode, Reservation},
     tenant::LimitsPatch,
 };
 
@@ -37,14 +37,22 @@ impl Client {
         self.call(Call::post(below(tenant, "quota/recalculate")?)).await
     }
 
-    /// Holds amounts for a tenant. Sent once: a second one would hold as much again.
+    /// Counts a node's book anew from what exists.
+    pub async fn recalculate_node(&self, node: &str) -> Result<RecalculatedNode, ClientError> {
+        let node = segment(node, Code::NodeNotFound)?;
+        self.call(Call::post(format!("/api/v1/nodes/{node}/recalculate"))).await
+    }
+
+    /// Holds amounts for a tenant; sent again under the same key they are held once.
     pub async fn reserve_quota(
         &self,
         tenant: &str,
         new: &NewReservation,
         mode: Mode,
     ) -> Result<Reservation, ClientError> {
-        self.once(Call::post(below(tenant, "reservations")?).json(new)?.query("dry_run", mode.dry_run())).await
+        let call = Call::post(below(tenant, "reservations")?).json(new)?;
+        let call = call.header("idempotency-key", &self.fresh_key())?;
+        self.call(call.query("dry_run", mode.dry_run())).await
     }
 
     /// What is held for a tenant by hand, newest first.

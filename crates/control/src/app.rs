@@ -27,6 +27,7 @@ pub mod task;
 pub mod task_log;
 pub mod tenant;
 pub mod token;
+pub mod unassigned;
 pub mod vm;
 
 use std::{

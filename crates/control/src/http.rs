@@ -37,6 +37,7 @@ mod task;
 mod task_log;
 mod tenant;
 mod token;
+mod unassigned;
 mod vm;
 mod vm_power;
 

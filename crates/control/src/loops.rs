@@ -28,6 +28,8 @@ pub struct Pace {
     pub expire_running: Duration,
     /// Nodes that are silent; 2 s by default: a heartbeat comes every 5.
     pub judge_nodes: Duration,
+    /// Machines that wait for a node with room; 500 ms by default: somebody waits for them.
+    pub place_waiting: Duration,
     /// Nodes that are being drained; 1 s by default: somebody waits for the last machine's end.
     pub drain_nodes: Duration,
     /// Machines that are to be started by themselves; 500 ms by default: the shortest pause before that is 1 s.
@@ -61,6 +63,7 @@ impl Default for Pace {
             expire_queued: Duration::from_secs(1),
             expire_running: Duration::from_secs(1),
             judge_nodes: Duration::from_secs(2),
+            place_waiting: Duration::from_millis(500),
             drain_nodes: Duration::from_secs(1),
             restart_vms: Duration::from_millis(500),
             expire_vms: Duration::from_secs(1),
@@ -93,6 +96,7 @@ fn all(pace: &Pace) -> Vec<Loop> {
         of("expire_queued", pace.expire_queued, |store| Box::pin(async move { store.expire_queued().await })),
         of("expire_running", pace.expire_running, |store| Box::pin(async move { store.expire_running().await })),
         of("judge_nodes", pace.judge_nodes, |store| Box::pin(async move { store.judge_nodes().await })),
+        of("place_waiting", pace.place_waiting, |store| Box::pin(async move { store.place_waiting().await })),
         of("drain_nodes", pace.drain_nodes, |store| Box::pin(async move { store.drain_nodes().await })),
         of("restart_vms", pace.restart_vms, |store| Box::pin(async move { store.restart_vms().await })),
         of("expire_vms", pace.expire_vms, |store| Box::pin(async move { store.expire_vms().await })),

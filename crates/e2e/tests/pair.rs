@@ -7,7 +7,7 @@ use hostler_e2e::{
     dev::{binary, image},
     pair::Pair,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn join_token(pair: &Pair) -> Result<String> {
     let issued = pair.json(&["node", "token"])?;
@@ -221,5 +221,16 @@ async fn a_store_that_was_put_back_keeps_the_machines_that_it_does_not_know() ->
         Ok(pair.says(&["event"])?.contains("node.orphan").then_some(()))
     })
     .await?;
+    let orphan = pair
+        .until("its node says what it is", |pair| {
+            let orphans = pair.json(&["node", "orphans"])?;
+            Ok(orphans[0]["spec"].is_object().then(|| orphans[0].clone()))
+        })
+        .await?;
+    assert_eq!((&orphan["name"], &orphan["state"]), (&json!("later"), &json!("running")), "{orphan}");
+    let (id, node) = (orphan["id"].as_str().unwrap_or_default(), orphan["node"].as_str().unwrap_or_default());
+    pair.says(&["vm", "claim", id, "--node", node])?;
+    assert!(pair.hostler(&["vm", "exec", "later", "--", "true"])?.status.success(), "it is ours again");
+    assert_eq!((pair.qemus(), pair.json(&["node", "orphans"])?), (machines, json!([])));
     Ok(())
 }

@@ -325,6 +325,9 @@ pub struct Quota {
     pub limits: Limits,
     /// How much it has.
     pub book: Book,
+    /// How many bytes its images take, what they share counted once: what `images_gib` limits.
+    #[serde(default)]
+    pub images_bytes: u64,
 }
 
 /// An error: RFC 9457, as `application/problem+json`. Facts stand beside these fields.

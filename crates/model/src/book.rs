@@ -34,6 +34,20 @@ impl Book {
     }
 }
 
+impl std::ops::Sub for Book {
+    type Output = Book;
+    fn sub(self, other: Book) -> Book {
+        Book { held: self.held - other.held, used: self.used - other.used }
+    }
+}
+
+impl std::ops::AddAssign for Book {
+    fn add_assign(&mut self, other: Book) {
+        self.held += other.held;
+        self.used += other.used;
+    }
+}
+
 /// Changes of books gathered over a batch, so that each row is written once.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Changes {

@@ -12,6 +12,7 @@ use crate::{
     refused::Refused,
     task::{End, Intent, PhaseTiming, Progress, Target},
     task_log::Said,
+    unassigned::Stranger,
     vm::Observation,
 };
 
@@ -136,6 +137,9 @@ pub struct Inventory {
     /// Snapshots that are whole.
     #[serde(default)]
     pub snapshots: Vec<SnapshotId>,
+    /// More about those machines of which the last answer said that the server does not know them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strangers: Vec<Stranger>,
 }
 
 /// A lease an agent works on.

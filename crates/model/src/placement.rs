@@ -12,6 +12,7 @@ mod choice;
 mod policy;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
@@ -20,11 +21,12 @@ pub use self::{
     asked::Placement,
     choice::{Choice, Considered, Reason, explain},
     policy::{Policy, Weights},
+    waiting::{PATIENCE, keep, most_kept},
 };
 use crate::{
     book::Book,
     error::Refusal,
-    id::{ImageDigest, NodeId},
+    id::{ImageDigest, NodeId, TaskId},
     name::Name,
     node::{Freshness, NodeFacts, NodeState},
     unit::Resources,
@@ -49,6 +51,8 @@ pub struct Candidate {
     pub facts: NodeFacts,
     /// Its labels, the operator's before its agent's.
     pub labels: BTreeMap<String, String>,
+    /// The create that waits for room and for which this node is kept.
+    pub set_aside: Option<TaskId>,
     /// What is taken.
     pub book: Book,
     /// What may be taken in all.
@@ -58,6 +62,8 @@ pub struct Candidate {
 /// What is to be placed.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Wanted<'a> {
+    /// The create that waits for room, if it is one.
+    pub waiting: Option<TaskId>,
     /// What it takes.
     pub amount: Resources,
     /// What its node must be able to do.
@@ -145,9 +151,12 @@ fn objections<'a>(candidate: &'a Candidate, wanted: &'a Wanted<'_>) -> impl Iter
         let machine = apart.taken.get(&candidate.id)?;
         Some(Objection::Apart { machine, group: apart.group })
     });
+    // What makes no machine is gone soon.
+    let kept = candidate.set_aside.filter(|task| wanted.waiting != Some(*task) && wanted.amount.vms > 0);
+    let kept = kept.map(Objection::SetAside);
     // What there is too little of is said last, and only looked at when it is asked for.
     let room = std::iter::once_with(|| short(candidate, &wanted.amount).map(Objection::Room)).flatten();
-    state.into_iter().chain(revoked).chain(silent).chain(incapable).chain(labels).chain(apart).chain(room)
+    state.into_iter().chain(revoked).chain(silent).chain(incapable).chain(labels).chain(apart).chain(kept).chain(room)
 }
 
 /// What there is too little of.

@@ -10,7 +10,7 @@ use crate::{
     book::Book,
     clock::Timestamp,
     error::Refusal,
-    id::{PrincipalId, ReservationId, TenantId},
+    id::{NodeId, PrincipalId, ReservationId, TenantId},
 };
 
 /// How long one lasts where nothing is said.
@@ -89,6 +89,19 @@ pub struct Recalculated {
     /// The book as it was kept.
     pub kept: Book,
     /// The sum of what exists: the book from now on.
+    pub book: Book,
+    /// Whether the two differed.
+    pub differed: bool,
+}
+
+/// What a recalculation of a node's book came to: `POST /nodes/{node}/recalculate`.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct RecalculatedNode {
+    /// Whose.
+    pub node: NodeId,
+    /// The book as it was kept.
+    pub kept: Book,
+    /// The sum of what is there: the book from now on.
     pub book: Book,
     /// Whether the two differed.
     pub differed: bool,

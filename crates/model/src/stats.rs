@@ -281,6 +281,9 @@ pub struct Waiting {
     pub node: i64,
     /// An operator to resume their node's queue.
     pub paused: i64,
+    /// A node that has room.
+    #[serde(default)]
+    pub capacity: i64,
 }
 
 /// What happened in the minute under way and so many before it.
@@ -373,6 +376,7 @@ impl Sums {
         *match waits {
             WaitingFor::Time => &mut waiting.time,
             WaitingFor::Turn => &mut waiting.turn,
+            WaitingFor::Capacity => &mut waiting.capacity,
             WaitingFor::Node => &mut waiting.node,
             WaitingFor::Paused => &mut waiting.paused,
         } += tasks;
@@ -469,7 +473,7 @@ mod tests {
         );
         let total = &stats.total;
         assert_eq!((total.queued, total.running, total.aborting, total.dead_letters), (7, 1, 0, 3));
-        assert_eq!(total.waiting_for, Waiting { time: 4, turn: 0, node: 2, paused: 1 });
+        assert_eq!(total.waiting_for, Waiting { time: 4, node: 2, paused: 1, ..Waiting::default() });
         assert_eq!(total.oldest_queued_seconds, Some(30.0));
         assert_eq!(total.last.iter().map(|window| window.started).collect::<Vec<_>>(), [1, 2, 3]);
         // 1,700,000,030 is 50 s into its minute.

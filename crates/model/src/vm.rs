@@ -59,6 +59,14 @@ impl VmState {
         }
     }
 
+    /// Whether a machine in this state is on its node, and whole.
+    pub const fn is_there(self) -> bool {
+        match self {
+            VmState::Running | VmState::Paused | VmState::Stopped | VmState::Sleeping => true,
+            VmState::Provisioning | VmState::Error | VmState::Unknown | VmState::Deleted => false,
+        }
+    }
+
     /// The state as the store and JSON spell it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use hostler_db::{Document, Result, Tx};
 use hostler_model::{
-    Code, PrincipalId, Refusal, TenantId, Timestamp, event::Actor, import::Import, snapshot::Snapshot, task::Task,
-    tenant::Tenant, vm::Vm,
+    Code, PrincipalId, Refusal, TenantId, Timestamp, event::Actor, import::Import, reservation::Reservation,
+    snapshot::Snapshot, task::Task, tenant::Tenant, vm::Vm,
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::json;
@@ -64,6 +64,14 @@ impl Begun for Stored {
 
 impl Begun for Tenant {
     const NOUN: &'static str = "tenant";
+
+    fn id(&self) -> Option<Uuid> {
+        Some(self.id.0)
+    }
+}
+
+impl Begun for Reservation {
+    const NOUN: &'static str = "reservation";
 
     fn id(&self) -> Option<Uuid> {
         Some(self.id.0)

@@ -34,7 +34,7 @@ use uuid::Uuid;
 
 pub use access::{Denied, Login};
 pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
-pub use tenant::{EditTenant, MadeTenant, NewReservationRow, NewTenantRow};
+pub use tenant::{Claimed, EditTenant, MadeReservation, MadeTenant, NewReservationRow, NewTenantRow};
 
 /// A task to be written down.
 #[derive(Clone, Debug)]
@@ -104,6 +104,8 @@ pub struct NewMachine {
     pub name: Name,
     /// Its spec.
     pub spec: VmSpec,
+    /// Whether it waits for a node with room where there is none.
+    pub wait_for_capacity: bool,
     /// Whether it is protected from deletion.
     pub protected: bool,
     /// How long after its submission it is deleted by itself.

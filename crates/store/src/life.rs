@@ -142,6 +142,7 @@ impl Work<'_> {
         let Some(vm) = self.vms.get(&id) else { return Ok(()) };
         let node = vm.vm.node;
         let settled = (row.task.kind.spec().settle)(vm.vm.state, verdict);
+        let is_there = settled.vm.as_ref().is_some_and(|change| change.state.is_there());
         if let Some(change) = settled.vm {
             self.change_vm(id, &change, json!({"task": row.task.id}));
             if change.state == VmState::Deleted {
@@ -150,6 +151,9 @@ impl Work<'_> {
         }
         let settlement = edit::settlement(self, id, settled.allocation)?;
         self.settle_allocation(Owner::Vm(id), settlement)?;
+        if is_there {
+            self.charge_again(id)?;
+        }
         edit::settle(self, row, id, verdict)?;
         if self.vms.get(&id).is_some_and(|vm| vm.vm.task == Some(row.task.id)) {
             let next = self.first_change(&queue);
@@ -191,14 +195,13 @@ impl Work<'_> {
         self.plan_restart(id);
     }
 
-    /// Charges for a machine that is there although nothing is booked for it any more.
+    /// Charges for a machine that is there, although nobody has reported that it was made, or nothing is booked for it any
+    /// more.
     pub(crate) fn charge_again(&mut self, id: VmId) -> Result<()> {
-        if self.allocation(Owner::Vm(id))?.is_some() {
-            return Ok(());
-        }
-        let Some(row) = self.vms.get(&id) else { return Ok(()) };
-        let (owner, vm) = (Owner::Vm(id), &row.vm);
-        let amount = vm.spec.charge().into();
+        let owner = Owner::Vm(id);
+        let taken = self.allocation(owner)?;
+        let Some(vm) = self.vms.get(&id).map(|row| &row.vm) else { return Ok(()) };
+        let amount = taken.map_or_else(|| vm.spec.charge().into(), |taken| taken.amount);
         let booked = Allocation { owner, tenant: vm.tenant, node: vm.node, amount, hold: Hold::Used };
         self.set_allocation(owner, Some(booked))
     }

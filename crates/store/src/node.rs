@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
-    NodeId, Resources, Timestamp, VmId,
+    NodeId, Resources, TaskId, Timestamp,
     book::Book,
     broker::Transport,
     id::EnrolmentId,
     name::Name,
     node::{Freshness, Node, NodeFacts, NodeState, Overcommit, OwnOvercommit},
     placement::Candidate,
+    unassigned::Orphan,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -21,11 +22,13 @@ use crate::tenant::{book, changed};
 #[derive(Clone, Debug)]
 pub(crate) struct NodeRow {
     pub(crate) node: Node,
+    /// The create that waits for room and for which it is kept.
+    pub(crate) set_aside: Option<TaskId>,
     pub(crate) lost_at: Option<Timestamp>,
     /// The log's head when the last heartbeat of this enrolment was received.
     pub(crate) beat_seq: Option<i64>,
     /// Machines reported there that are not ours.
-    pub(crate) orphans: Vec<VmId>,
+    pub(crate) orphans: Vec<Orphan>,
 }
 
 /// The columns of a node in the order in which [`read`] expects them.
@@ -36,7 +39,7 @@ macro_rules! columns {
          COALESCE(b.held_vms, 0), COALESCE(b.held_running_vms, 0), COALESCE(b.held_snapshots, 0),
           COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0), COALESCE(b.used_disk_gib, 0),
           COALESCE(b.used_vms, 0), COALESCE(b.used_running_vms, 0), COALESCE(b.used_snapshots, 0),
-          n.transport, n.revoked_at, n.labels, n.overcommit, n.generation, n.state_since"
+          n.transport, n.revoked_at, n.labels, n.overcommit, n.generation, n.state_since, n.set_aside"
     };
 }
 
@@ -87,11 +90,11 @@ pub(crate) fn all(tx: &Tx<'_>, usual: &Overcommit) -> Result<Vec<NodeRow>> {
 
 /// Every node as placement sees it.
 pub(crate) fn candidates(tx: &Tx<'_>, usual: &Overcommit) -> Result<Vec<Candidate>> {
-    let candidate = |NodeRow { node, .. }| {
+    let candidate = |NodeRow { node, set_aside, .. }| {
         let labels = node.all_labels();
         let Node { id, name, state, freshness, facts, book, schedulable, paused_at, revoked_at, .. } = node;
         let (paused, revoked) = (paused_at.is_some(), revoked_at.is_some());
-        Candidate { id, name, state, freshness, revoked, paused, facts, labels, book, schedulable }
+        Candidate { id, name, state, freshness, revoked, paused, facts, labels, set_aside, book, schedulable }
     };
     Ok(all(tx, usual)?.into_iter().map(candidate).collect())
 }
@@ -145,6 +148,40 @@ const DRAINING: &str = "SELECT id FROM nodes WHERE state = 'draining'";
 /// The nodes that are being drained.
 pub(crate) fn draining(tx: &Tx<'_>) -> Result<Vec<NodeId>> {
     tx.query(DRAINING, &(), |row| row.parse(0))
+}
+
+const SET_ASIDE: &str = "SELECT id, set_aside FROM nodes WHERE set_aside IS NOT NULL";
+
+/// The nodes that are kept for creates that wait for room.
+pub(crate) fn set_aside(tx: &Tx<'_>) -> Result<BTreeMap<NodeId, TaskId>> {
+    Ok(tx.query(SET_ASIDE, &(), |row| Ok((row.parse(0)?, row.parse(1)?)))?.into_iter().collect())
+}
+
+const KEEP: &str = "
+UPDATE nodes
+   SET set_aside = c.value->>'task'
+  FROM jsonb_each(?1) c
+ WHERE nodes.id = c.value->>'node'";
+
+/// Keeps nodes for creates, or for nobody any more.
+pub(crate) fn keep(tx: &Tx<'_>, changes: &BTreeMap<NodeId, Option<TaskId>>) -> Result<()> {
+    let batch: Vec<_> = changes.iter().map(|(node, task)| json!({"node": node, "task": task})).collect();
+    if !batch.is_empty() {
+        tx.put(KEEP, &batch)?;
+    }
+    Ok(())
+}
+
+const SILENT: &str = "
+SELECT COUNT(*)
+  FROM nodes n
+  JOIN log_head h ON h.one = 1
+ WHERE n.heard_epoch < h.store_epoch AND n.state <> 'pending'";
+
+/// Whether every node that may have something has said all that it has since the store's epoch began.
+pub(crate) fn all_compared(tx: &Tx<'_>) -> Result<bool> {
+    let silent: Option<i64> = tx.query_one(SILENT, &(), |row| row.get(0))?;
+    Ok(silent == Some(0))
 }
 
 const REMOVE: &str = "DELETE FROM nodes WHERE id IN (SELECT value FROM jsonb_each(?1))";
@@ -236,7 +273,7 @@ struct Written<'a> {
     last_seen: Option<i64>,
     lost_at: Option<i64>,
     beat_seq: Option<i64>,
-    orphans: Document<&'a [VmId]>,
+    orphans: Document<&'a [Orphan]>,
     paused_at: Option<i64>,
     revoked_at: Option<i64>,
     created_at: i64,
@@ -327,11 +364,31 @@ fn read(usual: &Overcommit) -> impl Fn(&Row<'_>) -> Result<NodeRow> {
             created_at: Timestamp::from_micros(row.get(10)?),
         };
         node.promise(usual);
-        Ok(NodeRow { node, lost_at: moment(7)?, beat_seq: row.get(8)?, orphans: row.json(9)? })
+        Ok(NodeRow {
+            node,
+            set_aside: row.parse_opt(30)?,
+            lost_at: moment(7)?,
+            beat_seq: row.get(8)?,
+            orphans: row.json(9)?,
+        })
     }
 }
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] =
-    &[BY_IDS, BY_NAME, IDENTITIES, HEARD, COMPARED, PAUSED, DRAINING, REMOVE, REMOVE_BOOKS, REVOKED, ADD, PUT];
+pub(crate) const HOT: &[&str] = &[
+    BY_IDS,
+    BY_NAME,
+    IDENTITIES,
+    HEARD,
+    COMPARED,
+    PAUSED,
+    DRAINING,
+    SET_ASIDE,
+    KEEP,
+    REMOVE,
+    REMOVE_BOOKS,
+    REVOKED,
+    ADD,
+    PUT,
+];

@@ -22,6 +22,8 @@ const MEANT: &[&str] = &[
     "SCAN tasks USING",
     "USING INDEX nodes_paused",
     "INDEX nodes_draining",
+    "INDEX nodes_set_aside",
+    "INDEX tasks_unplaced",
     "INDEX nodes_offered",
     "INDEX nodes_revoked",
 ];

@@ -25,6 +25,8 @@ pub(crate) mod start;
 pub(crate) mod submit;
 pub(crate) mod sweep;
 pub(crate) mod tenant;
+pub(crate) mod unassigned;
+pub(crate) mod waiting;
 
 use std::collections::BTreeMap;
 

@@ -51,7 +51,7 @@ use crate::{
     snapshot,
     step::{
         cancel, drain, edit, expire, forget, heartbeat, join, lease, letter, look, progress, remove, restart, restored,
-        settle, start, submit, sweep,
+        settle, start, submit, sweep, waiting,
     },
     task, task_log, timeline, token, vm,
     work::{Context, Work},
@@ -247,6 +247,11 @@ impl Store {
     /// Nodes that fell silent.
     pub async fn judge_nodes(&self) -> Result<Swept> {
         self.pass("store.judge", sweep::judge_nodes).await
+    }
+
+    /// Machines that wait for a node with room.
+    pub async fn place_waiting(&self) -> Result<Swept> {
+        self.pass("store.place", waiting::place_waiting).await
     }
 
     /// Nodes that are being drained.

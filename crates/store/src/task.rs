@@ -191,6 +191,22 @@ pub(crate) fn on_node(tx: &Tx<'_>, node: NodeId) -> Result<Vec<TaskRow>> {
     tx.query(ON_NODE, &json!({"node": node}), read)
 }
 
+const UNPLACED: &str = concat!(
+    "
+SELECT ",
+    columns!(),
+    "
+  FROM tasks t
+ WHERE t.state = 'queued' AND t.node IS NULL AND t.kind = 'vm.create'
+ ORDER BY t.priority DESC, t.seq
+ LIMIT CAST(?1->>'limit' AS BIGINT)"
+);
+
+/// Creates that wait for a node with room, in the order in which they get it.
+pub(crate) fn unplaced(tx: &Tx<'_>, limit: usize) -> Result<Vec<TaskRow>> {
+    tx.query(UNPLACED, &json!({"limit": limit}), read)
+}
+
 const RETRY_OF: &str = "
 SELECT id
   FROM tasks
@@ -597,14 +613,16 @@ pub(crate) fn renew(tx: &Tx<'_>, ids: &[TaskId], until: Timestamp) -> Result<()>
 
 const BEGIN_AGAIN: &str = "
 UPDATE tasks
-   SET state = 'queued', lease_until = NULL, enrolment = NULL, started_at = NULL, deadline = NULL, clean = 0,
+   SET state = 'queued', lease_until = NULL, enrolment = NULL, started_at = NULL, deadline = NULL,
+       clean = CASE WHEN node IS NULL THEN clean ELSE 0 END,
        queue_deadline = CAST(?1->>'now' AS BIGINT) + 1000000 * queue_timeout_s,
        max_attempts = CASE WHEN max_attempts < attempt + 2 THEN attempt + 2 ELSE max_attempts END
  WHERE state IN ('queued', 'running') AND turn <> 'later'
    AND NOT (state = 'running' AND node IN (SELECT id FROM nodes WHERE transport = 'plain'))";
 
-/// Tasks that had not ended wait again. Nobody knows what is left of them, for nobody knows what was done since. One that
-/// was handed out in plain form stays with whoever has it: it has one attempt.
+/// Tasks that had not ended wait again. Nobody knows what is left of them, for nobody knows what was done since; of one that
+/// waits for a node, its node will say if it has got one. One that was handed out in plain form stays with whoever has it:
+/// it has one attempt.
 pub(crate) fn begin_again(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
     tx.put(BEGIN_AGAIN, &json!({"now": now.as_micros()}))
 }
@@ -672,6 +690,7 @@ pub(crate) const HOT: &[&str] = &[
     AMEND,
     RENEW,
     RETRY_OF,
+    UNPLACED,
     INSERT.sqlite,
 ];
 

@@ -101,11 +101,12 @@ pub(crate) fn on_nodes(tx: &Tx<'_>, nodes: &[NodeId]) -> Result<Vec<VmRow>> {
     tx.query(ON_NODES, &nodes, read)
 }
 
-/// Whether a VM's node would take a task that is filed now. One that is paused or not heard of would let it miss its time
-/// in the queue, and another one after it, for as long as that lasts.
+/// Whether a VM's node would take a task that is filed now, or none is needed because it has no node yet. One that is paused
+/// or not heard of would let it miss its time in the queue, and another one after it, for as long as that lasts.
 macro_rules! node_listens {
     () => {
-        "EXISTS (SELECT 1 FROM nodes n WHERE n.id = v.node AND n.paused_at IS NULL AND n.freshness = 'fresh')"
+        "(v.node IS NULL
+    OR EXISTS (SELECT 1 FROM nodes n WHERE n.id = v.node AND n.paused_at IS NULL AND n.freshness = 'fresh'))"
     };
 }
 

@@ -154,6 +154,8 @@ pub(crate) struct Work<'a> {
     allocations: BTreeMap<Owner, Slot>,
     tenants: BTreeMap<TenantId, Option<Tenant>>,
     pub(crate) candidates: Option<Vec<Candidate>>,
+    /// Whether nodes change for placement in another way than by their rows and books.
+    pub(crate) fleet_changed: bool,
     books: Changes,
     entries: Vec<NewEntry>,
     pub(crate) first_answers: Vec<FirstAnswer>,
@@ -210,6 +212,7 @@ impl<'a> Work<'a> {
             allocations: BTreeMap::new(),
             tenants: BTreeMap::new(),
             candidates: None,
+            fleet_changed: false,
             books: Changes::default(),
             entries: Vec::new(),
             first_answers: Vec::new(),
@@ -390,9 +393,12 @@ impl<'a> Work<'a> {
 
     /// Corrects a tenant's book that is not the sum of what exists.
     pub(crate) fn correct_book(&mut self, tenant: TenantId, by: Book) {
-        let change = self.books.tenants.entry(tenant).or_default();
-        change.held += by.held;
-        change.used += by.used;
+        *self.books.tenants.entry(tenant).or_default() += by;
+    }
+
+    /// The same for a node's.
+    pub(crate) fn correct_node(&mut self, node: NodeId, by: Book) {
+        *self.books.nodes.entry(node).or_default() += by;
     }
 
     /// The tasks on a VM that have not ended, in the order of their turns.
@@ -577,7 +583,7 @@ impl<'a> Work<'a> {
 
     /// Keeps the nodes for the next step, under another mark where they or their books are not as they were.
     fn keep_fleet(&mut self) -> Result<()> {
-        let others = self.nodes.any_dirty() || !self.removed.is_empty();
+        let others = self.fleet_changed || self.nodes.any_dirty() || !self.removed.is_empty();
         let mark = if others || !self.books.nodes.is_empty() {
             let mark = self.context.ids.next(self.now);
             log::set_fleet(self.tx, mark)?;

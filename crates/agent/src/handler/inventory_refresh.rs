@@ -19,7 +19,7 @@ impl Handler for InventoryRefresh {
             detail: "the agent is ending; ask again when it is back".to_owned(),
             retryable: true,
         })?;
-        let inventory = job.tools.vms.inventory().await;
+        let inventory = job.tools.vms.inventory(&[]).await;
         let mut states: BTreeMap<String, usize> = BTreeMap::new();
         for seen in &inventory.vms {
             *states.entry(seen.state.to_string()).or_default() += 1;

@@ -3,9 +3,10 @@
 use hostler_model::{
     Code, ReservationId, TenantId,
     api::Quota,
-    reservation::{NewReservation, Recalculated, Reservation},
+    reservation::{NewReservation, Recalculated, RecalculatedNode, Reservation},
+    tenant::Tenant,
 };
-use hostler_store::NewReservationRow;
+use hostler_store::{MadeReservation, NewReservationRow};
 
 use super::{App, Result, caller::Call, not_found, submit::Terms};
 
@@ -15,11 +16,29 @@ impl App {
         Ok(self.store.quota(call.tenant()?).await?)
     }
 
+    /// How much this tenant may have and has.
+    pub async fn quota_of(&self, tenant: &Tenant) -> Result<Quota> {
+        let Tenant { id, limits, book, .. } = *tenant;
+        Ok(Quota { limits, book, ..self.store.quota(id).await? })
+    }
+
     /// Holds amounts for a tenant until they are released or their time is up.
-    pub async fn reserve(&self, call: &Call, text: &str, asked: NewReservation, terms: Terms) -> Result<Reservation> {
+    pub async fn reserve(
+        &self,
+        call: &Call,
+        text: &str,
+        asked: NewReservation,
+        terms: Terms,
+    ) -> Result<MadeReservation> {
         let tenant = self.tenant(call, text).await?.id;
-        let id = self.ids.next(self.clock.now());
-        let row = NewReservationRow { id, tenant, asked, dry_run: terms.dry_run, actor: call.actor() };
+        let row = NewReservationRow {
+            id: self.ids.next(self.clock.now()),
+            tenant,
+            asked,
+            idempotency: terms.idempotency,
+            dry_run: terms.dry_run,
+            actor: call.actor(),
+        };
         Ok(self.store.reserve(row).await??)
     }
 
@@ -44,5 +63,11 @@ impl App {
     pub async fn recalculate(&self, call: &Call, text: &str) -> Result<Recalculated> {
         let tenant = self.tenant(call, text).await?.id;
         Ok(self.store.recalculate(tenant, call.actor()).await??)
+    }
+
+    /// Counts a node's book anew from what exists.
+    pub async fn recalculate_node(&self, call: &Call, text: &str) -> Result<RecalculatedNode> {
+        let node = self.node(text).await?.id;
+        Ok(self.store.recalculate_node(node, call.actor()).await??)
     }
 }

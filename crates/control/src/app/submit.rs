@@ -252,7 +252,8 @@ impl App {
         };
         params["name"] = Value::from(name.as_str());
         let ttl = filled.ttl_seconds.map(edit::ttl).transpose()?;
-        Ok(NewMachine { id, name, spec, protected: filled.protected, ttl })
+        let wait_for_capacity = filled.wait_for_capacity;
+        Ok(NewMachine { id, name, spec, wait_for_capacity, protected: filled.protected, ttl })
     }
 }
 

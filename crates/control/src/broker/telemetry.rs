@@ -83,7 +83,7 @@ fn beat(node: Node, said: PlainHeartbeat) -> Option<Beat> {
         agent_version: version.map_or(node.facts.agent_version, |said| said.chars().take(64).collect()),
         ..node.facts
     };
-    let inventory = Inventory { full: false, vms: Vec::new(), snapshots: Vec::new() };
+    let inventory = Inventory::default();
     let heartbeat = Heartbeat { facts, leases: Vec::new(), inventory, keys: String::new(), refused: Vec::new() };
     Some(Beat { node: node.id, enrolment: node.enrolment?, heartbeat })
 }

@@ -7,12 +7,14 @@ use axum::{extract::State, response::Response};
 use hostler_model::{
     ReservationId,
     api::{Page, Quota},
-    reservation::{NewReservation, Recalculated, Reservation},
+    reservation::{NewReservation, Recalculated, RecalculatedNode, Reservation},
     tenant::{LimitsPatch, Tenant, TenantPatch},
 };
+use hostler_store::MadeReservation;
 use http::StatusCode;
 
 use super::{
+    asked::mark_replay,
     body::{Json, Nothing, Strict, answer},
     cursor::{self, List},
     document::Refusals,
@@ -37,7 +39,8 @@ pub(super) async fn show_quota(State(app): State<Arc<App>>, call: Call) -> Resul
         (status = 200, description = "The quota", body = Quota, headers(("ETag" = String, description = "The tenant's generation"))),
         Refusals))]
 pub(super) async fn show_tenant_quota(State(app): State<Arc<App>>, call: Call, path: InPath) -> Result<Response> {
-    Ok(tagged(app.tenant(&call, path.get("tenant")?).await?))
+    let tenant = app.tenant(&call, path.get("tenant")?).await?;
+    tagged(&app, &tenant).await
 }
 
 /// Changes a tenant's limits: what is not named stays, null is what new tenants get, -1 is no limit. A limit below what
@@ -59,7 +62,8 @@ pub(super) async fn patch_tenant_quota(
 ) -> Result<Response> {
     let terms = asked.matching(if_match).terms(&body.sha256);
     let patch = TenantPatch { name: None, limits: body.value };
-    Ok(tagged(app.edit_tenant(&call, path.get("tenant")?, patch, terms).await?))
+    let tenant = app.edit_tenant(&call, path.get("tenant")?, patch, terms).await?;
+    tagged(&app, &tenant).await
 }
 
 /// Counts a tenant's book anew from what exists, and says what differed. Where nothing is broken, nothing does.
@@ -75,9 +79,23 @@ pub(super) async fn recalculate_quota(
     Ok(Json(app.recalculate(&call, path.get("tenant")?).await?))
 }
 
+/// Counts a node's book anew from what exists, and says what differed. Where nothing is broken, nothing does.
+#[utoipa::path(post, path = "/api/v1/nodes/{node}/recalculate", tag = "nodes",
+    params(("node" = String, Path, description = "Its id or name")),
+    responses((status = 200, description = "The book as it was kept, and as it is now", body = RecalculatedNode), Refusals))]
+pub(super) async fn recalculate_node(
+    State(app): State<Arc<App>>,
+    call: Call,
+    path: InPath,
+    _: Strict<Nothing>,
+) -> Result<Json<RecalculatedNode>> {
+    Ok(Json(app.recalculate_node(&call, path.get("node")?).await?))
+}
+
 /// Holds amounts for a tenant, within its limits, until they are released or their time is up.
 #[utoipa::path(post, path = "/api/v1/tenants/{tenant}/reservations", tag = "quota", request_body = NewReservation,
-    params(("tenant" = String, Path, description = "Its id or name"), RecordQuery),
+    params(("tenant" = String, Path, description = "Its id or name"), RecordQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "A key of the caller's: a repeat under it gets the first answer")),
     responses(
         (status = 201, description = "The reservation", body = Reservation),
         (status = 200, description = "As it would be, for a dry run", body = Reservation), Refusals))]
@@ -90,7 +108,10 @@ pub(super) async fn reserve_quota(
 ) -> Result<Response> {
     let terms = asked.terms(&body.sha256);
     let status = if asked.is_dry_run() { StatusCode::OK } else { StatusCode::CREATED };
-    Ok(answer(status, &app.reserve(&call, path.get("tenant")?, body.value, terms).await?))
+    let MadeReservation { reservation, replayed } = app.reserve(&call, path.get("tenant")?, body.value, terms).await?;
+    let mut response = answer(status, &reservation);
+    mark_replay(&mut response, replayed);
+    Ok(response)
 }
 
 /// Lists what is held for a tenant by hand, newest first. A tenant's callers see their own.
@@ -123,9 +144,8 @@ pub(super) async fn release_quota(
     Ok(Json(app.release(&call, path.get("tenant")?, path.get("reservation")?).await?))
 }
 
-fn tagged(tenant: Tenant) -> Response {
-    let Tenant { id, limits, book, generation, .. } = tenant;
-    let mut response = answer(StatusCode::OK, &Quota { tenant: id, limits, book });
-    tag(&mut response, generation);
-    response
+async fn tagged(app: &App, tenant: &Tenant) -> Result<Response> {
+    let mut response = answer(StatusCode::OK, &app.quota_of(tenant).await?);
+    tag(&mut response, tenant.generation);
+    Ok(response)
 }

@@ -15,7 +15,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     access, audit, blob, docs, document::Head, event, gate, health, image, import, internal, join_token, key, letter,
-    node, quota, service_account, snapshot, stats, task, task_log, tenant, token, vm, vm_power,
+    node, quota, service_account, snapshot, stats, task, task_log, tenant, token, unassigned, vm, vm_power,
 };
 use crate::app::{App, Error};
 
@@ -87,6 +87,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(node::pause_node))
         .routes(routes!(node::resume_node))
         .routes(routes!(node::reroute_node))
+        .routes(routes!(unassigned::list_unassigned))
+        .routes(routes!(unassigned::claim_unassigned))
         .routes(routes!(image::list_images, image::put_image))
         .routes(routes!(image::show_image, image::name_image, image::delete_image))
         .routes(routes!(image::pull_image))
@@ -104,6 +106,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(quota::show_quota))
         .routes(routes!(quota::show_tenant_quota, quota::patch_tenant_quota))
         .routes(routes!(quota::recalculate_quota))
+        .routes(routes!(quota::recalculate_node))
         .routes(routes!(quota::list_reservations, quota::reserve_quota))
         .routes(routes!(quota::release_quota))
         .routes(routes!(tenant::list_tenants, tenant::create_tenant))

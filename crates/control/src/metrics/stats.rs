@@ -32,7 +32,13 @@ pub(super) fn tasks(registry: &mut Registry, stats: &TaskStats) {
     let dead = stats.kinds.iter().map(|of| (vec![("kind", of.kind.as_str())], of.figures.dead_letters));
     family(registry, "dead_letters", "Tasks that were given up and wait for a decision", dead.filter(|(_, n)| *n > 0));
     let waiting = stats.total.waiting_for;
-    let waiting = [("time", waiting.time), ("turn", waiting.turn), ("node", waiting.node), ("paused", waiting.paused)];
+    let waiting = [
+        ("time", waiting.time),
+        ("turn", waiting.turn),
+        ("node", waiting.node),
+        ("paused", waiting.paused),
+        ("capacity", waiting.capacity),
+    ];
     let waiting = waiting.into_iter().map(|(what, n)| (vec![("for", what)], n));
     family(registry, "tasks_waiting", "Queued tasks, by what they wait for", waiting);
     let age: Gauge<f64, AtomicU64> = Gauge::default();

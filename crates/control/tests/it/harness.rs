@@ -244,6 +244,7 @@ fn quick() -> Pace {
         expire_queued: every,
         expire_running: every,
         judge_nodes: every,
+        place_waiting: every,
         drain_nodes: every,
         restart_vms: every,
         expire_vms: every,

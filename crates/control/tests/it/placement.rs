@@ -123,3 +123,27 @@ async fn a_node_with_nothing_is_drained_by_a_loop_and_removed() {
     assert_eq!((removed.status, removed.json()), (StatusCode::OK, dry));
     assert_eq!(world.get(&node).send().await.code(), "NODE_NOT_FOUND");
 }
+
+#[tokio::test]
+async fn a_machine_waits_for_room_where_that_is_asked_for() {
+    let (world, agent) = World::ready().await;
+    let node = format!("/api/v1/nodes/{}", agent.identity.node);
+    world.post(&format!("{node}/cordon"), json!({})).send().await;
+    let wanted = json!({"name": "web", "wait_for_capacity": true});
+    let dry = world.post("/api/v1/vms?dry_run=true", wanted.clone()).send().await.json();
+    assert_eq!((&dry["task"]["waiting_for"], &dry["placement"]["node"]), (&json!("capacity"), &json!(null)), "{dry}");
+    assert_eq!(dry["placement"]["nodes"][0]["reasons"], json!(["state"]));
+    let made = world.post("/api/v1/vms", wanted).send().await;
+    assert_eq!((made.status, &made.json()["vm"]["node"]), (StatusCode::ACCEPTED, &json!(null)), "{}", made.text());
+    let task = format!("/api/v1/tasks/{}", made.json()["task"]["id"].as_str().unwrap());
+    assert_eq!(world.get(&task).send().await.json()["waiting_for"], "capacity");
+    let stats = world.get("/api/v1/tasks/stats").send().await.json();
+    assert_eq!(stats["total"]["waiting_for"]["capacity"], 1, "{stats}");
+    let metrics = world.get("/metrics").send().await.text();
+    assert!(metrics.contains("hostler_tasks_waiting{for=\"capacity\"} 1"), "{metrics}");
+    let stop = world.post("/api/v1/vms/web/stop", json!({})).send().await;
+    assert_eq!((stop.status.as_u16(), stop.code().as_str()), (409, "VM_STATE_CONFLICT"), "{}", stop.text());
+    world.post(&format!("{node}/uncordon"), json!({})).send().await;
+    assert_eq!(world.store.place_waiting().await.unwrap().changed, 1);
+    assert_eq!(agent.poll(&world, "wait_ms=5000").await.len(), 1);
+}

@@ -1,5 +1,6 @@
 //! Quotas over the API: read by whom they are for, changed and held by the platform's administrators.
 
+use hostler_model::role::Role;
 use http::{Method, StatusCode};
 use serde_json::json;
 
@@ -25,6 +26,46 @@ async fn a_tenant_sees_its_own_quota_and_what_is_held_for_it() {
     assert_eq!(list["items"], json!([made.json()]));
     assert_eq!(world.post(path, held).bearer(&world.foreign).send().await.code(), "FORBIDDEN");
     assert_eq!(world.get("/api/v1/tenants/default/quota").bearer(&world.foreign).send().await.code(), "NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_reservation_whose_answer_was_lost_is_held_once() {
+    let world = World::new().await;
+    let reserve = |vms: i64| {
+        let body = json!({"amount": {"vms": vms}, "reason": "x"});
+        world.post("/api/v1/tenants/default/reservations", body).header("idempotency-key", "k1")
+    };
+    let (first, again) = (reserve(2).send().await, reserve(2).send().await);
+    assert_eq!((first.status, again.status), (StatusCode::CREATED, StatusCode::CREATED));
+    assert_eq!((again.json(), again.header("idempotency-replayed")), (first.json(), "true"));
+    assert_eq!(world.get("/api/v1/quota").send().await.json()["book"]["held"]["vms"], 2);
+    assert_eq!(reserve(3).send().await.code(), "IDEMPOTENCY_MISMATCH");
+}
+
+#[tokio::test]
+async fn images_are_in_the_quota_by_the_bytes_that_a_refusal_names() {
+    let world = World::new().await;
+    let image = world.import_tiny().await;
+    let bytes: u64 = image.manifest.files.values().map(|file| file.size).sum();
+    let quotas = ["/api/v1/quota", "/api/v1/tenants/default/quota"];
+    for quota in quotas {
+        assert_eq!(world.get(quota).send().await.json()["images_bytes"], bytes, "{quota}");
+    }
+    let patched = world.call(Method::PATCH, quotas[1]).json(&json!({"images_gib": 0})).send().await;
+    assert_eq!(patched.json()["images_bytes"], bytes);
+    assert_eq!(world.get("/api/v1/tenants/stranger/quota").send().await.json()["images_bytes"], 0);
+}
+
+#[tokio::test]
+async fn a_nodes_book_is_counted_anew_by_the_platform_only() {
+    let (world, agent) = World::ready().await;
+    let path = format!("/api/v1/nodes/{}/recalculate", agent.identity.node);
+    world.post("/api/v1/vms", json!({})).send().await;
+    let counted = world.post(&path, json!({})).send().await.json();
+    assert_eq!((&counted["differed"], &counted["book"]["held"]["vms"]), (&json!(false), &json!(1)), "{counted}");
+    let tenants = world.post(&path, json!({})).bearer(world.token(Role::TenantAdmin)).send().await;
+    assert_eq!(tenants.code(), "FORBIDDEN");
+    assert_eq!(world.post("/api/v1/nodes/none/recalculate", json!({})).send().await.code(), "NODE_NOT_FOUND");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod drain;
 mod edit;
+mod orphans;
 mod refresh;
 mod road;
 
@@ -15,7 +16,7 @@ use hostler_model::{
     node::{Node, NodeFacts, OwnOvercommit, Slots},
 };
 
-use super::{Globals, Session, WatchArgs, read};
+use super::{Globals, Session, WatchArgs, quota, read};
 use crate::{
     exit::{Exit, Failure},
     output::{self, Table},
@@ -125,6 +126,12 @@ enum Verb {
     /// unknown after a while. With a new token it may join again.
     #[command(after_help = "Examples:\n  hostler node revoke rack1-a")]
     Revoke(Which),
+    /// Count what is promised and in use on a node anew from what exists, and say what differed
+    #[command(after_help = "Examples:\n  hostler node recalculate rack1-a")]
+    Recalculate(Which),
+    /// List the machines on all hosts that no record knows
+    #[command(after_help = orphans::EXAMPLES)]
+    Orphans,
     /// Let a node look at everything on its host and tell at once
     #[command(after_help = refresh::EXAMPLES)]
     Refresh(refresh::Args),
@@ -173,6 +180,12 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::Label(args) => edit::label(args, &session).await,
         Verb::Edit(args) => edit::edit(args, &session).await,
         Verb::Revoke(Which { node }) => decide(&session, &node, Decision::Revoke).await,
+        Verb::Recalculate(Which { node }) => {
+            let done = session.client.recalculate_node(&node).await?;
+            session.print(&done, || quota::told(&done.kept, &done.book))?;
+            Ok(Exit::Done)
+        }
+        Verb::Orphans => orphans::run(&session).await,
         Verb::Refresh(args) => refresh::run(args, &session).await,
     }
 }

@@ -7,7 +7,8 @@ use hostler_model::{
     Timestamp,
     amounts::Amounts,
     api::Quota,
-    reservation::{NewReservation, Recalculated, Reservation},
+    book::Book,
+    reservation::{NewReservation, Reservation},
 };
 
 use super::{Globals, Session, read, tenant};
@@ -15,6 +16,9 @@ use crate::{
     exit::{Exit, Failure},
     output::{self, Table},
 };
+
+/// Bytes.
+const GIB: f64 = (1u64 << 30) as f64;
 
 const SET: &str = "\
 Examples:
@@ -161,7 +165,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         }
         Verb::Recalculate { of } => {
             let done = client.recalculate_quota(&of).await?;
-            session.print(&done, || told(&done))?;
+            session.print(&done, || told(&done.kept, &done.book))?;
             Ok(Exit::Done)
         }
     }
@@ -179,7 +183,8 @@ fn show(quota: &Quota) -> Table {
     let rows = limits.each().into_iter().zip(sides).map(|((name, limit), ((_, used), (_, held)))| {
         [name.to_owned(), used.to_string(), held.to_string(), of(limit)]
     });
-    let images = ["images_gib".to_owned(), "-".to_owned(), "-".to_owned(), of(quota.limits.images_gib)];
+    let images = quota.images_bytes as f64 / GIB;
+    let images = ["images_gib".to_owned(), format!("{images:.2}"), "0".to_owned(), of(quota.limits.images_gib)];
     output::table(["RESOURCE", "USED", "HELD", "LIMIT"], rows.chain([images]))
 }
 
@@ -196,11 +201,12 @@ fn table(held: &[Reservation], now: Timestamp) -> Table {
     output::table(["ID", "HOLDS", "ENDS IN", "REASON"], rows)
 }
 
-fn told(done: &Recalculated) -> String {
-    if !done.differed {
+/// What a recalculation corrected.
+pub fn told(kept: &Book, book: &Book) -> String {
+    if kept == book {
         return "nothing differed: the book is the sum of what exists\n".to_owned();
     }
-    let sides = [("used", done.kept.used, done.book.used), ("held", done.kept.held, done.book.held)];
+    let sides = [("used", kept.used, book.used), ("held", kept.held, book.held)];
     let mut text = String::new();
     for (side, kept, book) in sides {
         for ((name, kept), (_, now)) in kept.each().into_iter().zip(book.each()).filter(|((_, a), (_, b))| a != b) {
@@ -214,7 +220,6 @@ fn told(done: &Recalculated) -> String {
 mod tests {
     use hostler_model::{
         TenantId,
-        book::Book,
         tenant::{Limits, UNLIMITED},
     };
 
@@ -224,7 +229,7 @@ mod tests {
         let held = Amounts { vms: 1, ..Amounts::ZERO };
         let used = Amounts { vcpus: 2, vms: 2, running_vms: 1, ..Amounts::ZERO };
         let limits = Limits { vcpus: 8, snapshots: 0, ..UNLIMITED };
-        Quota { tenant: TenantId::DEFAULT, limits, book: Book { held, used } }
+        Quota { tenant: TenantId::DEFAULT, limits, book: Book { held, used }, images_bytes: 3 << 29 }
     }
 
     #[test]
@@ -237,7 +242,7 @@ mod tests {
         vms          2     1     none
         running_vms  1     0     none
         snapshots    0     0     0
-        images_gib   -     -     none
+        images_gib   1.50  0     none
         ");
     }
 
@@ -245,8 +250,7 @@ mod tests {
     fn a_recalculation_says_what_differed() {
         let kept = quota().book;
         let book = Book { held: Amounts::ZERO, ..kept };
-        let done = Recalculated { tenant: TenantId::DEFAULT, kept, book, differed: true };
-        assert_eq!(told(&done), "corrected  held vms: 1 is 0\n");
-        assert!(told(&Recalculated { book: kept, differed: false, ..done }).starts_with("nothing differed"));
+        assert_eq!(told(&kept, &book), "corrected  held vms: 1 is 0\n");
+        assert!(told(&kept, &kept).starts_with("nothing differed"));
     }
 }

@@ -1,5 +1,6 @@
 //! `hostler vm`: machines. Their power is in `power`.
 
+mod claim;
 mod create;
 mod edit;
 pub(super) mod first_boot;
@@ -73,6 +74,9 @@ enum Verb {
     /// Give a machine another name
     #[command(after_help = rename::EXAMPLES)]
     Rename(rename::Args),
+    /// Make a machine that is on a host and that no record knows a tenant's
+    #[command(after_help = claim::EXAMPLES)]
+    Claim(claim::Args),
     /// End machines and remove what they had
     #[command(visible_alias = "rm", after_help = DELETE)]
     Delete(Delete),
@@ -131,6 +135,7 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
         Verb::Snapshot(args) => snapshot::take(args, &session).await,
         Verb::Restore(args) => snapshot::restore(args, &session).await,
         Verb::Rename(args) => rename::run(args, &session).await,
+        Verb::Claim(args) => claim::run(args, &session).await,
         Verb::Delete(args) => delete(args, &session).await,
     }
 }

@@ -120,6 +120,7 @@ fn under_way(task: &Task) -> (String, Option<u8>) {
     let words = match (task.state, task.waiting_for, &task.progress) {
         (TaskState::Queued, Some(WaitingFor::Time), _) => "queued: waits for its next attempt".to_owned(),
         (TaskState::Queued, Some(WaitingFor::Turn), _) => "queued: waits for another task on this machine".to_owned(),
+        (TaskState::Queued, Some(WaitingFor::Capacity), _) => "queued: waits for a node with room".to_owned(),
         (TaskState::Queued, Some(WaitingFor::Node), _) => "queued: waits for its node".to_owned(),
         (TaskState::Queued, Some(WaitingFor::Paused), _) => "queued: its node's queue is paused".to_owned(),
         (TaskState::Running, _, Some(Progress { phase, percent, .. })) if !phase.is_empty() => {

@@ -80,6 +80,9 @@ pub struct VmCreateParams {
     /// Ports of the host that lead to the guest, at most 64.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub port_forwards: Vec<PortForward>,
+    /// Where no node will do now: wait for one, as long as a task of it may be queued, instead of being refused.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub wait_for_capacity: bool,
     /// Whether it is protected from deletion.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub protected: bool,

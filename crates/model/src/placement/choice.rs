@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{Candidate, Wanted, objections, score};
 use crate::{
     error::{Code, Refusal},
+    id::TaskId,
     name::Name,
     node::{Freshness, NodeState},
     placement::Weights,
@@ -65,6 +66,8 @@ pub enum Reason {
     Labels,
     /// A machine of the same group is there.
     AntiAffinity,
+    /// It is kept for a machine that has waited longer.
+    SetAside,
     /// It has too little left.
     Room,
 }
@@ -78,6 +81,7 @@ impl Reason {
             Reason::Capability => "add a node that can do this",
             Reason::Labels => "ask for other labels, or label a node with `hostler node label`",
             Reason::AntiAffinity => "add a node, or leave the group out",
+            Reason::SetAside => "wait too, with wait_for_capacity",
             Reason::Room => "ask for less, delete something, or add a node",
         }
     }
@@ -92,6 +96,7 @@ pub(super) enum Objection<'a> {
     Incapable(&'a str),
     Label { key: &'a str, wanted: &'a str, has: Option<&'a str> },
     Apart { machine: &'a Name, group: &'a Name },
+    SetAside(TaskId),
     Room(String),
 }
 
@@ -103,6 +108,7 @@ impl Objection<'_> {
             Objection::Incapable(_) => Reason::Capability,
             Objection::Label { .. } => Reason::Labels,
             Objection::Apart { .. } => Reason::AntiAffinity,
+            Objection::SetAside(_) => Reason::SetAside,
             Objection::Room(_) => Reason::Room,
         }
     }
@@ -118,6 +124,9 @@ impl fmt::Display for Objection<'_> {
             Objection::Label { key, wanted, has: Some(has) } => write!(f, "its label {key} is {has}, not {wanted}"),
             Objection::Label { key, wanted, has: None } => write!(f, "it has no label {key}={wanted}"),
             Objection::Apart { machine, group } => write!(f, "{machine} of the group {group} is there"),
+            Objection::SetAside(task) => {
+                write!(f, "it is kept for a machine that has waited longer for room (task {task})")
+            }
             Objection::Room(short) => f.write_str(short),
         }
     }

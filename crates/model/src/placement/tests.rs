@@ -16,6 +16,7 @@ fn candidate(n: u8, state: NodeState, freshness: Freshness, free: i64) -> Candid
         paused: false,
         facts: NodeFacts { capabilities: vec!["vm.*".into()], ..NodeFacts::default() },
         labels: BTreeMap::new(),
+        set_aside: None,
         book: Book { used: Resources { vcpus: 10 - free, ..Resources::ZERO }.into(), ..Book::default() },
         schedulable: Resources { vcpus: 10, memory_mib: 10, disk_gib: 10, vms: 10 },
     }
@@ -36,7 +37,7 @@ static ANY: BTreeMap<String, String> = BTreeMap::new();
 
 fn wanted(vcpus: i64) -> Wanted<'static> {
     let amount = Resources { vcpus, ..Resources::ZERO };
-    Wanted { amount, capability: "vm.create", image: None, node: None, labels: &ANY, apart: None }
+    Wanted { waiting: None, amount, capability: "vm.create", image: None, node: None, labels: &ANY, apart: None }
 }
 
 fn place(candidates: &[Candidate], wanted: &Wanted<'_>) -> Result<NodeId, Refusal> {
@@ -178,4 +179,30 @@ fn what_grows_needs_room_and_nothing_else() {
     assert!(grow(&there, &Resources { vcpus: 3, ..Resources::ZERO }).is_ok());
     let refusal = grow(&there, &Resources { vcpus: 4, ..Resources::ZERO }).unwrap_err();
     assert_eq!(refusal.facts["nodes"][0]["why"], "vcpus: 4 asked, 3 free");
+}
+
+#[test]
+fn a_node_that_is_kept_for_one_that_waits_takes_no_other_machine() {
+    let mut all =
+        [candidate(1, NodeState::Ready, Freshness::Fresh, 2), candidate(2, NodeState::Ready, Freshness::Fresh, 1)];
+    let task = TaskId(Uuid::from_u128(7));
+    let large = Wanted { waiting: Some(task), ..wanted(6) };
+    let kept = keep(&all, &large, &Weights::default()).unwrap().id;
+    assert_eq!(kept, all[0].id, "it has the most left");
+    assert_eq!(
+        keep(&all, &Wanted { waiting: Some(task), ..wanted(11) }, &Weights::default()),
+        None,
+        "it would never fit"
+    );
+    all[0].set_aside = Some(task);
+    let machine = |vcpus| Wanted { amount: Resources { vcpus, vms: 1, ..Resources::ZERO }, ..wanted(vcpus) };
+    assert_eq!(place(&all, &machine(1)).unwrap(), all[1].id);
+    assert_eq!(place(&all, &wanted(2)).unwrap(), all[0].id, "what makes no machine is gone soon");
+    let refusal = place(&all, &machine(2)).unwrap_err();
+    assert_eq!(refusal.facts["nodes"][0]["reasons"], serde_json::json!(["set_aside"]));
+    all[1].book = Book::default();
+    assert_eq!(keep(&all, &large, &Weights::default()).unwrap().id, all[0].id, "it stays the one");
+    all[0].book = Book::default();
+    assert_eq!(place(&all[..1], &large).unwrap(), all[0].id);
+    assert_eq!([1, 9, 25].map(most_kept), [1, 1, 2]);
 }

@@ -70,6 +70,8 @@ pub enum WaitingFor {
     Time,
     /// An earlier task on the same VM.
     Turn,
+    /// A node that has room for it.
+    Capacity,
     /// Its node to fetch it.
     Node,
     /// An operator to resume its node's queue.

@@ -202,6 +202,11 @@ impl Told {
                 self.take_place(id);
                 Ok(())
             }
+            "task.placed" if life.fences.is_empty() => {
+                life.node = entry.data["node"].clone();
+                Ok(())
+            }
+            "task.placed" => Err(format!("task {id} ({}) was placed anew after a node had it", life.kind)),
             "task.leased" => self.leased(id, entry),
             "task.lapsed" | "task.retrying" => {
                 life.leased = false;

@@ -191,6 +191,9 @@ impl User {
         if dice.happens(0.1) {
             machine["ttl_seconds"] = json!(dice.within(10..90));
         }
+        if dice.happens(0.3) {
+            machine["wait_for_capacity"] = json!(true);
+        }
         if dice.happens(0.5) {
             // Few names, so that they are taken again and again.
             machine["name"] = json!(format!("name-{}", dice.within(0..6)));

@@ -137,7 +137,8 @@ CREATE INDEX reservations_by_end ON reservations (expires_at);
 -- `beat_seq`: the log's head when the last heartbeat was received; NULL before the first of an enrolment. What changed
 -- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
 -- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
--- not ours, as they were last written to the log. `labels`, `overcommit`: an operator's, whose changes `generation` counts.
+-- not ours, as they were last written to the log. `labels`, `overcommit`: an operator's, whose changes `generation` counts. `set_aside`: the create that
+-- waits for room and for which the node is kept.
 CREATE TABLE nodes (
     id         TEXT COLLATE "C" PRIMARY KEY,
     name       TEXT COLLATE "C" NOT NULL UNIQUE,
@@ -157,9 +158,11 @@ CREATE TABLE nodes (
     labels     TEXT COLLATE "C" NOT NULL DEFAULT '{}',
     overcommit TEXT COLLATE "C" NOT NULL DEFAULT '{}',
     generation BIGINT NOT NULL DEFAULT 1,
-    state_since BIGINT
+    state_since BIGINT,
+    set_aside  TEXT COLLATE "C"
 );
 
+CREATE INDEX nodes_set_aside ON nodes (id) WHERE set_aside IS NOT NULL;
 CREATE INDEX nodes_draining ON nodes (id) WHERE state = 'draining';
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
 CREATE INDEX nodes_revoked ON nodes (id) WHERE revoked_at IS NOT NULL;
@@ -219,6 +222,9 @@ CREATE INDEX tasks_in_backoff ON tasks (kind, not_before)
 CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX tasks_queue_deadline ON tasks (queue_deadline) WHERE state = 'queued';
 CREATE INDEX tasks_deadline ON tasks (deadline) WHERE deadline IS NOT NULL AND state IN ('queued', 'running');
+-- What waits for a node with room.
+CREATE INDEX tasks_unplaced ON tasks (priority DESC, seq)
+ WHERE state = 'queued' AND node IS NULL AND kind = 'vm.create';
 -- Turns.
 CREATE INDEX tasks_on_vm ON tasks (vm, seq) WHERE vm IS NOT NULL AND state IN ('queued', 'running', 'aborting');
 -- Lists.

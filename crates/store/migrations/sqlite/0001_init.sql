@@ -135,7 +135,8 @@ CREATE INDEX reservations_by_end ON reservations (expires_at);
 -- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
 -- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
 -- not ours, as they were last written to the log. `transport`: by which road its tasks travel. `revoked_at`: since when
--- its certificate is good for nothing. `labels`, `overcommit`: an operator's, whose changes `generation` counts.
+-- its certificate is good for nothing. `labels`, `overcommit`: an operator's, whose changes `generation` counts. `set_aside`: the create that
+-- waits for room and for which the node is kept.
 CREATE TABLE nodes (
     id         TEXT PRIMARY KEY,
     name       TEXT    NOT NULL UNIQUE,
@@ -155,9 +156,11 @@ CREATE TABLE nodes (
     labels     TEXT    NOT NULL DEFAULT '{}',
     overcommit TEXT    NOT NULL DEFAULT '{}',
     generation INTEGER NOT NULL DEFAULT 1,
-    state_since INTEGER
+    state_since INTEGER,
+    set_aside  TEXT
 ) STRICT;
 
+CREATE INDEX nodes_set_aside ON nodes (id) WHERE set_aside IS NOT NULL;
 CREATE INDEX nodes_draining ON nodes (id) WHERE state = 'draining';
 CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
 CREATE INDEX nodes_revoked ON nodes (id) WHERE revoked_at IS NOT NULL;
@@ -217,6 +220,9 @@ CREATE INDEX tasks_in_backoff ON tasks (kind, not_before)
 CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX tasks_queue_deadline ON tasks (queue_deadline) WHERE state = 'queued';
 CREATE INDEX tasks_deadline ON tasks (deadline) WHERE deadline IS NOT NULL AND state IN ('queued', 'running');
+-- What waits for a node with room.
+CREATE INDEX tasks_unplaced ON tasks (priority DESC, seq)
+ WHERE state = 'queued' AND node IS NULL AND kind = 'vm.create';
 -- Turns.
 CREATE INDEX tasks_on_vm ON tasks (vm, seq) WHERE vm IS NOT NULL AND state IN ('queued', 'running', 'aborting');
 -- Lists.

@@ -1,10 +1,10 @@
 //! What goes into the steps that change tenants.
 
 use hostler_model::{
-    ReservationId, TenantId,
+    NodeId, ReservationId, TenantId, VmId,
     event::Actor,
     name::Name,
-    reservation::NewReservation,
+    reservation::{NewReservation, Reservation},
     tenant::{Limits, Tenant, TenantPatch},
 };
 
@@ -19,10 +19,21 @@ pub struct NewReservationRow {
     pub tenant: TenantId,
     /// What is asked for.
     pub asked: NewReservation,
+    /// The caller's key, if it sent one.
+    pub idempotency: Option<Idempotency>,
     /// Answer as if, and write nothing.
     pub dry_run: bool,
     /// Who asks.
     pub actor: Actor,
+}
+
+/// Amounts that are held, now or since before under the same key.
+#[derive(Clone, Debug)]
+pub struct MadeReservation {
+    /// The reservation as it was made.
+    pub reservation: Reservation,
+    /// Whether this is the first answer once more.
+    pub replayed: bool,
 }
 
 /// A tenant to be.
@@ -49,6 +60,21 @@ pub struct MadeTenant {
     pub tenant: Tenant,
     /// Whether this is the first answer once more.
     pub replayed: bool,
+}
+
+/// A machine on a host that no record knows and that is to be a tenant's.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// On which node.
+    pub node: NodeId,
+    /// Which.
+    pub vm: VmId,
+    /// For whom.
+    pub tenant: TenantId,
+    /// What it is to be called; what it was called, where nothing is said.
+    pub name: Option<Name>,
+    /// Who asks.
+    pub actor: Actor,
 }
 
 /// A change of a tenant.

@@ -17,6 +17,8 @@ const SHORT: &[&str] = &[
     "tasks_in_backoff",
     "nodes_paused",
     "nodes_draining",
+    "nodes_set_aside",
+    "tasks_unplaced",
     "nodes_offered",
     "nodes_revoked",
     "imports_running",

@@ -14,7 +14,7 @@ use crate::{
 /// Texts that may read a whole table, by the file and the name, and why.
 const RARE: &[(&str, &str, &str)] = &[
     ("allocation.rs", "ALL", "the doctor adds all of them up"),
-    ("allocation.rs", "ON_NODE", "once for a node that is removed"),
+    ("allocation.rs", "ON_NODE", "for a node that is removed, or whose book is counted anew"),
     ("allocation.rs", "ORPHANED", "the doctor looks at each"),
     ("allocation.rs", "OF_TENANT", "when somebody counts a book anew"),
     ("api_token.rs", "REVOKE", "it reads again what it found: tokens that were made with each other"),
@@ -32,6 +32,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("key.rs", "ALL", "as many as were ever made: one in months"),
     ("node.rs", "ALL", "placement looks at every host"),
     ("node.rs", "BOOKS", "the doctor compares every host's"),
+    ("node.rs", "SILENT", "as many as there are hosts, while something waits for one since before a restore"),
     ("tenant.rs", "BOOKS", "the doctor compares every tenant's"),
     ("tenant.rs", "REMAINS", "when somebody deletes a tenant"),
     ("task.rs", "BEGIN_AGAIN", "once after a restore"),

@@ -19,7 +19,7 @@ use hostler_model::{
 };
 use serde_json::json;
 
-use super::{edit, identify};
+use super::{edit, identify, unassigned, waiting};
 use crate::{
     Answer, Beat,
     group::Step,
@@ -102,12 +102,13 @@ fn hear(work: &mut Work<'_>, beat: &Beat, compare: bool) -> Result<HeartbeatAnsw
     };
     freshen(work, beat);
     refused(work, beat);
+    waiting::come_back(work, beat.node, &beat.heartbeat)?;
     for held in &beat.heartbeat.leases {
         renew(work, beat, held, &mut answer);
     }
     if compare {
         observe(work, beat)?;
-        answer.orphans = orphans(work, beat);
+        answer.orphans = unassigned::orphans(work, beat);
         answer.orphan_snapshots = observe_snapshots(work, beat)?;
     }
     work.heard.push(beat.node);
@@ -250,26 +251,4 @@ fn release_absent(work: &mut Work<'_>, id: VmId) -> Result<()> {
     let (tenant, data) = (row.vm.tenant, json!({"name": row.vm.name, "node": row.vm.node, "cause": "missing"}));
     work.event(Some(tenant), "vm", "vm.released", id.0, data);
     Ok(())
-}
-
-/// Machines that are not ours: answered each time, written to the log when one appears or goes.
-fn orphans(work: &mut Work<'_>, beat: &Beat) -> Vec<VmId> {
-    let beat_seq = work.nodes.get(&beat.node).and_then(|row| row.beat_seq);
-    let is_orphan = |id: &VmId| match work.vms.get(id) {
-        None => true,
-        Some(row) if row.vm.node != Some(beat.node) => true,
-        Some(row) => row.vm.state == VmState::Deleted && beat_seq.is_some_and(|seq| row.seq <= seq),
-    };
-    let now: BTreeSet<VmId> = beat.heartbeat.inventory.vms.iter().map(|seen| seen.vm).filter(is_orphan).collect();
-    let before: BTreeSet<VmId> =
-        work.nodes.get(&beat.node).map(|row| row.orphans.iter().copied().collect()).unwrap_or_default();
-    if now != before && (beat.heartbeat.inventory.full || !now.is_subset(&before)) {
-        for id in now.difference(&before) {
-            work.event(None, "node", "node.orphan", beat.node.0, json!({"vm": id}));
-        }
-        if let Some(row) = work.nodes.change(&beat.node) {
-            row.orphans = now.iter().copied().collect();
-        }
-    }
-    Vec::from_iter(now)
 }

@@ -135,7 +135,7 @@ fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {
         last_seen: None,
         created_at: work.now,
     };
-    NodeRow { node, lost_at: None, beat_seq: None, orphans: Vec::new() }
+    NodeRow { node, set_aside: None, lost_at: None, beat_seq: None, orphans: Vec::new() }
 }
 
 fn tell(work: &mut Work<'_>, node: &Node, again: bool) {

@@ -10,7 +10,7 @@ use hostler_model::{
     amounts::Amounts,
     kind::KindName,
     name::Name,
-    placement::{self, Apart, Choice, Placement, Wanted},
+    placement::{self, Apart, Candidate, Choice, Placement, Wanted, Weights},
     quota,
     task::{Left, TaskState},
     vm::{Vm, VmSpec, VmState},
@@ -77,17 +77,20 @@ struct Asked<'a> {
     /// The only node that will do.
     node: Option<NodeId>,
     machine: Option<(VmId, &'a VmSpec)>,
+    /// The create that waits for room, if it is one.
+    waiting: Option<TaskId>,
 }
 
-/// Decides, and says what speaks for and against each where that is asked.
-fn choose(
+/// Asks placement about it, with every node as it is now.
+fn ask<T>(
     work: &mut Work<'_>,
     groups: &Groups,
     asked: &Asked<'_>,
-    explain: bool,
-) -> Result<Answer<(NodeId, Option<Choice>)>> {
+    about: impl FnOnce(&[Candidate], &Wanted<'_>, &Weights) -> T,
+) -> Result<T> {
     let any = BTreeMap::new();
     let wanted = Wanted {
+        waiting: asked.waiting,
         amount: asked.amount,
         capability: asked.kind.as_str(),
         image: asked.machine.map(|(_, spec)| &spec.image_digest),
@@ -96,9 +99,15 @@ fn choose(
         apart: groups.apart(work, asked),
     };
     let weights = work.context.placement.weights;
-    let candidates = work.candidates()?;
-    let choice = explain.then(|| placement::explain(candidates, &wanted, &weights));
-    Ok(placement::place(candidates, &wanted, &weights).map(|node| (node, choice)))
+    Ok(about(work.candidates()?, &wanted, &weights))
+}
+
+/// Where a submission's work is to be done.
+pub(super) struct Placed {
+    /// The node; none where it waits for one.
+    pub(super) node: Option<NodeId>,
+    /// Of a dry run: what speaks for and against each.
+    pub(super) choice: Option<Choice>,
 }
 
 /// The node that takes a submission's work, and for a dry run what speaks for and against each.
@@ -108,26 +117,50 @@ pub(super) fn place(
     item: &Submission,
     amount: Amounts,
     machine: Option<&NewMachine>,
-) -> Result<Answer<(NodeId, Option<Choice>)>> {
+) -> Result<Answer<Placed>> {
     let Some(tenant) = work.tenant(item.tenant)? else { return Ok(Err(no_tenant(item.tenant))) };
     if let Err(refusal) = quota::check(&tenant.limits, &tenant.book, &amount) {
         return Ok(Err(refusal));
     }
+    let waits = machine.is_some_and(|machine| machine.wait_for_capacity);
     let machine = machine.map(|machine| (machine.id, &machine.spec));
-    let asked = Asked { tenant: item.tenant, kind: item.kind, amount: amount.room(), node: item.target.node, machine };
-    choose(work, groups, &asked, item.dry_run)
+    let (tenant, kind, amount, node) = (item.tenant, item.kind, amount.room(), item.target.node);
+    let asked = Asked { tenant, kind, amount, node, machine, waiting: None };
+    ask(work, groups, &asked, |candidates, wanted, weights| {
+        let choice = item.dry_run.then(|| placement::explain(candidates, wanted, weights));
+        match placement::place(candidates, wanted, weights) {
+            Ok(node) => Ok(Placed { node: Some(node), choice }),
+            Err(_) if waits => Ok(Placed { node: None, choice }),
+            Err(refusal) => Err(refusal),
+        }
+    })
 }
 
 /// A node for a machine that nobody has begun to make: its quota is taken, and only room is looked for.
 pub(super) fn anew(work: &mut Work<'_>, groups: &Groups, row: &TaskRow, vm: &Vm) -> Result<Answer<NodeId>> {
-    let taken = work.allocation(Owner::Vm(vm.id))?;
-    let amount = taken.map_or_else(|| vm.spec.charge(), |taken| taken.amount.room());
-    let (tenant, machine) = (vm.tenant, Some((vm.id, &vm.spec)));
-    let asked = Asked { tenant, kind: row.task.kind, amount, node: row.task.target.node, machine };
-    match choose(work, groups, &asked, false)? {
-        Ok((node, _)) => Ok(edit::free(work, vm.id, tenant, &vm.spec.port_forwards, node)?.map(|()| node)),
+    let amount = amount(work, vm)?;
+    match ask(work, groups, &asked(row, vm, amount), placement::place)? {
+        Ok(node) => Ok(edit::free(work, vm.id, vm.tenant, &vm.spec.port_forwards, node)?.map(|()| node)),
         Err(refusal) => Ok(Err(refusal)),
     }
+}
+
+/// The node to be kept for a machine that has waited for long.
+pub(super) fn keep(work: &mut Work<'_>, groups: &Groups, row: &TaskRow, vm: &Vm) -> Result<Option<NodeId>> {
+    let amount = amount(work, vm)?;
+    ask(work, groups, &asked(row, vm, amount), |candidates, wanted, weights| {
+        placement::keep(candidates, wanted, weights).map(|candidate| candidate.id)
+    })
+}
+
+/// What a machine takes of its node.
+pub(super) fn amount(work: &mut Work<'_>, vm: &Vm) -> Result<Resources> {
+    Ok(work.allocation(Owner::Vm(vm.id))?.map_or_else(|| vm.spec.charge(), |taken| taken.amount.room()))
+}
+
+fn asked<'a>(row: &TaskRow, vm: &'a Vm, amount: Resources) -> Asked<'a> {
+    let (kind, node, machine) = (row.task.kind, row.task.target.node, Some((vm.id, &vm.spec)));
+    Asked { tenant: vm.tenant, kind, amount, node, machine, waiting: Some(row.task.id) }
 }
 
 /// Whether a task is that of a machine that nobody has begun to make.

@@ -2,26 +2,34 @@
 
 use hostler_db::Result;
 use hostler_model::{
-    Code, Refusal, ReservationId, TenantId,
+    Code, NodeId, Refusal, ReservationId, TenantId,
     alloc::{Allocation, Hold, Owner},
-    book::{Book, recompute},
+    book::recompute,
     event::Actor,
     quota,
-    reservation::{Recalculated, Reservation},
+    reservation::{Recalculated, RecalculatedNode, Reservation},
 };
 use serde_json::json;
 
-use super::tenant::no_tenant;
+use super::{join::not_found, tenant::no_tenant};
 use crate::{
-    Answer, NewReservationRow, Swept, allocation, reservation,
+    Answer, MadeReservation, NewReservationRow, Swept, allocation,
+    idempotency::{self, FirstAnswer, Key},
+    node, reservation,
     work::{Did, Work},
 };
 
 /// How many one pass ends.
 const PIECE: usize = 256;
 
-/// Holds amounts for a tenant, within its limits.
-pub(crate) fn reserve(work: &mut Work<'_>, new: &NewReservationRow) -> Result<Answer<Reservation>> {
+/// Holds amounts for a tenant, within its limits; under the same key once more, the first answer.
+pub(crate) fn reserve(work: &mut Work<'_>, new: &NewReservationRow) -> Result<Answer<MadeReservation>> {
+    let sent = new.idempotency.as_ref().filter(|_| !new.dry_run);
+    let key = sent.map(|sent| Key::new(new.tenant, &new.actor, sent));
+    let first = key.as_ref().map(|key| idempotency::by_key::<Reservation>(work.tx, key)).transpose()?.flatten();
+    if let (Some(first), Some(sent)) = (first, sent) {
+        return Ok(first.again(sent).map(|reservation| MadeReservation { reservation, replayed: true }));
+    }
     let expires_at = match new.asked.check(work.now) {
         Ok(expires_at) => expires_at,
         Err(refusal) => return Ok(Err(refusal)),
@@ -45,8 +53,12 @@ pub(crate) fn reserve(work: &mut Work<'_>, new: &NewReservationRow) -> Result<An
         reservation::insert(work.tx, &made)?;
         work.set_allocation(owner, Some(held))?;
         tell(work, &new.actor, &made, Did { kind: "quota.reserved", by: "quota.reserve" });
+        if let (Some(key), Some(sent)) = (key, sent) {
+            let first = FirstAnswer { key, body: sent.body.clone(), answer: made.clone() };
+            idempotency::insert(work.tx, &[first], work.now)?;
+        }
     }
-    Ok(Ok(made))
+    Ok(Ok(MadeReservation { reservation: made, replayed: false }))
 }
 
 /// Gives back what was held, once: whoever comes second finds nothing.
@@ -93,9 +105,25 @@ pub(crate) fn recalculate(work: &mut Work<'_>, id: TenantId, actor: &Actor) -> R
     let book = sums.tenants.get(&id).copied().unwrap_or_default();
     let (kept, differed) = (tenant.book, tenant.book != book);
     if differed {
-        work.correct_book(id, Book { held: book.held - kept.held, used: book.used - kept.used });
+        work.correct_book(id, book - kept);
     }
     let data = json!({"kept": kept, "book": book, "differed": differed});
     work.audit(actor, Some(id), "tenant", "quota.recalculate", id.0, data);
     Ok(Ok(Recalculated { tenant: id, kept, book, differed }))
+}
+
+/// The same for a node's.
+pub(crate) fn recalculate_node(work: &mut Work<'_>, id: NodeId, actor: &Actor) -> Result<Answer<RecalculatedNode>> {
+    let Some(node) = node::by_ids(work.tx, &[id], work.usual())?.pop().map(|row| row.node) else {
+        return Ok(Err(not_found(id)));
+    };
+    let sums = recompute(&allocation::on_node(work.tx, id)?);
+    let book = sums.nodes.get(&id).copied().unwrap_or_default();
+    let (kept, differed) = (node.book, node.book != book);
+    if differed {
+        work.correct_node(id, book - kept);
+    }
+    let data = json!({"name": node.name, "kept": kept, "book": book, "differed": differed});
+    work.audit(actor, None, "node", "node.recalculate", id.0, data);
+    Ok(Ok(RecalculatedNode { node: id, kept, book, differed }))
 }

@@ -25,7 +25,7 @@ use serde_json::json;
 use self::change::{Change, name_wanted};
 use super::{
     edit,
-    place::{Groups, place},
+    place::{Groups, Placed, place},
     tenant::no_tenant,
 };
 use crate::{
@@ -166,17 +166,20 @@ impl Batch {
             return Ok(Err(name_taken(&machine.name, *id)));
         }
         let amount = Amounts { running_vms: i64::from(item.kind.spec().starts), ..machine.spec.charge().into() };
-        let (node, choice) = match place(work, &self.groups, item, amount, Some(machine))? {
+        let Placed { node, choice } = match place(work, &self.groups, item, amount, Some(machine))? {
             Ok(placed) => placed,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let free = edit::free(work, machine.id, item.tenant, &machine.spec.port_forwards, node)?;
+        let free = match node {
+            Some(node) => edit::free(work, machine.id, item.tenant, &machine.spec.port_forwards, node)?,
+            None => Ok(()),
+        };
         if let Err(refusal) = free.and(self.images.has(item)) {
             return Ok(Err(refusal));
         }
         let row = self.row(work, item, Target { vm: Some(machine.id), node: item.target.node }, node)?;
         let owner = Owner::Vm(machine.id);
-        let allocation = Some(Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held });
+        let allocation = Some(Allocation { owner, tenant: item.tenant, node, amount, hold: Hold::Held });
         let vm = Some(new_vm(work, item, machine, node));
         Ok(Ok(Plan { row, vm, allocation, snapshot: None, aborts: Vec::new(), change: None, choice }))
     }
@@ -184,7 +187,7 @@ impl Batch {
     fn decide_any_node(&self, work: &mut Work<'_>, item: &Submission) -> Result<Answer<Plan>> {
         let amount = (item.kind.spec().delta)(&item.params).into();
         let placed = place(work, &self.groups, item, amount, None)?;
-        let (node, choice) = match placed.and_then(|placed| self.images.has(item).map(|()| placed)) {
+        let Placed { node, choice } = match placed.and_then(|placed| self.images.has(item).map(|()| placed)) {
             Ok(placed) => placed,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -212,7 +215,7 @@ impl Batch {
             let detail = format!("the node is {state}, and gets no tasks; approve it first");
             return Ok(Err(Refusal::new(Code::NodeStateConflict, detail).with("node", node.to_string())));
         }
-        let row = self.row(work, item, Target { vm: None, node: Some(node) }, node)?;
+        let row = self.row(work, item, Target { vm: None, node: Some(node) }, Some(node))?;
         let (aborts, change, choice) = (Vec::new(), None, None);
         Ok(Ok(Plan { row, vm: None, allocation: None, snapshot: None, aborts, change, choice }))
     }
@@ -224,7 +227,7 @@ impl Batch {
         let (queue, later) = (work.queue(id)?, item.not_before > work.now);
         let vm = work.vms.get(&id).filter(|row| row.vm.tenant == item.tenant && row.vm.state != VmState::Deleted);
         let Some(vm) = vm.cloned() else { return Ok(Err(vm_not_found(id))) };
-        let Some(node) = vm.vm.node else { return Ok(Err(vm_not_found(id))) };
+        let Some(node) = vm.vm.node else { return self.decide_unplaced(work, item, &vm) };
         if let Err(refusal) = check_generation(&vm.vm, item.if_match.as_deref()) {
             return Ok(Err(refusal));
         }
@@ -254,16 +257,46 @@ impl Batch {
         }
         let aborts = if later { Vec::new() } else { aborts(work, spec.turn, &queue) };
         let target = Target { vm: Some(id), node: item.target.node };
-        let mut row = TaskRow { later, ..self.row(work, item, target, node)? };
+        let mut row = TaskRow { later, ..self.row(work, item, target, Some(node))? };
         let vm = change.as_ref().map_or_else(|| vm.clone(), |change| change.told(&mut row.task, &vm));
-        let held = Held { turn: earlier.is_some(), paused: work.is_paused(node)? };
+        let held = Held { turn: earlier.is_some(), paused: work.is_paused(node)?, unplaced: false };
         row.task.waiting_for = waiting_for(&row.task, held, work.now);
-        let allocation = of_task(item, node, (spec.delta)(&item.params).into());
+        let allocation = of_task(item, Some(node), (spec.delta)(&item.params).into());
         Ok(Ok(Plan { row, vm: Some(vm), allocation, snapshot: part, aborts, change, choice: None }))
     }
 
+    /// A machine that waits for a node with room may be deleted, and nothing else: nobody has it yet.
+    fn decide_unplaced(&self, work: &mut Work<'_>, item: &Submission, row: &VmRow) -> Result<Answer<Plan>> {
+        let (vm, queue) = (&row.vm, work.queue(row.vm.id)?);
+        let spec = item.kind.spec();
+        if let Err(refusal) = check_generation(vm, item.if_match.as_deref()) {
+            return Ok(Err(refusal));
+        }
+        if spec.turn != Turn::Final || item.not_before > work.now {
+            let detail = format!(
+                "the VM {} waits for a node with room, and is not made yet; wait until it is, or delete it",
+                vm.name
+            );
+            return Ok(Err(Refusal::new(Code::VmStateConflict, detail).with("vm", vm.id.to_string())));
+        }
+        if let Err(refusal) = check_deletable(vm) {
+            return Ok(Err(refusal));
+        }
+        let aborts = aborts(work, spec.turn, &queue);
+        let plan = Plan {
+            row: self.row(work, item, Target { vm: Some(vm.id), node: None }, None)?,
+            vm: Some(row.clone()),
+            allocation: None,
+            snapshot: None,
+            aborts,
+            change: None,
+            choice: None,
+        };
+        Ok(Ok(plan))
+    }
+
     /// The task as it is written down first.
-    fn row(&self, work: &mut Work<'_>, item: &Submission, target: Target, node: NodeId) -> Result<TaskRow> {
+    fn row(&self, work: &mut Work<'_>, item: &Submission, target: Target, node: Option<NodeId>) -> Result<TaskRow> {
         let (now, not_before) = (work.now, item.not_before.max(work.now));
         let mut task = Task {
             id: item.task,
@@ -273,7 +306,7 @@ impl Batch {
             params: item.params.clone(),
             state: TaskState::Queued,
             waiting_for: None,
-            node: Some(node),
+            node,
             fence: Fence { store_epoch: self.store_epoch, attempt: 0 },
             max_attempts: item.schedule.retry.attempts,
             schedule: item.schedule,
@@ -292,7 +325,8 @@ impl Batch {
             started_at: None,
             finished_at: None,
         };
-        task.waiting_for = waiting_for(&task, Held { turn: false, paused: work.is_paused(node)? }, now);
+        let paused = node.map_or(Ok(false), |node| work.is_paused(node))?;
+        task.waiting_for = waiting_for(&task, Held { paused, ..Held::default() }, now);
         let mut row = TaskRow { seq: 0, task, left: Left::Nothing, lease: None, later: false, ripe: false };
         row.set_life(Life::new(self.store_epoch, not_before));
         Ok(row)
@@ -396,7 +430,7 @@ fn aborts(work: &Work<'_>, turn: Turn, queue: &[TaskId]) -> Vec<TaskId> {
     }
 }
 
-fn new_vm(work: &Work<'_>, item: &Submission, machine: &NewMachine, node: NodeId) -> VmRow {
+fn new_vm(work: &Work<'_>, item: &Submission, machine: &NewMachine, node: Option<NodeId>) -> VmRow {
     let vm = Vm {
         id: machine.id,
         tenant: item.tenant,
@@ -407,8 +441,9 @@ fn new_vm(work: &Work<'_>, item: &Submission, machine: &NewMachine, node: NodeId
         detail: None,
         last_state: None,
         task: Some(item.task),
-        node: Some(node),
-        epoch: 1,
+        node,
+        // It grows with every placement.
+        epoch: u32::from(node.is_some()),
         generation: 1,
         observed_generation: 0,
         protected: machine.protected,
@@ -422,9 +457,9 @@ fn new_vm(work: &Work<'_>, item: &Submission, machine: &NewMachine, node: NodeId
 }
 
 /// What a task takes while it lives, if it takes anything.
-fn of_task(item: &Submission, node: NodeId, amount: Amounts) -> Option<Allocation> {
+fn of_task(item: &Submission, node: Option<NodeId>, amount: Amounts) -> Option<Allocation> {
     let owner = Owner::Task(item.task);
-    let allocation = Allocation { owner, tenant: item.tenant, node: Some(node), amount, hold: Hold::Held };
+    let allocation = Allocation { owner, tenant: item.tenant, node, amount, hold: Hold::Held };
     Some(allocation).filter(|_| !amount.is_zero())
 }
 
@@ -438,7 +473,7 @@ fn tell(work: &mut Work<'_>, item: &Submission, task: &Task) {
     work.act(&item.actor, Some(item.tenant), "task", did, task.id.0, &data);
 }
 
-fn name_taken(name: &Name, id: VmId) -> Refusal {
+pub(super) fn name_taken(name: &Name, id: VmId) -> Refusal {
     Refusal::new(Code::NameTaken, format!("a VM named {name} exists; choose another name, or delete that one first"))
         .with("name", name.as_str())
         .with("vm", id.to_string())

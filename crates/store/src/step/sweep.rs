@@ -11,7 +11,7 @@ use hostler_model::{
 };
 use serde_json::json;
 
-use super::submit;
+use super::{submit, waiting};
 use crate::{
     Swept, idempotency,
     node::{self, NodeRow},
@@ -55,7 +55,10 @@ fn overdue(work: &mut Work<'_>, due: Due, event: &Event) -> Result<Swept> {
     work.adopt(rows)?;
     let mut changed = 0;
     for id in ids {
-        if work.apply(id, event.clone())?.is_ok() {
+        let unplaced = work.tasks.get(&id).is_some_and(|row| row.task.node.is_none() && !row.ended());
+        let event = if due == Due::Queue && unplaced { waiting::last_look(work, id)? } else { Some(event.clone()) };
+        let Some(event) = event else { continue };
+        if work.apply(id, event)?.is_ok() {
             changed += 1;
             let node = work.tasks.get(&id).and_then(|row| row.task.node);
             work.wake(node);

@@ -1,17 +1,18 @@
 //! The store's face for quotas by hand.
 
 use hostler_model::{
-    ReservationId, TenantId,
+    NodeId, ReservationId, TenantId,
     event::Actor,
-    reservation::{Recalculated, Reservation},
+    reservation::{Recalculated, RecalculatedNode, Reservation},
 };
 
 use super::Store;
-use crate::{Answer, NewReservationRow, Result, Swept, reservation, step};
+use crate::{Answer, MadeReservation, NewReservationRow, Result, Swept, reservation, step};
 
 impl Store {
-    /// Holds amounts for a tenant until they are released or their time is up.
-    pub async fn reserve(&self, new: NewReservationRow) -> Result<Answer<Reservation>> {
+    /// Holds amounts for a tenant until they are released or their time is up; under the same key once more, the first
+    /// answer.
+    pub async fn reserve(&self, new: NewReservationRow) -> Result<Answer<MadeReservation>> {
         self.step("store.quota", move |work| step::reservation::reserve(work, &new)).await
     }
 
@@ -33,6 +34,11 @@ impl Store {
     /// Counts a tenant's book anew, and says whether it differed.
     pub async fn recalculate(&self, tenant: TenantId, actor: Actor) -> Result<Answer<Recalculated>> {
         self.step("store.quota", move |work| step::reservation::recalculate(work, tenant, &actor)).await
+    }
+
+    /// Counts a node's book anew, and says whether it differed.
+    pub async fn recalculate_node(&self, node: NodeId, actor: Actor) -> Result<Answer<RecalculatedNode>> {
+        self.step("store.quota", move |work| step::reservation::recalculate_node(work, node, &actor)).await
     }
 
     /// Reservations whose time is up.

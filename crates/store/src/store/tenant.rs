@@ -1,9 +1,13 @@
 //! The store's face for tenants.
 
-use hostler_model::{TenantId, api::Quota, name::Name, tenant::Tenant};
+use hostler_model::{TenantId, api::Quota, name::Name, tenant::Tenant, unassigned::Unassigned, vm::Vm};
 
 use super::Store;
-use crate::{Answer, EditTenant, MadeTenant, NewTenantRow, Result, step, tenant};
+use crate::{
+    Answer, Claimed, EditTenant, MadeTenant, NewTenantRow, Result, image,
+    node::{self, NodeRow},
+    step, tenant,
+};
 
 impl Store {
     /// Makes a tenant; under the same key once more, the first answer.
@@ -21,6 +25,25 @@ impl Store {
         self.step("store.tenant", move |work| step::tenant::delete(work, &edit)).await
     }
 
+    /// Makes a machine that no record knows a tenant's.
+    pub async fn claim_unassigned(&self, claim: Claimed) -> Result<Answer<Vm>> {
+        self.step("store.claim", move |work| step::unassigned::claim(work, &claim)).await
+    }
+
+    /// Machines that nodes have told of and that no record knows.
+    pub async fn unassigned(&self) -> Result<Vec<Unassigned>> {
+        let usual = self.0.context.placement.overcommit;
+        self.read(move |tx| {
+            let nodes = node::all(tx, &usual)?.into_iter();
+            let of = |NodeRow { node, orphans, .. }: NodeRow| {
+                let told = move |orphan| Unassigned::of(node.id, &node.name, orphan);
+                orphans.into_iter().map(told)
+            };
+            Ok(nodes.flat_map(of).collect())
+        })
+        .await
+    }
+
     /// A tenant.
     pub async fn tenant(&self, id: TenantId) -> Result<Option<Tenant>> {
         self.read(move |tx| Ok(tenant::by_ids(tx, &[id])?.pop())).await
@@ -36,7 +59,7 @@ impl Store {
         self.read(move |tx| {
             let found = tenant::by_ids(tx, &[tenant])?.pop();
             let (limits, book) = found.map_or_else(Default::default, |found| (found.limits, found.book));
-            Ok(Quota { tenant, limits, book })
+            Ok(Quota { tenant, limits, book, images_bytes: image::sizes(tx, tenant)?.values().sum() })
         })
         .await
     }

@@ -189,7 +189,7 @@ pub(crate) fn list(
 fn shown(row: &Row<'_>, now: Timestamp) -> Result<Task> {
     let (turn, paused) = (row.get(COLUMNS)?, row.get(COLUMNS + 1)?);
     let mut task = read(row)?.task;
-    task.waiting_for = waiting_for(&task, Held { turn, paused }, now);
+    task.waiting_for = waiting_for(&task, Held { turn, paused, unplaced: false }, now);
     Ok(task)
 }
 
@@ -200,16 +200,20 @@ pub(crate) struct Held {
     pub(crate) turn: bool,
     /// Its node's queue is paused.
     pub(crate) paused: bool,
+    /// No node has room for it yet.
+    pub(crate) unplaced: bool,
 }
 
 /// What a queued task waits for.
 pub(crate) fn waiting_for(task: &Task, held: Held, now: Timestamp) -> Option<WaitingFor> {
+    let held = Held { unplaced: task.node.is_none(), ..held };
     waits_for(task.state, task.not_before > now, held)
 }
 
 /// What a task in this state waits for; `early`: its time has not come.
 pub(super) fn waits_for(state: TaskState, early: bool, held: Held) -> Option<WaitingFor> {
     match state {
+        TaskState::Queued if held.unplaced => Some(WaitingFor::Capacity),
         TaskState::Queued if early => Some(WaitingFor::Time),
         TaskState::Queued if held.turn => Some(WaitingFor::Turn),
         TaskState::Queued if held.paused => Some(WaitingFor::Paused),

@@ -149,14 +149,16 @@ SELECT t.kind, t.node, t.state, t.not_before > CAST(?1->>'now' AS BIGINT), ",
 /// What has not ended, of one tenant or of all.
 pub(crate) fn live(tx: &Tx<'_>, tenant: Option<TenantId>, now: Timestamp) -> Result<Vec<Fact>> {
     tx.query(LIVE, &json!({"tenant": tenant, "now": now.as_micros()}), |row| {
-        let (state, held) = (row.word(2)?, Held { turn: row.get(4)?, paused: row.get(5)? });
+        let node = row.parse_opt(1)?;
+        let held = Held { turn: row.get(4)?, paused: row.get(5)?, unplaced: node.is_none() };
+        let state = row.word(2)?;
         let known = Known::Live {
             state,
             waiting_for: waits_for(state, row.get(3)?, held),
             tasks: row.get(6)?,
             since: Timestamp::from_micros(row.get(7)?),
         };
-        Ok(Fact { kind: row.parse(0)?, node: row.parse_opt(1)?, known })
+        Ok(Fact { kind: row.parse(0)?, node, known })
     })
 }
 

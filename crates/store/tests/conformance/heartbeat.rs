@@ -141,6 +141,18 @@ pub async fn a_light_inventory_misses_nothing(world: &mut World) {
     assert_eq!(world.vm(id).await.state, VmState::Running);
 }
 
+pub async fn a_vm_whose_making_failed_and_that_is_seen_is_in_use(world: &mut World) {
+    let agent = world.node("a").await;
+    let vm = world.ok(world.create("web")).await.target.vm.unwrap();
+    let leased = world.lease_one(agent).await;
+    world.end_with(agent, &leased, failed(false, Effects::Remain)).await;
+    assert_eq!((world.vm(vm).await.state, world.book().await.held.vms), (VmState::Error, 1));
+    world.beat(agent, Vec::new()).await;
+    world.beat(agent, vec![seen(vm, VmState::Running)]).await;
+    let book = world.book().await;
+    assert_eq!((book.held.vms, book.used.vms, book.used.running_vms), (0, 1, 1));
+}
+
 pub async fn a_missing_vm_that_is_seen_again_is_charged_again(world: &mut World) {
     let agent = world.node("a").await;
     let id = world.running(agent, "web").await;
@@ -149,6 +161,18 @@ pub async fn a_missing_vm_that_is_seen_again_is_charged_again(world: &mut World)
     let vm = world.vm(id).await;
     assert_eq!((vm.state, vm.reason, vm.ready), (VmState::Running, None, true));
     assert_eq!(world.book().await.used.room(), one_vm());
+}
+
+pub async fn a_missing_vm_that_is_started_is_charged_again(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.running(agent, "web").await;
+    world.beat(agent, Vec::new()).await;
+    assert!(world.book().await.total().is_zero());
+    world.ok(world.on_vm(KindName::VmStart, id)).await;
+    let leased = world.lease_one(agent).await;
+    world.succeed(agent, &leased).await;
+    let book = world.book().await;
+    assert_eq!((world.vm(id).await.state, book.used.room(), book.used.running_vms), (VmState::Running, one_vm(), 1));
 }
 
 pub async fn a_vm_in_error_that_is_gone_is_no_longer_charged(world: &mut World) {

@@ -4,6 +4,8 @@
 //! Time is a value that the tests hold and move; nothing here sleeps.
 
 mod api_token;
+#[cfg(feature = "planted-bugs")]
+mod books;
 mod cancel;
 mod chain;
 mod doctor;
@@ -38,6 +40,8 @@ mod sweep;
 mod task_log;
 mod tenant;
 mod turn;
+mod unassigned;
+mod waiting;
 mod world;
 
 /// Calls every claim for one engine.
@@ -86,10 +90,12 @@ macro_rules! every_claim {
                 a_call_that_is_dropped_leaves_all_or_nothing;
             reservation:
                 what_is_held_by_hand_counts_and_is_given_back
+                a_reservation_is_made_once_under_a_key
                 a_reservation_released_twice_is_given_back_once
                 a_reservation_ends_by_itself_and_the_log_says_so
                 a_success_that_comes_after_every_deadline_is_charged
-                a_book_that_was_changed_by_hand_is_counted_anew;
+                a_book_that_was_changed_by_hand_is_counted_anew
+                a_nodes_book_that_was_changed_by_hand_is_counted_anew;
             running:
                 a_machine_is_charged_as_running_while_it_runs_or_is_about_to
                 a_start_over_the_limit_is_refused_also_in_a_dry_run_and_within_a_batch
@@ -149,6 +155,8 @@ macro_rules! every_claim {
                 an_inventory_older_than_a_change_does_not_undo_it
                 a_vm_that_a_full_inventory_lacks_is_missing_and_no_longer_charged
                 a_light_inventory_misses_nothing
+                a_vm_whose_making_failed_and_that_is_seen_is_in_use
+                a_missing_vm_that_is_started_is_charged_again
                 a_missing_vm_that_is_seen_again_is_charged_again
                 a_vm_in_error_that_is_gone_is_no_longer_charged
                 a_vm_whose_task_is_under_way_is_left_alone
@@ -354,6 +362,20 @@ macro_rules! every_claim {
                 a_join_token_is_forgotten_a_day_after_its_time
                 after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has
                 after_a_restore_nothing_is_undone_because_time_went_by;
+            unassigned:
+                what_no_record_knows_is_listed_and_becomes_a_tenants
+                a_claim_that_may_not_be_is_refused;
+            waiting:
+                a_machine_that_waits_for_room_has_its_quota_and_gets_a_node_when_one_will_do
+                room_comes_by_an_uncordon_or_a_node_that_joins_too
+                what_waits_is_placed_by_priority_and_then_in_its_order
+                nobody_waits_for_ever_behind_smaller_ones
+                who_waits_too_long_fails_with_what_each_node_lacked
+                what_waits_is_withdrawn_at_once_by_a_cancel_or_a_deletion
+                a_dry_run_says_that_it_would_wait_and_why
+                a_machine_whose_time_is_over_waits_no_longer
+                after_a_restore_what_waits_goes_where_it_was_made
+                after_a_restore_what_waits_is_placed_once_every_node_was_heard;
             drain:
                 a_node_is_drained_when_the_last_that_is_there_is_gone
                 what_nobody_has_begun_goes_elsewhere_from_a_node_that_is_drained

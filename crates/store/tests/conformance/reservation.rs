@@ -9,7 +9,7 @@ use hostler_model::{
     reservation::{NewReservation, Reservation},
     tenant::{Limits, UNLIMITED},
 };
-use hostler_store::{EditTenant, NewReservationRow};
+use hostler_store::{EditTenant, Idempotency, NewReservationRow};
 use serde_json::json;
 
 use crate::world::{TENANT, World};
@@ -17,11 +17,12 @@ use crate::world::{TENANT, World};
 fn asked(world: &World, vms: i64) -> NewReservationRow {
     let amount = Amounts { vms, ..Amounts::ZERO };
     let asked = NewReservation { amount, reason: "a fair".into(), expires_in_seconds: Some(60) };
-    NewReservationRow { id: world.id(), tenant: TENANT, asked, dry_run: false, actor: Actor::system() }
+    let (id, actor) = (world.id(), Actor::system());
+    NewReservationRow { id, tenant: TENANT, asked, idempotency: None, dry_run: false, actor }
 }
 
 async fn held(world: &World, vms: i64) -> Reservation {
-    world.store.reserve(asked(world, vms)).await.unwrap().unwrap()
+    world.store.reserve(asked(world, vms)).await.unwrap().unwrap().reservation
 }
 
 async fn release(world: &World, id: ReservationId) -> hostler_store::Answer<Reservation> {
@@ -44,6 +45,23 @@ pub async fn what_is_held_by_hand_counts_and_is_given_back(world: &mut World) {
     assert_eq!(world.store.reservations(TENANT, None, 10).await.unwrap(), std::slice::from_ref(&two));
     assert_eq!(release(world, two.id).await.unwrap(), two);
     world.ok(world.create("more")).await;
+}
+
+pub async fn a_reservation_is_made_once_under_a_key(world: &mut World) {
+    let keyed = |body: &str, dry_run| {
+        let sent = Idempotency { key: "k".into(), route: "POST /reservations".into(), body: body.into(), part: None };
+        NewReservationRow { idempotency: Some(sent), dry_run, ..asked(world, 2) }
+    };
+    let reserve = async |new| world.store.reserve(new).await.unwrap();
+    reserve(keyed("a", true)).await.unwrap();
+    let (first, again) = (reserve(keyed("a", false)).await.unwrap(), reserve(keyed("a", false)).await.unwrap());
+    assert_eq!((first.replayed, again.replayed, &again.reservation), (false, true, &first.reservation));
+    assert_eq!(world.book().await.held.vms, 2, "held once");
+    let other = reserve(keyed("b", false)).await.unwrap_err();
+    assert_eq!((other.code, &other.facts["reservation"]), (Code::IdempotencyMismatch, &json!(first.reservation.id)));
+    release(world, first.reservation.id).await.unwrap();
+    assert!(reserve(keyed("a", false)).await.unwrap().replayed, "a late repeat holds nothing anew");
+    assert!(world.book().await.held.is_zero());
 }
 
 pub async fn a_reservation_released_twice_is_given_back_once(world: &mut World) {
@@ -99,4 +117,23 @@ pub async fn a_book_that_was_changed_by_hand_is_counted_anew(world: &mut World) 
     assert_eq!((corrected.book, world.book().await), (right, right));
     assert_eq!((corrected.kept.used.vcpus, corrected.kept.held.vms), (right.used.vcpus + 7, 0));
     assert!(world.store.doctor().await.unwrap().is_well());
+}
+
+pub async fn a_nodes_book_that_was_changed_by_hand_is_counted_anew(world: &mut World) {
+    let (agent, other) = (world.node("a").await, world.node("b").await);
+    world.running(agent, "web").await;
+    world.ok(world.create("db")).await;
+    let recalculate = async |node| world.store.recalculate_node(node, Actor::system()).await.unwrap().unwrap();
+    assert!(!recalculate(agent.node).await.differed && !recalculate(other.node).await.differed);
+    let books = async || world.store.nodes().await.unwrap().iter().map(|node| node.book).collect::<Vec<_>>();
+    let right = books().await;
+    world.tamper("UPDATE node_books SET used_disk_gib = used_disk_gib + 7, held_vcpus = 0");
+    for node in [agent.node, other.node] {
+        assert!(recalculate(node).await.differed);
+    }
+    assert_eq!(books().await, right);
+    assert!(world.store.doctor().await.unwrap().is_well());
+    assert_eq!(world.kinds_after(world.head().await - 1).await, ["node.recalculate"]);
+    let none = world.store.recalculate_node(world.id(), Actor::system()).await.unwrap().unwrap_err();
+    assert_eq!(none.code, Code::NodeNotFound);
 }

@@ -108,7 +108,13 @@ async fn assert_what_has_not_ended_is_what_the_lists_say(world: &World, total: &
         let waits = tasks.iter().filter_map(|task| task.waiting_for);
         i64::try_from(waits.filter(|what| serde_json::to_value(what).unwrap() == word).count()).unwrap()
     };
-    let waiting = Waiting { time: waits("time"), turn: waits("turn"), node: waits("node"), paused: waits("paused") };
+    let waiting = Waiting {
+        time: waits("time"),
+        turn: waits("turn"),
+        node: waits("node"),
+        paused: waits("paused"),
+        capacity: waits("capacity"),
+    };
     assert_eq!(total.waiting_for, waiting);
     let letters = TaskFilter { tenant: Some(TENANT), dead: true, ..TaskFilter::default() };
     assert_eq!(
@@ -130,13 +136,13 @@ pub async fn what_waits_is_told_with_what_it_waits_for(world: &mut World) {
     world.ok(later).await;
     world.advance(7);
     let told = stats(world).await;
-    assert_eq!(told.total.waiting_for, Waiting { time: 1, turn: 1, node: 1, paused: 0 });
+    assert_eq!(told.total.waiting_for, Waiting { time: 1, turn: 1, node: 1, paused: 0, capacity: 0 });
     assert_eq!((told.total.queued, told.total.oldest_queued_seconds), (3, Some(12.0)));
     world.lease_one(agent).await;
     world.store.queue_node(agent.node, Queue::Paused, Actor::system()).await.unwrap().unwrap();
     world.ok(world.echo()).await;
     let told = stats(world).await;
-    assert_eq!(told.total.waiting_for, Waiting { time: 1, turn: 1, node: 0, paused: 1 });
+    assert_eq!(told.total.waiting_for, Waiting { time: 1, turn: 1, node: 0, paused: 1, capacity: 0 });
     assert_eq!(told.total.running, 1);
     let [of_node] = &told.nodes[..] else { panic!("{:?}", told.nodes) };
     assert_eq!((of_node.node, of_node.name.as_ref().unwrap().as_str(), of_node.paused), (agent.node, "a", true));

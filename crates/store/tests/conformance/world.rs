@@ -57,7 +57,7 @@ impl Sqlite {
         Sqlite { dir: dir(), mode: Mode::Inline }
     }
 
-    fn path(&self) -> PathBuf {
+    pub fn path(&self) -> PathBuf {
         self.dir.path().join("store.db")
     }
 }
@@ -250,8 +250,14 @@ impl World {
     }
 
     pub fn create(&self, name: &str) -> Submission {
-        let machine =
-            NewMachine { id: self.id(), name: name.parse().unwrap(), spec: spec(), protected: false, ttl: None };
+        let machine = NewMachine {
+            id: self.id(),
+            name: name.parse().unwrap(),
+            spec: spec(),
+            wait_for_capacity: false,
+            protected: false,
+            ttl: None,
+        };
         let params = json!({"name": name, "image": "tiny", "image_digest": "d", "vcpus": 1, "memory_mib": 256, "disk_gib": 1, "ready_timeout_seconds": 60});
         let schedule = Schedule::of(KindName::VmCreate.spec(), &params);
         Submission { kind: KindName::VmCreate, params, schedule, vm: Some(machine), ..self.echo() }
@@ -374,7 +380,7 @@ impl World {
         let heartbeat = Heartbeat {
             facts: facts(),
             leases,
-            inventory: Inventory { full, vms, snapshots: Vec::new() },
+            inventory: Inventory { full, vms, ..Inventory::default() },
             keys: String::new(),
             refused: Vec::new(),
         };

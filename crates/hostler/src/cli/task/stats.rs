@@ -92,6 +92,7 @@ fn waiting(queued: i64, waiting: &Waiting) -> String {
         (waiting.turn, "for a turn"),
         (waiting.time, "for time"),
         (waiting.paused, "for a paused node"),
+        (waiting.capacity, "for room"),
     ];
     let said: Vec<String> = what.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
     if said.is_empty() { queued.to_string() } else { format!("{queued}: {}", said.join(", ")) }

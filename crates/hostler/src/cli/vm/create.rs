@@ -1,6 +1,13 @@
 //! `hostler vm create`: a machine that is to be, and the wait for its guest.
 
-use hostler_model::{api::Submitted, kind::VmCreateOutput, name::Name, placement::Choice, task::Task, vm::Vm};
+use hostler_model::{
+    api::Submitted,
+    kind::VmCreateOutput,
+    name::Name,
+    placement::Choice,
+    task::{Task, WaitingFor},
+    vm::Vm,
+};
 use serde::Deserialize;
 
 use super::{Shape, edit, first_boot};
@@ -18,6 +25,7 @@ Examples:
   hostler vm create web-1 --publish 8080:80 --ttl 8h
   hostler vm create web-1 --image debian --user ada --ssh-key ~/.ssh/id_ed25519.pub
   hostler vm create web-1 --image debian --user-data web.yaml --ready tcp:80 --ready-timeout 10m
+  hostler vm create web-1 --wait-for-capacity --queue-timeout 2h
   hostler vm create web-1 --dry-run     what would happen, quota and room included
   hostler vm create web-1 --no-wait     come back at once";
 
@@ -82,8 +90,13 @@ fn planned(submitted: &Submitted, dry_run: bool) -> String {
         ("id", if dry_run { String::new() } else { vm.id.to_string() }),
         ("wanted", wanted),
         ("task", if dry_run { String::new() } else { format!("{} {}", task.id, task.state) }),
+        ("waits", if waits(task) { "for a node with room".to_owned() } else { String::new() }),
         ("placement", submitted.placement.as_ref().map(chosen).unwrap_or_default()),
     ])
+}
+
+fn waits(task: &Task) -> bool {
+    task.waiting_for == Some(WaitingFor::Capacity)
 }
 
 /// Which node it would be, and what speaks for and against each.
@@ -151,6 +164,30 @@ mod tests {
         name       web-1 (not made: dry run)
         wanted     tiny, 1 vcpus, 256 MiB, 1 GiB
         placement  b (b: 0.950 | a: it is cordoned)
+        ");
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn a_machine_that_is_to_wait_for_room() {
+        let asked = |words: &[&str]| {
+            let line = <Line as clap::Parser>::try_parse_from([&["create", "web-1"], words].concat()).unwrap();
+            line.args.shape.vm(line.args.name).unwrap().wait_for_capacity
+        };
+        assert!(asked(&["--wait-for-capacity", "--queue-timeout", "2h"]) && !asked(&[]));
+        let mut task = fixture::task("queued");
+        task.waiting_for = Some(WaitingFor::Capacity);
+        let vm = Some(Vm { node: None, ..fixture::vm("web-1", "provisioning") });
+        let submitted = Submitted { task, vm, snapshot: None, placement: None };
+        insta::assert_snapshot!(planned(&submitted, true), @"
+        name    web-1 (not made: dry run)
+        wanted  tiny, 1 vcpus, 256 MiB, 1 GiB
+        waits   for a node with room
         ");
     }
 }

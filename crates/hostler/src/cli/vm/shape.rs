@@ -42,6 +42,10 @@ pub struct Shape {
     #[arg(long, value_name = "GROUP", value_parser = read::model::<Name>)]
     pub anti_affinity: Option<Name>,
 
+    /// Wait for a node with room where there is none, instead of being refused
+    #[arg(long)]
+    pub wait_for_capacity: bool,
+
     /// Forward a port of the host to one of the guest, such as 8080:80, or only 80 to let the node choose; may be given
     /// more than once
     #[arg(long, value_name = "[[ADDRESS:]PORT:]GUEST_PORT[/udp]", value_parser = read::model::<PortForward>)]
@@ -79,6 +83,7 @@ impl Shape {
             node: self.node,
             placement: Placement { labels: BTreeMap::from_iter(self.node_label), anti_affinity: self.anti_affinity },
             labels: BTreeMap::from_iter(self.label),
+            wait_for_capacity: self.wait_for_capacity,
             port_forwards: self.publish,
             protected: self.protect,
             ttl_seconds: self.ttl.map(|ttl| ttl.as_secs().max(1)),
