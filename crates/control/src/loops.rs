@@ -178,24 +178,30 @@ async fn sign_chain(app: Arc<App>, every: Duration, closing: CancellationToken) 
 }
 
 /// Keeps up with the keys that sign tasks and with the nodes that were revoked, whichever server changes them; and writes down
-/// who was refused here.
+/// who logged in and who was refused here, once more at the end.
 async fn refresh_trust(app: Arc<App>, every: Duration, closing: CancellationToken) {
     let (mut wakes, mut failing) = (app.store.wakes(), false);
     loop {
-        tokio::select! {
+        let last = tokio::select! {
             biased;
-            () = closing.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
-            () = changed(&mut wakes) => {}
-        }
-        let (read, told) = (app.refresh_trust().await, app.tell_denied().await);
-        let done = read.and(told);
+            () = closing.cancelled() => true,
+            () = tokio::time::sleep(every) => false,
+            () = changed(&mut wakes) => false,
+        };
+        let (read, sent, told) = (app.refresh_trust().await, app.tell_logins().await, app.tell_denied().await);
+        let done = read.and(sent).and(told);
         if let Err(error) = &done
             && !failing
         {
-            tracing::error!(error = error as &dyn std::error::Error, "whom to believe cannot be read");
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "whom to believe, or who came, cannot be read or told"
+            );
         }
         failing = done.is_err();
+        if last {
+            return;
+        }
     }
 }
 

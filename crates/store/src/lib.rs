@@ -10,6 +10,7 @@ mod allocation;
 mod api_token;
 mod chain;
 mod doctor;
+mod fleet;
 mod gauges;
 mod group;
 mod history;

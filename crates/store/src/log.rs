@@ -23,17 +23,20 @@ pub(crate) struct Head {
     pub(crate) store_epoch: u32,
     /// Whether the tasks of any node travel by a broker.
     pub(crate) brokered: bool,
+    /// Another one after each change of a node or a node's book; none before the first.
+    pub(crate) fleet: Option<Uuid>,
 }
 
 const HEAD: &str = "
-SELECT seq, hash, store_epoch, EXISTS (SELECT 1 FROM nodes WHERE transport <> 'poll')
+SELECT seq, hash, store_epoch, EXISTS (SELECT 1 FROM nodes WHERE transport <> 'poll'), fleet
   FROM log_head
  WHERE one = 1";
 
 /// The head as it is now.
 pub(crate) fn head(tx: &Tx<'_>) -> Result<Head> {
     let read = |row: &Row<'_>| {
-        Ok(Head { seq: row.get(0)?, hash: hash(row, 1)?, store_epoch: row.get(2)?, brokered: row.get(3)? })
+        let (seq, hash, store_epoch) = (row.get(0)?, hash(row, 1)?, row.get(2)?);
+        Ok(Head { seq, hash, store_epoch, brokered: row.get(3)?, fleet: row.parse_opt(4)? })
     };
     tx.query_one(HEAD, &(), read)?.ok_or_else(|| Error::Aborted("the head of the log is missing".to_owned()))
 }
@@ -55,6 +58,13 @@ const ADVANCE: &str = "
 UPDATE log_head
    SET seq = CAST(?1->>'seq' AS BIGINT), hash = ?1->>'hash'
  WHERE one = 1";
+
+const SET_FLEET: &str = "UPDATE log_head SET fleet = ?1->>'fleet' WHERE one = 1";
+
+/// Nodes or their books are not as they were.
+pub(crate) fn set_fleet(tx: &Tx<'_>, fleet: Uuid) -> Result<()> {
+    tx.put(SET_FLEET, &json!({"fleet": fleet}))
+}
 
 const MARK: &str = "SELECT mark FROM log_head WHERE one = 1";
 
@@ -268,6 +278,7 @@ pub(crate) const HOT: &[&str] = &[
     AFTER_OF_SUBJECT,
     LINKS,
     RAISE,
+    SET_FLEET,
     ADVANCE,
     MARK,
     SET_MARK,

@@ -40,8 +40,8 @@ impl App {
         Ok(self.store.log(filter, after, limit).await?)
     }
 
-    /// Events as they come, from the number after `after` on, or from now on. The stream ends when the server goes
-    /// away, the store fails, or the follower is too slow.
+    /// Events as they come, from the number after `after` on, or from now on. The stream ends with the credential, and when
+    /// the server goes away, the store fails, or the follower is too slow.
     pub async fn follow(self: &Arc<Self>, call: &Call, after: Option<i64>, subject: Option<Uuid>) -> Result<Following> {
         let head = self.store.log_head().await?;
         let after = after.unwrap_or(head);
@@ -51,7 +51,13 @@ impl App {
         }
         let filter = LogFilter { class: Some(Class::Event), subject, ..visible(call) };
         let (sender, entries) = mpsc::channel(AHEAD);
-        tokio::spawn(feed(self.clone(), filter, after, sender));
+        let (app, caller) = (self.clone(), call.caller.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = app.no_longer(&caller) => {}
+                () = feed(&app, &filter, after, &sender) => {}
+            }
+        });
         Ok(Following { after, entries })
     }
 }
@@ -65,14 +71,14 @@ pub(super) fn visible(call: &Call) -> LogFilter {
     LogFilter { tenant, ..LogFilter::default() }
 }
 
-async fn feed(app: Arc<App>, filter: LogFilter, mut after: i64, to: mpsc::Sender<Entry>) {
+async fn feed(app: &App, filter: &LogFilter, mut after: i64, to: &mpsc::Sender<Entry>) {
     let mut on_log = app.bell.on_log();
     loop {
         on_log.mark_unchanged();
         let step = tokio::select! {
             biased;
             () = app.closing.cancelled() => return,
-            step = pass_on(&app, &filter, after, &to) => step,
+            step = pass_on(app, filter, after, to) => step,
         };
         let Some(step) = step else { return };
         after = step.after;

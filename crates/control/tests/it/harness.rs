@@ -229,6 +229,13 @@ fn open(path: &Path, clock: &Clock, ids: &Ids) -> Store {
     Store::open(path, config).unwrap()
 }
 
+/// Lets time pass for tokio, and with it for what the server remembers and for its timers.
+pub async fn later(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
+}
+
 /// Loops that need not be waited for.
 fn quick() -> Pace {
     let every = Duration::from_millis(5);

@@ -43,15 +43,15 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
-    /// List who did what, oldest first
+    /// List who did what, oldest first: the last entries, or those after a number
     #[command(
         visible_alias = "ls",
-        after_help = "Examples:\n  hostler audit list\n  hostler audit list --after 120 -o json"
+        after_help = "Examples:\n  hostler audit list\n  hostler audit list --limit 5\n  hostler audit list --after 120 -o json"
     )]
     List {
-        /// Only what came after this number
-        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-        after: i64,
+        /// What came after this number, from there on
+        #[arg(long, value_name = "NUMBER")]
+        after: Option<i64>,
         /// At most this many
         #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
         limit: u16,
@@ -92,7 +92,10 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     match args.verb {
         Verb::List { after, limit } => {
             let session = globals.session()?;
-            let entries = session.client.audit(after, usize::from(limit)).await?;
+            let entries = match after {
+                Some(after) => session.client.audit(after, usize::from(limit)).await?,
+                None => session.client.last_audit(usize::from(limit)).await?,
+            };
             session.print(&entries, || table(&entries))?;
             Ok(Exit::Done)
         }

@@ -3,13 +3,14 @@
 -- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
 
 -- One row: the store's epoch, the number of the last log entry, the hash of the last link; `mark`: the certificate
--- authority of the servers over this database.
+-- authority of the servers over this database; `fleet`: another word after each change of a node or of a node's book.
 CREATE TABLE log_head (
     one         BIGINT PRIMARY KEY CHECK (one = 1),
     store_epoch BIGINT NOT NULL,
     seq         BIGINT NOT NULL,
     hash        TEXT COLLATE "C" NOT NULL,
-    mark        TEXT COLLATE "C"
+    mark        TEXT COLLATE "C",
+    fleet       TEXT COLLATE "C"
 );
 
 INSERT INTO log_head (one, store_epoch, seq, hash)

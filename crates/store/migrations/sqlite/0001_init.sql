@@ -2,13 +2,14 @@
 -- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
 
 -- One row: the store's epoch, the number of the last log entry, the hash of the last link; `mark`: the certificate
--- authority of the servers over this database.
+-- authority of the servers over this database; `fleet`: another word after each change of a node or of a node's book.
 CREATE TABLE log_head (
     one         INTEGER PRIMARY KEY CHECK (one = 1),
     store_epoch INTEGER NOT NULL,
     seq         INTEGER NOT NULL,
     hash        TEXT    NOT NULL,
-    mark        TEXT
+    mark        TEXT,
+    fleet       TEXT
 ) STRICT, WITHOUT ROWID;
 
 INSERT INTO log_head (one, store_epoch, seq, hash)

@@ -17,7 +17,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("allocation.rs", "ON_NODE", "once for a node that is removed"),
     ("allocation.rs", "ORPHANED", "the doctor looks at each"),
     ("allocation.rs", "OF_TENANT", "when somebody counts a book anew"),
-    ("api_token.rs", "REVOKE_MADE", "it reads again what it found: tokens that were made with each other"),
+    ("api_token.rs", "REVOKE", "it reads again what it found: tokens that were made with each other"),
     ("doctor.rs", "LEASELESS", "the doctor looks at each task"),
     ("doctor.rs", "UNCHARGED", "the doctor looks at each machine"),
     ("doctor.rs", "MISNAMED", "the doctor looks at each machine"),

@@ -447,8 +447,11 @@ macro_rules! every_claim {
                 a_token_stands_for_its_caller
                 a_revoked_token_stays_revoked_and_takes_what_it_made_where_that_is_asked
                 tokens_are_listed_newest_first_by_whose_they_are
+                what_is_no_longer_good_makes_no_token
                 old_ones_are_forgotten_and_nobody_has_too_many
-                a_service_account_goes_with_its_tokens;
+                one_that_made_others_is_kept_as_long_as_they_are
+                a_service_account_goes_with_its_tokens
+                who_was_let_in_and_who_was_not_is_in_the_audit;
             query:
                 tasks_are_listed_newest_first_by_every_filter
                 vms_are_listed_without_the_deleted
