@@ -75,6 +75,15 @@ async fn cut_off_and_signed_again(mut fleet: Fleet<'_>) -> Result<()> {
     let ills = fleet.ills(0).await?;
     assert_eq!(ills.len(), 1, "{ills:?}");
     assert!(ills[0]["detail"].as_str().is_some_and(|why| why.contains("written anew, or cut off")), "{ills:?}");
+    // Nor does a file that says nothing make it begin anew.
+    let kept = fs::read(fleet.folder("ca/signed.json"))?;
+    fs::write(fleet.folder("ca/signed.json"), "{}")?;
+    let unread = fleet.ills(0).await?;
+    assert!(
+        unread.len() == 1 && unread[0]["detail"].as_str().is_some_and(|why| why.contains("signed.json")),
+        "{unread:?}"
+    );
+    fs::write(fleet.folder("ca/signed.json"), kept)?;
     fleet.stop_server(0).await?;
     let signed = |fleet: &Fleet<'_>| fleet.store().ask("SELECT CAST(COUNT(*) AS TEXT) FROM checkpoints");
     assert_eq!(signed(&fleet)?, "0");
