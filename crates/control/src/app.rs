@@ -4,6 +4,7 @@
 pub mod bell;
 pub mod blob;
 pub mod caller;
+mod chain;
 mod denied;
 pub mod event;
 pub mod health;
@@ -12,6 +13,7 @@ pub mod import;
 pub mod join_token;
 pub mod key;
 pub mod letter;
+mod login;
 pub mod master;
 pub mod node;
 pub mod quota;
@@ -73,6 +75,8 @@ pub struct App {
     pub(crate) revoked: watch::Sender<BTreeSet<NodeId>>,
     /// What known callers were refused.
     pub(crate) denials: denied::Denials,
+    /// Who was sent by an identity provider.
+    pub(crate) logins: login::Logins,
     /// Issues access tokens, and knows its own again.
     pub access: AccessIssuer,
     /// An identity provider whose tokens are believed.

@@ -7,11 +7,14 @@ use hostler_db::Mode;
 use hostler_fixture::Database;
 use hostler_model::{
     Clock, Code, Ids,
-    placement::Policy,
+    event::Actor,
+    node::NodeEvent,
+    placement::{PATIENCE, Policy},
     task::TaskState,
     tenant::{Limits, UNLIMITED},
 };
 use hostler_store::{Config, EditTenant, Idempotency, LogFilter, Now, Store, Submission, Timing};
+use serde_json::json;
 
 use crate::{
     placement,
@@ -46,6 +49,49 @@ async fn a_key_sent_to_both_makes_one_task() {
         let (first, second) = tokio::join!(one.submit(sent(&one)), other.submit(sent(&other)));
         assert_eq!(first.unwrap().task.id, second.unwrap().task.id);
     }
+    one.end().await;
+}
+
+#[tokio::test]
+async fn what_one_changes_of_nodes_and_their_books_is_seen_by_the_others_next_placement() {
+    let (one, other) = worlds();
+    let (a, operator) = (one.node("a").await, Actor::system());
+    one.ok(one.create("first")).await;
+    other.store.change_node(a.node, NodeEvent::Cordon, operator.clone()).await.unwrap().unwrap();
+    one.refused(one.create("cordoned"), Code::NoCapacity).await;
+    other.store.change_node(a.node, NodeEvent::Uncordon, operator).await.unwrap().unwrap();
+    one.ok(one.create("second")).await;
+    // It has room for eight.
+    for name in ["third", "fourth", "fifth", "sixth", "seventh"] {
+        other.ok(other.create(name)).await;
+    }
+    one.ok(one.create("eighth")).await;
+    for world in [&other, &one] {
+        world.refused(world.create("ninth"), Code::NoCapacity).await;
+    }
+    one.end().await;
+}
+
+#[tokio::test]
+async fn a_node_that_one_keeps_is_kept_by_the_others() {
+    let (one, other) = worlds();
+    let agent = one.node("a").await;
+    one.ok(one.create("there")).await;
+    other.ok(other.create("too")).await;
+    let mut large = one.create("large");
+    let machine = large.vm.as_mut().unwrap();
+    (machine.spec.vcpus, machine.wait_for_capacity) = (8, true);
+    let large = one.ok(large).await;
+    one.advance(PATIENCE.as_secs());
+    one.beat(agent, Vec::new()).await;
+    assert_eq!(one.store.place_waiting().await.unwrap().changed, 0);
+    for world in [&other, &one] {
+        let refusal = world.refused(world.create("small"), Code::NoCapacity).await;
+        assert_eq!(refusal.facts["nodes"][0]["reasons"], json!(["set_aside"]));
+    }
+    other.cancel(large.id).await.unwrap();
+    other.store.place_waiting().await.unwrap();
+    one.ok(one.create("small")).await;
     one.end().await;
 }
 
