@@ -154,8 +154,8 @@ pub(crate) struct Work<'a> {
     allocations: BTreeMap<Owner, Slot>,
     tenants: BTreeMap<TenantId, Option<Tenant>>,
     pub(crate) candidates: Option<Vec<Candidate>>,
-    /// Whether nodes change for placement in another way than by their rows and books.
-    pub(crate) fleet_changed: bool,
+    /// Whether nodes are kept for others than before.
+    pub(crate) set_aside: bool,
     books: Changes,
     entries: Vec<NewEntry>,
     pub(crate) first_answers: Vec<FirstAnswer>,
@@ -212,7 +212,7 @@ impl<'a> Work<'a> {
             allocations: BTreeMap::new(),
             tenants: BTreeMap::new(),
             candidates: None,
-            fleet_changed: false,
+            set_aside: false,
             books: Changes::default(),
             entries: Vec::new(),
             first_answers: Vec::new(),
@@ -583,7 +583,7 @@ impl<'a> Work<'a> {
 
     /// Keeps the nodes for the next step, under another mark where they or their books are not as they were.
     fn keep_fleet(&mut self) -> Result<()> {
-        let others = self.fleet_changed || self.nodes.any_dirty() || !self.removed.is_empty();
+        let others = self.nodes.any_dirty() || !self.removed.is_empty() || self.set_aside;
         let mark = if others || !self.books.nodes.is_empty() {
             let mark = self.context.ids.next(self.now);
             log::set_fleet(self.tx, mark)?;

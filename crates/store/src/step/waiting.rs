@@ -40,7 +40,6 @@ pub(crate) fn place_waiting(work: &mut Work<'_>) -> Result<Swept> {
     let ids: Vec<TaskId> = rows.iter().map(|row| row.task.id).collect();
     work.adopt(rows)?;
     work.candidates()?;
-    work.fleet_changed = true;
     keep_only_for(work, &ids);
     let machines: Vec<Waiting> = ids.into_iter().filter_map(|id| place::machine_of(work, id)).collect();
     let mut groups = Groups::read(work.tx, machines.iter().map(|(_, vm)| (vm.tenant, &vm.spec.placement)))?;
@@ -48,7 +47,9 @@ pub(crate) fn place_waiting(work: &mut Work<'_>) -> Result<Swept> {
     let keep = keep_for(work, &groups, left)?;
     let nodes = kept.keys().chain(keep.keys()).copied().collect::<BTreeSet<_>>();
     let changes = nodes.into_iter().map(|node| (node, keep.get(&node).copied()));
-    node::keep(work.tx, &changes.filter(|(node, task)| kept.get(node) != task.as_ref()).collect())?;
+    let changes: BTreeMap<_, _> = changes.filter(|(node, task)| kept.get(node) != task.as_ref()).collect();
+    node::keep(work.tx, &changes)?;
+    work.set_aside = !changes.is_empty();
     Ok(Swept { changed, more: changed == PIECE })
 }
 

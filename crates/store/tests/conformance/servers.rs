@@ -9,11 +9,12 @@ use hostler_model::{
     Clock, Code, Ids,
     event::Actor,
     node::NodeEvent,
-    placement::Policy,
+    placement::{PATIENCE, Policy},
     task::TaskState,
     tenant::{Limits, UNLIMITED},
 };
 use hostler_store::{Config, EditTenant, Idempotency, LogFilter, Now, Store, Submission, Timing};
+use serde_json::json;
 
 use crate::{
     placement,
@@ -68,6 +69,29 @@ async fn what_one_changes_of_nodes_and_their_books_is_seen_by_the_others_next_pl
     for world in [&other, &one] {
         world.refused(world.create("ninth"), Code::NoCapacity).await;
     }
+    one.end().await;
+}
+
+#[tokio::test]
+async fn a_node_that_one_keeps_is_kept_by_the_others() {
+    let (one, other) = worlds();
+    let agent = one.node("a").await;
+    one.ok(one.create("there")).await;
+    other.ok(other.create("too")).await;
+    let mut large = one.create("large");
+    let machine = large.vm.as_mut().unwrap();
+    (machine.spec.vcpus, machine.wait_for_capacity) = (8, true);
+    let large = one.ok(large).await;
+    one.advance(PATIENCE.as_secs());
+    one.beat(agent, Vec::new()).await;
+    assert_eq!(one.store.place_waiting().await.unwrap().changed, 0);
+    for world in [&other, &one] {
+        let refusal = world.refused(world.create("small"), Code::NoCapacity).await;
+        assert_eq!(refusal.facts["nodes"][0]["reasons"], json!(["set_aside"]));
+    }
+    other.cancel(large.id).await.unwrap();
+    other.store.place_waiting().await.unwrap();
+    one.ok(one.create("small")).await;
     one.end().await;
 }
 
