@@ -15,6 +15,7 @@ pub mod letter;
 pub mod master;
 pub mod node;
 pub mod quota;
+mod refused_join;
 pub mod room;
 pub mod seal;
 pub mod secret;
@@ -72,6 +73,8 @@ pub struct App {
     pub(crate) revoked: watch::Sender<BTreeSet<NodeId>>,
     /// What known callers were refused.
     pub(crate) denials: denied::Denials,
+    /// Joins that were refused though their tokens are known.
+    pub(crate) refused_joins: refused_join::RefusedJoins,
     /// Issues access tokens, and knows its own again.
     pub access: AccessIssuer,
     /// An identity provider whose tokens are believed.

@@ -158,6 +158,7 @@ impl Server {
             node_validity: config.node_validity,
             revoked: watch::Sender::default(),
             denials: Default::default(),
+            refused_joins: Default::default(),
             access: config.access,
             oidc: config.oidc,
             issuer: config.issuer,

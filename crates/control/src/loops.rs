@@ -180,7 +180,7 @@ async fn sign_chain(app: Arc<App>, every: Duration, closing: CancellationToken) 
     }
 }
 
-/// Keeps up with the keys that sign tasks and with the nodes that were revoked, whichever server changes them; and writes down
+/// Keeps up with the keys that sign tasks and with the nodes that were revoked or removed, whichever server changes them; and writes down
 /// who was refused here.
 async fn refresh_trust(app: Arc<App>, every: Duration, closing: CancellationToken) {
     let (mut wakes, mut failing) = (app.store.wakes(), false);
@@ -192,7 +192,7 @@ async fn refresh_trust(app: Arc<App>, every: Duration, closing: CancellationToke
             () = changed(&mut wakes) => {}
         }
         let (read, told) = (app.refresh_trust().await, app.tell_denied().await);
-        let done = read.and(told);
+        let done = read.and(told).and(app.tell_refused_joins().await);
         if let Err(error) = &done
             && !failing
         {

@@ -9,7 +9,7 @@ use hostler_model::{
     Code, Fence, ImageDigest, NodeId, PrincipalId, SnapshotId, TaskId, TenantId, Timestamp, TokenId, VmId,
     amounts::Amounts,
     caller::Caller,
-    event::{Actor, Class},
+    event::{Actor, Class, RequestOrigin},
     id::{EnrolmentId, ImportId, SecretId},
     image::Image,
     import::{Import, ImportPhase, ImportProgress, ImportState},
@@ -263,6 +263,8 @@ pub struct Cancel {
 pub struct JoinNode {
     /// sha256 of the token, in hex.
     pub token_hash: String,
+    /// sha256 of the public key that is to be certified, in hex.
+    pub key: String,
     /// The node's id, if it is new.
     pub node: NodeId,
     /// Its name: a node of this name that joins again keeps its id and gets a new enrolment.
@@ -271,6 +273,23 @@ pub struct JoinNode {
     pub enrolment: EnrolmentId,
     /// What it says of its host.
     pub facts: NodeFacts,
+    /// In which request.
+    pub origin: RequestOrigin,
+}
+
+/// Joins with a token that is known and not good, so many times.
+#[derive(Clone, Debug)]
+pub struct RefusedJoin {
+    /// Which token.
+    pub token: TokenId,
+    /// The name under which a host was to join, the last time.
+    pub name: Name,
+    /// Why not, in words, the last time.
+    pub why: String,
+    /// How often.
+    pub count: u64,
+    /// In which request, the last time.
+    pub origin: RequestOrigin,
 }
 
 /// Whether a node's queue moves.
@@ -294,12 +313,14 @@ pub enum Force {
 /// A token by which a node may join, once.
 #[derive(Clone, Debug)]
 pub struct NewJoinToken {
+    /// Its id.
+    pub id: TokenId,
     /// sha256 of the token, in hex.
     pub token_hash: String,
-    /// The only node name it is good for; `None` for any.
+    /// The only node name it is good for; `None` for any that no node has.
     pub node_name: Option<Name>,
-    /// Until when.
-    pub expires_at: Timestamp,
+    /// How long from now.
+    pub validity: Duration,
     /// Whether the node is approved at once.
     pub approve: bool,
     /// Who made it.

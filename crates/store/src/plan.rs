@@ -24,6 +24,7 @@ const MEANT: &[&str] = &[
     "INDEX nodes_draining",
     "INDEX nodes_offered",
     "INDEX nodes_revoked",
+    "SCAN removed_nodes",
 ];
 
 fn scans(plan: &[String]) -> Vec<&String> {

@@ -20,8 +20,10 @@ use hostler_db::{Db, Migrations, Mode, Tx};
 use hostler_model::{
     Clock, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     api::Diagnosis,
-    event::{Actor, Entry},
+    event::{Actor, Entry, RequestOrigin},
+    id::EnrolmentId,
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
+    join_token::KnownJoinToken,
     name::Name,
     node::{Node, NodeEvent, NodePatch, Removal},
     placement::Policy,
@@ -38,8 +40,8 @@ use uuid::Uuid;
 
 use crate::{
     Accepted, Answer, Beat, Cancel, Claim, Denied, Edited, Force, Forgotten, Gauges, JoinNode, Leased, LogFilter,
-    NewJoinToken, Old, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission,
-    Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
+    NewJoinToken, Old, Progressed, Queue, RefusedJoin, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter,
+    Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
     log, node,
     relay::Relay,
@@ -343,12 +345,21 @@ impl Store {
         .await
     }
 
-    /// Writes a join token down.
-    pub async fn create_join_token(&self, token: NewJoinToken) -> Result<()> {
+    /// Writes a join token down, and says until when it is good.
+    pub async fn create_join_token(&self, token: NewJoinToken) -> Result<Timestamp> {
         self.step("store.token", move |work| {
-            token::insert_join(work.tx, &token, work.now)?;
-            let data = json!({"node_name": token.node_name, "expires_at": token.expires_at, "approve": token.approve});
-            work.audit(&token.actor, None, "join_token", "join_token.create", Uuid::nil(), data);
+            let expires_at = token::insert_join(work.tx, &token, work.now)?;
+            let data = json!({"node_name": token.node_name, "expires_at": expires_at, "approve": token.approve});
+            work.audit(&token.actor, None, "join_token", "join_token.create", token.id.0, data);
+            Ok(expires_at)
+        })
+        .await
+    }
+
+    /// Joins that were refused though their tokens are known are in the audit.
+    pub async fn refused_joins(&self, refused: Vec<RefusedJoin>) -> Result<()> {
+        self.step("store.denied", move |work| {
+            refused.iter().for_each(|refused| work.refuse_join(refused));
             Ok(())
         })
         .await
@@ -357,6 +368,17 @@ impl Store {
     /// Lets a node in, or in again.
     pub async fn join(&self, node: JoinNode) -> Result<Answer<Node>> {
         self.step("store.join", move |work| join::join(work, &node)).await
+    }
+
+    /// Notes that a node asks for its next certificate; `late`: the one that it has is over.
+    pub async fn renew_node(
+        &self,
+        node: NodeId,
+        enrolment: EnrolmentId,
+        late: bool,
+        origin: RequestOrigin,
+    ) -> Result<Answer<()>> {
+        self.step("store.join", move |work| join::renew(work, node, enrolment, late, origin)).await
     }
 
     /// What an operator does to a node.
@@ -468,7 +490,12 @@ impl Store {
         self.read(move |tx| Ok(node::by_name(tx, &name, &usual)?.map(|row| row.node))).await
     }
 
-    /// The nodes whose certificates are good for nothing.
+    /// The join token whose sha256, in hex, this is.
+    pub async fn join_token(&self, hash: String) -> Result<Option<KnownJoinToken>> {
+        self.read(move |tx| token::join(tx, &hash)).await
+    }
+
+    /// The nodes whose certificates are good for nothing: those that were revoked, or removed.
     pub async fn revoked_nodes(&self) -> Result<Vec<NodeId>> {
         self.read(node::revoked).await
     }

@@ -35,7 +35,7 @@ pub use access_token::{AccessIssuer, AccessRefusal};
 pub use api_token::ApiToken;
 pub use ca::Authority;
 pub use checkpoint::CheckpointVerifier;
-pub use csr::CsrError;
+pub use csr::{CsrError, requested_key};
 pub use fingerprint::Fingerprint;
 pub use identity::{Credentials, NodeIdentity, NodeKey, PeerCertificate};
 pub use join_token::JoinToken;

@@ -8,13 +8,15 @@ use std::collections::BTreeSet;
 use hostler_model::{
     Code, Fence, NodeId, Refusal, TaskId,
     broker::{NewPlainNode, Transport},
+    event::RequestOrigin,
     id::EnrolmentId,
     internal::{Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Report},
+    join_token,
     name::Name,
     node::{Drain, Node, NodeEvent, NodeFacts, NodePatch, NodeState, Removal},
 };
 use hostler_store::{Answer, Beat, Force, JoinNode, Leased, Progressed, Queue, Settle, Started};
-use hostler_trust::{CsrError, JoinToken, NodeIdentity};
+use hostler_trust::{CsrError, JoinToken, NodeIdentity, requested_key};
 
 use super::{App, Error, Result, caller::Call, not_found, only};
 
@@ -44,10 +46,14 @@ impl App {
         Ok(node)
     }
 
-    /// Removes a node, or says what keeps it.
+    /// Removes a node and cuts its connections, or says what keeps it.
     pub async fn remove_node(&self, call: &Call, text: &str, force: Force, dry_run: bool) -> Result<Removal> {
         let node = self.node(text).await?.id;
-        Ok(self.store.remove_node(node, force, dry_run, call.actor()).await??)
+        let removal = self.store.remove_node(node, force, dry_run, call.actor()).await??;
+        if !dry_run {
+            self.refresh_trust().await?;
+        }
+        Ok(removal)
     }
 
     /// Every node.
@@ -81,7 +87,7 @@ impl App {
         Ok(revoked)
     }
 
-    /// Looks at the keys that sign tasks, and at the nodes that were revoked. Connections of those end.
+    /// Looks at the keys that sign tasks, and at the nodes that were revoked or removed. Connections of those end.
     pub async fn refresh_trust(&self) -> Result<()> {
         self.keys.refresh().await?;
         let revoked: BTreeSet<NodeId> = self.store.revoked_nodes().await?.into_iter().collect();
@@ -115,29 +121,49 @@ impl App {
             broker_user: user,
             ..NodeFacts::default()
         };
-        // Nobody joins with it, so no token is spent.
-        let (node, enrolment, token_hash) = (self.ids.next(now), self.ids.next(now), String::new());
-        let adding = JoinNode { token_hash, node, name, enrolment, facts };
+        // Nobody joins with it, so no token is spent and no key certified.
+        let (node, enrolment, none) = (self.ids.next(now), self.ids.next(now), String::new());
+        let origin = RequestOrigin::default();
+        let adding = JoinNode { token_hash: none.clone(), key: none, node, name, enrolment, facts, origin };
         Ok(self.store.add_plain_node(adding, call.actor()).await??)
     }
 
-    /// Takes a node in: its token is spent, its certificate signed.
-    pub async fn join(&self, join: Join) -> Result<Joined> {
+    /// Takes a node in: its token is spent, its certificate signed. A host that asks once more with the token that it spent
+    /// and the same key gets the same answer. Anybody may ask: a token that nobody made costs a look, and neither a
+    /// signature nor a step.
+    pub async fn join(&self, join: Join, origin: RequestOrigin) -> Result<Joined> {
         let token: JoinToken = join.token.parse().map_err(|_| token_invalid())?;
         let name: Name = join.name.parse()?;
-        let now = self.clock.now();
-        let (node, enrolment) = (self.ids.next(now), self.ids.next(now));
-        // A request that cannot be signed must not spend the token, so one is signed before the node's id is known.
-        self.certificate(&join.csr_pem, NodeIdentity { node, enrolment })?;
-        let joining = JoinNode { token_hash: token.hash().to_string(), node, name, enrolment, facts: join.facts };
-        let node = self.store.join(joining).await??;
+        let token_hash = token.hash().to_string();
+        let known = self.store.join_token(token_hash.clone()).await?;
+        let known = known.ok_or_else(|| join_token::unknown(&name))?;
+        // A request that cannot be signed must not spend the token.
+        let key = requested_key(&join.csr_pem).map_err(csr_refused)?;
+        let answer = match known.judge(&name, &key, self.store.now()) {
+            Ok(_) => {
+                let now = self.clock.now();
+                let (node, enrolment, name) = (self.ids.next(now), self.ids.next(now), name.clone());
+                self.store.join(JoinNode { token_hash, key, node, name, enrolment, facts: join.facts, origin }).await?
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let node = answer.inspect_err(|refusal| self.refused_joins.add(known.id, &name, refusal, origin))?;
+        let enrolment = node.enrolment.ok_or(Error::Fault("a node that joined has no enrolment"))?;
         self.joined(&join.csr_pem, NodeIdentity { node: node.id, enrolment })
     }
 
-    /// A new certificate for a node that has one.
-    pub async fn renew(&self, identity: NodeIdentity, csr_pem: &str) -> Result<Joined> {
+    /// A new certificate for a node that has one; `late`: that one is over.
+    pub async fn renew(
+        &self,
+        identity: NodeIdentity,
+        csr_pem: &str,
+        late: bool,
+        origin: RequestOrigin,
+    ) -> Result<Joined> {
         self.current(identity).await?;
-        self.joined(csr_pem, identity)
+        let joined = self.joined(csr_pem, identity)?;
+        self.store.renew_node(identity.node, identity.enrolment, late, origin).await??;
+        Ok(joined)
     }
 
     /// Refuses an enrolment that is not the node's current one.
@@ -145,6 +171,19 @@ impl App {
         let node = self.store.node(identity.node).await?;
         let is_current = |node: &Node| node.enrolment == Some(identity.enrolment);
         node.filter(is_current).ok_or_else(|| enrolment_over(identity.enrolment).into())
+    }
+
+    /// Refuses an enrolment that is not the node's current one, and a node that nobody has approved: it gets nothing that
+    /// only tasks need.
+    pub async fn working(&self, identity: NodeIdentity) -> Result<Node> {
+        let node = self.current(identity).await?;
+        if node.state.takes_tasks() {
+            return Ok(node);
+        }
+        let Node { name, state, .. } = &node;
+        let detail =
+            format!("the node {name} is {state}; it gets images once an operator runs `hostler node approve {name}`");
+        Err(Refusal::new(Code::NodeStateConflict, detail).with("state", state.as_str()).into())
     }
 
     fn joined(&self, csr_pem: &str, identity: NodeIdentity) -> Result<Joined> {
@@ -161,12 +200,7 @@ impl App {
     fn certificate(&self, csr_pem: &str, identity: NodeIdentity) -> Result<String> {
         let NodeIdentity { node, enrolment } = identity;
         let signed = self.authority.sign_node(csr_pem, node, enrolment, self.clock.now(), self.node_validity);
-        signed.map_err(|error| match error {
-            CsrError::NotMade(cause) => Error::Trust { doing: "sign a certificate", cause },
-            CsrError::Malformed | CsrError::BadSignature | CsrError::UnsupportedKey => {
-                Refusal::new(Code::CsrInvalid, error.to_string()).into()
-            }
-        })
+        signed.map_err(csr_refused)
     }
 
     /// Facts, leases and inventory of a node.
@@ -208,6 +242,15 @@ fn receipt(answer: Answer<Receipt>) -> Result<Receipt> {
         Err(refusal) if refusal.code == Code::StaleFence => Ok(Receipt::Stale),
         Err(refusal) if refusal.code == Code::TaskNotFound => Ok(Receipt::Unknown),
         Err(refusal) => Err(refusal.into()),
+    }
+}
+
+fn csr_refused(error: CsrError) -> Error {
+    match error {
+        CsrError::NotMade(cause) => Error::Trust { doing: "sign a certificate", cause },
+        CsrError::Malformed | CsrError::BadSignature | CsrError::UnsupportedKey => {
+            Refusal::new(Code::CsrInvalid, error.to_string()).into()
+        }
     }
 }
 

@@ -369,12 +369,14 @@ impl Agent {
         }
     }
 
-    pub async fn join_token(world: &World) -> JoinToken {
+    /// A token for a node of this name, new or known.
+    pub async fn join_token(world: &World, node: &str) -> JoinToken {
         let token = JoinToken::generate(&world.ids, world.server.app().authority.fingerprint());
         let new = NewJoinToken {
+            id: world.ids.next(world.clock.now()),
             token_hash: token.hash().to_string(),
-            node_name: None,
-            expires_at: world.clock.now().plus(Duration::from_secs(600)),
+            node_name: Some(node.parse().unwrap()),
+            validity: Duration::from_secs(600),
             approve: true,
             actor: Actor::system(),
         };
@@ -383,10 +385,14 @@ impl Agent {
     }
 
     pub async fn join(world: &World, name: &str) -> Agent {
-        let token = Agent::join_token(world).await;
+        let token = Agent::join_token(world, name).await;
+        Agent::join_with(world, name, &token.reveal()).await
+    }
+
+    pub async fn join_with(world: &World, name: &str, token: &str) -> Agent {
         let key = NodeKey::generate().unwrap();
         let join =
-            Join { token: token.reveal(), name: name.into(), csr_pem: key.csr(name).unwrap(), facts: Agent::facts() };
+            Join { token: token.into(), name: name.into(), csr_pem: key.csr(name).unwrap(), facts: Agent::facts() };
         let answer =
             Call::new(world.server.internal(), Method::POST, "/internal/v1/nodes/join").json(&join).send().await;
         let joined: Joined = answer.of();

@@ -30,6 +30,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("key.rs", "ALL", "as many as were ever made: one in months"),
     ("node.rs", "ALL", "placement looks at every host"),
     ("node.rs", "BOOKS", "the doctor compares every host's"),
+    ("node.rs", "FORGET_REMOVED", "once for a node that is removed, among those that were"),
     ("tenant.rs", "BOOKS", "the doctor compares every tenant's"),
     ("tenant.rs", "REMAINS", "when somebody deletes a tenant"),
     ("task.rs", "BEGIN_AGAIN", "once after a restore"),
@@ -39,7 +40,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("task/outbox.rs", "LENGTH", "offers that nobody has begun are counted for /metrics"),
     ("task/stats.rs", "TOTALS", "counters: an hour's and no more"),
     ("token.rs", "USE_UP_JOINS", "once after a restore"),
-    ("token.rs", "USE_UP_OF", "when an operator revokes a node"),
+    ("token.rs", "USE_UP_OF", "when an operator revokes or removes a node"),
 ];
 
 /// Those that run all the time: none may read a whole table.
