@@ -38,7 +38,7 @@ use std::{
 use hostler_broker::Broker;
 use hostler_model::{Clock, Code, Ids, NodeId, Refusal, defaults::Defaults};
 use hostler_store::{Answer, Store};
-use hostler_trust::{AccessIssuer, Authority};
+use hostler_trust::{AccessIssuer, Authority, ResultVerifier};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -100,6 +100,8 @@ pub struct App {
     pub(crate) importing: Imports,
     pub(crate) known: Arc<Known>,
     pub(crate) rates: Rates,
+    /// Knows nodes by what they sign.
+    pub(crate) results: ResultVerifier,
 }
 
 impl App {

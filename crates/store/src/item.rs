@@ -3,7 +3,7 @@
 mod offer;
 mod tenant;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hostler_model::{
     Code, Fence, ImageDigest, NodeId, PrincipalId, SnapshotId, TaskId, TenantId, Timestamp, TokenId, VmId,
@@ -245,6 +245,28 @@ pub struct Settle {
     pub enrolment: EnrolmentId,
     /// What.
     pub report: Report,
+    /// What proves that.
+    pub proof: Proof,
+}
+
+/// What proves that a result is its node's.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// The signature, a compact JWS.
+    pub signed: Arc<str>,
+    /// The thumbprint of the certificate with whose key it was made.
+    pub certificate: String,
+}
+
+/// A certificate that was made for a node.
+#[derive(Clone, Debug)]
+pub struct NodeCertificate {
+    /// By which signatures name it.
+    pub thumbprint: String,
+    /// The certificate.
+    pub pem: String,
+    /// When it ends.
+    pub ends_at: Timestamp,
 }
 
 /// A wish that a task be stopped.

@@ -27,6 +27,7 @@ use hostler_model::{
     name::Name,
     node::{Node, NodeEvent, NodePatch, Removal},
     placement::Policy,
+    proof::TaskProof,
     secret::Secret,
     snapshot::Snapshot,
     stats::TaskStats,
@@ -40,10 +41,10 @@ use uuid::Uuid;
 
 use crate::{
     Accepted, Answer, Beat, Cancel, Claim, Denied, Edited, Force, Forgotten, Gauges, JoinNode, Leased, LogFilter,
-    NewJoinToken, Old, Progressed, Queue, RefusedJoin, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter,
-    Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
+    NewJoinToken, NodeCertificate, Old, Progressed, Queue, RefusedJoin, Result, Reveal, Settle, SnapshotFilter,
+    Started, StatsFilter, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
     group::Committer,
-    log, node,
+    log, node, proof,
     relay::Relay,
     secret,
     service::Service,
@@ -370,6 +371,12 @@ impl Store {
         self.step("store.join", move |work| join::join(work, &node)).await
     }
 
+    /// Keeps a certificate that was made for a node: results are verified by it.
+    pub async fn keep_certificate(&self, certificate: NodeCertificate) -> Result<()> {
+        self.step("store.join", move |work| proof::keep(work.tx, &certificate, work.now, work.context.timing.history))
+            .await
+    }
+
     /// Notes that a node asks for its next certificate; `late`: the one that it has is over.
     pub async fn renew_node(
         &self,
@@ -377,8 +384,9 @@ impl Store {
         enrolment: EnrolmentId,
         late: bool,
         origin: RequestOrigin,
+        certificate: NodeCertificate,
     ) -> Result<Answer<()>> {
-        self.step("store.join", move |work| join::renew(work, node, enrolment, late, origin)).await
+        self.step("store.join", move |work| join::renew(work, node, enrolment, late, origin, &certificate)).await
     }
 
     /// What an operator does to a node.
@@ -430,6 +438,11 @@ impl Store {
     pub async fn task(&self, id: TaskId) -> Result<Option<Task>> {
         let now = self.now();
         self.read(move |tx| task::one(tx, id, now)).await
+    }
+
+    /// What proves the end of a task's last attempt that was reported.
+    pub async fn task_proof(&self, id: TaskId) -> Result<Option<TaskProof>> {
+        self.read(move |tx| proof::of_task(tx, id)).await
     }
 
     /// Lines of a task's log with a number above `after`, oldest first.

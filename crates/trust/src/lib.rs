@@ -41,7 +41,7 @@ pub use identity::{Credentials, NodeIdentity, NodeKey, PeerCertificate};
 pub use join_token::JoinToken;
 pub use master::MasterKeys;
 pub use provider::{ProviderKeys, ProviderRefusal};
-pub use result::{NodeSigner, ResultRefusal};
+pub use result::{NodeSigner, ResultRefusal, ResultVerifier};
 pub use seal::DataKey;
 pub use secret::SecretHash;
 pub use task::{Expected, TaskKey, TaskRefusal, TaskSigner, TaskVerifier};

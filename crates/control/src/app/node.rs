@@ -3,20 +3,22 @@
 //! Whatever an agent says goes to the store with its certificate's identity; the store refuses an enrolment that is
 //! not the node's current one. Never here: which tasks a node gets (`dispatch.rs`).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use hostler_model::{
     Code, Fence, NodeId, Refusal, TaskId,
     broker::{NewPlainNode, Transport},
     event::RequestOrigin,
     id::EnrolmentId,
-    internal::{Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Report},
+    internal::{Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Reports},
     join_token,
     name::Name,
     node::{Drain, Node, NodeEvent, NodeFacts, NodePatch, NodeState, Removal},
 };
-use hostler_store::{Answer, Beat, Force, JoinNode, Leased, Progressed, Queue, Settle, Started};
-use hostler_trust::{CsrError, JoinToken, NodeIdentity, requested_key};
+use hostler_store::{
+    Answer, Beat, Force, JoinNode, Leased, NodeCertificate, Progressed, Proof, Queue, Settle, Started,
+};
+use hostler_trust::{CsrError, JoinToken, NodeIdentity, ResultRefusal, requested_key, result::thumbprint_of_pem};
 
 use super::{App, Error, Result, caller::Call, not_found, only};
 
@@ -149,7 +151,9 @@ impl App {
         };
         let node = answer.inspect_err(|refusal| self.refused_joins.add(known.id, &name, refusal, origin))?;
         let enrolment = node.enrolment.ok_or(Error::Fault("a node that joined has no enrolment"))?;
-        self.joined(&join.csr_pem, NodeIdentity { node: node.id, enrolment })
+        let (joined, certificate) = self.joined(&join.csr_pem, NodeIdentity { node: node.id, enrolment })?;
+        self.store.keep_certificate(certificate).await?;
+        Ok(joined)
     }
 
     /// A new certificate for a node that has one; `late`: that one is over.
@@ -161,8 +165,8 @@ impl App {
         origin: RequestOrigin,
     ) -> Result<Joined> {
         self.current(identity).await?;
-        let joined = self.joined(csr_pem, identity)?;
-        self.store.renew_node(identity.node, identity.enrolment, late, origin).await??;
+        let (joined, certificate) = self.joined(csr_pem, identity)?;
+        self.store.renew_node(identity.node, identity.enrolment, late, origin, certificate).await??;
         Ok(joined)
     }
 
@@ -186,21 +190,22 @@ impl App {
         Err(Refusal::new(Code::NodeStateConflict, detail).with("state", state.as_str()).into())
     }
 
-    fn joined(&self, csr_pem: &str, identity: NodeIdentity) -> Result<Joined> {
-        Ok(Joined {
-            node: identity.node,
-            enrolment: identity.enrolment,
-            certificate_pem: self.certificate(csr_pem, identity)?,
+    /// What a node gets, and its certificate as it is to be kept.
+    fn joined(&self, csr_pem: &str, identity: NodeIdentity) -> Result<(Joined, NodeCertificate)> {
+        let NodeIdentity { node, enrolment } = identity;
+        let now = self.clock.now();
+        let signed = self.authority.sign_node(csr_pem, node, enrolment, now, self.node_validity);
+        let pem = signed.map_err(csr_refused)?;
+        let thumbprint = thumbprint_of_pem(&pem).ok_or(Error::Fault("a certificate that was signed is none"))?;
+        let joined = Joined {
+            node,
+            enrolment,
+            certificate_pem: pem.clone(),
             ca_pem: self.authority.ca_pem().to_owned(),
             task_keys: self.keys.now().set.clone(),
             issuer: self.issuer.clone(),
-        })
-    }
-
-    fn certificate(&self, csr_pem: &str, identity: NodeIdentity) -> Result<String> {
-        let NodeIdentity { node, enrolment } = identity;
-        let signed = self.authority.sign_node(csr_pem, node, enrolment, self.clock.now(), self.node_validity);
-        signed.map_err(csr_refused)
+        };
+        Ok((joined, NodeCertificate { thumbprint, pem, ends_at: now.plus(self.node_validity) }))
     }
 
     /// Facts, leases and inventory of a node.
@@ -228,11 +233,26 @@ impl App {
 
     /// How attempts ended, each answered by itself. What is refused for another reason than being over refuses all:
     /// the agent sends them again, and what was settled stays settled.
-    pub async fn settle(&self, from: NodeIdentity, reports: Vec<Report>) -> Result<Vec<Receipt>> {
-        let NodeIdentity { node, enrolment } = from;
-        let batch = reports.into_iter().map(|report| Settle { node, enrolment, report }).collect();
+    pub async fn settle(&self, from: NodeIdentity, reports: Reports) -> Result<Vec<Receipt>> {
+        let (who, batch) = self.believe(reports).map_err(not_believed)?;
+        if who != from {
+            return Err(not_its_own().into());
+        }
         let answers = self.store.settle(batch).await?;
         answers.into_iter().map(receipt).collect()
+    }
+
+    /// Whose results these are, and each with what proves it, if all of them are to be believed.
+    pub(crate) fn believe(&self, reports: Reports) -> Result<(NodeIdentity, Vec<Settle>), ResultRefusal> {
+        let by = self.results.believe(&reports, &self.issuer, self.clock.now())?;
+        let NodeIdentity { node, enrolment } = by.identity;
+        let Reports { results, together, signed, certificate: _ } = reports;
+        let signatures = signed.into_iter().flat_map(|signed| std::iter::repeat_n(Arc::<str>::from(signed), together));
+        let settle = |(report, signed)| {
+            let proof = Proof { signed, certificate: by.thumbprint.clone() };
+            Settle { node, enrolment, report, proof }
+        };
+        Ok((by.identity, results.into_iter().zip(signatures).map(settle).collect()))
     }
 }
 
@@ -252,6 +272,24 @@ fn csr_refused(error: CsrError) -> Error {
             Refusal::new(Code::CsrInvalid, error.to_string()).into()
         }
     }
+}
+
+fn not_believed(refusal: ResultRefusal) -> Refusal {
+    match refusal {
+        // Its agent renews it, and signs anew.
+        ResultRefusal::BadCertificate => Refusal::new(Code::Unauthenticated, refusal.to_string()),
+        ResultRefusal::Malformed
+        | ResultRefusal::BadSignature
+        | ResultRefusal::WrongAudience
+        | ResultRefusal::NotSigned => Refusal::field("signed", refusal.to_string()),
+    }
+}
+
+fn not_its_own() -> Refusal {
+    Refusal::new(
+        Code::IdentityMismatch,
+        "the results are signed by another node, or another enrolment, than the caller is",
+    )
 }
 
 fn token_invalid() -> Refusal {

@@ -164,13 +164,16 @@ pub(super) async fn result(
     State(app): State<Arc<App>>,
     PeerIdentity(identity): PeerIdentity,
     path: InPath,
-    Lenient(report): Lenient<Report, RESULT>,
+    Lenient(reports): Lenient<Reports, RESULT>,
 ) -> Result<Json<Receipt>> {
-    let (task, fence) = (path.task()?, report.fence);
-    if report.task != task {
+    let task = path.task()?;
+    let [Report { fence, .. }] = reports.results[..] else {
+        return Err(Refusal::field("results", "exactly one belongs here; many go to `results`").into());
+    };
+    if reports.results.iter().any(|report| report.task != task) {
         return Err(Refusal::field("task", "the path names another task than the result does").into());
     }
-    let mut receipts = app.settle(identity, vec![report]).await?;
+    let mut receipts = app.settle(identity, reports).await?;
     match receipts.pop().ok_or(Error::Fault("the store answered fewer items than it was asked"))? {
         Receipt::Settled => Ok(Json(Receipt::Settled)),
         Receipt::Stale => {
@@ -189,7 +192,7 @@ pub(super) async fn results(
     if reports.results.len() > BATCH {
         return Err(Refusal::field("results", format!("a batch has at most {BATCH}")).into());
     }
-    Ok(Json(Receipts { receipts: app.settle(identity, reports.results).await? }))
+    Ok(Json(Receipts { receipts: app.settle(identity, reports).await? }))
 }
 
 pub(super) async fn manifest(

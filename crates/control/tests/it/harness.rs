@@ -21,7 +21,7 @@ use hostler_model::{
     defaults::Defaults,
     event::Actor,
     image::{Image, Sha256Hex},
-    internal::{Assignment, Assignments, Join, Joined},
+    internal::{Assignment, Assignments, Join, Joined, Reports},
     node::NodeFacts,
     placement::Policy,
     role::Role,
@@ -29,7 +29,10 @@ use hostler_model::{
     tenant::UNLIMITED,
 };
 use hostler_store::{Config, LogFilter, NewApiToken, NewJoinToken, NewTenantRow, Store, TaskFilter, Timing, VmFilter};
-use hostler_trust::{AccessIssuer, ApiToken, Authority, Expected, JoinToken, NodeIdentity, NodeKey, TaskVerifier};
+use hostler_trust::{
+    AccessIssuer, ApiToken, Authority, Credentials, Expected, JoinToken, NodeIdentity, NodeKey, NodeSigner,
+    TaskVerifier,
+};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use serde::{Serialize, de::DeserializeOwned};
@@ -356,6 +359,7 @@ pub struct Agent {
     pub joined: Joined,
     pub key: NodeKey,
     verifier: TaskVerifier,
+    signer: NodeSigner,
 }
 
 impl Agent {
@@ -398,7 +402,8 @@ impl Agent {
         let joined: Joined = answer.of();
         let identity = NodeIdentity { node: joined.node, enrolment: joined.enrolment };
         let verifier = TaskVerifier::from_jwks(&joined.task_keys).unwrap();
-        Agent { identity, joined, key, verifier }
+        let credentials = Credentials::new(&key, &joined.certificate_pem, &joined.ca_pem).unwrap();
+        Agent { identity, joined, key, verifier, signer: NodeSigner::new(&credentials) }
     }
 
     /// A call of this agent, below its own path.
@@ -418,12 +423,23 @@ impl Agent {
 
     /// Ends an assignment with this output.
     pub async fn finish(&self, world: &World, assignment: &Assignment, output: Value) -> Answer {
+        self.report(world, assignment, json!({"result": "succeeded", "output": output})).await
+    }
+
+    /// Ends an assignment so.
+    pub async fn report(&self, world: &World, assignment: &Assignment, end: Value) -> Answer {
         let report = json!({
-            "task": assignment.sub, "fence": assignment.fence,
-            "end": {"result": "succeeded", "output": output},
+            "task": assignment.sub, "fence": assignment.fence, "end": end,
             "phases": [{"phase": "work", "ms": 1.5}],
             "started_at": world.clock.now(), "finished_at": world.clock.now(),
         });
-        self.call(world, Method::POST, &format!("tasks/{}/result", assignment.sub)).json(&report).send().await
+        let signed = self.signed(vec![report]);
+        self.call(world, Method::POST, &format!("tasks/{}/result", assignment.sub)).json(&signed).send().await
+    }
+
+    /// Results as this agent sends them.
+    pub fn signed(&self, reports: Vec<Value>) -> Reports {
+        let reports = reports.into_iter().map(|report| serde_json::from_value(report).unwrap()).collect();
+        self.signer.sign(reports, &self.joined.issuer).unwrap()
     }
 }

@@ -65,4 +65,6 @@ INSERT INTO join_tokens
 SELECT 'hash-' || n, 'token-' || n, NULL, 1, n, 'somebody', n, n, 'key-' || n, 'node-1', 'enrolment-1'
   FROM generate_series(1, 5000) n;
 
+INSERT INTO node_certificates SELECT 'thumbprint-' || n, 'certificate', n FROM generate_series(1, 5000) n;
+
 ANALYZE;

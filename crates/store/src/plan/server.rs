@@ -19,6 +19,7 @@ const SHORT: &[&str] = &[
     "nodes_draining",
     "nodes_offered",
     "nodes_revoked",
+    "removed_nodes_pkey",
     "imports_running",
 ];
 

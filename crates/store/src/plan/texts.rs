@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    allocation, api_token, doctor, history, idempotency, image, import, key, log, node, reservation, secret,
+    allocation, api_token, doctor, history, idempotency, image, import, key, log, node, proof, reservation, secret,
     service_account, snapshot, task, task_log, tenant, timeline, token, vm,
 };
 
@@ -56,6 +56,7 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
         key::HOT,
         log::HOT,
         node::HOT,
+        proof::HOT,
         reservation::HOT,
         secret::HOT,
         service_account::HOT,

@@ -17,9 +17,9 @@ use serde_json::json;
 
 use super::{drain, identify};
 use crate::{
-    Answer, JoinNode, Queue,
+    Answer, JoinNode, NodeCertificate, Queue,
     node::{self, NodeRow},
-    token,
+    proof, token,
     work::Work,
 };
 
@@ -77,11 +77,13 @@ pub(crate) fn renew(
     enrolment: EnrolmentId,
     late: bool,
     origin: RequestOrigin,
+    certificate: &NodeCertificate,
 ) -> Result<Answer<()>> {
     let known = node::identities(work.tx, &[id])?;
     if let Err(refusal) = identify(&known, id, enrolment) {
         return Ok(Err(refusal));
     }
+    proof::keep(work.tx, certificate, work.now, work.context.timing.history)?;
     let actor = Actor::node(id, "certificate").within(origin);
     work.audit(&actor, None, "node", "node.renew", id.0, json!({"enrolment": enrolment, "late": late}));
     Ok(Ok(()))

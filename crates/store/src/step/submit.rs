@@ -291,9 +291,11 @@ impl Batch {
             deadline: None,
             started_at: None,
             finished_at: None,
+            signed: false,
         };
         task.waiting_for = waiting_for(&task, Held { turn: false, paused: work.is_paused(node)? }, now);
-        let mut row = TaskRow { seq: 0, task, left: Left::Nothing, lease: None, later: false, ripe: false };
+        let mut row =
+            TaskRow { seq: 0, task, left: Left::Nothing, lease: None, later: false, ripe: false, proof: None };
         row.set_life(Life::new(self.store_epoch, not_before));
         Ok(row)
     }

@@ -241,6 +241,7 @@ macro_rules! every_claim {
                 times_are_told_as_they_were;
             settle:
                 a_success_is_written_down_with_all_that_follows
+                what_proves_a_result_is_kept_with_its_task_and_its_certificate_beside_it
                 a_repeat_of_a_result_changes_nothing
                 a_repeat_within_one_batch_changes_nothing
                 a_repeat_of_a_failure_that_is_retried_changes_nothing

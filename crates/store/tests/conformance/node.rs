@@ -9,7 +9,7 @@ use hostler_model::{
     vm::VmState,
 };
 
-use hostler_store::{JoinNode, LogFilter};
+use hostler_store::{JoinNode, LogFilter, NodeCertificate};
 
 use crate::world::{Agent, World, seen};
 
@@ -140,14 +140,16 @@ pub async fn a_renewal_is_in_the_audit_and_a_node_that_is_gone_renews_nothing(wo
     let agent = world.node("a").await;
     let head = world.head().await;
     let origin = RequestOrigin { request: Some(world.id()), source: Some("192.0.2.7".parse().unwrap()) };
-    world.store.renew_node(agent.node, agent.enrolment, true, origin).await.unwrap().unwrap();
+    let certificate = || NodeCertificate { thumbprint: "t".into(), pem: "p".into(), ends_at: world.now() };
+    world.store.renew_node(agent.node, agent.enrolment, true, origin, certificate()).await.unwrap().unwrap();
     let entries = world.store.log(LogFilter::default(), head, 9).await.unwrap();
     let [entry] = &entries[..] else { panic!("{entries:?}") };
     assert_eq!((entry.kind.as_str(), entry.subject), ("node.renew", agent.node.0));
     let (actor, what) = (&entry.data["actor"], &entry.data["what"]);
     assert_eq!((&actor["source"], &actor["method"]), (&"192.0.2.7".into(), &"certificate".into()));
     assert_eq!(what["late"], true);
-    let refusal = world.store.renew_node(agent.node, world.id(), false, origin).await.unwrap().unwrap_err();
+    let refused = world.store.renew_node(agent.node, world.id(), false, origin, certificate()).await.unwrap();
+    let refusal = refused.unwrap_err();
     assert_eq!(refusal.code, Code::IdentityMismatch);
 }
 

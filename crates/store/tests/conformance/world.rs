@@ -29,7 +29,7 @@ use hostler_model::{
 };
 use hostler_store::{
     Accepted, Answer, Beat, Cancel, Claim, Config, Idempotency, JoinNode, Leased, LogFilter, NewJoinToken, NewMachine,
-    NewTenantRow, Now, Progressed, Settle, Store, Submission, Timing,
+    NewTenantRow, Now, Progressed, Proof, Settle, Store, Submission, Timing,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -328,7 +328,8 @@ impl World {
             started_at: self.now(),
             finished_at: self.now(),
         };
-        Settle { node: agent.node, enrolment: agent.enrolment, report }
+        let proof = Proof { signed: "a signature".into(), certificate: "a thumbprint".into() };
+        Settle { node: agent.node, enrolment: agent.enrolment, report, proof }
     }
 
     pub async fn settle(&self, settle: Settle) -> Answer<Receipt> {
