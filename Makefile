@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps image image-debian image-disk build release install uninstall deb units demo test lint check unit api bench simulate soak generated clean
+.PHONY: help deps image image-debian image-disk build release install uninstall deb units demo test lint deny check unit api bench simulate soak generated clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,10 @@ test: ## everything that must hold: format, lints, imports, tests with real mach
 lint: ## format and clippy, warnings denied
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets --all-features -- -D warnings
+
+deny: ## licenses, sources and versions of all dependencies: cargo-deny, installed below target/ at first
+	@test -x target/deny/bin/cargo-deny || cargo install cargo-deny --locked --root target/deny
+	target/deny/bin/cargo-deny --all-features check licenses bans sources
 
 check: ## the direction of imports, the documents made from the code
 	cargo xtask check

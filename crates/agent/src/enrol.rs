@@ -34,6 +34,8 @@ use crate::{
 
 /// Beside the credentials: how the server's tasks are known.
 const SERVER_FILE: &str = "server.json";
+/// How many names of revoked keys are kept: of a server that revokes one every day, those of most of a year.
+const MOST_REVOKED: usize = 256;
 /// How long after a renewal that failed it is tried again: often enough in the third of a day that is left.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
 /// The longest that a timer sleeps before it looks at the clock again: a suspended host's clock jumps.
@@ -46,6 +48,9 @@ pub struct Trust {
     pub verifier: TaskVerifier,
     /// What that set of keys is told from another by.
     pub keys: String,
+    /// The names of keys that were revoked, the oldest first. They stay so, whatever the server says later: its database may
+    /// have gone back in time, or another server may not have heard of it yet.
+    pub revoked: Vec<String>,
     /// What the server calls itself.
     pub issuer: String,
     /// Signs results for where nobody shows a certificate.
@@ -68,6 +73,8 @@ pub type TrustCell = Arc<RwLock<Arc<Trust>>>;
 struct ServerFile {
     issuer: String,
     task_keys: Value,
+    #[serde(default)]
+    revoked: Vec<String>,
 }
 
 /// The folder of the identity.
@@ -101,7 +108,7 @@ pub async fn enrol(config: &AgentConfig, facts: &NodeFacts) -> Result<Identity, 
             Err(error) => outage.pause(&error).await,
         }
     };
-    let identity = keep(&dir, &key, &joined)?;
+    let identity = keep(&dir, &key, &joined, &[])?;
     file::remove(&joining)?;
     tracing::info!(node.id = %joined.node, enrolment = %joined.enrolment, "joined");
     Ok(identity)
@@ -136,36 +143,47 @@ fn load(dir: &Path) -> Result<Option<Identity>, AgentError> {
     let path = dir.join(SERVER_FILE);
     let text = file::read_private(&path)?.ok_or_else(|| AgentError::Damaged { path: path.clone() })?;
     let server: ServerFile = serde_json::from_str(&text).map_err(|_| AgentError::Damaged { path: path.clone() })?;
-    let trust = trust(&server.task_keys, server.issuer, &credentials)?;
+    let trust = trust(&server.task_keys, &server.revoked, server.issuer, &credentials)?;
     Ok(Some(Identity { credentials, trust }))
 }
 
 /// Writes down what the server said: the server's part first, for with the credentials the identity is complete.
-fn keep(dir: &Path, key: &NodeKey, joined: &Joined) -> Result<Identity, AgentError> {
+fn keep(dir: &Path, key: &NodeKey, joined: &Joined, revoked: &[String]) -> Result<Identity, AgentError> {
     let credentials = Credentials::new(key, &joined.certificate_pem, &joined.ca_pem)?;
-    let trust = trust(&joined.task_keys, joined.issuer.clone(), &credentials)?;
-    write_server(dir, &joined.issuer, &joined.task_keys)?;
+    let trust = trust(&joined.task_keys, revoked, joined.issuer.clone(), &credentials)?;
+    write_server(dir, &trust, &joined.task_keys)?;
     credentials.save(dir)?;
     Ok(Identity { credentials, trust })
 }
 
-fn write_server(dir: &Path, issuer: &str, keys: &Value) -> Result<(), AgentError> {
-    let server = ServerFile { issuer: issuer.to_owned(), task_keys: keys.clone() };
+fn write_server(dir: &Path, trust: &Trust, keys: &Value) -> Result<(), AgentError> {
+    let server = ServerFile { issuer: trust.issuer.clone(), task_keys: keys.clone(), revoked: trust.revoked.clone() };
     let text = serde_json::to_vec_pretty(&server).map_err(|_| AgentError::Damaged { path: dir.join(SERVER_FILE) })?;
     Ok(file::write_private(&dir.join(SERVER_FILE), &text)?)
 }
 
-fn trust(keys: &Value, issuer: String, credentials: &Credentials) -> Result<Trust, AgentError> {
-    let verifier = TaskVerifier::from_jwks(keys)?;
-    Ok(Trust { verifier, keys: task::digest(keys), issuer, signer: NodeSigner::new(credentials) })
+fn trust(keys: &Value, revoked: &[String], issuer: String, credentials: &Credentials) -> Result<Trust, AgentError> {
+    let (verifier, revoked) = believing(keys, revoked)?;
+    Ok(Trust { verifier, keys: task::digest(keys), revoked, issuer, signer: NodeSigner::new(credentials) })
 }
 
-/// Knows tasks by these keys from now on, also after the next start: what was revoked stays so.
+/// What believes these keys and none that was ever revoked; and the names of those.
+fn believing(keys: &Value, revoked: &[String]) -> Result<(TaskVerifier, Vec<String>), AgentError> {
+    let verifier = TaskVerifier::from_jwks(keys)?.refusing(revoked.iter().cloned());
+    let mut named: Vec<String> =
+        verifier.revoked().filter(|kid| !revoked.iter().any(|old| old == kid)).map(str::to_owned).collect();
+    named.sort_unstable();
+    let mut all = [revoked, &named].concat();
+    all.drain(..all.len().saturating_sub(MOST_REVOKED));
+    Ok((verifier, all))
+}
+
+/// Knows tasks by these keys from now on, also after the next start; what was revoked stays so.
 pub fn adopt_keys(node: &Node, keys: &Value) -> Result<(), AgentError> {
     let before = node.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let verifier = TaskVerifier::from_jwks(keys)?;
-    write_server(&folder(&node.tools.data), &before.issuer, keys)?;
-    let after = Trust { verifier, keys: task::digest(keys), ..Trust::clone(&before) };
+    let (verifier, revoked) = believing(keys, &before.revoked)?;
+    let after = Trust { verifier, keys: task::digest(keys), revoked, ..Trust::clone(&before) };
+    write_server(&folder(&node.tools.data), &after, keys)?;
     *node.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(after);
     tracing::info!(node.id = %node.server.node(), "the server's tasks are known by other keys from now on");
     Ok(())
@@ -206,7 +224,8 @@ async fn renew_once(node: &Node, config: &AgentConfig, old: &Credentials) -> Res
     let key = old.key()?;
     let renew = Renew { csr_pem: key.csr(&config.name)? };
     let joined = node.server.renew(&renew).await.map_err(AgentError::Renew)?;
-    let identity = keep(&folder(&config.data), &key, &joined)?;
+    let before = node.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let identity = keep(&folder(&config.data), &key, &joined, &before.revoked)?;
     node.server.swap(connect(config, Some(&identity.credentials))?);
     *node.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(identity.trust.clone());
     Ok(identity)
@@ -215,4 +234,40 @@ async fn renew_once(node: &Node, config: &AgentConfig, old: &Credentials) -> Res
 /// The node that these credentials are of.
 pub fn node_of(credentials: &Credentials) -> NodeId {
     credentials.identity().node
+}
+
+#[cfg(test)]
+mod tests {
+    use hostler_model::{
+        Timestamp,
+        key::{KeyState, Kid, SigningKey},
+    };
+
+    use super::*;
+
+    /// A set in which one key signs and these were revoked.
+    fn set(revoked: &[String]) -> Value {
+        let key = |kid: String, state| SigningKey {
+            kid: Kid(kid),
+            state,
+            public: "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo".into(),
+            created_at: Timestamp::from_micros(0),
+            changed_at: Timestamp::from_micros(0),
+        };
+        let signs = key("signs".into(), KeyState::Active);
+        let over = revoked.iter().map(|kid| key(kid.clone(), KeyState::Revoked));
+        task::key_set(&over.chain([signs]).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn what_was_revoked_is_known_for_good_and_the_newest_of_them_at_least() {
+        let (_, first) = believing(&set(&["a".into()]), &[]).unwrap();
+        let (verifier, after) = believing(&set(&["b".into()]), &first).unwrap();
+        assert_eq!(after, ["a", "b"]);
+        assert_eq!(verifier.revoked().count(), 2);
+        assert_eq!(believing(&set(&[]), &after).unwrap().1, after, "a server that forgot it does not change it");
+        let many: Vec<String> = (0..MOST_REVOKED).map(|n| format!("{n:03}")).collect();
+        let (_, bounded) = believing(&set(&many), &after).unwrap();
+        assert_eq!(bounded, many);
+    }
 }

@@ -4,10 +4,14 @@ use futures_util::TryStreamExt;
 use hostler_link::{LinkError, chunks};
 use hostler_model::{api::Page, chain::Line, event::Entry};
 
-use crate::{Client, ClientError, call::Call};
+use crate::{Client, ClientError, EventQuery, call::Call};
 
 /// How many links are asked for at once.
 const LINKS: u32 = 500;
+/// How many entries are asked for at once.
+const PAGE: usize = 500;
+/// How far before the log's end the last entries are looked for first.
+const STRETCH: i64 = 2000;
 
 impl Client {
     /// Audit entries with a number above `after`, oldest first.
@@ -15,6 +19,34 @@ impl Client {
         let call = Call::get("/api/v1/audit").query("after", Some(after)).query("limit", Some(limit));
         let page: Page<Entry> = self.call(call).await?;
         Ok(page.items)
+    }
+
+    /// The last so many audit entries, oldest first. Their numbers are those of the whole log, where other events lie between:
+    /// the stretch before the end is made longer until there are enough in it, or it is the whole log.
+    pub async fn last_audit(&self, many: usize) -> Result<Vec<Entry>, ClientError> {
+        let mut events = self.events(EventQuery::default());
+        events.connect().await?;
+        let end = events.after().unwrap_or_default();
+        let mut stretch = STRETCH;
+        loop {
+            let begin = end.saturating_sub(stretch).max(0);
+            let last = self.last_after(begin, many).await?;
+            if last.len() >= many || begin == 0 {
+                return Ok(last);
+            }
+            stretch = stretch.saturating_mul(8);
+        }
+    }
+
+    async fn last_after(&self, mut after: i64, many: usize) -> Result<Vec<Entry>, ClientError> {
+        let mut last = Vec::new();
+        loop {
+            let page = self.audit(after, PAGE).await?;
+            let Some(entry) = page.last() else { return Ok(last) };
+            after = entry.seq;
+            last.extend(page);
+            last.drain(..last.len().saturating_sub(many));
+        }
     }
 
     /// A piece of the log's chain behind an entry where a link ends, with the text of each line. The last piece ends with

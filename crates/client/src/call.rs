@@ -242,7 +242,11 @@ impl Client {
             if sent >= self.patience.attempts || !another_may_help(&error) {
                 return Err(ClientError::of(&call.name(), error));
             }
-            tokio::time::sleep(self.patience.pause_after(sent)).await;
+            let told = wait_of(&error).unwrap_or_default();
+            if told > self.patience.limit {
+                return Err(ClientError::of(&call.name(), error));
+            }
+            tokio::time::sleep(self.patience.pause_after(sent).max(told)).await;
             sent += 1;
         }
     }
@@ -274,6 +278,21 @@ fn another_may_help(error: &LinkError) -> bool {
             matches!(*status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::BAD_GATEWAY | StatusCode::TOO_MANY_REQUESTS)
         }
         LinkError::Unreadable(_) | LinkError::BadRequest(_) | LinkError::TimedOut { .. } => false,
+    }
+}
+
+/// How long the server says that one should wait.
+fn wait_of(error: &LinkError) -> Option<Duration> {
+    match error {
+        LinkError::Refused { problem, .. } => {
+            problem.facts.get("retry_after_seconds")?.as_u64().map(Duration::from_secs)
+        }
+        LinkError::Unreachable { .. }
+        | LinkError::Broken { .. }
+        | LinkError::Unexpected { .. }
+        | LinkError::Unreadable(_)
+        | LinkError::BadRequest(_)
+        | LinkError::TimedOut { .. } => None,
     }
 }
 

@@ -78,6 +78,11 @@ impl Events {
         Ok(())
     }
 
+    /// The number that the next event comes after, once there is a connection.
+    pub fn after(&self) -> Option<i64> {
+        self.which.after
+    }
+
     /// The next event. Dropping the future while it waits for one loses none; while it connects, the connection is made
     /// again.
     ///

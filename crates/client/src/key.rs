@@ -3,7 +3,7 @@
 use hostler_model::{
     Code,
     api::Page,
-    key::{KeyEvent, Rotated, SigningKey},
+    key::{KeyEvent, Retired, Rotated, SigningKey},
 };
 
 use crate::{
@@ -23,9 +23,14 @@ impl Client {
         self.call(Call::post("/api/v1/keys")).await
     }
 
-    /// Lets another master key wrap what is sealed.
+    /// Lets another master key wrap the keys under which values are sealed.
     pub async fn rotate_master_key(&self) -> Result<Rotated, ClientError> {
         self.call(Call::post("/api/v1/master-key/rotate")).await
+    }
+
+    /// Removes the master keys that wrap nothing any more.
+    pub async fn retire_master_keys(&self) -> Result<Retired, ClientError> {
+        self.call(Call::post("/api/v1/master-key/retire")).await
     }
 
     /// What an operator does to a key; answers how it is now.

@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
     response::{Html, IntoResponse},
 };
-use common::{broken_after, client, refuse, task};
+use common::{broken_after, client, refuse, task, too_often};
 use hostler_client::{ClientError, Submit, TaskQuery};
 use hostler_model::{
     Code,
@@ -77,6 +77,25 @@ async fn a_busy_server_is_asked_again() {
     });
     client.submit_task(&echo(), &Submit::default()).await.unwrap();
     assert_eq!(log.lock().unwrap().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_calls_too_often_is_asked_again_when_the_server_says_so() {
+    let (client, log) = client(|n, _| match n {
+        1 => too_often(7),
+        _ => json!({"task": task("queued")}).to_string().into_response(),
+    });
+    let began = tokio::time::Instant::now();
+    client.submit_task(&echo(), &Submit::default()).await.unwrap();
+    assert_eq!((log.lock().unwrap().len(), began.elapsed().as_secs()), (2, 7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_waits_longer_than_the_client_is_patient() {
+    let (client, log) = client(|_, _| too_often(3600));
+    let error = client.submit_task(&echo(), &Submit::default()).await.unwrap_err();
+    assert_eq!(error.problem().unwrap().code, Code::RateLimited);
+    assert_eq!(log.lock().unwrap().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

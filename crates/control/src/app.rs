@@ -4,6 +4,7 @@
 pub mod bell;
 pub mod blob;
 pub mod caller;
+mod chain;
 mod denied;
 pub mod event;
 pub mod health;
@@ -12,6 +13,7 @@ pub mod import;
 pub mod join_token;
 pub mod key;
 pub mod letter;
+mod login;
 pub mod master;
 pub mod node;
 pub mod quota;
@@ -75,6 +77,8 @@ pub struct App {
     pub(crate) denials: denied::Denials,
     /// Joins that were refused though their tokens are known.
     pub(crate) refused_joins: refused_join::RefusedJoins,
+    /// Who was sent by an identity provider.
+    pub(crate) logins: login::Logins,
     /// Issues access tokens, and knows its own again.
     pub access: AccessIssuer,
     /// An identity provider whose tokens are believed.

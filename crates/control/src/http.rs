@@ -14,6 +14,7 @@ mod etag;
 mod event;
 mod gate;
 mod health;
+mod idle;
 mod image;
 mod import;
 mod internal;

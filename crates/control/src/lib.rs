@@ -160,6 +160,7 @@ impl Server {
             revoked: watch::Sender::default(),
             denials: Default::default(),
             refused_joins: Default::default(),
+            logins: Default::default(),
             access: config.access,
             oidc: config.oidc,
             issuer: config.issuer,

@@ -46,7 +46,8 @@ pub struct Pace {
     pub forget: Duration,
     /// What broken uploads left, and blobs without an image; 1 min by default: nobody waits for their room.
     pub collect_blobs: Duration,
-    /// Where the log's chain stands is signed; 60 s by default: so much of it, at most, could be written anew unseen.
+    /// Where the log's chain stands is signed; 60 s by default: so much of it, at most, could be written anew unseen, and
+    /// so often is said that it is not the one that was signed.
     pub sign_chain: Duration,
     /// Keys that sign tasks and nodes that were revoked, beside the hints; 1 s by default: so late may another server be to
     /// believe one no longer.
@@ -158,47 +159,49 @@ async fn collect(app: Arc<App>, every: Duration, closing: CancellationToken) {
     }
 }
 
-/// Signs where the log's chain stands, from time to time, and once more at the end.
+/// Signs where the log's chain stands, from time to time, and once more at the end. Each time that it does not is told: a log
+/// that somebody wrote anew is not to be overlooked.
 async fn sign_chain(app: Arc<App>, every: Duration, closing: CancellationToken) {
-    let mut failing = false;
     loop {
         let last = tokio::select! {
             biased;
             () = closing.cancelled() => true,
             () = tokio::time::sleep(every) => false,
         };
-        let signed = app.sign_chain().await;
-        if let Err(error) = &signed
-            && !failing
-        {
-            tracing::error!(error = error as &dyn std::error::Error, "the log's chain cannot be signed");
+        if let Err(error) = app.sign_chain().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the log's chain is not signed");
         }
-        failing = signed.is_err();
         if last {
             return;
         }
     }
 }
 
-/// Keeps up with the keys that sign tasks and with the nodes that were revoked or removed, whichever server changes them; and writes down
-/// who was refused here.
+/// Keeps up with the keys that sign tasks and with the nodes that were revoked or removed, whichever server changes them; and writes
+/// down who logged in and who was refused here, once more at the end.
 async fn refresh_trust(app: Arc<App>, every: Duration, closing: CancellationToken) {
     let (mut wakes, mut failing) = (app.store.wakes(), false);
     loop {
-        tokio::select! {
+        let last = tokio::select! {
             biased;
-            () = closing.cancelled() => return,
-            () = tokio::time::sleep(every) => {}
-            () = changed(&mut wakes) => {}
-        }
-        let (read, told) = (app.refresh_trust().await, app.tell_denied().await);
-        let done = read.and(told).and(app.tell_refused_joins().await);
+            () = closing.cancelled() => true,
+            () = tokio::time::sleep(every) => false,
+            () = changed(&mut wakes) => false,
+        };
+        let (read, sent, told) = (app.refresh_trust().await, app.tell_logins().await, app.tell_denied().await);
+        let done = read.and(sent).and(told).and(app.tell_refused_joins().await);
         if let Err(error) = &done
             && !failing
         {
-            tracing::error!(error = error as &dyn std::error::Error, "whom to believe cannot be read");
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                "whom to believe, or who came, cannot be read or told"
+            );
         }
         failing = done.is_err();
+        if last {
+            return;
+        }
     }
 }
 

@@ -10,10 +10,11 @@
 //! role may.
 
 mod claims;
+mod source;
 
 use std::{
     fmt,
-    sync::{Arc, RwLock},
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -22,12 +23,10 @@ use hostler_trust::{
     ProviderKeys, ProviderRefusal,
     provider::{Demanded, Stated},
 };
-use reqwest::{Url, redirect};
-use serde::Deserialize;
-use serde_json::Value;
 use tokio::{sync::Mutex, time::Instant};
 
 pub use self::claims::{Claimed, Mapping};
+use self::source::Source;
 
 /// How long keys are used before they are fetched again: a key that the provider took back is believed this much longer.
 const FRESH: Duration = Duration::from_secs(600);
@@ -35,10 +34,6 @@ const FRESH: Duration = Duration::from_secs(600);
 const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How often they are fetched at most, whatever keys tokens name.
 const PAUSE: Duration = Duration::from_secs(10);
-/// How long a provider may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How large a document of its may be.
-const LARGEST: usize = 1 << 20;
 /// How far the clocks may be said to disagree.
 pub const MOST_SKEW: Duration = Duration::from_secs(300);
 
@@ -74,15 +69,6 @@ pub enum OidcError {
     Http(#[from] reqwest::Error),
 }
 
-/// Why the keys could not be fetched.
-#[derive(Debug, thiserror::Error)]
-enum FetchError {
-    #[error("{url} could not be fetched: {cause}")]
-    Away { url: String, cause: String },
-    #[error("{0}: {1}")]
-    Wrong(String, String),
-}
-
 /// Why somebody whom a provider sends is not let in.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
 pub enum OidcRefusal {
@@ -97,14 +83,9 @@ pub enum OidcRefusal {
     Claims(String),
 }
 
-#[derive(Deserialize)]
-struct Discovery {
-    issuer: String,
-    jwks_uri: String,
-}
-
+/// What was fetched.
 #[derive(Default)]
-struct State {
+struct Fetched {
     keys: Option<(Arc<ProviderKeys>, Instant)>,
     asked: Option<Instant>,
 }
@@ -112,10 +93,9 @@ struct State {
 /// An identity provider. Its documents are fetched when they are first needed.
 pub struct Oidc {
     config: OidcConfig,
-    discovery: Url,
-    http: reqwest::Client,
-    state: RwLock<State>,
-    fetching: Mutex<()>,
+    source: Arc<Source>,
+    fetched: Arc<RwLock<Fetched>>,
+    fetching: Arc<Mutex<()>>,
 }
 
 impl Oidc {
@@ -130,16 +110,8 @@ impl Oidc {
         if config.skew > MOST_SKEW {
             return Err(OidcError::Skew);
         }
-        let well_known = format!("{}/.well-known/openid-configuration", config.issuer.trim_end_matches('/'));
-        let discovery = callable(&well_known).ok_or_else(|| OidcError::Address(config.issuer.clone()))?;
-        let http = reqwest::Client::builder()
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .timeout(PATIENCE)
-            .user_agent(concat!("hostler/", env!("CARGO_PKG_VERSION")));
-        // A proxy of the environment is for what is outside.
-        let http = if is_loopback(&discovery) { http.no_proxy() } else { http };
-        Ok(Oidc { config, discovery, http: http.build()?, state: RwLock::default(), fetching: Mutex::default() })
+        let source = Arc::new(Source::new(&config.issuer)?);
+        Ok(Oidc { config, source, fetched: Arc::default(), fetching: Arc::default() })
     }
 
     /// What is configured of it.
@@ -189,91 +161,50 @@ impl Oidc {
     }
 
     fn known(&self) -> Option<(Arc<ProviderKeys>, Instant)> {
-        self.state.read().unwrap_or_else(|poisoned| poisoned.into_inner()).keys.clone()
+        self.fetched.read().unwrap_or_else(PoisonError::into_inner).keys.clone()
     }
 
     /// The keys as they are now; `None` where they were asked for a moment ago, or cannot be had. Whoever comes while they
     /// are being fetched gets what comes of that.
     async fn newer(&self) -> Option<Arc<ProviderKeys>> {
         let came = Instant::now();
-        let _turn = self.fetching.lock().await;
+        let turn = self.fetching.clone().lock_owned().await;
         if let Some((keys, at)) = self.known()
             && at >= came
         {
             return Some(keys);
         }
         {
-            let mut state = self.state.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-            if state.asked.is_some_and(|at| at.elapsed() < PAUSE) {
+            let mut fetched = self.fetched.write().unwrap_or_else(PoisonError::into_inner);
+            if fetched.asked.is_some_and(|at| at.elapsed() < PAUSE) {
                 return None;
             }
-            state.asked = Some(Instant::now());
+            fetched.asked = Some(Instant::now());
         }
-        match self.fetch().await {
-            Ok(keys) => {
-                let keys = Arc::new(keys);
-                let mut state = self.state.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-                state.keys = Some((keys.clone(), Instant::now()));
-                Some(keys)
-            }
-            Err(error) => {
-                tracing::warn!(issuer = self.config.issuer, %error, "the identity provider's keys could not be fetched");
-                None
-            }
-        }
-    }
-
-    async fn fetch(&self) -> Result<ProviderKeys, FetchError> {
-        let document = self.document(&self.discovery).await?;
-        let wrong = |why: &str| FetchError::Wrong(self.discovery.to_string(), why.to_owned());
-        let found = Discovery::deserialize(&document).map_err(|error| wrong(&error.to_string()))?;
-        if found.issuer != self.config.issuer {
-            return Err(wrong(&format!("it is of the issuer {:?}", found.issuer)));
-        }
-        let at = callable(&found.jwks_uri).ok_or_else(|| wrong("its jwks_uri is no https address"))?;
-        let set = self.document(&at).await?;
-        let nothing = || FetchError::Wrong(at.to_string(), "it holds no key that verifies a signature".to_owned());
-        ProviderKeys::read(&set).ok_or_else(nothing)
-    }
-
-    async fn document(&self, url: &Url) -> Result<Value, FetchError> {
-        let away = |cause: String| FetchError::Away { url: url.to_string(), cause };
-        let mut answer = self.http.get(url.clone()).send().await.map_err(|error| away(words(&error)))?;
-        if !answer.status().is_success() {
-            return Err(away(format!("it answers {}", answer.status())));
-        }
-        let mut bytes = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|error| away(words(&error)))? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > LARGEST {
-                return Err(FetchError::Wrong(url.to_string(), format!("it is larger than {LARGEST} bytes")));
-            }
-        }
-        serde_json::from_slice(&bytes)
-            .map_err(|error| FetchError::Wrong(url.to_string(), format!("it is not JSON: {error}")))
+        // It ends also when whoever asked goes away: strangers who come and go would keep the keys from ever being fetched.
+        let (source, fetched) = (self.source.clone(), self.fetched.clone());
+        let fetching = tokio::spawn(async move {
+            let keys = renew(&source, &fetched).await;
+            drop(turn);
+            keys
+        });
+        fetching.await.ok().flatten()
     }
 }
 
-/// An address that tokens and keys may travel to: https, or http on this machine.
-fn callable(text: &str) -> Option<Url> {
-    let url = Url::parse(text).ok()?;
-    let plain = url.username().is_empty() && url.password().is_none() && url.host().is_some();
-    (plain && (url.scheme() == "https" || (url.scheme() == "http" && is_loopback(&url)))).then_some(url)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn words(error: &reqwest::Error) -> String {
-    let mut said = String::new();
-    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(error);
-    while let Some(error) = cause {
-        said = error.to_string();
-        cause = error.source();
+/// Fetches the keys once.
+async fn renew(source: &Source, fetched: &RwLock<Fetched>) -> Option<Arc<ProviderKeys>> {
+    match source.fetch().await {
+        Ok(keys) => {
+            let keys = Arc::new(keys);
+            fetched.write().unwrap_or_else(PoisonError::into_inner).keys = Some((keys.clone(), Instant::now()));
+            Some(keys)
+        }
+        Err(error) => {
+            tracing::warn!(issuer = source.issuer(), %error, "the identity provider's keys could not be fetched");
+            None
+        }
     }
-    if said.is_empty() { error.to_string() } else { said }
 }
 
 impl fmt::Debug for Oidc {

@@ -56,3 +56,48 @@ async fn an_export_is_verified_without_a_server_and_what_was_tampered_with_is_na
     assert!(!whole && said.contains("the entry 4 is missing"), "{said}");
     Ok(())
 }
+
+/// What somebody does who has the database and nothing else: the last link goes with what was signed, and all looks whole.
+const CUT_OFF: &str = "
+DELETE FROM checkpoints;
+DELETE FROM links WHERE last_seq = (SELECT MAX(last_seq) FROM links);
+DELETE FROM log WHERE seq > (SELECT MAX(last_seq) FROM links);
+UPDATE log_head
+   SET seq = (SELECT MAX(last_seq) FROM links), hash = (SELECT hash FROM links ORDER BY last_seq DESC LIMIT 1);";
+
+async fn cut_off_and_signed_again(mut fleet: Fleet<'_>) -> Result<()> {
+    let tasks = fleet.echoes(0, 5).await?;
+    fleet.ends(0, &tasks).await?;
+    // It signs when it ends.
+    fleet.stop_server(0).await?;
+    fleet.store().run(CUT_OFF)?;
+    fleet.start_server(0).await?;
+    let ills = fleet.ills(0).await?;
+    assert_eq!(ills.len(), 1, "{ills:?}");
+    assert!(ills[0]["detail"].as_str().is_some_and(|why| why.contains("written anew, or cut off")), "{ills:?}");
+    fleet.stop_server(0).await?;
+    let signed = |fleet: &Fleet<'_>| fleet.store().ask("SELECT CAST(COUNT(*) AS TEXT) FROM checkpoints");
+    assert_eq!(signed(&fleet)?, "0");
+    assert!(fleet.log().contains("the log's chain is not signed"), "{}", fleet.log());
+
+    let ca = format!("--ca={}", fleet.folder("ca").display());
+    let data = format!("--data={}", fleet.folder("server-0").display());
+    let which = fleet.store().flag().unwrap_or(data);
+    let (restored, said) = hostler(&["restore", "--already", &which, &ca])?;
+    assert!(restored && said.contains("signed anew from what is there now"), "{said}");
+    fleet.start_server(0).await?;
+    assert_eq!(fleet.ills(0).await?.len(), 0);
+    fleet.stop_server(0).await?;
+    assert_ne!(signed(&fleet)?, "0");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_off_in_a_file_is_signed_again_only_by_an_operators_word() -> Result<()> {
+    cut_off_and_signed_again(Fleet::over_a_file(1).await?).await
+}
+
+#[tokio::test]
+async fn a_log_that_was_cut_off_in_postgresql_is_signed_again_only_by_an_operators_word() -> Result<()> {
+    cut_off_and_signed_again(Fleet::started(Postgres::shared()?, 1, 1).await?).await
+}

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -32,6 +33,21 @@ fn found(folder: &Path) -> Result<Vec<PathBuf>> {
         if kind.is_dir() {
             out.extend(found(&path)?);
         } else if kind.is_file() && holds(&fs::read(&path)?) {
+            out.push(path);
+        }
+    }
+    Ok(out)
+}
+
+/// The files below a folder that others than their owner may open.
+fn exposed(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut out = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let meta = fs::symlink_metadata(&path)?;
+        if meta.is_dir() {
+            out.extend(exposed(&path)?);
+        } else if meta.is_file() && meta.permissions().mode() & 0o077 != 0 {
             out.push(path);
         }
     }
@@ -97,6 +113,11 @@ async fn planted_and_looked_for(fleet: &Fleet<'_>) -> Result<()> {
     }
     let home = fleet.folder("backup").parent().context("a home")?.to_owned();
     assert_eq!(found(&home)?, Vec::<PathBuf>::new());
+    // What is sealed, and what is not, is its owner's alone: databases, journals, machines, backups.
+    for folder in ["server-0", "agent-0", "ca", "backup"] {
+        assert_eq!(exposed(&fleet.folder(folder))?, Vec::<PathBuf>::new());
+    }
+    assert!(fs::metadata(&backup)?.permissions().mode() & 0o077 == 0);
     // Were it there, it would be found.
     let witness = home.join("witness");
     fs::write(&witness, CANARY)?;

@@ -162,12 +162,13 @@ async fn a_restore_that_is_broken_off_keeps_servers_away_until_it_is_done() -> R
     fleet.ends(0, &before).await?;
     let folder = fleet.folder("backup").display().to_string();
     let database = fleet.store().flag().context("it is PostgreSQL's")?;
+    let ca = format!("--ca={}", fleet.folder("ca").display());
     let (taken, said) = run(&["backup", &database, &folder], "")?;
     assert!(taken, "{said}");
     let lost = fleet.echoes(0, 1).await?;
     fleet.kill_server(0)?;
     until_nobody_is_connected(&fleet).await?;
-    let (restored, said) = run(&["restore", &database, &folder], "restore.before_epoch")?;
+    let (restored, said) = run(&["restore", &database, &ca, &folder], "restore.before_epoch")?;
     assert!(!restored && said.is_empty(), "it is killed: {said}");
     until_nobody_is_connected(&fleet).await?;
     let epoch = || fleet.store().ask("SELECT CAST(store_epoch AS TEXT) FROM log_head");
@@ -176,7 +177,7 @@ async fn a_restore_that_is_broken_off_keeps_servers_away_until_it_is_done() -> R
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let (served, said) = run(&words, "")?;
     assert!(!served && said.contains("was broken off") && said.contains("hostler restore FOLDER"), "{said}");
-    let (restored, said) = run(&["restore", &database, &folder], "")?;
+    let (restored, said) = run(&["restore", &database, &ca, &folder], "")?;
     assert!(restored, "{said}");
     assert_ne!(epoch()?, "1");
     fleet.start_server(0).await?;
@@ -192,16 +193,17 @@ async fn a_database_that_was_put_back_goes_on_from_what_its_nodes_have() -> Resu
     fleet.ends(0, &before).await?;
     let folder = fleet.folder("backup").display().to_string();
     let database = fleet.store().flag().context("it is PostgreSQL's")?;
+    let ca = format!("--ca={}", fleet.folder("ca").display());
     let run = |words: &[&str]| run(words, "");
     let (taken, said) = run(&["backup", &database, &folder])?;
     assert!(taken, "{said}");
     let lost = fleet.echoes(0, 5).await?;
     fleet.ends(0, &lost).await?;
-    let (put_back, said) = run(&["restore", &database, &folder])?;
+    let (put_back, said) = run(&["restore", &database, &ca, &folder])?;
     assert!(!put_back && said.contains("servers run"), "{said}");
     fleet.kill_server(0)?;
     until_nobody_is_connected(&fleet).await?;
-    let (put_back, said) = run(&["restore", &database, &folder])?;
+    let (put_back, said) = run(&["restore", &database, &ca, &folder])?;
     assert!(put_back && said.contains("epoch"), "{said}");
     fleet.start_server(0).await?;
     for task in &lost {

@@ -207,7 +207,9 @@ async fn a_store_that_was_put_back_keeps_the_machines_that_it_does_not_know() ->
 
     pair.stop_server().await?;
     let said = pair.says(&["restore", &folder])?;
-    assert!(said.contains("store epoch"), "{said}");
+    assert!(said.contains("store epoch") && said.contains("revoke again"), "{said}");
+    // It signed what came after the backup when it ended, and was to forget that.
+    assert!(said.contains("signed anew from what is there now"), "{said}");
     pair.start_server().await?;
     pair.until("the machine that is known runs programs", |pair| {
         Ok(pair.hostler(&["vm", "exec", "known", "--", "true"])?.status.success().then_some(()))

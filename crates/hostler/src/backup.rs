@@ -33,7 +33,7 @@ Examples:
   hostler backup /srv/backup/monday                          of the server that /etc/hostler/hostler.toml speaks of
   hostler --data ~/.local/share/hostler backup ./monday      of a `hostler dev`
 
-Beside it copy the folders `ca` and `blobs` of the data folder: they are files that never change. Keep a copy of `master.key`
+Beside it copy the folders `ca` and `blobs` of the data folder: what matters in them never changes. Keep a copy of `master.key`
 somewhere else: without it no secret in the backup can be read, and with it all can.";
 
 const RESTORE: &str = "\
@@ -41,7 +41,8 @@ Examples:
   hostler restore /srv/backup/monday                         while no server runs over the database
   hostler restore --already                                  it was put back by other means; only begin a new epoch
 
-What was there before is kept beside it, where it is a file.";
+What was there before is kept beside it, where it is a file. What was revoked since the backup was taken (tokens, nodes, keys) must
+be revoked again: the backup does not know of it.";
 
 /// What a backup says of itself.
 const NOTE: &str = "backup.json";
@@ -83,6 +84,11 @@ pub struct RestoreArgs {
     /// The database was put back by other means: only begin a new epoch
     #[arg(long)]
     already: bool,
+
+    /// The folder of the certificate authority, where it is not that of the configuration: beside its key stands what was
+    /// last signed of the log, which is forgotten
+    #[arg(long, value_name = "DIR")]
+    ca: Option<PathBuf>,
 
     /// A folder that `hostler backup` made
     #[arg(value_name = "FOLDER", required_unless_present = "already", conflicts_with = "already")]
@@ -186,7 +192,7 @@ pub fn backup(args: &BackupArgs, globals: &Globals) -> Result<Exit, Failure> {
 pub async fn restore(args: &RestoreArgs, globals: &Globals) -> Result<Exit, Failure> {
     #[cfg(feature = "crash-points")]
     crate::crash::arm();
-    let place = place(&args.which, globals)?;
+    let (place, ca) = (place(&args.which, globals)?, authority(args, globals)?);
     // Whoever has the folder is alone with the file.
     let folder = match &place {
         Place::File(file) => {
@@ -209,10 +215,33 @@ pub async fn restore(args: &RestoreArgs, globals: &Globals) -> Result<Exit, Fail
             epoch
         }
     };
+    let log = forget_signed(&ca)?;
     drop(folder);
+    let again = "what was revoked since the backup, tokens, nodes and keys: the backup does not know of it".to_owned();
     let next = "start the server: each node gets tasks again once it has said what it has".to_owned();
-    output::text(&output::fields([("store epoch", epoch.to_string()), ("next", next)])).map_err(failed)?;
+    let said = [("store epoch", epoch.to_string()), ("log", log), ("revoke again", again), ("next", next)];
+    output::text(&output::fields(said)).map_err(failed)?;
     Ok(Exit::Done)
+}
+
+/// The folder of the certificate authority of the servers over the database.
+fn authority(args: &RestoreArgs, globals: &Globals) -> Result<PathBuf, Failure> {
+    if let Some(ca) = args.ca.clone().or_else(|| Some(globals.server.data.as_ref()?.join("ca"))) {
+        return Ok(ca);
+    }
+    let settings: Server = layers::merged(&ServerFlags::default(), &layers::File::read(&args.which.file)?)?;
+    Ok(if settings.ca.as_os_str().is_empty() { settings.data.join("ca") } else { settings.ca })
+}
+
+/// The log is another one from here on, by an operator's word; servers would not sign it otherwise.
+fn forget_signed(ca: &Path) -> Result<String, Failure> {
+    let signed = ca.join(hostler_trust::last_signed::FILE).display().to_string();
+    Ok(match hostler_trust::last_signed::forget(ca).map_err(failed)? {
+        true => format!("signed anew from what is there now: {signed} is removed"),
+        false => {
+            format!("there is no {signed}; where servers have their certificate authority elsewhere, remove it there")
+        }
+    })
 }
 
 fn config() -> Config {

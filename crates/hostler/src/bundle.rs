@@ -106,9 +106,12 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             bundle.json("doctor.json", client.doctor().await)?;
             bundle.json("nodes.json", client.nodes().await)?;
             bundle.json("keys.json", client.keys().await)?;
-            bundle.json("stats.json", client.task_stats(&StatsQuery::default()).await)?;
+            bundle.json(
+                "stats.json",
+                client.task_stats(&StatsQuery { all_tenants: true, ..StatsQuery::default() }).await,
+            )?;
             bundle.lines("metrics.txt", client.metrics().await.map_err(|error| error.to_string()))?;
-            bundle.json("audit.json", last_entries(client).await)?;
+            bundle.json("audit.json", client.last_audit(ENTRIES).await)?;
         }
         Err(failure) => bundle.missing.push(format!("what the server knows: {}", failure.said())),
     }
@@ -127,20 +130,6 @@ fn make(folder: &Path) -> Result<(), Failure> {
         Failure::new(Exit::Failed, format!("the folder {} cannot be made: {error}", folder.display()))
             .help("name one that is not there, in a folder that is")
     })
-}
-
-/// The last entries of the audit. Its numbers are those of the whole log, so those near its end are enough.
-async fn last_entries(
-    client: &hostler_client::Client,
-) -> Result<Vec<hostler_model::event::Entry>, hostler_client::ClientError> {
-    let (mut after, mut last) = (0, Vec::new());
-    loop {
-        let page = client.audit(after, 500).await?;
-        let Some(entry) = page.last() else { return Ok(last) };
-        after = entry.seq;
-        last.extend(page);
-        last.drain(..last.len().saturating_sub(ENTRIES));
-    }
 }
 
 /// The last lines of a service's log, where it is the journal's.

@@ -12,26 +12,24 @@
 //! other users of the machine could read it, and never goes to another address than the one it was written for.
 
 pub mod book;
+mod way;
 
 use std::{
     env, fmt, fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use clap::{Args as _, FromArgMatches as _};
 use hostler_client::{Client, Token};
-use hostler_link::Link;
 use hostler_trust::file::{FileError, read_private, write_private};
 use serde::{Deserialize, Serialize};
 
 use self::book::{Book, Place};
+pub use self::way::Way;
 use crate::exit::{Exit, Failure};
 
 /// Where a server listens that was told nothing else.
 const DEFAULT_URL: &str = "http://127.0.0.1:9090";
-/// How long a server may take to be reached, before another of them is asked.
-const CONNECT: Duration = Duration::from_secs(5);
 /// The file in the data folder that says where its server is.
 const CLIENT_FILE: &str = "client.json";
 
@@ -50,6 +48,10 @@ pub struct ServerArgs {
     /// A server by its name among the contexts; `hostler context list` shows them
     #[arg(long, global = true, env = "HOSTLER_CONTEXT", value_name = "NAME")]
     pub context: Option<String>,
+
+    /// How it is spoken with.
+    #[command(flatten)]
+    pub way: Way,
 
     /// On whose things, by id or name: for platform administrators
     #[arg(long, global = true, env = "HOSTLER_TENANT", value_name = "TENANT")]
@@ -126,6 +128,8 @@ pub struct Context {
     pub token: Token,
     /// The token's file, for who wants to look at its mode.
     pub token_file: Option<PathBuf>,
+    /// How it is spoken with.
+    pub way: Way,
 }
 
 impl ServerArgs {
@@ -166,14 +170,17 @@ impl ServerArgs {
             (None, None) => None,
         };
         if let (Some(url), Some((token, token_file))) = (&self.url, &given) {
-            return Ok(Context { name: None, url: url.clone(), token: token.clone(), token_file: token_file.clone() });
+            let (url, token, token_file) = (url.clone(), token.clone(), token_file.clone());
+            return Ok(Context { name: None, url, token, token_file, way: self.way.clone() });
         }
         let known = self.known(book)?;
+        let known = known.map(|known| Context { way: self.way.over(&known.way), ..known });
         let url =
             self.url.clone().or_else(|| Some(known.as_ref()?.url.clone())).unwrap_or_else(|| DEFAULT_URL.to_owned());
         match (given, known) {
-            (Some((token, token_file)), known) => {
-                Ok(Context { name: known.and_then(|known| known.name), url, token, token_file })
+            (Some((token, token_file)), Some(known)) => Ok(Context { url, token, token_file, ..known }),
+            (Some((token, token_file)), None) => {
+                Ok(Context { name: None, url, token, token_file, way: self.way.clone() })
             }
             (None, Some(known)) if same_place(&known.url, &url) => Ok(Context { url, ..known }),
             (None, _) => Err(self.no_token(&url)?),
@@ -235,6 +242,8 @@ fn local(data: &Path) -> Result<Option<Context>, Failure> {
         url: file.url,
         token: Token::from(file.token),
         token_file: Some(ClientFile::path(data)),
+        // Whoever has the folder is on the server's machine, and its operator says how it listens.
+        way: Way { allow_plain_http: true, ..Way::default() },
     }))
 }
 
@@ -242,11 +251,12 @@ fn local(data: &Path) -> Result<Option<Context>, Failure> {
 fn placed(name: &str, place: &Place, book: Option<&Path>) -> Result<Context, Failure> {
     let named = |context| Context { name: Some(name.to_owned()), ..context };
     match place {
-        Place::Server { url, token } => Ok(Context {
+        Place::Server { url, token, way } => Ok(Context {
             name: Some(name.to_owned()),
             url: url.clone(),
             token: Token::from(token.as_str()),
             token_file: book.map(Path::to_owned),
+            way: way.clone(),
         }),
         Place::Local { data } => local(data)?.map(named).ok_or_else(|| {
             Failure::new(
@@ -278,24 +288,13 @@ fn read_token(file: &Path) -> Result<Token, Failure> {
 impl Context {
     /// A client of this server.
     pub fn client(&self) -> Result<Client, Failure> {
-        // A proxy of the environment is for what is outside.
-        let builder = reqwest::Client::builder().connect_timeout(CONNECT);
-        let builder = if self.is_local() { builder.no_proxy() } else { builder };
-        let http = builder.build().map_err(|error| {
-            Failure::new(Exit::Failed, format!("HTTP does not work here: {error}"))
-                .help("see that the system's certificates (ca-certificates) are installed")
-        })?;
-        let link = Link::http(http, &self.url).map_err(|error| {
-            Failure::usage(error).help("an address looks like http://127.0.0.1:9090; see --url and HOSTLER_URL")
-        })?;
+        let link = self.way.link(&self.url)?;
         Ok(Client::new(link, self.token.clone()))
     }
 
     /// Whether the server is on this machine.
     pub fn is_local(&self) -> bool {
-        let rest = self.url.split_once("://").map_or(self.url.as_str(), |(_, rest)| rest);
-        let host = rest.split('/').next().unwrap_or_default();
-        ["127.", "localhost", "[::1]"].iter().any(|local| host.starts_with(local))
+        way::is_loopback(&self.url)
     }
 }
 
@@ -384,7 +383,7 @@ mod tests {
         let (dir, mut args) = folder();
         running(dir.path());
         let path = dir.path().join("contexts.toml");
-        let place = |url: &str| Place::Server { url: url.into(), token: "far".into() };
+        let place = |url: &str| Place::Server { url: url.into(), token: "far".into(), way: Way::default() };
         Book::change(&path, |book| book.add(&"prod".parse().unwrap(), place("https://prod"))).unwrap();
         assert_eq!(args.context_with(None, Some(&path)).unwrap().url, "http://127.0.0.1:9191");
         args.context = Some("prod".into());

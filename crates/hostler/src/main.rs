@@ -157,6 +157,11 @@ impl Verb {
         }
     }
 
+    /// Whether its files, and those of the programs that it runs, are for its own user only.
+    fn is_private(&self) -> bool {
+        matches!(self, Verb::Dev(_) | Verb::Server(_) | Verb::Agent(_) | Verb::Backup(_) | Verb::Restore(_))
+    }
+
     /// The long-running ones work on all processors; the others mostly wait, and start sooner on one.
     fn runtime(&self) -> std::io::Result<tokio::runtime::Runtime> {
         let mut builder = match self {
@@ -171,6 +176,9 @@ fn main() -> ExitCode {
     complete::answer();
     let Hostler { globals, verb } = command::parse();
     hostler_trust::install_crypto();
+    if verb.is_private() {
+        rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    }
     let result = match verb.runtime() {
         Ok(runtime) => runtime.block_on(async {
             match verb.run(&globals).await {

@@ -28,7 +28,7 @@ use hostler_trust::{
 use tokio::net::TcpListener;
 
 use crate::{
-    context::{ClientFile, Context},
+    context::{ClientFile, Context, Way},
     exit::{Exit, Failure},
 };
 
@@ -292,7 +292,8 @@ pub async fn write_client_file(data: &Path, server: &Server, url: &str) -> Resul
 /// What reaches this server, whatever the environment says of others.
 pub async fn own_context(data: &Path, server: &Server, url: &str) -> Result<Context, Failure> {
     let token = token(data, server).await?.reveal().into();
-    Ok(Context { name: None, url: url.to_owned(), token, token_file: None })
+    let way = Way { allow_plain_http: true, ..Way::default() };
+    Ok(Context { name: None, url: url.to_owned(), token, token_file: None, way })
 }
 
 /// One token for the life of the folder, in a file that only its owner can read: a new one with each start would leave the

@@ -4,7 +4,9 @@
 //! that whoever may not read an entry can verify those around it.
 //!
 //! A chain by itself can be written anew from any place on by whoever may write to the database. Checkpoints are what that
-//! person cannot write: now and then a server signs where the chain stands.
+//! person cannot write: now and then a server signs where the chain stands. It does so only where the chain goes on from what
+//! it signed before, which it sees by the digests alone (a [`Joint`] for each link): whether the entries are those of a digest
+//! is seen by whoever verifies.
 
 use std::fmt;
 
@@ -115,6 +117,19 @@ pub struct Link {
     pub entries: Vec<Shown>,
 }
 
+/// A link without its entries: how it goes on from the one before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Joint {
+    /// Its first entry's number.
+    pub first: i64,
+    /// Its last one's.
+    pub last: i64,
+    /// The digest of its entries, as it was written down.
+    pub digest: HexHash,
+    /// Its hash.
+    pub hash: HexHash,
+}
+
 /// Where a chain stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Stand {
@@ -197,8 +212,8 @@ impl Walk {
     /// Passes a link. What is wrong with it is named, and the walk goes on from what it says of itself.
     pub fn link(&mut self, link: &Link) {
         let before = self.stand;
-        if link.first != before.seq + 1 || link.last < link.first {
-            self.wrongs.push(format!("a link is missing between the entries {} and {}", before.seq, link.first));
+        if let Some(wrong) = gap(before, link.first, link.last) {
+            self.wrongs.push(wrong);
         } else if let Some(wrong) = order(link) {
             self.wrongs.push(wrong);
         } else if self::link(&before.hash.0, &digest(link.entries.iter().map(Shown::hash))) != link.hash.0 {
@@ -207,7 +222,24 @@ impl Walk {
                 false => format!("among the entries {} to {} one is not what was written", link.first, link.last),
             });
         }
-        self.stand = Stand { seq: link.last.max(before.seq), hash: link.hash };
+        self.pass(link.last, link.hash);
+    }
+
+    /// Passes a link without a look at its entries.
+    pub fn joint(&mut self, joint: &Joint) {
+        let before = self.stand;
+        if let Some(wrong) = gap(before, joint.first, joint.last) {
+            self.wrongs.push(wrong);
+        } else if link(&before.hash.0, &joint.digest.0) != joint.hash.0 {
+            let Joint { first, last, .. } = joint;
+            self.wrongs
+                .push(format!("the link of the entries {first} to {last} does not go on from the one before it"));
+        }
+        self.pass(joint.last, joint.hash);
+    }
+
+    fn pass(&mut self, last: i64, hash: HexHash) {
+        self.stand = Stand { seq: last.max(self.stand.seq), hash };
         self.links += 1;
         self.passed.push_back(self.stand);
         if self.passed.len() > PASSED {
@@ -255,6 +287,12 @@ impl Walk {
             self.wrongs.push(format!("the head is at {}, the chain ends at {}", head.seq, self.stand.seq));
         }
     }
+}
+
+/// Whether a link is not the next one.
+fn gap(before: Stand, first: i64, last: i64) -> Option<String> {
+    let is_next = first == before.seq + 1 && last >= first;
+    (!is_next).then(|| format!("a link is missing between the entries {} and {first}", before.seq))
 }
 
 /// The first entry of a link that is not where it belongs.
@@ -359,6 +397,32 @@ mod tests {
         short.checkpoint(signed);
         assert!(short.wrongs()[0].contains("the chain ends before it"), "{:?}", short.wrongs());
         assert_eq!(short.signed(), None);
+    }
+
+    #[test]
+    fn joints_tell_a_chain_that_goes_on_from_one_that_does_not() {
+        let joints = |links: &[Link]| -> Vec<Joint> {
+            let joint = |Link { first, last, hash, entries }: &Link| Joint {
+                first: *first,
+                last: *last,
+                digest: HexHash(digest(entries.iter().map(Shown::hash))),
+                hash: *hash,
+            };
+            links.iter().map(joint).collect()
+        };
+        let found = |joints: &[Joint]| {
+            let mut walk = Walk::from(BEGINNING);
+            joints.iter().for_each(|joint| walk.joint(joint));
+            (walk.stand(), walk.wrongs().join("; "))
+        };
+        let (links, other) = (chain(&[1, 3, 1]), chain(&[1, 1, 2, 1]));
+        let true_ones = joints(&links);
+        assert_eq!(found(&true_ones), (walked(&links).stand(), String::new()));
+        assert!(found(&true_ones[1..]).1.contains("a link is missing"));
+        // One hash is put back among what was written anew, so that it is found where it was signed.
+        let mut forged = joints(&other);
+        forged[2].hash = true_ones[1].hash;
+        assert!(found(&forged).1.contains("does not go on"), "{:?}", found(&forged));
     }
 
     #[test]

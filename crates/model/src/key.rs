@@ -108,10 +108,23 @@ pub struct SigningKey {
 }
 
 /// What a rotation of the master key came to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Rotated {
     /// How many keys it wraps: one for each tenant with secrets, and the control plane's own.
     pub keys: usize,
+    /// The name of the master key that wraps from now on; none where a command does.
+    pub master: Option<String>,
+    /// The names of those that stay in the file: backups that were taken under them need them.
+    pub older: Vec<String>,
+}
+
+/// What became of the master keys that wrapped nothing any more.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Retired {
+    /// The name of the master key that wraps; none where a command does.
+    pub master: Option<String>,
+    /// The names of those that were removed from the file: backups that were taken under them need an earlier copy of it.
+    pub removed: Vec<String>,
 }
 
 /// What an operator does to a key.
@@ -168,6 +181,19 @@ pub fn after(set: &[Change], kid: &Kid, event: KeyEvent, spare: &Kid) -> Result<
             Err(conflict(kid, *state, event, "stage another with `hostler key stage`"))
         }
     }
+}
+
+/// What becomes of the set when the database goes back in time: a key that was revoked since may sign again, and one whose
+/// revocation agents remember would sign what none of them does. So none signs (a new one is to be made), what signed is
+/// believed for tasks that are under way, and no other is.
+pub fn after_restore(set: &[Change]) -> Vec<Change> {
+    use KeyState as S;
+    let change = |(kid, state): &Change| match state {
+        S::Active => Some((kid.clone(), S::Grace)),
+        S::Staged | S::Grace => Some((kid.clone(), S::Retired)),
+        S::Retired | S::Revoked => None,
+    };
+    set.iter().filter_map(change).collect()
 }
 
 /// Whether one more may be staged.
@@ -255,6 +281,20 @@ mod tests {
         let changes = after(&set[..1], &kid(1), KeyEvent::Revoke, &kid(9)).unwrap();
         assert_eq!(changes, [(kid(1), KeyState::Revoked), (kid(9), KeyState::Active)]);
         assert_eq!(after(&set, &kid(3), KeyEvent::Revoke, &kid(9)).unwrap_err().code, Code::KeyNotFound);
+    }
+
+    #[test]
+    fn after_a_restore_no_key_of_before_signs_and_one_at_most_is_believed() {
+        use KeyState as S;
+        let mut set: Vec<Change> = S::ALL.into_iter().enumerate().map(|(n, state)| (kid(n), state)).collect();
+        for _ in 0..2 {
+            let changes = after_restore(&set);
+            apply(&mut set, changes);
+            let states: Vec<S> = set.iter().map(|(_, state)| *state).collect();
+            assert_eq!(states[3..], [S::Retired, S::Revoked]);
+            assert!(states.iter().filter(|state| state.is_believed()).all(|state| *state == S::Grace));
+        }
+        assert!(set.iter().all(|(_, state)| !state.is_believed()), "a second one leaves none");
     }
 
     #[test]

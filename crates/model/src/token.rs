@@ -119,6 +119,13 @@ pub struct Token {
     pub revoked_at: Option<Timestamp>,
 }
 
+impl Token {
+    /// Whether it lets anybody in now.
+    pub fn is_good(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|until| until > now)
+    }
+}
+
 /// A token, the one time that it is shown.
 #[derive(Clone, PartialEq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct IssuedToken {

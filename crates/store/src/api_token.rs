@@ -136,46 +136,46 @@ pub(crate) fn good(tx: &Tx<'_>, principal: PrincipalId, now: Timestamp) -> Resul
 
 const PRUNE: &str = "
 DELETE FROM api_tokens
- WHERE principal = ?1->>'principal' AND COALESCE(revoked_at, expires_at) < CAST(?1->>'before' AS BIGINT)";
+ WHERE principal = ?1->>'principal' AND COALESCE(revoked_at, expires_at) < CAST(?1->>'before' AS BIGINT)
+   AND NOT EXISTS (SELECT 1 FROM api_tokens made WHERE made.made_with = api_tokens.id)";
 
-/// Forgets those of a principal that have not been good for long.
+/// Forgets those of a principal that have not been good for long. One that made others stays as long as they do: by it they
+/// are found when it is revoked with all that it made.
 pub(crate) fn prune(tx: &Tx<'_>, principal: PrincipalId, now: Timestamp) -> Result<()> {
     tx.put(PRUNE, &json!({"principal": principal, "before": now.as_micros() - SHOWN_MICROS}))
 }
 
-const REVOKE: &str = "
-UPDATE api_tokens
-   SET revoked_at = CAST(?1->>'now' AS BIGINT)
- WHERE id = ?1->>'id' AND revoked_at IS NULL";
-
-/// Revokes one.
-pub(crate) fn revoke(tx: &Tx<'_>, id: TokenId, now: Timestamp) -> Result<()> {
-    tx.put(REVOKE, &json!({"id": id, "now": now.as_micros()}))
+/// Which tokens are revoked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Which {
+    /// One.
+    One(TokenId),
+    /// One, those that were made with it, and with those.
+    WithMade(TokenId),
+    /// All of a principal's.
+    AllOf(PrincipalId),
 }
 
-const REVOKE_MADE: &str = "
-WITH RECURSIVE made (id) AS (
-    SELECT id FROM api_tokens WHERE made_with = ?1->>'id'
+const REVOKE: &str = "
+WITH RECURSIVE meant (id) AS (
+    SELECT id FROM api_tokens WHERE id = ?1->>'id' OR principal = ?1->>'principal'
      UNION
-    SELECT t.id FROM api_tokens t JOIN made ON t.made_with = made.id
+    SELECT t.id FROM api_tokens t JOIN meant ON t.made_with = meant.id WHERE ?1->>'with_made' IS NOT NULL
 )
 UPDATE api_tokens
    SET revoked_at = CAST(?1->>'now' AS BIGINT)
- WHERE id IN (SELECT id FROM made) AND revoked_at IS NULL";
+ WHERE id IN (SELECT id FROM meant) AND revoked_at IS NULL
+RETURNING id";
 
-/// Revokes those that were made with one, and with those.
-pub(crate) fn revoke_made(tx: &Tx<'_>, id: TokenId, now: Timestamp) -> Result<()> {
-    tx.put(REVOKE_MADE, &json!({"id": id, "now": now.as_micros()}))
-}
-
-const REVOKE_ALL: &str = "
-UPDATE api_tokens
-   SET revoked_at = CAST(?1->>'now' AS BIGINT)
- WHERE principal = ?1->>'principal' AND revoked_at IS NULL";
-
-/// Revokes all of a principal's.
-pub(crate) fn revoke_all(tx: &Tx<'_>, principal: PrincipalId, now: Timestamp) -> Result<()> {
-    tx.put(REVOKE_ALL, &json!({"principal": principal, "now": now.as_micros()}))
+/// Revokes tokens; the answer names those that were not revoked before.
+pub(crate) fn revoke(tx: &Tx<'_>, which: Which, now: Timestamp) -> Result<Vec<TokenId>> {
+    let (id, principal, with_made) = match which {
+        Which::One(id) => (Some(id), None, None),
+        Which::WithMade(id) => (Some(id), None, Some(id)),
+        Which::AllOf(principal) => (None, Some(principal), None),
+    };
+    let meant = json!({"id": id, "principal": principal, "with_made": with_made, "now": now.as_micros()});
+    tx.query(REVOKE, &meant, |row| row.parse(0))
 }
 
 fn time(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>> {
@@ -203,4 +203,4 @@ fn read(row: &Row<'_>) -> Result<Token> {
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[INSERT, CALLER, ONE, ALL, OF_TENANT, OF_PRINCIPAL, GOOD, PRUNE, REVOKE, REVOKE_ALL];
+pub(crate) const HOT: &[&str] = &[INSERT, CALLER, ONE, ALL, OF_TENANT, OF_PRINCIPAL, GOOD, PRUNE];

@@ -3,7 +3,7 @@
 use hostler_db::{Result, Tx};
 use hostler_model::{
     TenantId,
-    chain::{BEGINNING, HexHash, Line, Link, Shown, Stand},
+    chain::{BEGINNING, HexHash, Joint, Line, Link, Shown, Stand},
     event::{Class, Entry},
 };
 
@@ -39,7 +39,7 @@ pub(crate) fn lines(tx: &Tx<'_>, eyes: Eyes, after: i64, links: usize) -> Result
     let mut entries = Entries { tx, read: Default::default(), last: after };
     for link in &found {
         let shown = entries.up_to(link.last)?.into_iter().map(|entry| eyes.see(entry)).collect();
-        lines.push(Line::Link(Link { first: link.first, last: link.last, hash: HexHash(link.hash), entries: shown }));
+        lines.push(Line::Link(Link { first: link.first, last: link.last, hash: link.hash, entries: shown }));
         last = last.max(link.last);
     }
     let end = found.len() < links;
@@ -48,16 +48,43 @@ pub(crate) fn lines(tx: &Tx<'_>, eyes: Eyes, after: i64, links: usize) -> Result
     if end {
         let stray: Vec<i64> = entries.rest()?.iter().map(|entry| entry.seq).collect();
         lines.extend((!stray.is_empty()).then_some(Line::Stray(stray)));
-        let head = log::head(tx)?;
-        lines.push(Line::End(Stand { seq: head.seq, hash: HexHash(head.hash) }));
+        lines.push(Line::End(end_of(tx)?));
     }
     Ok(lines)
+}
+
+/// A piece of the chain without its entries, and what was signed there.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// What it goes on from.
+    pub from: Stand,
+    /// Its links.
+    pub joints: Vec<Joint>,
+    /// What was signed there: compact JWS.
+    pub checkpoints: Vec<String>,
+    /// Where the log says that it ends, when this is the last piece.
+    pub end: Option<Stand>,
+}
+
+/// So many links behind `after`, which is where one ends.
+pub(crate) fn piece(tx: &Tx<'_>, after: i64, links: usize) -> Result<Piece> {
+    let (from, joints) = (stand(tx, after)?, log::links(tx, after, links)?);
+    let is_last = joints.len() < links;
+    let up_to = joints.last().filter(|_| !is_last).map_or(i64::MAX, |joint| joint.last);
+    let checkpoints = log::checkpoints(tx, after, up_to)?;
+    Ok(Piece { from, joints, checkpoints, end: is_last.then(|| end_of(tx)).transpose()? })
+}
+
+/// Where the log says that it ends.
+fn end_of(tx: &Tx<'_>) -> Result<Stand> {
+    let head = log::head(tx)?;
+    Ok(Stand { seq: head.seq, hash: HexHash(head.hash) })
 }
 
 /// Where the chain stands behind an entry.
 fn stand(tx: &Tx<'_>, after: i64) -> Result<Stand> {
     let link = log::links(tx, after - 1, 1)?.pop().filter(|link| after > 0 && link.last == after);
-    Ok(link.map_or(BEGINNING, |link| Stand { seq: after, hash: HexHash(link.hash) }))
+    Ok(link.map_or(BEGINNING, |link| Stand { seq: after, hash: link.hash }))
 }
 
 /// The log's entries, read piece by piece.

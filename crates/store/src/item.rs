@@ -1,5 +1,6 @@
 //! What goes into the steps and comes out of them.
 
+mod access;
 mod offer;
 mod tenant;
 
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+pub use access::{Denied, Login};
 pub use offer::{DeadOffer, Death, Offer, PlainSettle, Started};
 pub use tenant::{EditTenant, MadeTenant, NewReservationRow, NewTenantRow};
 
@@ -403,21 +405,10 @@ pub struct NewSigningKey {
 pub struct WrappedKey {
     /// Whose values: a tenant's, or the control plane's.
     pub owner: String,
+    /// What wraps it: the name of a master key.
+    pub master: String,
     /// The key.
     pub wrapped: String,
-}
-
-/// What a known caller was refused, so many times.
-#[derive(Clone, Debug)]
-pub struct Denied {
-    /// Who.
-    pub actor: Actor,
-    /// Of which tenant.
-    pub tenant: Option<TenantId>,
-    /// What.
-    pub route: String,
-    /// How often.
-    pub count: u64,
 }
 
 /// A key that was wrapped anew.
@@ -427,6 +418,8 @@ pub struct Rewrapped {
     pub owner: String,
     /// As it was wrapped.
     pub before: String,
+    /// What wraps it from now on: the same for all.
+    pub master: String,
     /// As it is to be.
     pub after: String,
 }

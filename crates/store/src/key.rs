@@ -67,36 +67,64 @@ pub(crate) fn data_key(tx: &Tx<'_>, owner: &str) -> Result<Option<String>> {
     tx.query_one(DATA_KEY, &json!({"owner": owner}), |row| row.get(0))
 }
 
-const PUT_DATA_KEY: &str = "
-INSERT INTO data_keys (owner, wrapped, created_at)
-VALUES (?1->>'owner', ?1->>'wrapped', CAST(?1->>'now' AS BIGINT))
-    ON CONFLICT (owner) DO NOTHING";
+// Every row says the same.
+const MASTER: &str = "SELECT master FROM data_keys ORDER BY owner LIMIT 1";
 
-/// Writes an owner's key down where it has none; the one that it then has.
-pub(crate) fn put_data_key(tx: &Tx<'_>, key: &WrappedKey, now: Timestamp) -> Result<String> {
-    let WrappedKey { owner, wrapped } = key;
-    let row: Value = json!({"owner": owner, "wrapped": wrapped, "now": now.as_micros()});
-    tx.put(PUT_DATA_KEY, &row)?;
-    Ok(data_key(tx, owner)?.unwrap_or_else(|| wrapped.clone()))
+/// The name of what wraps the keys under which values are sealed; `None` while there are none.
+pub(crate) fn master(tx: &Tx<'_>) -> Result<Option<String>> {
+    tx.query_one(MASTER, &(), |row| row.get(0))
 }
 
-const DATA_KEYS: &str = "SELECT owner, wrapped FROM data_keys ORDER BY owner";
+const PUT_DATA_KEY: &str = "
+INSERT INTO data_keys (owner, master, wrapped, created_at)
+VALUES (?1->>'owner', ?1->>'master', ?1->>'wrapped', CAST(?1->>'now' AS BIGINT))";
+
+/// Writes an owner's key down where it has none; the one that it then has. `None`: nothing was written, because by now
+/// another master key wraps than that of this one.
+pub(crate) fn put_data_key(tx: &Tx<'_>, key: &WrappedKey, now: Timestamp) -> Result<Option<String>> {
+    let WrappedKey { owner, master: under, wrapped } = key;
+    if let Some(first) = data_key(tx, owner)? {
+        return Ok(Some(first));
+    }
+    if master(tx)?.is_some_and(|wraps| wraps != *under) {
+        return Ok(None);
+    }
+    let row: Value = json!({"owner": owner, "master": under, "wrapped": wrapped, "now": now.as_micros()});
+    tx.put(PUT_DATA_KEY, &row)?;
+    Ok(Some(wrapped.clone()))
+}
+
+const DATA_KEYS: &str = "SELECT owner, master, wrapped FROM data_keys ORDER BY owner";
 
 /// Every wrapped key.
 pub(crate) fn data_keys(tx: &Tx<'_>) -> Result<Vec<WrappedKey>> {
-    tx.query(DATA_KEYS, &(), |row| Ok(WrappedKey { owner: row.get(0)?, wrapped: row.get(1)? }))
+    tx.query(DATA_KEYS, &(), |row| Ok(WrappedKey { owner: row.get(0)?, master: row.get(1)?, wrapped: row.get(2)? }))
 }
 
 const REWRAP: &str = "
 UPDATE data_keys
-   SET wrapped = ?1->>'after'
- WHERE owner = ?1->>'owner' AND wrapped = ?1->>'before'";
+   SET master = ?1->>'master', wrapped = ?1->>'after'
+ WHERE owner = ?1->>'owner'";
 
-/// Keys are wrapped in another way, unless somebody wrapped them anew meanwhile.
-pub(crate) fn rewrap(tx: &Tx<'_>, keys: &[Rewrapped]) -> Result<()> {
-    keys.iter().try_for_each(|key| tx.put(REWRAP, key))
+/// All keys, in the order in which they were read, are wrapped under another master key. `false`: these are not all that there
+/// are by now, or not as they are, and nothing is written.
+pub(crate) fn rewrap(tx: &Tx<'_>, keys: &[Rewrapped]) -> Result<bool> {
+    let now = data_keys(tx)?;
+    let is_same = |(key, anew): (&WrappedKey, &Rewrapped)| key.owner == anew.owner && key.wrapped == anew.before;
+    if now.len() != keys.len() || !now.iter().zip(keys).all(is_same) {
+        return Ok(false);
+    }
+    keys.iter().try_for_each(|key| tx.put(REWRAP, key))?;
+    Ok(true)
+}
+
+const DROP_DATA_KEY: &str = "DELETE FROM data_keys WHERE owner = ?1->>'owner'";
+
+/// An owner has nothing any more, and what was sealed for it opens never again.
+pub(crate) fn drop_data_key(tx: &Tx<'_>, owner: &str) -> Result<()> {
+    tx.put(DROP_DATA_KEY, &json!({"owner": owner}))
 }
 
 /// Texts that run all the time: none may read a whole table.
 #[cfg(test)]
-pub(crate) const HOT: &[&str] = &[INSERT, UPDATE, DATA_KEY, PUT_DATA_KEY, REWRAP];
+pub(crate) const HOT: &[&str] = &[INSERT, UPDATE, DATA_KEY, PUT_DATA_KEY, REWRAP, DROP_DATA_KEY];

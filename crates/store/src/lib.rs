@@ -10,6 +10,7 @@ mod allocation;
 mod api_token;
 mod chain;
 mod doctor;
+mod fleet;
 mod gauges;
 mod group;
 mod history;
@@ -42,7 +43,7 @@ mod vm;
 mod work;
 
 pub use api_token::TokensOf;
-pub use chain::Eyes;
+pub use chain::{Eyes, Piece};
 pub use image::Origin;
 pub use item::*;
 pub use store::{Config, Now, Revoke, Store};

@@ -1,9 +1,11 @@
 //! The log: events and audit entries, numbered in the order of commits without gaps, chained by one link per batch.
 
+use std::time::Duration;
+
 use hostler_db::{Document, Error, Result, Row, Texts, Tx};
 use hostler_model::{
     TenantId, Timestamp,
-    chain::{self, Hash},
+    chain::{self, Hash, HexHash, Joint, Stand},
     event::{Class, Entry, NewEntry},
 };
 use serde::Serialize;
@@ -21,17 +23,20 @@ pub(crate) struct Head {
     pub(crate) store_epoch: u32,
     /// Whether the tasks of any node travel by a broker.
     pub(crate) brokered: bool,
+    /// Another one after each change of a node or a node's book; none before the first.
+    pub(crate) fleet: Option<Uuid>,
 }
 
 const HEAD: &str = "
-SELECT seq, hash, store_epoch, EXISTS (SELECT 1 FROM nodes WHERE transport <> 'poll')
+SELECT seq, hash, store_epoch, EXISTS (SELECT 1 FROM nodes WHERE transport <> 'poll'), fleet
   FROM log_head
  WHERE one = 1";
 
 /// The head as it is now.
 pub(crate) fn head(tx: &Tx<'_>) -> Result<Head> {
     let read = |row: &Row<'_>| {
-        Ok(Head { seq: row.get(0)?, hash: hash(row, 1)?, store_epoch: row.get(2)?, brokered: row.get(3)? })
+        let (seq, hash, store_epoch) = (row.get(0)?, hash(row, 1)?, row.get(2)?);
+        Ok(Head { seq, hash, store_epoch, brokered: row.get(3)?, fleet: row.parse_opt(4)? })
     };
     tx.query_one(HEAD, &(), read)?.ok_or_else(|| Error::Aborted("the head of the log is missing".to_owned()))
 }
@@ -53,6 +58,13 @@ const ADVANCE: &str = "
 UPDATE log_head
    SET seq = CAST(?1->>'seq' AS BIGINT), hash = ?1->>'hash'
  WHERE one = 1";
+
+const SET_FLEET: &str = "UPDATE log_head SET fleet = ?1->>'fleet' WHERE one = 1";
+
+/// Nodes or their books are not as they were.
+pub(crate) fn set_fleet(tx: &Tx<'_>, fleet: Uuid) -> Result<()> {
+    tx.put(SET_FLEET, &json!({"fleet": fleet}))
+}
 
 const MARK: &str = "SELECT mark FROM log_head WHERE one = 1";
 
@@ -80,8 +92,8 @@ SELECT CAST(value->>'seq' AS BIGINT), CAST(value->>'at' AS BIGINT), value->>'cla
 };
 
 const LINK: &str = "
-INSERT INTO links (last_seq, first_seq, hash)
-VALUES (CAST(?1->>'seq' AS BIGINT), CAST(?1->>'first' AS BIGINT), ?1->>'hash')";
+INSERT INTO links (last_seq, first_seq, digest, hash)
+VALUES (CAST(?1->>'seq' AS BIGINT), CAST(?1->>'first' AS BIGINT), ?1->>'digest', ?1->>'hash')";
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -103,9 +115,10 @@ pub(crate) fn append(tx: &Tx<'_>, head: Head, now: Timestamp, entries: Vec<NewEn
     });
     let entries: Vec<Entry> = numbered.collect();
     let Some(last) = entries.last() else { return Ok(()) };
-    let hash = hex::encode(chain::link(&head.hash, &chain::digest(entries.iter().map(chain::hash_of))));
+    let digest = chain::digest(entries.iter().map(chain::hash_of));
+    let hash = hex::encode(chain::link(&head.hash, &digest));
     tx.put_each(&INSERT, &entries.iter().map(written).collect::<Vec<_>>())?;
-    let link = json!({"seq": last.seq, "first": head.seq + 1, "hash": hash});
+    let link = json!({"seq": last.seq, "first": head.seq + 1, "digest": hex::encode(digest), "hash": hash});
     tx.put(LINK, &link)?;
     tx.put(ADVANCE, &link)?;
     Ok(())
@@ -184,24 +197,19 @@ fn entry(row: &Row<'_>) -> Result<Entry> {
     })
 }
 
-/// A link of the chain.
-#[derive(Clone, Debug)]
-pub(crate) struct Link {
-    pub(crate) first: i64,
-    pub(crate) last: i64,
-    pub(crate) hash: Hash,
-}
-
 const LINKS: &str = "
-SELECT first_seq, last_seq, hash
+SELECT first_seq, last_seq, digest, hash
   FROM links
  WHERE last_seq > CAST(?1->>'after' AS BIGINT)
  ORDER BY last_seq
  LIMIT CAST(?1->>'limit' AS BIGINT)";
 
 /// Links that end above `after`, oldest first.
-pub(crate) fn links(tx: &Tx<'_>, after: i64, limit: usize) -> Result<Vec<Link>> {
-    let read = |row: &Row<'_>| Ok(Link { first: row.get(0)?, last: row.get(1)?, hash: hash(row, 2)? });
+pub(crate) fn links(tx: &Tx<'_>, after: i64, limit: usize) -> Result<Vec<Joint>> {
+    let read = |row: &Row<'_>| {
+        let (digest, hash) = (HexHash(hash(row, 2)?), HexHash(hash(row, 3)?));
+        Ok(Joint { first: row.get(0)?, last: row.get(1)?, digest, hash })
+    };
     tx.query(LINKS, &json!({"after": after, "limit": limit}), read)
 }
 
@@ -220,9 +228,12 @@ SELECT signed
  WHERE seq > CAST(?1->>'after' AS BIGINT) AND seq <= CAST(?1->>'up_to' AS BIGINT)
  ORDER BY seq";
 
+// Only where that link is still there: a promotion may have lost it meanwhile.
 const PUT_CHECKPOINT: &str = "
-INSERT INTO checkpoints (seq, signed)
-VALUES (CAST(?1->>'seq' AS BIGINT), ?1->>'signed')
+INSERT INTO checkpoints (seq, at, signed)
+SELECT CAST(?1->>'seq' AS BIGINT), CAST(?1->>'at' AS BIGINT), ?1->>'signed'
+  FROM links
+ WHERE last_seq = CAST(?1->>'seq' AS BIGINT) AND hash = ?1->>'hash'
     ON CONFLICT (seq) DO NOTHING";
 
 /// The entry at which the chain was last signed.
@@ -235,9 +246,27 @@ pub(crate) fn checkpoints(tx: &Tx<'_>, after: i64, up_to: i64) -> Result<Vec<Str
     tx.query(CHECKPOINTS, &json!({"after": after, "up_to": up_to}), |row| row.get(0))
 }
 
-/// Keeps what was signed.
-pub(crate) fn put_checkpoint(tx: &Tx<'_>, seq: i64, signed: &str) -> Result<()> {
-    tx.put(PUT_CHECKPOINT, &json!({"seq": seq, "signed": signed}))
+/// Keeps what was signed. `false`: nothing was written, because another server did it, or no link ends there with this hash.
+pub(crate) fn put_checkpoint(tx: &Tx<'_>, stand: Stand, signed: &str, now: Timestamp) -> Result<bool> {
+    let row = json!({"seq": stand.seq, "hash": stand.hash, "signed": signed, "at": now.as_micros()});
+    Ok(tx.execute(PUT_CHECKPOINT, &row)? > 0)
+}
+
+/// Until when every checkpoint stays: somebody who kept an export finds those around it.
+const THICK: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+const THIN: &str = "
+DELETE FROM checkpoints
+ WHERE at < CAST(?1->>'before' AS BIGINT)
+   AND seq NOT IN (SELECT MAX(seq)
+                     FROM checkpoints
+                    WHERE at < CAST(?1->>'before' AS BIGINT)
+                    GROUP BY at / 86400000000)";
+
+/// Of old checkpoints the last of each day stays: it vouches for all before it. Says how many went.
+pub(crate) fn thin_checkpoints(tx: &Tx<'_>, now: Timestamp) -> Result<usize> {
+    let kept = i64::try_from(THICK.as_micros()).unwrap_or(i64::MAX);
+    tx.execute(THIN, &json!({"before": now.as_micros().saturating_sub(kept)}))
 }
 
 /// Texts that run all the time: none may read a whole table.
@@ -249,6 +278,7 @@ pub(crate) const HOT: &[&str] = &[
     AFTER_OF_SUBJECT,
     LINKS,
     RAISE,
+    SET_FLEET,
     ADVANCE,
     MARK,
     SET_MARK,

@@ -56,6 +56,18 @@ async fn a_list_by_a_filter_walks_that_filters_index() {
 }
 
 #[tokio::test]
+async fn what_has_not_ended_is_listed_without_a_look_at_what_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
+    for text in task::list::OPEN {
+        let plan = plan(&db, text).await;
+        assert!(plan.iter().any(|line| line.contains("tasks_leased")), "{text}\n{plan:#?}");
+        // Along the ids it would come by everything that ever ended.
+        assert!(!plan.iter().any(|line| line.contains("(id<?)")), "{text}\n{plan:#?}");
+    }
+}
+
+#[tokio::test]
 async fn what_may_be_leased_is_found_in_its_order_without_a_look_at_what_may_not() {
     let dir = tempfile::tempdir().unwrap();
     let db = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();

@@ -1,5 +1,6 @@
 //! The store's face: one method per step and per query.
 
+mod access;
 mod api_token;
 mod chain;
 mod image;
@@ -40,9 +41,11 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Cancel, Claim, Denied, Edited, Force, Forgotten, Gauges, JoinNode, Leased, LogFilter,
-    NewJoinToken, NodeCertificate, Old, Progressed, Queue, RefusedJoin, Result, Reveal, Settle, SnapshotFilter,
-    Started, StatsFilter, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor, gauges,
+    Accepted, Answer, Beat, Cancel, Claim, Edited, Force, Forgotten, Gauges, JoinNode, Leased, LogFilter, NewJoinToken,
+    NodeCertificate, Old, Progressed, Queue, RefusedJoin, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter,
+    Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor,
+    fleet::Fleet,
+    gauges,
     group::Committer,
     log, node, proof,
     relay::Relay,
@@ -129,7 +132,8 @@ impl Store {
             Now::HandedIn => None,
             Now::Database => Some(AtomicI64::new(0)),
         };
-        let context = Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead });
+        let fleet = Fleet::default();
+        let context = Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead, fleet });
         Ok(Store(Arc::new(Inner {
             submit: Committer::new(context.clone(), mode),
             lease: Committer::new(context.clone(), mode),
@@ -335,15 +339,6 @@ impl Store {
             Some(now) => self.step("store.timeline", move |work| timeline::follow(work, &now)).await,
             None => Ok(None),
         }
-    }
-
-    /// What known callers were refused is in the audit.
-    pub async fn denied(&self, denied: Vec<Denied>) -> Result<()> {
-        self.step("store.denied", move |work| {
-            denied.iter().for_each(|denied| work.deny(denied));
-            Ok(())
-        })
-        .await
     }
 
     /// Writes a join token down, and says until when it is good.

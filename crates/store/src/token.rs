@@ -1,5 +1,7 @@
 //! Tokens by which nodes join, once. Only their hashes are kept.
 
+use std::time::Duration;
+
 use hostler_db::{Result, Tx};
 use hostler_model::{
     NodeId, Timestamp,
@@ -75,6 +77,17 @@ UPDATE join_tokens
 /// No join token that names this node is good any more.
 pub(crate) fn use_up_of(tx: &Tx<'_>, name: &Name, now: Timestamp) -> Result<()> {
     tx.put(USE_UP_OF, &json!({"name": name, "now": now.as_micros()}))
+}
+
+/// How long a join token is known after its time is over: whoever comes with it is told that it is over.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+const DROP: &str = "DELETE FROM join_tokens WHERE expires_at < CAST(?1->>'before' AS BIGINT)";
+
+/// Drops join tokens that were over a day ago; says how many.
+pub(crate) fn drop_old(tx: &Tx<'_>, now: Timestamp) -> Result<usize> {
+    let kept = i64::try_from(KEPT.as_micros()).unwrap_or(i64::MAX);
+    tx.execute(DROP, &json!({"before": now.as_micros().saturating_sub(kept)}))
 }
 
 /// Texts that run all the time: none may read a whole table.

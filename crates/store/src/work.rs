@@ -30,6 +30,7 @@ use uuid::Uuid;
 
 use crate::{
     Denied, RefusedJoin, Timing, Wakes, allocation,
+    fleet::Fleet,
     idempotency::FirstAnswer,
     log::{self, Head},
     node::{self, NodeRow},
@@ -62,6 +63,8 @@ pub(crate) struct Context {
     pub(crate) relay: Option<Relay>,
     /// By how much the database's clock is ahead of this one's, in microseconds, where it is the database's that counts.
     pub(crate) ahead: Option<AtomicI64>,
+    /// The nodes as placement sees them.
+    pub(crate) fleet: Fleet,
 }
 
 impl Context {
@@ -351,7 +354,8 @@ impl<'a> Work<'a> {
     /// Every node as placement sees it, this step's changes of the books included.
     pub(crate) fn candidates(&mut self) -> Result<&[Candidate]> {
         if self.candidates.is_none() {
-            let mut candidates = node::candidates(self.tx, self.usual())?;
+            let kept = self.context.fleet.take(self.head()?.fleet);
+            let mut candidates = kept.map_or_else(|| node::candidates(self.tx, self.usual()), Ok)?;
             for candidate in &mut candidates {
                 let change = self.books.nodes.get(&candidate.id).copied().unwrap_or_default();
                 candidate.book.held += change.held;
@@ -453,9 +457,9 @@ impl<'a> Work<'a> {
 
     /// Adds an audit entry of what somebody was refused.
     pub(crate) fn deny(&mut self, denied: &Denied) {
-        let Denied { actor, tenant, route, count } = denied;
+        let Denied { actor, tenant, route, code, count } = denied;
         let what = json!({"route": route, "count": count});
-        let data = json!({"actor": actor, "what": what, "result": Code::Forbidden});
+        let data = json!({"actor": actor, "what": what, "result": code});
         self.enter(Class::Audit, *tenant, "route", "access.denied", Uuid::nil(), data);
     }
 
@@ -561,6 +565,7 @@ impl<'a> Work<'a> {
     /// Writes everything that changed, each hot row once, and advances the head of the log.
     pub(crate) fn finish(mut self) -> Result<Wakes> {
         self.recount_all()?;
+        self.keep_fleet()?;
         let mut wakes = std::mem::take(&mut self.apart);
         wakes.nodes = self.wake_nodes.iter().copied().collect();
         wakes.ended = std::mem::take(&mut self.ended);
@@ -579,6 +584,22 @@ impl<'a> Work<'a> {
         wakes.seq = if entries.is_empty() { wakes.seq } else { after };
         log::append(self.tx, head, self.now, entries)?;
         Ok(wakes)
+    }
+
+    /// Keeps the nodes for the next step, under another mark where they or their books are not as they were.
+    fn keep_fleet(&mut self) -> Result<()> {
+        let others = self.nodes.any_dirty() || !self.removed.is_empty();
+        let mark = if others || !self.books.nodes.is_empty() {
+            let mark = self.context.ids.next(self.now);
+            log::set_fleet(self.tx, mark)?;
+            Some(mark)
+        } else {
+            self.head.and_then(|head| head.fleet)
+        };
+        if let (Some(candidates), Some(mark), false) = (self.candidates.take(), mark, others) {
+            self.context.fleet.keep(mark, candidates);
+        }
+        Ok(())
     }
 
     /// Gives new tasks and changed VMs and snapshots the numbers of the log entries with which they are written.

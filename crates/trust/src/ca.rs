@@ -24,6 +24,7 @@ use crate::{
     file::{self, FileError},
     fingerprint::sha256,
     identity::NodeIdentity,
+    last_signed::LastSigned,
     tls::TlsPair,
 };
 
@@ -73,6 +74,7 @@ pub struct Authority {
     certificate: CertificateDer<'static>,
     pem: String,
     expires_at: Timestamp,
+    last_signed: LastSigned,
 }
 
 impl Authority {
@@ -101,7 +103,7 @@ impl Authority {
         let key = file::read_private(&dir.join(KEY_FILE))?;
         let key = key.ok_or_else(|| CaError::KeyMissing(dir.display().to_string()))?;
         let key = KeyPair::from_pem(&key).map_err(|_| CaError::Unreadable(KEY_FILE))?;
-        Self::of(pem, key).map(Some)
+        Ok(Some(Authority { last_signed: LastSigned::in_folder(dir), ..Self::of(pem, key)? }))
     }
 
     /// The one in a folder, or a new one that is written there. One process at a time may do this in a folder.
@@ -114,7 +116,7 @@ impl Authority {
         }
         let authority = Self::create(now)?;
         authority.save(dir)?;
-        Ok(authority)
+        Ok(Authority { last_signed: LastSigned::in_folder(dir), ..authority })
     }
 
     fn save(&self, dir: &Path) -> Result<(), FileError> {
@@ -131,7 +133,7 @@ impl Authority {
         }
         let expires_at = moment(parsed.validity().not_after.timestamp());
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Authority { issuer, certificate, pem, expires_at })
+        Ok(Authority { issuer, certificate, pem, expires_at, last_signed: LastSigned::default() })
     }
 
     /// Its certificate, PEM.
@@ -152,6 +154,11 @@ impl Authority {
     /// Its certificate's fingerprint.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.certificate)
+    }
+
+    /// Where the log's chain stood when it last signed that.
+    pub fn last_signed(&self) -> &LastSigned {
+        &self.last_signed
     }
 
     /// When it ends.

@@ -5,7 +5,7 @@
 //! next write removes. Never here: what the files mean.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -101,6 +101,36 @@ pub fn create_private_dir(dir: &Path) -> Result<(), FileError> {
     }
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("make the folder", dir))?;
     sync_dir(folder_of(dir))
+}
+
+/// A lock on a file that holds nothing else, and is made (mode 0600) where it is missing; `None` while another has it. It ends
+/// when the answer is dropped, or with the process. Others on the host see it, and over file systems that share locks.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn try_lock(path: &Path) -> Result<Option<File>, FileError> {
+    let file = open_lock(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(failed("lock", path)(error)),
+    }
+}
+
+/// The same; waits until no other has it.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn lock(path: &Path) -> Result<File, FileError> {
+    let file = open_lock(path)?;
+    file.lock().map_err(failed("lock", path))?;
+    Ok(file)
+}
+
+fn open_lock(path: &Path) -> Result<File, FileError> {
+    create_private_dir(folder_of(path))?;
+    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    opened.map_err(failed("open", path))
 }
 
 fn folder_of(path: &Path) -> &Path {

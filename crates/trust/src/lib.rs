@@ -22,6 +22,7 @@ pub mod file;
 pub mod fingerprint;
 pub mod identity;
 pub mod join_token;
+pub mod last_signed;
 pub mod master;
 pub mod provider;
 pub mod result;

@@ -1,15 +1,14 @@
 //! One hot tenant beside 64: the same submissions over as many connections, once all by one tenant, whose book every one
 //! of them changes, and once by 64 in turn.
 
-use anyhow::Result;
-use hostler_model::Ids;
-use hostler_trust::ApiToken;
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 
 use super::{
     commit::{Engine, Floor},
+    http::Connection,
     queue,
     server::Server,
-    sql,
     table::{Row, quantile},
 };
 
@@ -32,7 +31,7 @@ pub(crate) async fn measure(tasks: usize) -> Result<Vec<Row>> {
 async fn measure_on(engine: Engine, tasks: usize) -> Result<(f64, f64)> {
     let floor = Floor::of(engine)?;
     let server = Server::over(floor.database(), &queue::FOUR_AGENTS, 4).await?;
-    let tokens = tokens(&floor, &server)?;
+    let tokens = tokens(&server).await?;
     queue::queues(&server, "pause").await?;
     let (mut hot, mut spread) = (Vec::new(), Vec::new());
     for round in 0..=ROUNDS {
@@ -61,21 +60,24 @@ async fn by(server: &Server, tokens: &[String], tasks: usize) -> Result<f64> {
     queue::submit(callers, tasks).await
 }
 
-/// Tenants, with a token each. No route makes tenants yet, so their rows are written beside the server.
-fn tokens(floor: &Floor, server: &Server) -> Result<Vec<String>> {
-    let ids = Ids::system();
-    let (mut statements, mut tokens) = (String::new(), Vec::new());
+/// Tenants, each with a service account that submits, and a token of it.
+async fn tokens(server: &Server) -> Result<Vec<String>> {
+    let (mut admin, mut tokens) = (server.connect().await?, Vec::new());
     for number in 0..TENANTS {
-        let (token, id) = (ApiToken::generate(&ids), format!("01900000-0000-7000-8000-{number:012}"));
-        statements.push_str(&format!(
-            "INSERT INTO tenants (id, name, limit_vcpus, limit_memory_mib, limit_disk_gib, limit_vms)
-             VALUES ('{id}', 'bench-{number}', -1, -1, -1, -1);
-             INSERT INTO api_tokens (hash, principal, tenant, role, label, created_at)
-             VALUES ('{}', '{id}', '{id}', 'operator', 'bench', 0);",
-            token.hash()
-        ));
-        tokens.push(token.reveal());
+        let name = format!("bench-{number}");
+        made(&mut admin, "/api/v1/tenants", &json!({"name": name})).await?;
+        let account = json!({"name": "submitter", "role": "operator"});
+        made(&mut admin, &format!("/api/v1/service-accounts?tenant={name}"), &account).await?;
+        let token = json!({"label": "bench", "service_account": "submitter"});
+        let token = made(&mut admin, &format!("/api/v1/tokens?tenant={name}"), &token).await?;
+        tokens.push(token["token"].as_str().context("a token")?.to_owned());
     }
-    sql::run(floor, server, &statements)?;
     Ok(tokens)
+}
+
+async fn made(admin: &mut Connection, path: &str, body: &Value) -> Result<Value> {
+    match admin.json("POST", path, &body.to_string()).await? {
+        (201, made) => Ok(made),
+        (status, answer) => bail!("POST {path}: {status} {answer}"),
+    }
 }

@@ -133,7 +133,7 @@ async fn a_key_is_known_before_it_signs_and_a_revoked_one_is_refused_also_after_
 
     let revoked = SigningKey { state: KeyState::Revoked, ..server.key.clone() };
     server.with(|heard| heard.task_keys = Some(key_set(&[revoked.clone(), key.clone()])));
-    let digest = hostler_trust::task::digest(&key_set(&[revoked, key]));
+    let digest = hostler_trust::task::digest(&key_set(&[revoked, key.clone()]));
     server.until(|heard| heard.heartbeats.last().filter(|beat| beat.keys == digest).map(|_| ())).await;
     server.give_token(old.clone());
     agent.counted(Counter::Refused, 1).await;
@@ -141,6 +141,21 @@ async fn a_key_is_known_before_it_signs_and_a_revoked_one_is_refused_also_after_
 
     // The next one hears of no keys, and has them from its folder.
     server.with(|heard| heard.task_keys = None);
+    let agent = server.agent(data.path(), World::new()).await;
+    server.give_token(old.clone());
+    agent.counted(Counter::Refused, 1).await;
+
+    // The server's database goes back to before the revocation: what was revoked stays so, also after another start.
+    let both = key_set(&[server.key.clone(), key]);
+    server.with(|heard| {
+        heard.heartbeats.clear();
+        heard.task_keys = Some(both.clone());
+    });
+    let digest = hostler_trust::task::digest(&both);
+    server.until(|heard| heard.heartbeats.last().filter(|beat| beat.keys == digest).map(|_| ())).await;
+    server.give_token(old.clone());
+    agent.counted(Counter::Refused, 2).await;
+    agent.stop().await;
     let agent = server.agent(data.path(), World::new()).await;
     server.give_token(old);
     agent.counted(Counter::Refused, 1).await;

@@ -61,10 +61,19 @@ pub fn broken_after(text: &str) -> Response {
 
 /// A refusal as the server writes it.
 pub fn refuse(code: Code) -> Response {
+    refused(Refusal::new(code, "no").with("limit", 3))
+}
+
+/// The refusal of somebody who called too often, and may again after so long.
+pub fn too_often(seconds: u64) -> Response {
+    refused(Refusal::new(Code::RateLimited, "no").with("retry_after_seconds", seconds))
+}
+
+fn refused(refusal: Refusal) -> Response {
     let id = "0190f1f0-0000-7000-8000-000000000009".parse().unwrap();
-    let problem = Problem::of(Refusal::new(code, "no").with("limit", 3), Some(id));
+    let status = axum::http::StatusCode::from_u16(refusal.code.status()).unwrap();
+    let problem = Problem::of(refusal, Some(id));
     let headers = [("content-type", "application/problem+json")];
-    let status = axum::http::StatusCode::from_u16(code.status()).unwrap();
     (status, headers, serde_json::to_string(&problem).unwrap()).into_response()
 }
 

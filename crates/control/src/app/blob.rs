@@ -7,6 +7,7 @@
 //! ```
 
 mod partial;
+mod sender;
 mod sink;
 mod upload;
 
@@ -108,10 +109,7 @@ impl Blobs {
                 let length = file.metadata().await.map_err(Error::file("look at a blob"))?.len();
                 Ok((file, length))
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let detail = format!("there is no blob {sha256}; its image may never have been imported here");
-                Err(Refusal::new(Code::NotFound, detail).with("sha256", sha256.as_str()).into())
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(not_here(sha256).into()),
             Err(error) => Err(Error::file("open a blob")(error)),
         }
     }
@@ -202,6 +200,7 @@ impl Blobs {
     /// Removes what interrupted uploads left behind and nobody can go on with; best effort.
     pub fn sweep(&self) {
         self.sweep_uploads();
+        self.sweep_senders();
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {
             if entry.file_name().to_string_lossy().starts_with(PARTIAL) && is_abandoned(&entry.path()) {
@@ -261,6 +260,11 @@ pub(super) async fn inspect(mut file: fs::File, format: SourceFormat) -> Result<
 fn is_older(path: &Path, than: Duration) -> bool {
     let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
     changed.is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|age| age > than))
+}
+
+pub(super) fn not_here(sha256: &Sha256Hex) -> Refusal {
+    let detail = format!("there is no blob {sha256}; its image may never have been imported here");
+    Refusal::new(Code::NotFound, detail).with("sha256", sha256.as_str())
 }
 
 pub(super) fn too_long(limit: u64) -> Refusal {

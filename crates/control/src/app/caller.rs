@@ -1,12 +1,9 @@
 //! Who calls, and on whose things: from a credential to a [`Caller`], and from what the caller asks for to what the call
 //! reaches. Never here: who may call which route (`http/access.rs`), and what a role or a scope allows (the model).
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard},
-    time::Duration,
-};
+mod known;
+
+use std::net::IpAddr;
 
 use hostler_model::{
     Code, Refusal, TenantId, Timestamp,
@@ -16,24 +13,16 @@ use hostler_model::{
     event::Actor,
     id::RequestId,
 };
-use hostler_store::Wakes;
 use hostler_trust::{AccessRefusal, ApiToken, SecretHash, access_token::said_issuer};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::{
-    sync::broadcast::{Receiver, error::RecvError},
-    time::Instant,
-};
-use tokio_util::sync::CancellationToken;
 
-use super::{App, Result, not_found};
+use self::known::BELIEVED;
+pub use self::known::Belief;
+pub(crate) use self::known::{Known, forget};
+use super::{App, Error, Result, login::Sent, not_found};
 use crate::oidc::{Oidc, OidcRefusal};
 
-/// How long a token that was looked up is believed without asking again. One that is revoked works no longer on the server
-/// that revoked it, and on others until they hear of it: this long at most, counted from when they asked.
-const BELIEVED: Duration = Duration::from_secs(5);
-/// How many tokens are remembered; beyond that all are forgotten.
-const REMEMBERED: usize = 4096;
 /// By which names a body may say whose it is.
 const TENANT_FIELDS: [&str; 3] = ["tenant", "tenant_id", "tenantId"];
 
@@ -51,6 +40,8 @@ pub enum Reach {
 pub struct Call {
     /// Who.
     pub caller: Caller,
+    /// How old the answer is by which the credential is believed.
+    pub belief: Belief,
     /// On whose things.
     pub reach: Reach,
     /// In which request.
@@ -62,15 +53,7 @@ pub struct Call {
 impl Call {
     /// For the audit.
     pub fn actor(&self) -> Actor {
-        let method = if self.caller.token.is_some() { "token" } else { "provider" };
-        Actor {
-            principal: self.caller.principal,
-            role: self.caller.role().as_str().to_owned(),
-            request: Some(self.request),
-            credential: self.caller.token,
-            method: Some(method.to_owned()),
-            source: self.source,
-        }
+        actor(&self.caller, self.request, self.source)
     }
 
     /// The tenant that this is for: what is made belongs to it, what is listed is its own.
@@ -111,79 +94,111 @@ enum Origin<'a> {
     Provider(&'a Oidc),
 }
 
-/// Credentials that were looked up a moment ago, by their hash.
-#[derive(Debug, Default)]
-pub(crate) struct Known(Mutex<HashMap<String, (Instant, Caller)>>);
+/// A credential that is believed.
+#[derive(Debug)]
+pub struct Believed {
+    /// Whose it is.
+    pub caller: Caller,
+    /// How old the answer is.
+    pub belief: Belief,
+    /// What a provider says of its holder, where it was asked just now.
+    pub sent: Option<Sent>,
+}
 
-impl Known {
-    fn find(&self, hash: &str) -> Option<Caller> {
-        let known = self.lock();
-        let (at, caller) = known.get(hash)?;
-        (at.elapsed() < BELIEVED).then(|| caller.clone())
-    }
+/// A credential that is not believed.
+#[derive(Debug)]
+pub struct Disbelieved {
+    /// Why not.
+    pub error: Error,
+    /// Whose it was, where somebody has the right one and it is no longer good.
+    pub holder: Option<Box<Caller>>,
+}
 
-    /// Remembers what was asked at that time.
-    fn keep(&self, hash: String, asked: Instant, caller: Caller) {
-        let mut known = self.lock();
-        if known.len() >= REMEMBERED {
-            known.clear();
-        }
-        known.insert(hash, (asked, caller));
-    }
-
-    /// Forgets all: some were revoked.
-    pub(crate) fn forget(&self) {
-        self.lock().clear();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, (Instant, Caller)>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+impl<E: Into<Error>> From<E> for Disbelieved {
+    fn from(error: E) -> Disbelieved {
+        Disbelieved { error: error.into(), holder: None }
     }
 }
 
-/// Forgets what is remembered whenever the store says that credentials were revoked, here or by another server. Hints can
-/// be lost: what was lost is believed for [`BELIEVED`] at most.
-pub(crate) async fn forget(known: Arc<Known>, mut wakes: Receiver<Wakes>, closing: CancellationToken) {
-    loop {
-        let wake = tokio::select! {
-            biased;
-            () = closing.cancelled() => return,
-            wake = wakes.recv() => wake,
-        };
-        match wake {
-            Ok(wake) if wake.credentials || wake.all => known.forget(),
-            Ok(_) => {}
-            Err(RecvError::Lagged(_)) => known.forget(),
-            Err(RecvError::Closed) => return,
-        }
+/// Who is behind a caller's doing, for the audit.
+pub(crate) fn actor(caller: &Caller, request: RequestId, source: Option<IpAddr>) -> Actor {
+    let method = if caller.token.is_some() { "token" } else { "provider" };
+    Actor {
+        principal: caller.principal,
+        role: caller.role().as_str().to_owned(),
+        request: Some(request),
+        credential: caller.token,
+        method: Some(method.to_owned()),
+        source,
     }
 }
 
 impl App {
     /// The caller behind a bearer token. Every token that is not known gets the same answer; who has one whose time is up or
     /// that was revoked had the right one, and is told so.
-    pub async fn authenticate(&self, token: &str) -> Result<Caller> {
+    pub async fn authenticate(&self, token: &str) -> Result<Believed, Disbelieved> {
         let origin = self.origin(token)?;
         let hash = match origin {
             Origin::Opaque(hash) => hash,
             Origin::Signed | Origin::Provider(_) => SecretHash::of(token.as_bytes()),
         };
         let hash = hash.to_string();
-        let caller = match self.known.find(&hash) {
-            Some(caller) => caller,
+        let believed = match self.known.find(&hash) {
+            Some((belief, caller)) => Believed { caller, belief, sent: None },
             None => {
-                let asked = Instant::now();
-                let caller = match origin {
-                    Origin::Opaque(_) | Origin::Signed => self.look_up(&hash).await?,
-                    Origin::Provider(provider) => self.sent_by(provider, token).await?,
+                let belief = self.known.ask();
+                let (caller, sent) = match origin {
+                    Origin::Opaque(_) | Origin::Signed => (self.look_up(&hash).await?, None),
+                    Origin::Provider(provider) => self.sent_by(provider, token, &hash).await?,
                 };
-                self.known.keep(hash, asked, caller.clone());
-                caller
+                self.known.keep(hash, belief, caller.clone());
+                Believed { caller, belief, sent }
             }
         };
+        match self.in_time(&believed.caller) {
+            Ok(()) => Ok(believed),
+            Err(refusal) => Err(Disbelieved { error: refusal.into(), holder: Some(Box::new(believed.caller)) }),
+        }
+    }
+
+    /// Refuses a call whose credential is no longer good: while its body came its time may be up, or somebody revoked it.
+    pub async fn still(&self, call: &Call) -> Result<()> {
+        if self.known.holds(call.belief) {
+            Ok(self.in_time(&call.caller)?)
+        } else {
+            self.look_again(&call.caller).await
+        }
+    }
+
+    /// Returns when a caller's credential is no longer good, or cannot be looked up any more: when its time is up, and when
+    /// it was revoked. That is looked up whenever credentials were revoked, and every few seconds, for hints can be lost.
+    pub(super) async fn no_longer(&self, caller: &Caller) {
+        let mut revocations = self.known.revocations();
+        loop {
+            revocations.mark_unchanged();
+            if self.look_again(caller).await.is_err() {
+                return;
+            }
+            let left = caller.expires_at.map_or(BELIEVED, |until| until.since(self.clock.now()));
+            // Either way it is time to look.
+            let _ = tokio::time::timeout(left.min(BELIEVED), revocations.changed()).await;
+        }
+    }
+
+    /// Looks once more whether a caller's credential is good. What a provider issued ends by itself.
+    async fn look_again(&self, caller: &Caller) -> Result<()> {
+        self.in_time(caller)?;
+        let Some(id) = caller.token else { return Ok(()) };
+        match self.store.token(id).await?.ok_or_else(unknown)?.revoked_at {
+            Some(since) => Err(revoked(since).into()),
+            None => Ok(()),
+        }
+    }
+
+    fn in_time(&self, caller: &Caller) -> Result<(), Refusal> {
         match caller.expires_at.filter(|until| *until <= self.clock.now()) {
-            Some(until) => Err(expired(until).into()),
-            None => Ok(caller),
+            Some(until) => Err(expired(until)),
+            None => Ok(()),
         }
     }
 
@@ -204,16 +219,16 @@ impl App {
     }
 
     /// The caller behind a token that the store knows.
-    async fn look_up(&self, hash: &str) -> Result<Caller> {
+    async fn look_up(&self, hash: &str) -> Result<Caller, Disbelieved> {
         let (caller, revoked_at) = self.store.authenticate(hash.to_owned()).await?.ok_or_else(unknown)?;
         match revoked_at {
-            Some(since) => Err(revoked(since).into()),
+            Some(since) => Err(Disbelieved { error: revoked(since).into(), holder: Some(Box::new(caller)) }),
             None => Ok(caller),
         }
     }
 
-    /// The caller whom an identity provider sends.
-    async fn sent_by(&self, provider: &Oidc, token: &str) -> Result<Caller> {
+    /// The caller whom an identity provider sends, and what it says of them.
+    async fn sent_by(&self, provider: &Oidc, token: &str, hash: &str) -> Result<(Caller, Option<Sent>)> {
         let refused = |refusal: OidcRefusal| {
             let code = match refusal {
                 OidcRefusal::Token(_) | OidcRefusal::Claims(_) => Code::Unauthenticated,
@@ -233,7 +248,9 @@ impl App {
                 Some(found.ok_or_else(|| Refusal::new(Code::Unauthenticated, detail()))?)
             }
         };
-        Ok(provider.caller(&stated, &claimed, tenant))
+        let caller = provider.caller(&stated, &claimed, tenant);
+        let issuer = provider.config().issuer.clone();
+        Ok((caller, Some(Sent { token_hash: hash.to_owned(), issuer, subject: stated.subject })))
     }
 
     /// Takes up keys that were added to the folder. When it fails those that are known stay.

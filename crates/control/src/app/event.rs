@@ -5,15 +5,14 @@ use std::{sync::Arc, time::Duration};
 
 use hostler_model::{
     Code, Refusal,
-    chain::{Checkpoint, Line},
     event::{Class, Entry},
 };
-use hostler_store::{Eyes, LogFilter};
+use hostler_store::LogFilter;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{
-    App, Error, Result,
+    App, Result,
     bell::LOOK,
     caller::{Call, Reach},
 };
@@ -41,23 +40,8 @@ impl App {
         Ok(self.store.log(filter, after, limit).await?)
     }
 
-    /// So much of the log's chain behind an entry where a link ends; audit entries are whole, of the others only hashes are.
-    pub async fn chain(&self, call: &Call, after: i64, links: usize) -> Result<Vec<Line>> {
-        Ok(self.store.chain(Eyes::Audit(visible(call).tenant), after, links).await?)
-    }
-
-    /// Signs where the chain stands, where it went on since that was last done.
-    pub async fn sign_chain(&self) -> Result<()> {
-        let Some(stand) = self.store.unsigned().await? else { return Ok(()) };
-        let checkpoint = Checkpoint { iss: self.issuer.clone(), stand, at: self.clock.now() };
-        let signed = self.authority.sign_checkpoint(&checkpoint);
-        let signed =
-            signed.map_err(|error| Error::Trust { doing: "sign the log's chain", cause: error.to_string() })?;
-        Ok(self.store.put_checkpoint(stand.seq, signed).await?)
-    }
-
-    /// Events as they come, from the number after `after` on, or from now on. The stream ends when the server goes
-    /// away, the store fails, or the follower is too slow.
+    /// Events as they come, from the number after `after` on, or from now on. The stream ends with the credential, and when
+    /// the server goes away, the store fails, or the follower is too slow.
     pub async fn follow(self: &Arc<Self>, call: &Call, after: Option<i64>, subject: Option<Uuid>) -> Result<Following> {
         let head = self.store.log_head().await?;
         let after = after.unwrap_or(head);
@@ -67,13 +51,19 @@ impl App {
         }
         let filter = LogFilter { class: Some(Class::Event), subject, ..visible(call) };
         let (sender, entries) = mpsc::channel(AHEAD);
-        tokio::spawn(feed(self.clone(), filter, after, sender));
+        let (app, caller) = (self.clone(), call.caller.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = app.no_longer(&caller) => {}
+                () = feed(&app, &filter, after, &sender) => {}
+            }
+        });
         Ok(Following { after, entries })
     }
 }
 
 /// What of the log exists for this caller.
-fn visible(call: &Call) -> LogFilter {
+pub(super) fn visible(call: &Call) -> LogFilter {
     let tenant = match call.reach {
         Reach::Tenant(tenant) => Some(tenant),
         Reach::Platform(_) => None,
@@ -81,14 +71,14 @@ fn visible(call: &Call) -> LogFilter {
     LogFilter { tenant, ..LogFilter::default() }
 }
 
-async fn feed(app: Arc<App>, filter: LogFilter, mut after: i64, to: mpsc::Sender<Entry>) {
+async fn feed(app: &App, filter: &LogFilter, mut after: i64, to: &mpsc::Sender<Entry>) {
     let mut on_log = app.bell.on_log();
     loop {
         on_log.mark_unchanged();
         let step = tokio::select! {
             biased;
             () = app.closing.cancelled() => return,
-            step = pass_on(&app, &filter, after, &to) => step,
+            step = pass_on(app, filter, after, to) => step,
         };
         let Some(step) = step else { return };
         after = step.after;

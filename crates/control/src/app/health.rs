@@ -15,9 +15,11 @@ impl App {
         Ok(())
     }
 
-    /// Recomputes the books and the chain of the log and compares, and looks at the broker, where there is one.
+    /// Recomputes the books and the chain of the log and compares, also with what was signed, and looks at the broker, where
+    /// there is one.
     pub async fn doctor(&self) -> Result<Diagnosis> {
         let mut diagnosis = self.store.doctor().await?;
+        diagnosis.checks.push(self.check_signed().await?);
         if let Some(broker) = &self.broker {
             diagnosis.checks.extend(doctor::examine(broker, &self.store.nodes().await?).await);
         }

@@ -66,9 +66,29 @@ impl App {
     /// Registers an image, whose blobs must be here already.
     pub async fn put_image(&self, tenant: TenantId, manifest: Manifest, actor: Actor) -> Result<Image> {
         let _claim = self.blobs.claim().await;
+        for (part, file) in &manifest.files {
+            if self.blob_of(tenant, &file.sha256).await?.is_none() {
+                return Err(missing_blob(*part, file).into());
+            }
+        }
         self.fit(&manifest).await?;
         let image = self.store.put_image(tenant, manifest, Vec::new(), actor).await??;
         self.settle_room(image).await
+    }
+
+    /// How long a blob is that this tenant has sent, or has an image with; `None` where it has neither, whoever else has it.
+    pub async fn blob_of(&self, tenant: TenantId, sha256: &Sha256Hex) -> Result<Option<u64>> {
+        let Some(size) = self.blobs.size(sha256).await? else { return Ok(None) };
+        let is_its = self.blobs.was_sent_by(tenant, sha256).await || self.has_image_with(tenant, sha256).await?;
+        if is_its {
+            self.blobs.touch(sha256).await;
+        }
+        Ok(is_its.then_some(size))
+    }
+
+    async fn has_image_with(&self, tenant: TenantId, sha256: &Sha256Hex) -> Result<bool> {
+        let images = self.store.images(tenant).await?;
+        Ok(images.iter().flat_map(|image| image.manifest.files.values()).any(|file| file.sha256 == *sha256))
     }
 
     /// Registers an image that an import made, with its other names. The caller claims its blobs until this is done.

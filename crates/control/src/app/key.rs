@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use hostler_model::{
     event::Actor,
-    key::{KeyEvent, KeyState, Kid, SigningKey},
+    key::{KeyEvent, KeyState, Kid, Retired, Rotated, SigningKey},
 };
 use hostler_store::{NewSigningKey, Store};
 use hostler_trust::{TaskKey, TaskSigner, TaskVerifier, task};
@@ -46,14 +46,11 @@ pub struct Ring {
 }
 
 impl Keyring {
-    /// The keys of a store; the first one is made where there is none.
+    /// The keys of a store; one is made where none signs.
     ///
     /// # Errors
     /// When the store fails, or the key that signs cannot be opened: the master key is another one.
     pub async fn open(store: Store, sealer: Sealer) -> Result<Keyring> {
-        if store.signing_keys().await?.is_empty() {
-            store.put_first_key(make(&sealer).await?).await?;
-        }
         let ring = read(&store, &sealer, None).await?;
         Ok(Keyring { store, sealer, ring: Arc::new(RwLock::new(Arc::new(ring))) })
     }
@@ -101,9 +98,15 @@ fn place(kid: &Kid) -> String {
     format!("signing key {kid}")
 }
 
+/// As they are in the store. Where none signs, in a new one and after it went back in time, the first who looks makes one.
 async fn read(store: &Store, sealer: &Sealer, before: Option<&Ring>) -> Result<Ring> {
-    let rows = store.signing_keys().await?;
-    let active = rows.iter().find(|(key, _)| key.state == KeyState::Active);
+    let signs = |(key, _): &&(SigningKey, Option<String>)| key.state == KeyState::Active;
+    let mut rows = store.signing_keys().await?;
+    if !rows.iter().any(|row| signs(&row)) {
+        store.put_active_key(make(sealer).await?).await?;
+        rows = store.signing_keys().await?;
+    }
+    let active = rows.iter().find(signs);
     let (active, private) = active.ok_or(Error::Fault("the store has no key that signs tasks"))?;
     let signer = match before.filter(|ring| ring.signer.kid() == active.kid.0) {
         Some(ring) => ring.signer.clone(),
@@ -138,9 +141,14 @@ impl App {
         self.keys.stage(call.actor()).await
     }
 
-    /// Lets another master key wrap what is sealed; says how many keys were wrapped anew.
-    pub async fn rotate_master(&self, call: &Call) -> Result<usize> {
+    /// Lets another master key wrap the keys under which values are sealed.
+    pub async fn rotate_master(&self, call: &Call) -> Result<Rotated> {
         self.sealer.rotate(call.actor()).await
+    }
+
+    /// Removes the master keys that wrap nothing any more.
+    pub async fn retire_masters(&self, call: &Call) -> Result<Retired> {
+        self.sealer.retire(call.actor()).await
     }
 
     /// What an operator does to a key.

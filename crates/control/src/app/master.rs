@@ -19,7 +19,11 @@ use std::{
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hostler_model::error::excerpt;
-use hostler_trust::{DataKey, MasterKeys, master::MasterError, seal};
+use hostler_trust::{
+    DataKey, MasterKeys,
+    master::{Changing, MasterError},
+    seal,
+};
 use tokio::{io::AsyncWriteExt, process::Command};
 
 /// How long a command may take: a service elsewhere answers in less, or not at all.
@@ -28,6 +32,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER: usize = 8 << 10;
 /// How what a command wrapped begins.
 const PREFIX: &str = "k1.";
+/// What a command is called where the name of a master key stands: it has versions of its own.
+const COMMAND: &str = "command";
+
+const BY_COMMAND: &str = "a command (master_key_command)";
+const BY_FILE: &str = "a file of master keys (master_key)";
 
 /// What wraps, or unwraps, and could not.
 #[derive(Debug, thiserror::Error)]
@@ -73,14 +82,27 @@ impl Master {
         Ok(Master::File { path: path.to_owned(), keys: MasterKeys::load_or_create(path)?.into() })
     }
 
-    /// Wraps a key.
-    pub(super) async fn wrap(&self, place: &str, key: &DataKey) -> Result<String, WrapError> {
-        match self {
-            Master::File { keys, .. } => Ok(read(keys).wrap(place, key)?),
-            Master::Command(words) => {
-                let answer = ask(words, "wrap", place, &BASE64_STANDARD.encode(key.reveal())).await?;
-                Ok(format!("{PREFIX}{}", BASE64_STANDARD.encode(answer)))
+    /// Wraps a key under the master key of this name, or the newest where none is named; says which one it was. The file is
+    /// read each time, for another server may have changed it.
+    pub(super) async fn wrap(
+        &self,
+        under: Option<&str>,
+        place: &str,
+        key: &DataKey,
+    ) -> Result<(String, String), WrapError> {
+        match (self, under) {
+            (Master::File { .. }, Some(COMMAND)) => Err(WrapError::OtherWay { by: BY_COMMAND }),
+            (Master::File { path, keys }, under) => {
+                reread(path, keys)?;
+                let keys = read(keys);
+                let under = under.unwrap_or(keys.newest());
+                Ok((under.to_owned(), keys.wrap(under, place, key)?))
             }
+            (Master::Command(words), None | Some(COMMAND)) => {
+                let answer = ask(words, "wrap", place, &BASE64_STANDARD.encode(key.reveal())).await?;
+                Ok((COMMAND.to_owned(), format!("{PREFIX}{}", BASE64_STANDARD.encode(answer))))
+            }
+            (Master::Command(_), Some(_)) => Err(WrapError::OtherWay { by: BY_FILE }),
         }
     }
 
@@ -92,9 +114,7 @@ impl Master {
                 match first {
                     // Another server may have rotated the file meanwhile.
                     Err(MasterError::Unknown { .. }) => {
-                        if let Some(anew) = MasterKeys::load(path)? {
-                            *keys.write().unwrap_or_else(PoisonError::into_inner) = anew;
-                        }
+                        reread(path, keys)?;
                         Ok(read(keys).unwrap(place, wrapped)?)
                     }
                     first => Ok(first?),
@@ -110,24 +130,29 @@ impl Master {
                 let bytes = bytes.ok_or_else(|| broken("answered something that is no key of 32 bytes in base64"))?;
                 Ok(DataKey::from_bytes(bytes).map_err(MasterError::from)?)
             }
-            (Master::File { .. }, Some(_)) => Err(WrapError::OtherWay { by: "a command (master_key_command)" }),
-            (Master::Command(_), None) => Err(WrapError::OtherWay { by: "a file of master keys (master_key)" }),
+            (Master::File { .. }, Some(_)) => Err(WrapError::OtherWay { by: BY_COMMAND }),
+            (Master::Command(_), None) => Err(WrapError::OtherWay { by: BY_FILE }),
         }
     }
 
-    /// Only the newest of the keys is left, and another one in front of it wraps from now on: what the keys before it wrapped
-    /// must have been wrapped anew. A command has versions of its own.
-    pub(super) fn advance(&self) -> Result<(), WrapError> {
+    /// For whoever changes the file: nobody else does meanwhile, and it is read. Nothing for a command.
+    pub(super) fn change(&self) -> Result<Option<Changing>, WrapError> {
         match self {
             Master::File { path, keys } => {
-                let known = MasterKeys::load(path)?;
-                let known = known.ok_or_else(|| MasterError::Damaged(path.clone()))?;
-                *keys.write().unwrap_or_else(PoisonError::into_inner) = known.newest_only()?.with_another()?;
-                Ok(())
+                let changing = MasterKeys::change(path)?;
+                reread(path, keys)?;
+                Ok(Some(changing))
             }
-            Master::Command(_) => Ok(()),
+            Master::Command(_) => Ok(None),
         }
     }
+}
+
+/// As the file is now. One that is not there is an error: what is in memory may be what was rotated away.
+fn reread(path: &Path, keys: &RwLock<MasterKeys>) -> Result<(), MasterError> {
+    let anew = MasterKeys::load(path)?.ok_or_else(|| MasterError::Damaged(path.to_owned()))?;
+    *keys.write().unwrap_or_else(PoisonError::into_inner) = anew;
+    Ok(())
 }
 
 fn read(keys: &RwLock<MasterKeys>) -> std::sync::RwLockReadGuard<'_, MasterKeys> {

@@ -20,7 +20,11 @@ use hostler_store::{
 };
 use hostler_trust::{CsrError, JoinToken, NodeIdentity, ResultRefusal, requested_key, result::thumbprint_of_pem};
 
-use super::{App, Error, Result, caller::Call, not_found, only};
+use super::{
+    App, Error, Result,
+    caller::{Call, Reach},
+    not_found, only,
+};
 
 impl App {
     /// A node by id or name.
@@ -40,7 +44,8 @@ impl App {
 
     /// A node as this caller may see it; while it is drained, with what is left there.
     pub async fn shown_node(&self, call: &Call, text: &str) -> Result<Node> {
-        let mut node = self.node(text).await?;
+        let node = self.node(text).await?;
+        let mut node = self.seen(call, vec![node]).await?.pop().ok_or(Error::Fault("a node was not shown"))?;
         if node.state == NodeState::Draining {
             let (vms, tasks) = self.store.left_on(node.id).await?;
             node.drain = Some(Drain::of(&vms, &tasks, |tenant| call.may_see(tenant)));
@@ -58,9 +63,20 @@ impl App {
         Ok(removal)
     }
 
-    /// Every node.
-    pub async fn nodes(&self) -> Result<Vec<Node>> {
-        Ok(self.store.nodes().await?)
+    /// Every node, as this caller may see it.
+    pub async fn nodes(&self, call: &Call) -> Result<Vec<Node>> {
+        self.seen(call, self.store.nodes().await?).await
+    }
+
+    /// Somebody of a tenant sees which of the tenant's own images are there, and not who speaks for a node at the broker.
+    async fn seen(&self, call: &Call, mut nodes: Vec<Node>) -> Result<Vec<Node>> {
+        let Reach::Tenant(tenant) = call.reach else { return Ok(nodes) };
+        let own: BTreeSet<String> = self.store.images(tenant).await?.into_iter().map(|image| image.digest.0).collect();
+        for node in &mut nodes {
+            node.facts.images.retain(|digest| own.contains(digest));
+            node.facts.broker_user = None;
+        }
+        Ok(nodes)
     }
 
     /// What an operator decided about a node.

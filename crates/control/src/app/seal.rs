@@ -1,6 +1,12 @@
 //! Sealed values: what rests encrypted in the store, under a key of its owner's, which rests there wrapped by a master key.
 //!
-//! Keys that were unwrapped are kept in memory. Never here: a value or a key in a log or an error.
+//! ```text
+//! Changing (the file is locked) ──every key opens──► a master key more in the file ──one step──► every key is wrapped under it
+//! a new key: wrapped under what wraps the others, and written only while that does (else again)
+//! ```
+//!
+//! So at any time one master key wraps all, and one that wraps nothing wraps nothing ever again. Keys that were unwrapped are
+//! kept in memory. Never here: a value or a key in a log or an error.
 
 use std::{
     collections::HashMap,
@@ -8,14 +14,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use hostler_model::{TenantId, event::Actor};
+use hostler_model::{
+    Code, Refusal, TenantId,
+    event::Actor,
+    key::{Retired, Rotated},
+};
 use hostler_store::{Rewrapped, Store, WrappedKey};
-use hostler_trust::{DataKey, seal::SealError};
+use hostler_trust::{DataKey, master::MasterError, seal::SealError};
 
 use super::{
     Error, Result,
     master::{Master, WrapError},
 };
+
+/// How often something is tried that others undid meanwhile, each time by something of their own that was done.
+const TRIES: usize = 10;
 
 /// How many unwrapped keys are kept; beyond that all are forgotten, and unwrapped again when they are needed.
 const KEPT: usize = 1024;
@@ -54,26 +67,63 @@ impl Sealer {
         Sealer(Arc::new(Inner { store, master, known: Mutex::default() }))
     }
 
-    /// Lets another master key wrap from now on, and wraps every key anew under it; says how many there are.
-    pub async fn rotate(&self, actor: Actor) -> Result<usize> {
-        // What an earlier rotation left, or another server wrapped meanwhile, before that key is taken out.
-        self.wrap_anew(Actor::system()).await?;
-        self.0.master.advance().map_err(|error| unwrapping(&error))?;
-        self.wrap_anew(actor).await
+    /// Lets another master key wrap from now on, and wraps every key anew under it: all in one step, or none. Of a file the old
+    /// keys stay, for backups and for whoever has not read it again. One that breaks off leaves a key more in the file.
+    pub async fn rotate(&self, actor: Actor) -> Result<Rotated> {
+        let mut file = self.0.master.change().map_err(|error| unwrapping(&error))?;
+        let mut keys = self.unwrapped().await?;
+        // In the file before it wraps.
+        if let Some(file) = &mut file {
+            file.add().map_err(|error| unwrapping(&error.into()))?;
+        }
+        let names = file.as_ref().map(|file| file.keys().names()).unwrap_or_default();
+        let (newest, older) = names.split_first().map_or((None, &[][..]), |(first, rest)| (Some(first), rest));
+        for _ in 0..TRIES {
+            let count = keys.len();
+            let anew = self.wrapped_anew(newest.map(String::as_str), keys).await?;
+            if self.0.store.rewrap(anew, actor.clone()).await? {
+                return Ok(Rotated { keys: count, master: newest.cloned(), older: older.to_vec() });
+            }
+            // A tenant got its key, or went, meanwhile.
+            keys = self.unwrapped().await?;
+        }
+        Err(Error::Fault("keys are made faster than they are wrapped anew"))
     }
 
-    async fn wrap_anew(&self, actor: Actor) -> Result<usize> {
-        let keys = self.0.store.data_keys().await?;
-        let mut anew = Vec::with_capacity(keys.len());
-        for WrappedKey { owner, wrapped } in keys {
-            let place = place(&owner);
-            let key = self.0.master.unwrap(&place, &wrapped).await.map_err(|error| unwrapping(&error))?;
-            let again = self.0.master.wrap(&place, &key).await.map_err(|error| unwrapping(&error))?;
-            anew.push(Rewrapped { owner, before: wrapped, after: again });
+    /// Removes from the file the master keys that wrap nothing any more.
+    pub async fn retire(&self, actor: Actor) -> Result<Retired> {
+        let Some(mut file) = self.0.master.change().map_err(|error| unwrapping(&error))? else {
+            return Ok(Retired { master: None, removed: Vec::new() });
+        };
+        // Read behind the lock: nothing is wrapped under another key without it.
+        let master = self.0.store.master().await?.unwrap_or_else(|| file.keys().newest().to_owned());
+        let removed: Vec<String> = file.keys().names().into_iter().filter(|name| *name != master).collect();
+        if !removed.is_empty() {
+            self.unwrapped().await?;
+            self.0.store.retire_masters(removed.clone(), actor).await?;
+            file.keep_only(std::slice::from_ref(&master)).map_err(|error| unwrapping(&error.into()))?;
         }
-        let count = anew.len();
-        self.0.store.rewrap(anew, actor).await?;
-        Ok(count)
+        Ok(Retired { master: Some(master), removed })
+    }
+
+    /// Every key there is, as it is wrapped and unwrapped.
+    async fn unwrapped(&self) -> Result<Vec<(WrappedKey, DataKey)>> {
+        let mut keys = Vec::new();
+        for key in self.0.store.data_keys().await? {
+            let unwrapped = self.0.master.unwrap(&place(&key.owner), &key.wrapped).await;
+            keys.push((key, unwrapped.map_err(|error| unwrapping(&error))?));
+        }
+        Ok(keys)
+    }
+
+    async fn wrapped_anew(&self, under: Option<&str>, keys: Vec<(WrappedKey, DataKey)>) -> Result<Vec<Rewrapped>> {
+        let mut anew = Vec::with_capacity(keys.len());
+        for (WrappedKey { owner, wrapped, .. }, key) in keys {
+            let again = self.0.master.wrap(under, &place(&owner), &key).await.map_err(|error| unwrapping(&error))?;
+            let (master, after) = again;
+            anew.push(Rewrapped { owner, before: wrapped, master, after });
+        }
+        Ok(anew)
     }
 
     /// Seals a text of an owner's. `place` says what it is.
@@ -96,11 +146,7 @@ impl Sealer {
         let place = place(&name);
         let wrapped = match self.0.store.data_key(name.clone()).await? {
             Some(wrapped) => wrapped,
-            None => {
-                let key = DataKey::generate().map_err(|error| sealing(&error))?;
-                let wrapped = self.0.master.wrap(&place, &key).await.map_err(|error| unwrapping(&error))?;
-                self.0.store.put_data_key(WrappedKey { owner: name, wrapped }).await?
-            }
+            None => self.make(&name, &place).await?,
         };
         let key = Arc::new(self.0.master.unwrap(&place, &wrapped).await.map_err(|error| unwrapping(&error))?);
         let mut known = self.known();
@@ -109,6 +155,21 @@ impl Sealer {
         }
         known.insert(owner, key.clone());
         Ok(key)
+    }
+
+    /// A new key for an owner, wrapped by what wraps the others; or the one that somebody else made for it meanwhile.
+    async fn make(&self, owner: &str, place: &str) -> Result<String> {
+        let key = DataKey::generate().map_err(|error| sealing(&error))?;
+        for _ in 0..TRIES {
+            let under = self.0.store.master().await?;
+            let wrapped = self.0.master.wrap(under.as_deref(), place, &key).await;
+            let (master, wrapped) = wrapped.map_err(|error| unwrapping(&error))?;
+            let new = WrappedKey { owner: owner.to_owned(), master, wrapped };
+            if let Some(wrapped) = self.0.store.put_data_key(new).await? {
+                return Ok(wrapped);
+            }
+        }
+        Err(Error::Fault("the master key is rotated faster than a key is wrapped under it"))
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Owner, Arc<DataKey>>> {
@@ -132,5 +193,12 @@ fn place(owner: &str) -> String {
 }
 
 fn unwrapping(error: &WrapError) -> Error {
-    Error::Trust { doing: "unwrap the key of stored values", cause: error.to_string() }
+    match error {
+        WrapError::File(MasterError::Busy(_) | MasterError::Full(_)) => {
+            Refusal::new(Code::KeyStateConflict, error.to_string()).into()
+        }
+        WrapError::File(_) | WrapError::Command { .. } | WrapError::OtherWay { .. } => {
+            Error::Trust { doing: "unwrap the key of stored values", cause: error.to_string() }
+        }
+    }
 }

@@ -58,8 +58,8 @@ impl App {
         }
     }
 
-    /// Lines with a number above `after` as they come, and the end. The stream also ends when the server goes away, the
-    /// store fails, or the follower is too slow.
+    /// Lines with a number above `after` as they come, and the end. The stream also ends with the credential, and when the
+    /// server goes away, the store fails, or the follower is too slow.
     pub async fn follow_task_log(
         self: &Arc<Self>,
         call: &Call,
@@ -70,8 +70,11 @@ impl App {
         let (to, followed) = mpsc::channel(AHEAD);
         let (app, call) = (self.clone(), call.clone());
         tokio::spawn(async move {
-            // Whoever has gone, or whoever the store fails, comes back with the last number that it saw.
-            let _ = app.feed_task_log(&call, id, after, &to).await;
+            tokio::select! {
+                () = app.no_longer(&call.caller) => {}
+                // Whoever has gone, or whoever the store fails, comes back with the last number that it saw.
+                _ = app.feed_task_log(&call, id, after, &to) => {}
+            }
         });
         Ok(followed)
     }

@@ -112,6 +112,7 @@ pub(super) const TABLE: &[Row] = &[
     row(POST, "/api/v1/keys/{key}/activate", admin(Scope::KeyWrite)),
     row(POST, "/api/v1/keys/{key}/retire", admin(Scope::KeyWrite)),
     row(POST, "/api/v1/keys/{key}/revoke", admin(Scope::KeyWrite)),
+    row(POST, "/api/v1/master-key/retire", admin(Scope::KeyWrite)),
     row(POST, "/api/v1/master-key/rotate", admin(Scope::KeyWrite)),
     row(POST, "/api/v1/nodes/{node}/refresh", admin(Scope::NodeWrite)),
     row(POST, "/api/v1/nodes/{node}/pause", admin(Scope::NodeWrite)),

@@ -23,7 +23,7 @@ use crate::app::{App, Result, blob::Sent, caller::Call};
 /// A piece that is read from the disk at once.
 const PIECE: usize = 256 << 10;
 
-/// A blob that is here, or that part of it which is.
+/// A blob that is here for this tenant, or that part of it which is: bytes that only others have sent are not.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 pub(super) struct Blob {
     /// Its digest.
@@ -72,8 +72,8 @@ pub(super) async fn put_blob(
 ) -> Result<Response> {
     let sha256: Sha256Hex = path.get("sha256")?.parse()?;
     let (headers, body) = (request.headers().clone(), request.into_body());
-    if let Some(size) = app.blobs.size(&sha256).await? {
-        app.blobs.touch(&sha256).await;
+    let tenant = call.tenant()?;
+    if let Some(size) = app.blob_of(tenant, &sha256).await? {
         // Its sender has not read the answer yet, and may not be able to before it has sent all.
         body::discard(body);
         return Ok(answer(StatusCode::OK, &Blob { sha256, size, complete: true }));
@@ -99,7 +99,7 @@ pub(super) async fn put_blob(
         Sent::Part(size) => Ok(answer(StatusCode::ACCEPTED, &Blob { sha256, size, complete: false })),
         Sent::Whole(received) => {
             let size = received.length;
-            app.blobs.keep(received).await?;
+            app.blobs.keep_of(tenant, received).await?;
             Ok(answer(StatusCode::CREATED, &Blob { sha256, size, complete: true }))
         }
     }
@@ -111,13 +111,11 @@ pub(super) async fn put_blob(
     responses((status = 200, description = "How many of its bytes are here, which may be none", body = Blob), Refusals))]
 pub(super) async fn show_blob(State(app): State<Arc<App>>, call: Call, path: InPath) -> Result<Json<Blob>> {
     let sha256: Sha256Hex = path.get("sha256")?.parse()?;
-    let whole = app.blobs.size(&sha256).await?;
-    if whole.is_some() {
-        app.blobs.touch(&sha256).await;
-    }
+    let tenant = call.tenant()?;
+    let whole = app.blob_of(tenant, &sha256).await?;
     let size = match whole {
         Some(size) => size,
-        None => app.blobs.sent(call.tenant()?, &sha256).await,
+        None => app.blobs.sent(tenant, &sha256).await,
     };
     Ok(Json(Blob { sha256, size, complete: whole.is_some() }))
 }

@@ -39,6 +39,9 @@ impl<T: DeserializeOwned, const LIMIT: usize> FromRequest<Arc<App>> for Strict<T
     async fn from_request(request: Request, app: &Arc<App>) -> Result<Self> {
         let call = request.extensions().get::<Call>().cloned();
         let bytes = read(request, LIMIT).await?;
+        if let Some(call) = &call {
+            app.still(call).await?;
+        }
         // Where nothing must be said, nothing need be sent.
         let text = if bytes.is_empty() { "{}" } else { text(&bytes)? };
         let value = serde_json::from_str(text).map_err(not_json)?;

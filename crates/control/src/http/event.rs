@@ -37,7 +37,7 @@ pub(super) struct EventsQuery {
     subject: Option<Uuid>,
 }
 
-/// Follows events as they happen, without a gap. The stream does not end by itself.
+/// Follows events as they happen, without a gap. The stream ends when the credential does, and not before.
 #[utoipa::path(get, path = "/api/v1/events", tag = "events",
     params(EventsQuery,
         ("Last-Event-ID" = Option<i64>, Header, description = "The number of the last event that was seen")),

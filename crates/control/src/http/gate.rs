@@ -1,7 +1,11 @@
 //! What every request passes: it gets an id, its caller is known and allowed, its answer is counted, its error written
 //! down as a problem, and a panic behind it becomes an answer too. Never here: logging of what went well.
 
-use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Instant};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     extract::{MatchedPath, Request, State},
@@ -26,7 +30,7 @@ use super::{
 };
 use crate::app::{
     App, Error, Result,
-    caller::{Call, Reach},
+    caller::{Believed, Call, Disbelieved, actor},
 };
 
 /// The header in which an answer says which request it is to.
@@ -50,6 +54,11 @@ const CLAIMS: [&str; 14] = [
     "x-auth-request-user",
     "remote-user",
 ];
+/// How long an answer may take to begin: twice what the longest may be waited for, and the time for the largest body. Whoever
+/// is still there then waits for something that does not come.
+const ANSWER: Duration = Duration::from_secs(240);
+/// Where a body is as long as an image, and comes as slowly as its sender's line lets it.
+const UPLOADS: [&str; 2] = ["/api/v1/blobs/{sha256}", "/api/v1/images/{image}/content"];
 /// What counts as a route where there is none.
 const NO_ROUTE: &str = "none";
 
@@ -61,17 +70,21 @@ pub(super) async fn people(State(app): State<Arc<App>>, mut request: Request, ne
     let row = path.as_ref().and_then(|path| access::find(request.method(), path.as_str()));
     let route = row.map_or(NO_ROUTE, |row| row.route);
     let browser = access::by_browser(route);
-    let response = match admit(&app, row, browser, began.id, &mut request).await {
-        Ok(who) => {
-            if let Some((caller, reach)) = who {
-                let source = source(&request);
-                request.extensions_mut().insert(Call { caller, reach, request: began.id, source });
+    let response = match admit(&app, row, &began, &mut request).await {
+        Ok(call) => {
+            if let Some(call) = call.clone() {
+                request.extensions_mut().insert(call);
             }
-            match (row, path) {
+            let response = match (row, path) {
                 // The table has no line for this method: it is not let through, whatever the router knows.
                 (None, Some(path)) => no_method(request, path.as_str()),
-                _ => run(next, request).await,
+                _ => in_time(route, run(next, request)).await,
+            };
+            // What a handler forbids is told here, once for all of them.
+            if let (Some(call), Some(code)) = (call, problem::forbidden(&response)) {
+                app.denials.add(call.actor(), call.caller.tenant, began.what(route), code);
             }
+            response
         }
         Err(error) => refuse(request, error),
     };
@@ -97,42 +110,47 @@ pub(super) async fn agents(State(app): State<Arc<App>>, mut request: Request, ne
 
 /// Who calls and on whose things; `None` where nobody needs to be known. What is not in the table is not for anybody in
 /// particular: with a credential one learns that it is not there.
-async fn admit(
-    app: &App,
-    row: Option<&Row>,
-    browser: bool,
-    id: RequestId,
-    request: &mut Request,
-) -> Result<Option<(Caller, Reach)>> {
-    let access = row.map_or(Access::Known, |row| row.access);
-    if let Some(PeerAddress(address)) = request.extensions().get() {
-        app.rates.address(*address)?;
+async fn admit(app: &App, row: Option<&Row>, began: &Began, request: &mut Request) -> Result<Option<Call>> {
+    let (access, route) = row.map_or((Access::Known, NO_ROUTE), |row| (row.access, row.route));
+    let source = request.extensions().get().map(|PeerAddress(address)| *address);
+    if let Some(address) = source {
+        app.rates.address(address)?;
     }
     if access == Access::Anyone {
         return Ok(None);
     }
-    let password = if browser { password(request.headers()) } else { None };
-    let caller = match password {
-        Some(token) => app.authenticate(&token).await?,
-        None => app.authenticate(bearer(request.headers())?).await?,
+    let denied = |caller: &Caller, code| {
+        app.denials.add(actor(caller, began.id, source), caller.tenant, began.what(route), code);
     };
+    let Believed { caller, belief, sent } = match known(app, route, request.headers()).await {
+        Ok(believed) => believed,
+        Err(Disbelieved { error, holder }) => {
+            if let Some(holder) = holder.as_deref() {
+                denied(holder, Code::Unauthenticated);
+            }
+            return Err(error);
+        }
+    };
+    if let Some(sent) = sent {
+        app.logins.add(sent, &caller, actor(&caller, began.id, source), app.clock.now());
+    }
     app.rates.token(&bucket(&caller))?;
     if let Err(refusal) = caller.may(access) {
-        let route = row.map_or(NO_ROUTE, |row| row.route);
-        let call = Call { caller, reach: Reach::Platform(None), request: id, source: source(request) };
-        app.denials.add(&call, &format!("{} {route}", name(request.method())));
+        denied(&caller, refusal.code);
         return Err(refusal.into());
     }
-    let named = match access {
-        Access::Tenant { .. } => of_tenant::take(request.uri_mut())?,
-        Access::Anyone | Access::Known | Access::Admin { .. } => None,
-    };
+    // What is nobody's in particular is the same whatever tenant somebody works for, and clients say it with every call.
+    let named = of_tenant::take(request.uri_mut())?.filter(|_| matches!(access, Access::Tenant { .. }));
     let reach = app.reach(&caller, named.as_deref()).await?;
-    Ok(Some((caller, reach)))
+    Ok(Some(Call { caller, belief, reach, request: began.id, source }))
 }
 
-pub(super) fn source(request: &Request) -> Option<IpAddr> {
-    request.extensions().get::<PeerAddress>().map(|peer| peer.0)
+/// Whose the credential is.
+async fn known(app: &App, route: &str, headers: &HeaderMap) -> std::result::Result<Believed, Disbelieved> {
+    match password(headers).filter(|_| access::by_browser(route)) {
+        Some(token) => app.authenticate(&token).await,
+        None => app.authenticate(bearer(headers)?).await,
+    }
 }
 
 /// Whose calls are counted together: those with one token; of who is sent by a provider, all of theirs.
@@ -196,6 +214,20 @@ fn run(mut next: Next, request: Request) -> impl Future<Output = Response> {
     }
 }
 
+/// Gives up an answer that does not begin.
+async fn in_time(route: &str, answer: impl Future<Output = Response>) -> Response {
+    if UPLOADS.contains(&route) {
+        return answer.await;
+    }
+    tokio::time::timeout(ANSWER, answer).await.unwrap_or_else(|_| {
+        let seconds = ANSWER.as_secs();
+        let detail = format!(
+            "there was no answer within {seconds} s; what was asked for may have happened: look, or ask again under the same idempotency key"
+        );
+        Error::from(Refusal::new(Code::Overloaded, detail).with("limit_seconds", seconds)).into_response()
+    })
+}
+
 struct Began {
     id: RequestId,
     at: Instant,
@@ -205,6 +237,11 @@ struct Began {
 impl Began {
     fn now(app: &App, method: &Method) -> Began {
         Began { id: app.ids.next(app.clock.now()), at: Instant::now(), method: name(method) }
+    }
+
+    /// The method and the route, for the audit.
+    fn what(&self, route: &str) -> String {
+        format!("{} {route}", self.method)
     }
 
     fn end(self, app: &App, route: &'static str, response: Response) -> Response {
@@ -233,6 +270,19 @@ fn name(method: &Method) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_begin_is_given_up_and_an_upload_is_not() {
+        let slow = async || {
+            tokio::time::sleep(ANSWER * 2).await;
+            StatusCode::OK.into_response()
+        };
+        assert_eq!(in_time("/api/v1/vms", slow()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        for upload in UPLOADS {
+            assert!(access::TABLE.iter().any(|row| row.route == upload && row.method == Method::PUT));
+            assert_eq!(in_time(upload, slow()).await.status(), StatusCode::OK);
+        }
+    }
 
     #[test]
     fn no_header_says_who_calls() {

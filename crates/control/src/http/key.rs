@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use hostler_model::{
     api::Page,
-    key::{KeyEvent, Rotated, SigningKey},
+    key::{KeyEvent, Retired, Rotated, SigningKey},
 };
 use http::StatusCode;
 
@@ -34,16 +34,29 @@ pub(super) async fn stage_key(
     Ok((StatusCode::CREATED, Json(app.stage_key(&call).await?)))
 }
 
-/// Lets another master key wrap the keys under which values are sealed, and wraps them all anew. The one before it stays in the
-/// file until the next rotation, for other servers.
+/// Lets another master key wrap the keys under which values are sealed, and wraps them all anew. Those before it stay in the
+/// file until they are retired: servers that have not read it again need them, and so do backups. `KEY_STATE_CONFLICT` while
+/// another rotation is under way.
 #[utoipa::path(post, path = "/api/v1/master-key/rotate", tag = "keys",
-    responses((status = 200, description = "How many keys it wraps", body = Rotated), Refusals))]
+    responses((status = 200, description = "What wraps now, and how many keys", body = Rotated), Refusals))]
 pub(super) async fn rotate_master_key(
     State(app): State<Arc<App>>,
     call: Call,
     _: Strict<Nothing>,
 ) -> Result<Json<Rotated>> {
-    Ok(Json(Rotated { keys: app.rotate_master(&call).await? }))
+    Ok(Json(app.rotate_master(&call).await?))
+}
+
+/// Removes the master keys that wrap nothing any more from the file. Backups that were taken under them can then be read only
+/// with an earlier copy of it.
+#[utoipa::path(post, path = "/api/v1/master-key/retire", tag = "keys",
+    responses((status = 200, description = "What wraps, and what was removed", body = Retired), Refusals))]
+pub(super) async fn retire_master_keys(
+    State(app): State<Arc<App>>,
+    call: Call,
+    _: Strict<Nothing>,
+) -> Result<Json<Retired>> {
+    Ok(Json(app.retire_masters(&call).await?))
 }
 
 /// Signs with a key from now on. The one that signed until now is in grace: what it signed is still believed.

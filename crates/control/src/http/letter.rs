@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::extract::State;
+use axum::{
+    extract::State,
+    response::{IntoResponse, Response},
+};
 use hostler_model::{
     Code, Refusal, VmId,
-    api::{Answers, Letters, NewTasks, Page},
+    api::{Answered, Answers, Letters, NewTasks, Page},
     kind::KindName,
     task::Task,
 };
@@ -17,6 +20,7 @@ use super::{
     body::{Json, Strict},
     cursor::{self, List},
     document::Refusals,
+    problem,
     query::{InQuery, before, limit},
 };
 use crate::app::{App, Result, caller::Call};
@@ -64,25 +68,17 @@ pub(super) async fn list_letters(
 /// Does dead letters again: for each a new task with `retry_of`. Those that are named, or up to 500 that a filter finds.
 #[utoipa::path(post, path = "/api/v1/tasks/dead/retry", tag = "tasks", request_body = Letters,
     responses((status = 200, description = "An answer for each", body = Answers), Refusals))]
-pub(super) async fn retry_letters(
-    State(app): State<Arc<App>>,
-    call: Call,
-    body: Strict<Letters>,
-) -> Result<Json<Answers>> {
+pub(super) async fn retry_letters(State(app): State<Arc<App>>, call: Call, body: Strict<Letters>) -> Result<Response> {
     let (answers, more) = app.retry_letters(&call, &body.value).await?;
-    Ok(Json(Answers { answers, more }))
+    Ok(answered(answers, more))
 }
 
 /// Lets dead letters be: they leave the list; the tasks, their history and their logs stay.
 #[utoipa::path(post, path = "/api/v1/tasks/dead/purge", tag = "tasks", request_body = Letters,
     responses((status = 200, description = "An answer for each", body = Answers), Refusals))]
-pub(super) async fn purge_letters(
-    State(app): State<Arc<App>>,
-    call: Call,
-    body: Strict<Letters>,
-) -> Result<Json<Answers>> {
+pub(super) async fn purge_letters(State(app): State<Arc<App>>, call: Call, body: Strict<Letters>) -> Result<Response> {
     let (answers, more) = app.purge_letters(&call, &body.value).await?;
-    Ok(Json(Answers { answers, more }))
+    Ok(answered(answers, more))
 }
 
 /// Submits up to 1,000 tasks, which are written down together. Each is answered by itself and in its order: one that is
@@ -96,12 +92,20 @@ pub(super) async fn submit_batch(
     call: Call,
     asked: Asked,
     body: Strict<NewTasks, BATCH_BYTES>,
-) -> Result<Json<Answers>> {
+) -> Result<Response> {
     let tasks = body.value.tasks;
     if tasks.is_empty() || tasks.len() > BATCH {
         let detail = format!("a batch has 1 to {BATCH} tasks, and this one has {}", tasks.len());
         return Err(Refusal::field("tasks", detail).into());
     }
     let answers = app.submit_batch(&call, &tasks, &asked.terms(&body.sha256)).await?;
-    Ok(Json(Answers { answers, more: false }))
+    Ok(answered(answers, false))
+}
+
+/// An answer for each. What was forbidden reaches the audit, as it would alone.
+fn answered(answers: Vec<Answered>, more: bool) -> Response {
+    let codes: Vec<Code> = answers.iter().filter_map(|one| Some(one.problem.as_ref()?.code)).collect();
+    let mut response = Json(Answers { answers, more }).into_response();
+    problem::mark_forbidden(&mut response, codes.into_iter());
+    response
 }

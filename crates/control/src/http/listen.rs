@@ -33,6 +33,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
+use super::idle::Usage;
+
 /// How long a client may take to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long a client may take to send a request's head; over HTTP/1.1 also how long a connection may idle.
@@ -42,6 +44,10 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(75);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long it may take to say so.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a connection without a certificate may be without a request. Who has none may be anybody, and places are few.
+const IDLE: Duration = Duration::from_secs(90);
+/// The same where agents connect: without a certificate one joins, and nothing else.
+const JOINING: Duration = Duration::from_secs(15);
 /// How large a request's head may be: a poll that lists a thousand leases has some 50 KiB.
 const HEAD_BYTES: usize = 128 << 10;
 /// How many connections there may be: of 10,000 agents, and of those among them that come back before their old one is
@@ -126,19 +132,19 @@ async fn connection(
     let mut known = Extensions::new();
     known.insert(address);
     match wire {
-        Wire::Plain => speak(Spoken::Either, stream, known, router, closing).await,
+        Wire::Plain => speak(Spoken::Either, stream, known, (router, Some(IDLE)), closing).await,
         Wire::Public(config) => match shake(stream, config).await {
-            Ok((stream, _)) => speak(agreed(&stream), stream, known, router, closing).await,
+            Ok((stream, _)) => speak(agreed(&stream), stream, known, (router, Some(IDLE)), closing).await,
             Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
         },
         Wire::Tls(config, revoked) => match shake(stream, config).await {
-            Ok((stream, None)) => speak(agreed(&stream), stream, known, router, closing).await,
+            Ok((stream, None)) => speak(agreed(&stream), stream, known, (router, Some(JOINING)), closing).await,
             Ok((stream, Some(peer))) => {
                 known.insert(peer);
                 tokio::select! {
                     biased;
                     () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked or removed node's connection was cut"),
-                    () = speak(agreed(&stream), stream, known, router, closing) => {}
+                    () = speak(agreed(&stream), stream, known, (router, None), closing) => {}
                 }
             }
             Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
@@ -177,46 +183,72 @@ async fn shake(
     Ok((stream, peer))
 }
 
-/// Speaks HTTP with a peer, of which every request is told what is `known`.
-async fn speak<S>(spoken: Spoken, stream: S, known: Extensions, router: Router, closing: CancellationToken)
-where
+/// Speaks HTTP with a peer, of which every request is told what is `known`, until it has asked for nothing for too long.
+async fn speak<S>(
+    spoken: Spoken,
+    stream: S,
+    known: Extensions,
+    (router, idle): (Router, Option<Duration>),
+    closing: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let limit = idle.map(|most| (Usage::new(), most));
+    let usage = limit.as_ref().map(|(usage, _)| usage.clone());
     let service = service_fn(move |request: http::Request<Incoming>| {
+        let under_way = usage.as_ref().map(Usage::begin);
         let mut request: Request = request.map(axum::body::Body::new);
         request.extensions_mut().extend(known.clone());
         let router = router.clone();
         async move {
             let answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
-            Ok::<_, Infallible>(told_once(answer))
+            let answer = told_once(answer);
+            Ok::<_, Infallible>(match under_way {
+                Some(under_way) => under_way.until_sent(answer),
+                None => answer,
+            })
         }
     });
     let stream = TokioIo::new(stream);
     match spoken {
         Spoken::Http2 => {
             let connection = http2().serve_connection(stream, service);
-            until_closed(pin!(connection), http2::Connection::graceful_shutdown, closing).await;
+            until_closed(pin!(connection), http2::Connection::graceful_shutdown, limit, closing).await;
         }
         Spoken::Either => {
             let either = either();
             let connection = either.serve_connection(stream, service);
-            until_closed(pin!(connection), auto::Connection::graceful_shutdown, closing).await;
+            until_closed(pin!(connection), auto::Connection::graceful_shutdown, limit, closing).await;
         }
     }
 }
 
-/// Lets a connection be used until its peer goes away, or the server does.
+/// Lets a connection be used until its peer goes away or asks for nothing, or the server goes away.
 async fn until_closed<C: Future>(
     mut connection: Pin<&mut C>,
     end: impl FnOnce(Pin<&mut C>),
+    limit: Option<(Usage, Duration)>,
     closing: CancellationToken,
 ) {
     // An error here is a peer that went away or spoke no HTTP: nothing that anybody here could mend.
     tokio::select! {
-        _ = connection.as_mut() => return,
-        () = closing.cancelled() => end(connection.as_mut()),
+        _ = connection.as_mut() => {}
+        () = unused(limit) => {
+            end(connection.as_mut());
+            let _ = tokio::time::timeout(PATIENCE, connection).await;
+        }
+        () = closing.cancelled() => {
+            end(connection.as_mut());
+            let _ = connection.await;
+        }
     }
-    let _ = connection.await;
+}
+
+async fn unused(limit: Option<(Usage, Duration)>) {
+    match limit {
+        Some((usage, most)) => usage.unused(most).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Marks the headers of an answer as not to be remembered. HTTP/2 would keep them in a table, to refer to them later, 4 KiB
@@ -260,6 +292,8 @@ fn either() -> auto::Builder<TokioExecutor> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
 
     #[tokio::test]
@@ -271,6 +305,25 @@ mod tests {
         let waits = connection((stream, from, room), Wire::Plain, Router::new(), CancellationToken::new());
         // HTTP's own state is some 1,500 of it; a second copy of that would be found.
         assert!(size_of_val(&waits) <= 3072, "{}", size_of_val(&waits));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_says_nothing_is_closed() {
+        for (spoken, said) in [
+            (Spoken::Either, ""),
+            (Spoken::Either, "PRI * HT"),
+            (Spoken::Either, "GET / HTTP/1.1\r\nhost: a\r\n"),
+            (Spoken::Either, "GET / HTTP/1.1\r\nhost: a\r\n\r\n"),
+            (Spoken::Http2, ""),
+            (Spoken::Http2, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ] {
+            let (mut client, server) = tokio::io::duplex(4096);
+            client.write_all(said.as_bytes()).await.unwrap();
+            let router = (Router::new(), Some(IDLE));
+            let spoken = speak(spoken, server, Extensions::new(), router, CancellationToken::new());
+            let ended = tokio::time::timeout(IDLE + PATIENCE * 2, spoken).await;
+            assert!(ended.is_ok(), "{said:?}");
+        }
     }
 
     #[test]

@@ -27,8 +27,8 @@ use crate::app::{App, Result, caller::Call};
 /// Lists nodes.
 #[utoipa::path(get, path = "/api/v1/nodes", tag = "nodes",
     responses((status = 200, description = "Every node, on one page", body = Page<Node>), Refusals))]
-pub(super) async fn list_nodes(State(app): State<Arc<App>>) -> Result<Json<Page<Node>>> {
-    Ok(Json(Page { items: app.nodes().await?, next_cursor: None }))
+pub(super) async fn list_nodes(State(app): State<Arc<App>>, call: Call) -> Result<Json<Page<Node>>> {
+    Ok(Json(Page { items: app.nodes(&call).await?, next_cursor: None }))
 }
 
 /// Shows a node.

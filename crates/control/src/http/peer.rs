@@ -6,7 +6,10 @@ use hostler_model::{Code, NodeId, Refusal, event::RequestOrigin, id::RequestId};
 use hostler_trust::{NodeIdentity, PeerCertificate};
 use http::request::Parts;
 
-use super::router::{JOIN, RENEW};
+use super::{
+    listen::PeerAddress,
+    router::{JOIN, RENEW},
+};
 use crate::app::{App, Error, Result};
 
 /// Who a request comes from, for callers in this process: what the TLS listener takes from the certificate.
@@ -26,7 +29,7 @@ pub(super) struct InRequest {
 /// still opens the renewal; the listener lets in no older one than that allows.
 pub(super) fn admit(app: &App, route: Option<&'static str>, id: RequestId, request: &mut Request) -> Result<()> {
     if route == Some(JOIN) || route == Some(RENEW) {
-        let source = super::gate::source(request);
+        let source = request.extensions().get().map(|PeerAddress(address)| *address);
         source.map_or(Ok(()), |source| app.rates.certificate(source))?;
         let shown = request.extensions().get::<PeerCertificate>();
         let late = shown.is_some_and(|certificate| certificate.is_expired(app.clock.now()));

@@ -49,6 +49,32 @@ pub(super) fn write(mut response: Response, request: RequestId) -> Response {
     response
 }
 
+/// A call of which some was forbidden, though its answer is none of these problems: a batch, answered one by one.
+#[derive(Clone, Copy, Debug)]
+struct PartlyForbidden(Code);
+
+/// Marks an answer to a batch by the codes with which some of it was refused.
+pub(super) fn mark_forbidden(response: &mut Response, mut codes: impl Iterator<Item = Code>) {
+    if let Some(code) = codes.find(is_forbidden) {
+        response.extensions_mut().insert(PartlyForbidden(code));
+    }
+}
+
+/// How a caller was forbidden what it asked for, or some of it.
+pub(super) fn forbidden(response: &Response) -> Option<Code> {
+    if let Some(PartlyForbidden(code)) = response.extensions().get() {
+        return Some(*code);
+    }
+    let Failure(error) = response.extensions().get()?;
+    let Error::Refused(refusal) = &**error else { return None };
+    Some(refusal.code).filter(is_forbidden)
+}
+
+/// Whether it is for who somebody is that they are refused, or for who they no longer are.
+fn is_forbidden(code: &Code) -> bool {
+    matches!(code, Code::Forbidden | Code::ForbiddenOwnership | Code::Unauthenticated)
+}
+
 /// What the caller is told.
 fn refusal(error: &Error, request: RequestId) -> Refusal {
     match error {

@@ -83,6 +83,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(key::retire_key))
         .routes(routes!(key::revoke_key))
         .routes(routes!(key::rotate_master_key))
+        .routes(routes!(key::retire_master_keys))
         .routes(routes!(node::refresh_node))
         .routes(routes!(node::pause_node))
         .routes(routes!(node::resume_node))

@@ -25,6 +25,7 @@ pub(super) async fn forget(app: Arc<App>, every: Duration, closing: Cancellation
         for old in Old::ALL {
             walk(&app, old, &mut outage, &closing).await;
         }
+        outage.note(&app.store.thin_checkpoints().await);
     }
 }
 

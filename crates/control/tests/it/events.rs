@@ -1,13 +1,18 @@
 //! Events over SSE: in order, without a gap, from where one left off.
 
-use futures_util::StreamExt;
-use http::StatusCode;
-use serde_json::Value;
+use std::time::Duration;
 
-use crate::harness::World;
+use axum::response::Response;
+use futures_util::StreamExt;
+use hostler_model::role::Role;
+use http::{Method, StatusCode};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+
+use crate::harness::{World, later};
 
 /// Reads events until there are `n` of them.
-async fn read(response: axum::response::Response, n: usize) -> Vec<(i64, String, Value)> {
+async fn read(response: Response, n: usize) -> Vec<(i64, String, Value)> {
     assert_eq!(response.status(), StatusCode::OK);
     let mut pieces = response.into_body().into_data_stream();
     let mut text = String::new();
@@ -32,7 +37,7 @@ async fn a_follower_sees_what_happens_after_it_came() {
     let response = world.get("/api/v1/events").stream().await;
     let task = world.echo("x").await;
     let events = read(response, 1).await;
-    assert_eq!((events[0].1.as_str(), &events[0].2["subject"]), ("task.queued", &serde_json::json!(task.id)));
+    assert_eq!((events[0].1.as_str(), &events[0].2["subject"]), ("task.queued", &json!(task.id)));
 }
 
 #[tokio::test]
@@ -63,7 +68,7 @@ async fn a_follower_may_ask_for_one_thing_only() {
     world.echo("one").await;
     let two = world.echo("two").await;
     let events = read(world.get(&format!("/api/v1/events?after=0&subject={}", two.id)).stream().await, 1).await;
-    assert!(events.iter().all(|event| event.2["subject"] == serde_json::json!(two.id)));
+    assert!(events.iter().all(|event| event.2["subject"] == json!(two.id)));
 }
 
 #[tokio::test]
@@ -74,8 +79,51 @@ async fn another_tenant_sees_none_of_it_and_the_stream_ends_with_the_server() {
     let response = world.get(&format!("/api/v1/events?after={head}")).bearer(&world.foreign).stream().await;
     world.echo("x").await;
     world.server.close();
-    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
     assert!(!String::from_utf8_lossy(&body).contains("data:"));
+}
+
+/// A token of an operator's that is good for a minute: itself, and its id.
+async fn minute(world: &World) -> (String, String) {
+    let body = json!({"label": "a minute", "expires_in_seconds": 60});
+    let made = world.post("/api/v1/tokens", body).bearer(world.token(Role::Operator)).send().await.json();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    (text(&made["token"]), text(&made["about"]["id"]))
+}
+
+/// Everything that is still to come, which must end soon.
+async fn rest(stream: Response) -> String {
+    let body = tokio::time::timeout(Duration::from_secs(20), stream.into_body().collect()).await;
+    String::from_utf8(body.expect("the stream goes on").unwrap().to_bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_credential_by_which_it_was_begun() {
+    let (world, _agent) = World::ready().await;
+    let task = world.echo("x").await;
+    for path in ["/api/v1/events".to_owned(), format!("/api/v1/tasks/{}/log", task.id)] {
+        let follow =
+            async |token: &str| world.get(&path).bearer(token).header("accept", "text/event-stream").stream().await;
+        // Revoked on this server: at once, and long before it would be looked up again.
+        let (token, id) = minute(&world).await;
+        let stream = follow(&token).await;
+        let begun = std::time::Instant::now();
+        let by_us = world.call(Method::DELETE, &format!("/api/v1/tokens/{id}")).send();
+        tokio::join!(rest(stream), by_us);
+        // Revoked by another server, of which this one hears.
+        let (token, id) = minute(&world).await;
+        let stream = follow(&token).await;
+        let actor = hostler_model::event::Actor::system();
+        world.store.revoke_token(id.parse().unwrap(), hostler_store::Revoke::One, actor).await.unwrap().unwrap();
+        rest(stream).await;
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        // Its time is up, which nobody says.
+        let (token, _) = minute(&world).await;
+        let stream = follow(&token).await;
+        world.pass(Duration::from_secs(60));
+        let (_, ()) = tokio::join!(rest(stream), later(Duration::from_secs(5)));
+        assert_eq!(follow(&token).await.status(), StatusCode::UNAUTHORIZED);
+    }
 }
 
 #[tokio::test]
@@ -104,5 +152,5 @@ async fn a_stream_says_where_it_starts_so_that_one_broken_before_its_first_event
     drop(broken);
     let task = world.echo("in the gap").await;
     let events = read(world.get("/api/v1/events").header("last-event-id", &starts).stream().await, 1).await;
-    assert_eq!(events[0].2["subject"], serde_json::json!(task.id));
+    assert_eq!(events[0].2["subject"], json!(task.id));
 }

@@ -93,14 +93,7 @@ impl World {
             move || Timestamp::from_micros(time.load(Ordering::Relaxed))
         });
         let ids = Ids::seeded(7);
-        let config = Config {
-            mode: Mode::Threads,
-            clock: clock.clone(),
-            ids: ids.clone(),
-            timing: Timing::default(),
-            placement: Policy::default(),
-        };
-        let store = Store::open(&dir.path().join("hostler.db"), config).unwrap();
+        let store = open(&dir.path().join("hostler.db"), &clock, &ids);
         let master = Master::file(&dir.path().join("master.key")).unwrap();
         let sealer = Sealer::new(store.clone(), master);
         let server = Server::new(ServerConfig {
@@ -184,6 +177,16 @@ impl World {
         self.dir.path()
     }
 
+    /// What somebody does who has the database and nothing else.
+    pub fn tamper(&self, sql: &str) {
+        rusqlite::Connection::open(self.dir.path().join("hostler.db")).unwrap().execute_batch(sql).unwrap();
+    }
+
+    /// An empty store beside that of the server.
+    pub fn another_store(&self) -> Store {
+        open(&self.dir.path().join("another.db"), &self.clock, &self.ids)
+    }
+
     /// A call by the platform's administrator.
     pub fn call(&self, method: Method, path: &str) -> Call {
         Call::new(self.server.api(), method, path).bearer(self.token(Role::PlatformAdmin))
@@ -221,6 +224,19 @@ impl World {
         assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.text());
         serde_json::from_value(answer.json()["task"].clone()).unwrap()
     }
+}
+
+fn open(path: &Path, clock: &Clock, ids: &Ids) -> Store {
+    let (clock, ids) = (clock.clone(), ids.clone());
+    let config = Config { mode: Mode::Threads, clock, ids, timing: Timing::default(), placement: Policy::default() };
+    Store::open(path, config).unwrap()
+}
+
+/// Lets time pass for tokio, and with it for what the server remembers and for its timers.
+pub async fn later(by: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(by).await;
+    tokio::time::resume();
 }
 
 /// Loops that need not be waited for.

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use hostler_model::{Timestamp, defaults::Defaults, image::Sha256Hex};
+use hostler_model::{Timestamp, defaults::Defaults, image::Sha256Hex, node::NodeFacts, role::Role};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::{
     disk::{Disks, import, upload},
-    harness::World,
+    harness::{Agent, World},
 };
 
 #[tokio::test]
@@ -152,4 +152,23 @@ async fn machines_that_name_no_image_are_made_of_the_one_that_is_the_default_now
     assert_eq!(create("web").await.code(), "IMAGE_NOT_FOUND");
     app.set_defaults(usual);
     assert_eq!(create("web").await.json()["vm"]["spec"]["image"], "tiny");
+}
+
+#[tokio::test]
+async fn a_tenant_sees_of_what_lies_at_nodes_its_own_images_only() {
+    let (world, agent) = World::ready().await;
+    let digest = world.get("/api/v1/images/tiny").send().await.json()["digest"].clone();
+    let facts = NodeFacts { images: vec![digest.as_str().unwrap().to_owned(), "f".repeat(64)], ..Agent::facts() };
+    let beat = json!({"facts": facts, "leases": [], "inventory": {"full": true, "vms": []}});
+    let answer = agent.call(&world, Method::POST, "heartbeat").json(&beat).send().await;
+    assert!(answer.status.is_success(), "{}", answer.text());
+    let seen = async |token: &str| {
+        let all = world.get("/api/v1/nodes").bearer(token).send().await.json();
+        let one = world.get("/api/v1/nodes/node-1").bearer(token).send().await.json();
+        assert_eq!(all["items"][0]["facts"], one["facts"]);
+        one["facts"]["images"].clone()
+    };
+    assert_eq!(seen(world.token(Role::PlatformAdmin)).await.as_array().unwrap().len(), 2);
+    assert_eq!(seen(world.token(Role::Viewer)).await, json!([digest]));
+    assert_eq!(seen(&world.foreign).await, json!([]));
 }

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use hostler_control::{Keyring, Master, Owner, Sealer};
+use hostler_control::{Keyring, Master, Owner, Sealer, app::Error};
 use hostler_model::{
+    Code,
+    event::Actor,
     internal::{HeartbeatAnswer, Inventory},
+    key::Rotated,
     role::Role,
 };
 use hostler_trust::{TaskRefusal, TaskVerifier};
@@ -138,7 +141,7 @@ async fn a_loop_hears_of_keys_that_another_server_changed() {
     let place = format!("signing key {}", key.kid());
     let private = sealer.seal(Owner::Control, &place, &key.to_pem()).await.unwrap();
     let new = hostler_store::NewSigningKey { kid: key.kid(), public: key.public(), private };
-    world.store.stage_key(new, hostler_model::event::Actor::system()).await.unwrap().unwrap();
+    world.store.stage_key(new, Actor::system()).await.unwrap().unwrap();
     let changed = async {
         while world.server.app().keys.now().digest == before {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -149,35 +152,129 @@ async fn a_loop_hears_of_keys_that_another_server_changed() {
     loops.await.unwrap();
 }
 
+const MINE: Owner = Owner::Tenant(hostler_model::TenantId::DEFAULT);
+
+/// A server that has just started over the same store and file: nothing is in its memory.
+fn started(world: &World) -> Sealer {
+    Sealer::new(world.store.clone(), Master::file(&world.folder().join("master.key")).unwrap())
+}
+
+/// What rests sealed as the default tenant's, and opens as long as no key of it is lost.
+async fn sealed(world: &World) -> String {
+    world.server.app().sealer.seal(MINE, "place", "hunter2").await.unwrap()
+}
+
+async fn opens(sealer: &Sealer, sealed: &str) -> bool {
+    // Both, or this server could not start: the control plane's own opens too.
+    let own = sealer.seal(Owner::Control, "x", "y").await.is_ok();
+    own && sealer.open_text(MINE, "place", sealed).await.is_ok_and(|text| text == "hunter2")
+}
+
+async fn rotated(world: &World, verb: &str) -> Value {
+    let answer = world.post(&format!("/api/v1/master-key/{verb}"), json!({})).send().await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    answer.json()
+}
+
 #[tokio::test]
 async fn what_was_sealed_opens_after_the_master_key_was_rotated_and_rotated_again() {
     let world = World::new().await;
     let path = world.folder().join("master.key");
-    let mine = Owner::Tenant(hostler_model::TenantId::DEFAULT);
-    let sealed = world.server.app().sealer.seal(mine, "place", "hunter2").await.unwrap();
-    // Another server has the same file, and what it read of it before.
-    let other = Sealer::new(world.store.clone(), Master::file(&path).unwrap());
+    let text = sealed(&world).await;
     let first = std::fs::read_to_string(&path).unwrap();
-    for round in 0..3 {
-        let answer = world.post("/api/v1/master-key/rotate", json!({})).send().await;
-        assert_eq!((answer.status, &answer.json()["keys"]), (StatusCode::OK, &json!(2)), "{}", answer.text());
-        assert_eq!(other.open_text(mine, "place", &sealed).await.unwrap(), "hunter2", "round {round}");
-        let fresh = Sealer::new(world.store.clone(), Master::file(&path).unwrap());
-        assert_eq!(fresh.open_text(mine, "place", &sealed).await.unwrap(), "hunter2", "round {round}");
+    for round in 1..4 {
+        // Another server read the file before, and unwraps its first key only after the rotation.
+        let other = started(&world);
+        let told = rotated(&world, "rotate").await;
+        assert_eq!((&told["keys"], told["older"].as_array().unwrap().len()), (&json!(2), round), "{told}");
+        assert!(opens(&other, &text).await && opens(&started(&world), &text).await, "round {round}");
     }
+    let all = std::fs::read_to_string(&path).unwrap();
+    assert_eq!(all.lines().count(), 4);
+    assert!(all.contains(first.trim()), "backups of before need it");
+    assert!(!opens_with(&world, &first, &text).await, "the first master key alone opens nothing of today's");
+
+    let gone = rotated(&world, "retire").await;
+    assert_eq!(gone["removed"].as_array().unwrap().len(), 3, "{gone}");
     let last = std::fs::read_to_string(&path).unwrap();
-    assert_eq!(last.lines().count(), 2, "the one before it, for servers that have not read the file again");
-    assert!(!last.contains(first.trim()), "what wraps nothing is taken out");
-    assert!(world.get("/api/v1/audit").send().await.text().contains("key.rotate_master"));
-    assert!(fresh_fails(&world, &first).await, "the first master key alone opens nothing any more");
+    assert!(last.lines().count() == 1 && last.starts_with(gone["master"].as_str().unwrap()), "{gone}");
+    assert!(opens(&started(&world), &text).await);
+    assert_eq!(rotated(&world, "retire").await["removed"], json!([]), "asked again, nothing is left to remove");
+    let audit = world.get("/api/v1/audit").send().await.text();
+    assert!(audit.contains("key.rotate_master") && audit.contains("key.retire_master"), "{audit}");
 }
 
-/// Whether nothing that is stored opens with these master keys.
-async fn fresh_fails(world: &World, keys: &str) -> bool {
+/// Whether what is stored opens with these master keys.
+async fn opens_with(world: &World, keys: &str, sealed: &str) -> bool {
     let path = world.folder().join("old.key");
     hostler_trust::file::write_private(&path, keys.as_bytes()).unwrap();
-    let sealer = Sealer::new(world.store.clone(), Master::file(&path).unwrap());
-    sealer.seal(Owner::Control, "x", "y").await.is_err()
+    opens(&Sealer::new(world.store.clone(), Master::file(&path).unwrap()), sealed).await
+}
+
+#[tokio::test]
+async fn a_rotation_that_broke_off_is_repeated_at_another_server_and_no_key_is_lost() {
+    let world = World::new().await;
+    let (text, other) = (sealed(&world).await, started(&world));
+    // The other has everything in memory, as it was.
+    assert!(opens(&other, &text).await);
+    for _ in 0..2 {
+        // It ends between the new key in the file and what is wrapped under it.
+        let mut file = hostler_trust::MasterKeys::change(&world.folder().join("master.key")).unwrap();
+        file.add().unwrap();
+        drop(file);
+        assert!(opens(&started(&world), &text).await);
+        other.rotate(Actor::system()).await.unwrap();
+        assert!(opens(&started(&world), &text).await && opens(&other, &text).await);
+    }
+    other.retire(Actor::system()).await.unwrap();
+    assert!(opens(&started(&world), &text).await);
+}
+
+#[tokio::test]
+async fn of_rotations_at_once_one_goes_on_and_the_others_are_told_and_no_key_is_lost() {
+    let world = World::new().await;
+    let text = sealed(&world).await;
+    let servers: Vec<Sealer> = (0..4).map(|_| started(&world)).collect();
+    for _ in 0..3 {
+        let at_once = servers.iter().map(|server| server.rotate(Actor::system()));
+        let ends = futures_util::future::join_all(at_once).await;
+        assert!(ends.iter().any(Result::is_ok));
+        for end in ends.iter().filter_map(|end| end.as_ref().err()) {
+            assert!(matches!(end, Error::Refused(refusal) if refusal.code == Code::KeyStateConflict), "{end}");
+        }
+        assert!(opens(&started(&world), &text).await);
+    }
+    let held = hostler_trust::MasterKeys::change(&world.folder().join("master.key")).unwrap();
+    let answer = world.post("/api/v1/master-key/rotate", json!({})).send().await;
+    assert_eq!(answer.code(), "KEY_STATE_CONFLICT");
+    drop(held);
+    rotated(&world, "retire").await;
+    assert!(opens(&started(&world), &text).await);
+}
+
+#[tokio::test]
+async fn a_server_that_slept_through_rotations_wraps_a_new_tenants_key_under_what_is_there_now() {
+    let world = World::new().await;
+    let idle = started(&world);
+    for verb in ["rotate", "rotate", "retire"] {
+        rotated(&world, verb).await;
+    }
+    let theirs = Owner::Tenant(crate::harness::stranger());
+    let text = idle.seal(theirs, "place", "hunter3").await.unwrap();
+    assert_eq!(started(&world).open_text(theirs, "place", &text).await.unwrap(), "hunter3");
+
+    // One that has a copy of its own of the file, and an old one, wraps nothing that the others could not open.
+    let old = std::fs::read_to_string(world.folder().join("master.key")).unwrap();
+    let path = world.folder().join("copy.key");
+    hostler_trust::file::write_private(&path, old.as_bytes()).unwrap();
+    let apart = Sealer::new(world.store.clone(), Master::file(&path).unwrap());
+    rotated(&world, "rotate").await;
+    let error = apart.seal(MINE, "place", "x").await.unwrap_err().to_string();
+    assert!(error.contains("copy.key"), "{error}");
+    for change in [apart.rotate(Actor::system()).await.err(), apart.retire(Actor::system()).await.err()] {
+        assert!(change.is_some_and(|error| error.to_string().contains("copy.key")));
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), old);
 }
 
 #[tokio::test]
@@ -189,22 +286,31 @@ async fn a_command_wraps_in_place_of_a_file_and_sees_keys_on_its_standard_input_
     std::fs::write(&program, script).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     let words = vec![program.display().to_string(), "--region".into(), "a b; rm -rf /".into()];
-    let mine = Owner::Tenant(hostler_model::TenantId::DEFAULT);
-    let sealer = Sealer::new(world.store.clone(), Master::Command(words.clone()));
-    let sealed = sealer.seal(mine, "place", "hunter2").await.unwrap();
-    let fresh = Sealer::new(world.store.clone(), Master::Command(words));
-    assert_eq!(fresh.open_text(mine, "place", &sealed).await.unwrap(), "hunter2");
+    // A store in which no file has wrapped anything.
+    let store = world.another_store();
+    let sealer = Sealer::new(store.clone(), Master::Command(words.clone()));
+    let sealed = sealer.seal(MINE, "place", "hunter2").await.unwrap();
+    let fresh = Sealer::new(store.clone(), Master::Command(words));
+    assert_eq!(fresh.open_text(MINE, "place", &sealed).await.unwrap(), "hunter2");
     let (said, owner) = (std::fs::read_to_string(&said).unwrap(), hostler_model::TenantId::DEFAULT);
     let lines: Vec<String> =
         ["wrap", "unwrap", "unwrap"].map(|verb| format!("--region a b; rm -rf / {verb} data key of {owner}")).into();
     assert_eq!(said.lines().collect::<Vec<_>>(), lines, "no shell, and no key among its words");
 
     for (bad, why) in [("/does/not/exist", "failed"), ("/bin/false", "failed"), ("/bin/true", "did not answer")] {
-        let sealer = Sealer::new(world.store.clone(), Master::Command(vec![bad.into()]));
-        let error = sealer.open_text(mine, "place", &sealed).await.unwrap_err().to_string();
+        let sealer = Sealer::new(store.clone(), Master::Command(vec![bad.into()]));
+        let error = sealer.open_text(MINE, "place", &sealed).await.unwrap_err().to_string();
         assert!(error.contains(bad) && error.contains(why), "{error}");
     }
-    // What a file wrapped is not the command's.
-    let error = fresh.seal(Owner::Control, "x", "y").await.unwrap_err().to_string();
-    assert!(error.contains("master_key"), "{error}");
+    assert_eq!(fresh.rotate(Actor::system()).await.unwrap(), Rotated { keys: 1, master: None, older: Vec::new() });
+    assert_eq!(fresh.open_text(MINE, "place", &sealed).await.unwrap(), "hunter2");
+    // What a file wrapped is not the command's, and the other way round; nor does one wrap beside the other.
+    let by_command = Sealer::new(world.store.clone(), Master::Command(vec!["/bin/true".into()]));
+    let by_file = Sealer::new(store, Master::file(&world.folder().join("master.key")).unwrap());
+    for (sealer, owner) in
+        [(&by_command, Owner::Control), (&by_command, MINE), (&by_file, MINE), (&by_file, Owner::Control)]
+    {
+        let error = sealer.seal(owner, "x", "y").await.unwrap_err().to_string();
+        assert!(error.contains("master_key"), "{error}");
+    }
 }

@@ -8,7 +8,7 @@ use hostler_model::{TenantId, role::Role};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, World, stranger};
+use crate::harness::{Answer, World, later, stranger};
 
 async fn world(provider: &Provider) -> World {
     hostler_trust::install_crypto();
@@ -40,13 +40,6 @@ fn token(world: &World, provider: &Provider, changes: Value) -> String {
 
 async fn whoami(world: &World, token: &str) -> Answer {
     world.get("/api/v1/whoami").bearer(token).send().await
-}
-
-/// Lets time pass for tokio, and with it for what is remembered of the provider.
-async fn later(by: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(by).await;
-    tokio::time::resume();
 }
 
 #[tokio::test]
@@ -140,6 +133,54 @@ async fn a_key_that_is_not_known_is_asked_for_and_not_more_often_than_that() {
     later(Duration::from_secs(6)).await;
     assert_eq!(whoami(&world, &old).await.code(), "UNAUTHENTICATED");
     assert_eq!(whoami(&world, &new).await.status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn whoever_asks_and_goes_away_does_not_keep_the_keys_from_being_fetched() {
+    let provider = Provider::start(KeyKind::Ed).await.unwrap();
+    let world = world(&provider).await;
+    let good = token(&world, &provider, json!({}));
+    provider.slow(true);
+    // A stranger, whose token is signed by nobody and who does not wait for the answer.
+    let stranger = format!("{}.{}.AAAA", good.split('.').next().unwrap(), good.split('.').nth(1).unwrap());
+    tokio::select! {
+        answer = whoami(&world, &stranger) => panic!("the provider is slow, and there is an answer: {}", answer.text()),
+        () = provider.asked(1) => {}
+    }
+    provider.slow(false);
+    assert_eq!(whoami(&world, &good).await.status, StatusCode::OK, "nobody is let in for as long as strangers come");
+    assert_eq!(provider.fetched(), 1);
+}
+
+#[tokio::test]
+async fn a_login_is_in_the_audit_once_and_so_is_the_token_that_is_made_with_it() {
+    let provider = Provider::start(KeyKind::Ec).await.unwrap();
+    let world = world(&provider).await;
+    let login = token(&world, &provider, json!({}));
+    let made = world.post("/api/v1/tokens", json!({"label": "laptop"})).bearer(&login).at("192.0.2.7").send().await;
+    assert_eq!(made.status, StatusCode::CREATED, "{}", made.text());
+    later(Duration::from_secs(6)).await;
+    whoami(&world, &login).await;
+    assert_eq!(whoami(&world, &token(&world, &provider, json!({"aud": "other"}))).await.code(), "UNAUTHENTICATED");
+    let another = token(&world, &provider, json!({"sub": "bob", "groups": ["root"], "tenant": null}));
+    whoami(&world, &another).await;
+    world.server.app().tell_logins().await.unwrap();
+    world.server.app().tell_logins().await.unwrap();
+    let audit = world.get("/api/v1/audit?limit=500").send().await.json();
+    let of = |kind: &str| {
+        let entries = audit["items"].as_array().unwrap().iter().filter(|entry| entry["kind"] == kind);
+        Vec::from_iter(entries.filter(|entry| entry["data"]["actor"]["method"] == "provider").cloned())
+    };
+    let logins = of("login");
+    assert_eq!(logins.len(), 2, "{logins:?}");
+    let (entry, what) = (&logins[0]["data"], &logins[0]["data"]["what"]);
+    assert_eq!((&what["issuer"], &what["subject"]), (&json!(provider.issuer()), &json!("alice")));
+    assert_eq!((&entry["actor"]["role"], &entry["actor"]["source"]), (&json!("operator"), &json!("192.0.2.7")));
+    assert_eq!(logins[1]["data"]["what"]["subject"], "bob");
+    let tokens = of("token.create");
+    assert_eq!((tokens.len(), &tokens[0]["subject"]), (1, &made.json()["about"]["id"]));
+    assert_eq!(tokens[0]["data"]["actor"]["principal"], entry["actor"]["principal"]);
+    assert!(!audit.to_string().contains(&login), "a token is in the audit");
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! Tokens of people and programs, and service accounts, through the routes of people.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
+use axum::body::{Body, Bytes};
+use futures_util::stream;
 use hostler_model::{
     PrincipalId, TenantId,
     caller::{Audience, Caller},
@@ -10,6 +12,7 @@ use hostler_model::{
 };
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 use crate::harness::{Answer, World};
 
@@ -139,6 +142,52 @@ async fn a_revoked_token_is_refused_at_once_and_those_it_made_where_that_is_aske
         assert_eq!(whoami(&world, &child).await.status, StatusCode::OK);
         world.call(Method::DELETE, &format!("{path}?with_made=true")).bearer(operator).send().await;
         assert_eq!(whoami(&world, &child).await.code(), "UNAUTHENTICATED");
+    }
+}
+
+/// A body that says when it is asked for, which is behind the gate, and comes when it is let go.
+fn held(text: String) -> (Body, oneshot::Receiver<()>, oneshot::Sender<()>) {
+    let ((asks, asked), (go, goes)) = (oneshot::channel(), oneshot::channel());
+    let come = async move {
+        asks.send(()).unwrap();
+        goes.await.unwrap();
+        Ok::<_, Infallible>(Bytes::from(text))
+    };
+    (Body::from_stream(stream::once(come)), asked, go)
+}
+
+#[tokio::test]
+async fn a_body_that_comes_after_its_token_was_revoked_or_is_over_does_nothing() {
+    let world = World::new().await;
+    let admin = world.token(Role::PlatformAdmin);
+    for (method, path, body) in [
+        (Method::POST, "/api/v1/tokens", json!({"label": "late"})),
+        (Method::POST, "/api/v1/service-accounts", json!({"name": "late", "role": "viewer"})),
+        (Method::POST, "/api/v1/tenants", json!({"name": "late"})),
+        (Method::POST, "/api/v1/join-tokens", json!({})),
+        (Method::POST, "/api/v1/keys", json!({})),
+        (Method::POST, "/api/v1/tasks", json!({"kind": "echo", "params": {"message": "late"}})),
+        (Method::PUT, "/api/v1/images/late/content", json!("the bytes of an image")),
+    ] {
+        for revoked in [true, false] {
+            let (token, about) = made(&world, admin, json!({"label": "x", "expires_in_seconds": 60})).await;
+            let (body, asked, go) = held(body.to_string());
+            let call = world.call(method.clone(), path).bearer(&token).body("application/json", body);
+            let (answer, before) = tokio::join!(call.send(), async {
+                asked.await.unwrap();
+                if revoked {
+                    let path = format!("/api/v1/tokens/{}", about["id"].as_str().unwrap());
+                    assert_eq!(world.call(Method::DELETE, &path).send().await.status, StatusCode::OK);
+                } else {
+                    world.pass(Duration::from_secs(60));
+                }
+                let before = world.store.log_head().await.unwrap();
+                go.send(()).unwrap();
+                before
+            });
+            assert_eq!(answer.code(), "UNAUTHENTICATED", "{path}");
+            assert_eq!(world.store.log_head().await.unwrap(), before, "something was done at {path}");
+        }
     }
 }
 

@@ -181,3 +181,31 @@ async fn what_nobody_goes_on_with_is_removed_after_a_day() {
     world.server.app().blobs.sweep();
     assert_eq!((&here(&world, &old).await["size"], &here(&world, &young).await["size"]), (&json!(0), &json!(1)));
 }
+
+#[tokio::test]
+async fn bytes_are_there_for_those_only_who_have_sent_them() {
+    let world = World::new().await;
+    let image = world.import_tiny().await;
+    let rootfs = Sha256Hex::of(b"a root disk");
+    let (blob, own) = (format!("/api/v1/blobs/{rootfs}"), here(&world, &rootfs).await);
+    assert_eq!(own, json!({"sha256": rootfs, "size": 11, "complete": true}));
+    let foreign = |method, path: &str| world.call(method, path).bearer(&world.foreign);
+    let theirs = async || foreign(Method::GET, &blob).send().await.json();
+    assert_eq!(theirs().await, json!({"sha256": rootfs, "size": 0, "complete": false}), "a digest is no disk");
+    let register = async || {
+        let manifest = serde_json::to_value(&image.manifest).unwrap();
+        foreign(Method::PUT, "/api/v1/images").json(&manifest).send().await
+    };
+    let import = json!({"parts": {"rootfs": {"blob": rootfs, "format": "raw"}}});
+    let refused = foreign(Method::POST, "/api/v1/images/theirs/import").json(&import).send().await;
+    assert_eq!((register().await.code(), refused.code()), ("VALIDATION_ERROR".into(), "NOT_FOUND".into()));
+
+    for file in image.manifest.files.values() {
+        let bytes = std::fs::read(world.folder().join("blobs").join(file.sha256.as_str())).unwrap();
+        let put = foreign(Method::PUT, &format!("/api/v1/blobs/{}", file.sha256));
+        assert_eq!(put.body("application/octet-stream", bytes).send().await.status, StatusCode::CREATED);
+    }
+    assert_eq!(theirs().await["complete"], true);
+    let registered = register().await;
+    assert_eq!(registered.status, StatusCode::OK, "{}", registered.text());
+}

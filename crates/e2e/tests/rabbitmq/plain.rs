@@ -191,7 +191,7 @@ for body in (unsigned, b'a.b.c'):
         .pair
         .until(
             "they are put aside",
-            |_| Ok((scene.broker.queue("hostler.results.dead")? == Some((7, 0))).then_some(())),
+            |_| Ok((scene.broker.queue("hostler.results.dead")? == Some((9, 0))).then_some(())),
         )
         .await?;
     // And it goes on as before.

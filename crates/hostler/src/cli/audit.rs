@@ -14,7 +14,7 @@ use std::{
 
 use clap::Subcommand;
 use hostler_model::{
-    chain::{Line, Stand, Walk},
+    chain::{BEGINNING, Line, Stand, Walk},
     event::Entry,
 };
 use hostler_trust::{CheckpointVerifier, Fingerprint};
@@ -43,15 +43,15 @@ pub struct Args {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
-    /// List who did what, oldest first
+    /// List who did what, oldest first: the last entries, or those after a number
     #[command(
         visible_alias = "ls",
-        after_help = "Examples:\n  hostler audit list\n  hostler audit list --after 120 -o json"
+        after_help = "Examples:\n  hostler audit list\n  hostler audit list --limit 5\n  hostler audit list --after 120 -o json"
     )]
     List {
-        /// Only what came after this number
-        #[arg(long, value_name = "NUMBER", default_value_t = 0)]
-        after: i64,
+        /// What came after this number, from there on
+        #[arg(long, value_name = "NUMBER")]
+        after: Option<i64>,
         /// At most this many
         #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
         limit: u16,
@@ -92,7 +92,10 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     match args.verb {
         Verb::List { after, limit } => {
             let session = globals.session()?;
-            let entries = session.client.audit(after, usize::from(limit)).await?;
+            let entries = match after {
+                Some(after) => session.client.audit(after, usize::from(limit)).await?,
+                None => session.client.last_audit(usize::from(limit)).await?,
+            };
             session.print(&entries, || table(&entries))?;
             Ok(Exit::Done)
         }
@@ -155,8 +158,8 @@ impl Verifying {
     fn line(&mut self, line: Line) {
         let walk = match (&mut self.walk, &line) {
             (Some(walk), _) => walk,
-            (none, Line::From(stand)) => none.insert(Walk::from(*stand)),
-            (none, _) => none.insert(Walk::from(hostler_model::chain::BEGINNING)),
+            (none, Line::From(stand)) => none.insert(beginning_at(*stand)),
+            (none, _) => none.insert(Walk::from(BEGINNING)),
         };
         match line {
             Line::From(stand) if stand != walk.stand() => {
@@ -181,12 +184,21 @@ impl Verifying {
     }
 
     fn end(self) -> Walk {
-        let mut walk = self.walk.unwrap_or_else(|| Walk::from(hostler_model::chain::BEGINNING));
+        let mut walk = self.walk.unwrap_or_else(|| Walk::from(BEGINNING));
         if !self.ended {
             walk.wrong("the export breaks off before its end");
         }
         walk
     }
+}
+
+/// A walk along what is said to go on from here. Nothing says that what was before is as it was, so that is a wrong.
+fn beginning_at(stand: Stand) -> Walk {
+    let mut walk = Walk::from(stand);
+    if stand != BEGINNING {
+        walk.wrong(format!("the export begins behind the entry {}: what was before it is not there", stand.seq));
+    }
+    walk
 }
 
 fn of_file(path: &Path, pem: &str) -> Result<Walk, Failure> {
@@ -306,5 +318,17 @@ mod tests {
         by       the certificate that you named, abababab
         wrong    the entry 7 is missing
         ");
+    }
+    #[test]
+    fn an_export_without_its_beginning_is_not_what_was_written() {
+        let pem =
+            hostler_trust::Authority::create(hostler_model::Timestamp::from_micros(0)).unwrap().ca_pem().to_owned();
+        let stand = Stand { seq: 7, ..BEGINNING };
+        for (from, wrongs) in [(BEGINNING, 0), (stand, 1)] {
+            let mut verifying = Verifying::with(&pem).unwrap();
+            [Line::From(from), Line::End(from)].into_iter().for_each(|line| verifying.line(line));
+            let walk = verifying.end();
+            assert_eq!(walk.wrongs().len(), wrongs, "{:?}", walk.wrongs());
+        }
     }
 }

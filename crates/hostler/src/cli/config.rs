@@ -1,6 +1,7 @@
 //! `hostler config`: what the configuration says, whence, and whether it is right.
 
 use clap::Subcommand;
+use serde_json::{Value, json};
 
 use super::Globals;
 use crate::{
@@ -87,17 +88,36 @@ pub fn everything(which: &FileArgs) -> Result<Vec<InForce>, Failure> {
     Ok(all.into_iter().map(redacted).collect())
 }
 
-/// An address may carry a password; what comes before the `@` is nobody's business.
+/// An address may carry a password, and so may the words of a command.
 fn redacted(mut one: InForce) -> InForce {
-    if let Some((scheme, rest)) = one.value.as_str().and_then(|text| text.split_once("://")) {
-        let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, _)| (rest, "?(redacted)"));
-        let shown = match rest.rsplit_once('@') {
-            Some((_, host)) => format!("{scheme}://(redacted)@{host}{query}"),
-            None => format!("{scheme}://{rest}{query}"),
-        };
-        one.value = shown.into();
-    }
+    one.value = match one.value {
+        Value::Array(words) if one.key.ends_with("_command") => match &words[..] {
+            [] | [_] => Value::Array(words),
+            [first, ..] => json!([first, "(redacted)"]),
+        },
+        Value::Array(items) => items.into_iter().map(without_password).collect(),
+        value if one.key == "server.database" => database(value),
+        value => without_password(value),
+    };
     one
+}
+
+/// What comes before the `@` of an address is nobody's business, and neither is its query.
+fn without_password(value: Value) -> Value {
+    let Some((scheme, rest)) = value.as_str().and_then(|text| text.split_once("://")) else { return value };
+    let (rest, query) = rest.split_once('?').map_or((rest, ""), |(rest, _)| (rest, "?(redacted)"));
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://(redacted)@{host}{query}").into(),
+        None => format!("{scheme}://{rest}{query}").into(),
+    }
+}
+
+/// PostgreSQL's other form has its words in any order, in quotes or not: it is not taken apart.
+fn database(value: Value) -> Value {
+    match value.as_str() {
+        Some(text) if !text.is_empty() && !text.contains("://") => "(redacted)".into(),
+        Some(_) | None => without_password(value),
+    }
 }
 
 fn table(all: &[InForce]) -> Table {
@@ -121,6 +141,20 @@ mod tests {
         assert_eq!(redacted(one("https://h:1")).value, "https://h:1");
         assert_eq!(redacted(one("postgres://u:p@ss@h/d")).value, "postgres://(redacted)@h/d");
         assert_eq!(redacted(one("postgres://h/d?user=u&password=p")).value, "postgres://h/d?(redacted)");
+        let of = |key: &str, value: Value| {
+            redacted(InForce { key: key.into(), value, from: Source::Default }).value.to_string()
+        };
+        for (key, value) in [
+            ("server.database", json!("host=db user=h password=geheim")),
+            ("server.database", json!("password='geheim'")),
+            ("server.master_key_command", json!(["kms", "--token", "geheim"])),
+            ("server.master_key_command", json!(["kms", "https://u:geheim@kms"])),
+            ("server.names", json!(["https://u:geheim@h"])),
+        ] {
+            assert!(!of(key, value.clone()).contains("geheim"), "{key} {value}");
+        }
+        assert_eq!(of("server.master_key_command", json!(["kms"])), r#"["kms"]"#);
+        assert_eq!(of("server.database", json!("")), r#""""#);
     }
 
     #[tokio::test]

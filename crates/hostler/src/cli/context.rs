@@ -120,7 +120,7 @@ fn place(globals: &Globals) -> Result<Place, Failure> {
         (Some(_), _) => {
             let context = globals.server.context()?;
             context.client()?;
-            Ok(Place::Server { url: context.url, token: context.token.reveal().to_owned() })
+            Ok(Place::Server { url: context.url, token: context.token.reveal().to_owned(), way: context.way.kept() })
         }
         (None, Some(data)) => {
             let data = data.canonicalize().map_err(|error| Failure::usage(format!("{}: {error}", data.display())))?;
@@ -177,11 +177,12 @@ fn show(told: &Told) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Way;
 
     #[test]
     fn contexts_are_told_without_their_tokens() {
         let mut book = Book::default();
-        let place = Place::Server { url: "https://a.example".into(), token: "hst_secret".into() };
+        let place = Place::Server { url: "https://a.example".into(), token: "hst_secret".into(), way: Way::default() };
         book.add(&"prod".parse().unwrap(), place).unwrap();
         book.add(&"dev".parse().unwrap(), Place::Local { data: "/nowhere".into() }).unwrap();
         insta::assert_snapshot!(table(&told(&book)), @r"

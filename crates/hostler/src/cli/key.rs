@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use hostler_model::{
     Timestamp,
-    key::{KeyEvent, SigningKey},
+    key::{KeyEvent, Retired, Rotated, SigningKey},
 };
 
 use super::{Globals, Session};
@@ -53,9 +53,16 @@ enum Verb {
     Revoke(Which),
     /// Let another master key wrap the keys under which secrets are sealed
     ///
-    /// Secrets need not be sealed anew. Keep a copy of the new file: without it nothing that is sealed can be read.
-    #[command(after_help = "Examples:\n  hostler key rotate-master")]
-    RotateMaster,
+    /// Secrets need not be sealed anew. Keep a copy of the new file: without it nothing that is sealed can be read. The keys
+    /// before it stay in the file, for backups, until --retire removes them.
+    #[command(after_help = "Examples:\n  hostler key rotate-master\n  hostler key rotate-master --retire")]
+    RotateMaster {
+        /// In place of a rotation: remove the master keys that wrap nothing any more
+        ///
+        /// Backups that were taken under them can then be read only with an earlier copy of the file.
+        #[arg(long)]
+        retire: bool,
+    },
 }
 
 #[derive(clap::Args, Debug)]
@@ -78,9 +85,14 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
             let key = session.client.stage_key().await?;
             tell(&session, &key)
         }
-        Verb::RotateMaster => {
+        Verb::RotateMaster { retire: false } => {
             let rotated = session.client.rotate_master_key().await?;
-            session.print(&rotated, || output::fields([("keys", format!("{} wrapped anew", rotated.keys))]))?;
+            session.print(&rotated, || output::fields(rotation(&rotated)))?;
+            Ok(Exit::Done)
+        }
+        Verb::RotateMaster { retire: true } => {
+            let retired = session.client.retire_master_keys().await?;
+            session.print(&retired, || output::fields(retirement(&retired)))?;
             Ok(Exit::Done)
         }
         Verb::Activate(Which { key }) => change(&session, &key, KeyEvent::Activate).await,
@@ -97,6 +109,27 @@ async fn change(session: &Session, kid: &str, event: KeyEvent) -> Result<Exit, F
 fn tell(session: &Session, key: &SigningKey) -> Result<Exit, Failure> {
     session.print(key, || show(key, session.now()))?;
     Ok(Exit::Done)
+}
+
+/// What a command is called where a master key's name stands.
+const COMMAND: &str = "master_key_command, which has versions of its own";
+
+fn rotation(Rotated { keys, master, older }: &Rotated) -> Vec<(&'static str, String)> {
+    let mut fields =
+        vec![("wraps", master.clone().unwrap_or_else(|| COMMAND.to_owned())), ("keys", format!("{keys} wrapped anew"))];
+    if !older.is_empty() {
+        fields.push(("kept", format!("{}: backups taken under them need them", older.join(", "))));
+        fields.push(("next", "copy the file to where you keep it, and to hosts that do not share it".to_owned()));
+    }
+    fields
+}
+
+fn retirement(Retired { master, removed }: &Retired) -> Vec<(&'static str, String)> {
+    let gone = match &removed[..] {
+        [] => "nothing".to_owned(),
+        names => format!("{}: backups taken under them need an earlier copy of the file", names.join(", ")),
+    };
+    vec![("wraps", master.clone().unwrap_or_else(|| COMMAND.to_owned())), ("removed", gone)]
 }
 
 fn table(keys: &[SigningKey], now: Timestamp) -> Table {
@@ -142,6 +175,22 @@ mod tests {
         KID                                          STATE   SINCE  MADE
         bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  active  now    now
         aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa  grace   now    now
+        ");
+    }
+
+    #[test]
+    fn a_rotation_names_what_stays_and_a_retirement_what_is_gone() {
+        let rotated = Rotated { keys: 2, master: Some("0b0b".into()), older: vec!["0a0a".into()] };
+        insta::assert_snapshot!(output::fields(rotation(&rotated)), @"
+        wraps  0b0b
+        keys   2 wrapped anew
+        kept   0a0a: backups taken under them need them
+        next   copy the file to where you keep it, and to hosts that do not share it
+        ");
+        let retired = Retired { master: Some("0b0b".into()), removed: vec!["0a0a".into()] };
+        insta::assert_snapshot!(output::fields(retirement(&retired)), @"
+        wraps    0b0b
+        removed  0a0a: backups taken under them need an earlier copy of the file
         ");
     }
 }

@@ -61,13 +61,15 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     let Some(url) = globals.server.url.clone() else {
         return Err(Failure::usage("where is the server?").help("give --url https://hostler.example.com"));
     };
+    let way = globals.server.way.clone();
+    let at = |token: Token| Context { name: None, url: url.clone(), token, token_file: None, way: way.clone() };
     let token = match (args.device, globals.server.given_token()?) {
-        (true, _) => by_device(&url, args.expires).await?,
+        (true, _) => by_device(at, args.expires).await?,
         (false, Some(token)) => token,
         (false, None) => from_stdin()?,
     };
-    let me = at(&url, token.clone()).client()?.whoami().await?;
-    let place = Place::Server { url: url.clone(), token: token.reveal().to_owned() };
+    let me = at(token.clone()).client()?.whoami().await?;
+    let place = Place::Server { url: url.clone(), token: token.reveal().to_owned(), way: way.kept() };
     Book::change(&Book::required_path()?, |book| {
         book.put(&args.name, place);
         Ok(())
@@ -77,15 +79,12 @@ pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn at(url: &str, token: Token) -> Context {
-    Context { name: None, url: url.to_owned(), token, token_file: None }
-}
-
 /// The provider's token ends within the hour; what is kept is one of ours, made with it.
-async fn by_device(url: &str, expires: Option<Duration>) -> Result<Token, Failure> {
-    let ways = at(url, Token::from("")).client()?.login_ways().await?;
+async fn by_device(at: impl Fn(Token) -> Context, expires: Option<Duration>) -> Result<Token, Failure> {
+    let server = at(Token::from(""));
+    let ways = server.client()?.login_ways().await?;
     let provider = ways.oidc.ok_or_else(|| {
-        Failure::new(Exit::Refused, format!("{url} has no identity provider by which one could log in"))
+        Failure::new(Exit::Refused, format!("{} has no identity provider by which one could log in", server.url))
             .help("its operator names one with server.oidc_issuer and server.oidc_client; or log in with a token")
     })?;
     let id_token = device::id_token(&provider).await?;
@@ -98,7 +97,7 @@ async fn by_device(url: &str, expires: Option<Duration>) -> Result<Token, Failur
         expires_in_seconds: expires.map(|time| time.as_secs()),
         format: TokenFormat::Opaque,
     };
-    let issued = at(url, Token::from(id_token)).client()?.make_token(&new).await?;
+    let issued = at(Token::from(id_token)).client()?.make_token(&new).await?;
     Ok(Token::from(issued.token))
 }
 

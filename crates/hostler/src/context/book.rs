@@ -21,7 +21,7 @@ use hostler_model::name::Name;
 use hostler_trust::file::{create_private_dir, read_private, write_private};
 use serde::{Deserialize, Serialize};
 
-use super::unreadable;
+use super::{Way, unreadable};
 use crate::{
     exit::{Exit, Failure},
     nearest::did_you_mean,
@@ -37,6 +37,9 @@ pub enum Place {
         url: String,
         /// The token.
         token: String,
+        /// How it is spoken with.
+        #[serde(flatten)]
+        way: Way,
     },
     /// A server of this machine, whose `client.json` says where it is while it runs.
     Local {
@@ -179,7 +182,7 @@ mod tests {
     }
 
     fn server(url: &str) -> Place {
-        Place::Server { url: url.into(), token: "secret".into() }
+        Place::Server { url: url.into(), token: "secret".into(), way: Way::default() }
     }
 
     #[test]

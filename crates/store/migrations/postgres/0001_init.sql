@@ -3,13 +3,14 @@
 -- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
 
 -- One row: the store's epoch, the number of the last log entry, the hash of the last link; `mark`: the certificate
--- authority of the servers over this database.
+-- authority of the servers over this database; `fleet`: another word after each change of a node or of a node's book.
 CREATE TABLE log_head (
     one         BIGINT PRIMARY KEY CHECK (one = 1),
     store_epoch BIGINT NOT NULL,
     seq         BIGINT NOT NULL,
     hash        TEXT COLLATE "C" NOT NULL,
-    mark        TEXT COLLATE "C"
+    mark        TEXT COLLATE "C",
+    fleet       TEXT COLLATE "C"
 );
 
 INSERT INTO log_head (one, store_epoch, seq, hash)
@@ -43,12 +44,14 @@ ALTER TABLE log ALTER tenant SET (n_distinct = 10000), ALTER subject SET (n_dist
 CREATE TABLE links (
     last_seq  BIGINT PRIMARY KEY,
     first_seq BIGINT NOT NULL,
+    digest    TEXT COLLATE "C" NOT NULL,
     hash      TEXT COLLATE "C" NOT NULL
 );
 
 -- Where the chain stood when a server signed it: a compact JWS.
 CREATE TABLE checkpoints (
     seq    BIGINT PRIMARY KEY,
+    at     BIGINT NOT NULL,
     signed TEXT COLLATE "C" NOT NULL
 );
 
@@ -488,8 +491,10 @@ CREATE TABLE signing_keys (
 );
 
 -- Keys under which values are sealed, wrapped by a master key, which is in no database. `owner`: a tenant, or `control`.
+-- `master`: the name of what wraps, the same in all rows, so that nothing is wrapped under a key that was rotated away.
 CREATE TABLE data_keys (
     owner      TEXT COLLATE "C" PRIMARY KEY,
+    master     TEXT COLLATE "C" NOT NULL,
     wrapped    TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL
 );

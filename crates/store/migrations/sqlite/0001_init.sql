@@ -2,13 +2,14 @@
 -- `seq` beside a row is the number of the log entry with which it was written: the order of commits.
 
 -- One row: the store's epoch, the number of the last log entry, the hash of the last link; `mark`: the certificate
--- authority of the servers over this database.
+-- authority of the servers over this database; `fleet`: another word after each change of a node or of a node's book.
 CREATE TABLE log_head (
     one         INTEGER PRIMARY KEY CHECK (one = 1),
     store_epoch INTEGER NOT NULL,
     seq         INTEGER NOT NULL,
     hash        TEXT    NOT NULL,
-    mark        TEXT
+    mark        TEXT,
+    fleet       TEXT
 ) STRICT, WITHOUT ROWID;
 
 INSERT INTO log_head (one, store_epoch, seq, hash)
@@ -40,12 +41,14 @@ CREATE INDEX log_by_tenant ON log (tenant, seq) WHERE tenant IS NOT NULL;
 CREATE TABLE links (
     last_seq  INTEGER PRIMARY KEY,
     first_seq INTEGER NOT NULL,
+    digest    TEXT    NOT NULL,
     hash      TEXT    NOT NULL
 ) STRICT;
 
 -- Where the chain stood when a server signed it: a compact JWS.
 CREATE TABLE checkpoints (
     seq    INTEGER PRIMARY KEY,
+    at     INTEGER NOT NULL,
     signed TEXT    NOT NULL
 ) STRICT;
 
@@ -476,8 +479,10 @@ CREATE TABLE signing_keys (
 ) STRICT, WITHOUT ROWID;
 
 -- Keys under which values are sealed, wrapped by a master key, which is in no database. `owner`: a tenant, or `control`.
+-- `master`: the name of what wraps, the same in all rows, so that nothing is wrapped under a key that was rotated away.
 CREATE TABLE data_keys (
     owner      TEXT PRIMARY KEY,
+    master     TEXT    NOT NULL,
     wrapped    TEXT    NOT NULL,
     created_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

@@ -5,7 +5,7 @@ use hostler_model::{
     event::Actor,
     key::{self, Change, KeyEvent, KeyState, Kid, SigningKey},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
@@ -14,14 +14,24 @@ use crate::{
     work::Work,
 };
 
-/// The first key of a store, where it has none: it signs at once.
-pub(crate) fn first(work: &mut Work<'_>, new: &NewSigningKey) -> Result<()> {
-    if !keys::all(work.tx)?.is_empty() {
+/// A key that signs at once, where none does: in a new store, and after it went back in time.
+pub(crate) fn put_active(work: &mut Work<'_>, new: &NewSigningKey) -> Result<()> {
+    if keys::all(work.tx)?.iter().any(|row| row.key.state == KeyState::Active) {
         return Ok(());
     }
     keys::insert(work.tx, new, KeyState::Active, work.now)?;
     tell(work, &Actor::system(), "create", &new.kid, &[(new.kid.clone(), KeyState::Active)]);
     Ok(())
+}
+
+/// The store went back in time: none of its keys signs any more. What became of each.
+pub(crate) fn set_aside(work: &mut Work<'_>) -> Result<Vec<Change>> {
+    let changes = key::after_restore(&states(&keys::all(work.tx)?));
+    for (kid, state) in &changes {
+        keys::update(work.tx, kid, *state, work.now)?;
+    }
+    work.trust_changed();
+    Ok(changes)
 }
 
 /// Another key, which agents learn before it signs.
@@ -68,8 +78,12 @@ fn one(work: &Work<'_>, kid: &Kid) -> Result<Answer<SigningKey>> {
 
 /// What is so already is a wish that is written down all the same.
 fn tell(work: &mut Work<'_>, actor: &Actor, verb: &str, kid: &Kid, changes: &[Change]) {
-    let changes: Vec<_> = changes.iter().map(|(kid, state)| json!({"kid": kid, "state": state})).collect();
-    let data = json!({"kid": kid, "changes": changes});
+    let data = json!({"kid": kid, "changes": told(changes)});
     work.audit(actor, None, "key", &format!("key.{verb}"), Uuid::nil(), data);
     work.trust_changed();
+}
+
+/// Changes as the log has them.
+pub(crate) fn told(changes: &[Change]) -> Vec<Value> {
+    changes.iter().map(|(kid, state)| json!({"kid": kid, "state": state})).collect()
 }

@@ -17,7 +17,7 @@ use crate::{
     node::{self, NodeRow},
     secret,
     task::{self, Due, bound, stats},
-    vm as vms,
+    token, vm as vms,
     work::Work,
 };
 
@@ -128,10 +128,11 @@ fn lose_vms(work: &mut Work<'_>, nodes: &BTreeSet<NodeId>) -> Result<()> {
     Ok(())
 }
 
-/// Keys of 24 hours ago whose task ended, and texts of tasks that came to nothing a week ago.
+/// Keys of 24 hours ago whose task ended, texts of tasks that came to nothing a week ago, and join tokens that were over a day
+/// ago.
 pub(crate) fn drop_idempotency_keys(work: &mut Work<'_>) -> Result<Swept> {
-    let texts = secret::drop_old(work.tx, work.now, PIECE)?;
-    let changed = idempotency::drop_old(work.tx, work.now, PIECE)?.max(texts);
+    let (texts, tokens) = (secret::drop_old(work.tx, work.now, PIECE)?, token::drop_old(work.tx, work.now)?);
+    let changed = idempotency::drop_old(work.tx, work.now, PIECE)?.max(texts).max(tokens);
     Ok(Swept { changed, more: changed == PIECE })
 }
 

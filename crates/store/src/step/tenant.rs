@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::{
     Answer, EditTenant, MadeTenant, NewTenantRow,
     idempotency::{self, FirstAnswer, Key},
-    tenant,
+    key, tenant,
     work::{Did, Work},
 };
 
@@ -72,6 +72,7 @@ pub(crate) fn delete(work: &mut Work<'_>, edit: &EditTenant) -> Result<Answer<Te
     let may = before.check_generation(edit.if_match.as_deref()).and(check_deletable(&before, &remains));
     if may.is_ok() && !edit.dry_run {
         tenant::delete(work.tx, before.id)?;
+        key::drop_data_key(work.tx, &before.id.to_string())?;
         tell(work, &edit.actor, &before, Did { kind: "tenant.deleted", by: "tenant.delete" });
     }
     Ok(may.map(|()| before))

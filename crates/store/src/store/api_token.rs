@@ -10,7 +10,13 @@ use hostler_model::{
 use serde_json::json;
 
 use super::Store;
-use crate::{Answer, NewApiToken, Result, TokensOf, api_token, service_account, step::tenant::no_tenant};
+use crate::{
+    Answer, NewApiToken, Result, TokensOf,
+    api_token::{self, Which},
+    service_account,
+    step::tenant::no_tenant,
+    work::Work,
+};
 
 /// Which tokens go with one that is revoked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +36,12 @@ impl Store {
                 && service_account::one(work.tx, account.id)?.is_none()
             {
                 return Ok(Err(no_account(account.name.as_str())));
+            }
+            // It was good when the call began; what was revoked since leaves nothing behind.
+            if let Some(maker) = token.made_with
+                && !is_good(work, maker)?
+            {
+                return Ok(Err(no_maker()));
             }
             if let Some(tenant) = caller.tenant
                 && work.tenant(tenant)?.is_none()
@@ -72,14 +84,15 @@ impl Store {
             if api_token::one(work.tx, id)?.is_none() {
                 return Ok(Err(no_token()));
             }
-            api_token::revoke(work.tx, id, work.now)?;
-            if how == Revoke::WithMade {
-                api_token::revoke_made(work.tx, id, work.now)?;
-            }
+            let which = match how {
+                Revoke::One => Which::One(id),
+                Revoke::WithMade => Which::WithMade(id),
+            };
+            let revoked = api_token::revoke(work.tx, which, work.now)?;
             work.credentials_changed();
             let token = api_token::one(work.tx, id)?;
             let tenant = token.as_ref().and_then(|token| token.tenant);
-            let data = json!({"with_made": how == Revoke::WithMade});
+            let data = json!({"with_made": how == Revoke::WithMade, "revoked": revoked});
             work.audit(&actor, tenant, "token", "token.revoke", id.0, data);
             Ok(token.ok_or_else(no_token))
         })
@@ -140,14 +153,25 @@ impl Store {
                 return Ok(Err(no_account(name.as_str())));
             };
             service_account::delete(work.tx, account.id, work.now)?;
-            api_token::revoke_all(work.tx, account.id, work.now)?;
+            let revoked = api_token::revoke(work.tx, Which::AllOf(account.id), work.now)?;
             work.credentials_changed();
-            let data = json!({"name": account.name});
+            let data = json!({"name": account.name, "revoked": revoked});
             work.audit(&actor, Some(tenant), "service_account", "service_account.delete", account.id.0, data);
             Ok(Ok(account))
         })
         .await
     }
+}
+
+/// Whether a token lets anybody in now, and the service account that it stands for, where it is one's, is still there.
+fn is_good(work: &Work<'_>, id: TokenId) -> hostler_db::Result<bool> {
+    let Some(token) = api_token::one(work.tx, id)?.filter(|token| token.is_good(work.now)) else { return Ok(false) };
+    Ok(token.service_account.is_none() || service_account::one(work.tx, token.principal)?.is_some())
+}
+
+fn no_maker() -> Refusal {
+    let detail = "the token that this one was to be made with is no longer good; log in again, or make another one";
+    Refusal::new(Code::Unauthenticated, detail)
 }
 
 fn no_token() -> Refusal {

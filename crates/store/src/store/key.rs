@@ -17,9 +17,9 @@ impl Store {
         self.read(|tx| Ok(keys::all(tx)?.into_iter().map(|row| (row.key, row.private)).collect())).await
     }
 
-    /// The first key, where there is none yet.
-    pub async fn put_first_key(&self, new: NewSigningKey) -> Result<()> {
-        self.step("store.key", move |work| key::first(work, &new)).await
+    /// A key that signs at once, where none does: in a new store, and after it went back in time.
+    pub async fn put_active_key(&self, new: NewSigningKey) -> Result<()> {
+        self.step("store.key", move |work| key::put_active(work, &new)).await
     }
 
     /// Another key, which does not sign yet.
@@ -48,18 +48,36 @@ impl Store {
         self.read(keys::data_keys).await
     }
 
-    /// Wraps keys anew.
-    pub async fn rewrap(&self, anew: Vec<Rewrapped>, actor: Actor) -> Result<()> {
+    /// The name of what wraps them; `None` while there are none.
+    pub async fn master(&self) -> Result<Option<String>> {
+        self.read(keys::master).await
+    }
+
+    /// Wraps all keys anew, or none: `false` where these are not all that there are by now, or not as they are.
+    pub async fn rewrap(&self, anew: Vec<Rewrapped>, actor: Actor) -> Result<bool> {
         self.step("store.key", move |work| {
-            keys::rewrap(work.tx, &anew)?;
-            work.audit(&actor, None, "key", "key.rotate_master", Uuid::nil(), json!({"keys": anew.len()}));
+            let done = keys::rewrap(work.tx, &anew)?;
+            if done {
+                let what = json!({"keys": anew.len(), "master": anew.first().map(|key| &key.master)});
+                work.audit(&actor, None, "key", "key.rotate_master", Uuid::nil(), what);
+            }
+            Ok(done)
+        })
+        .await
+    }
+
+    /// Master keys are about to be removed by somebody.
+    pub async fn retire_masters(&self, names: Vec<String>, actor: Actor) -> Result<()> {
+        self.step("store.key", move |work| {
+            work.audit(&actor, None, "key", "key.retire_master", Uuid::nil(), json!({"removed": names}));
             Ok(())
         })
         .await
     }
 
-    /// Writes an owner's key down where it has none; the one that it then has.
-    pub async fn put_data_key(&self, key: WrappedKey) -> Result<String> {
+    /// Writes an owner's key down where it has none; the one that it then has. `None`: by now another master key wraps than
+    /// that of this one, and it is to be wrapped under that.
+    pub async fn put_data_key(&self, key: WrappedKey) -> Result<Option<String>> {
         self.step("store.key", move |work| keys::put_data_key(work.tx, &key, work.now)).await
     }
 }

@@ -354,6 +354,7 @@ macro_rules! every_claim {
                 a_cordoned_node_gets_tasks_but_no_machines
                 nothing_is_taken_from_a_revoked_node_until_it_joins_anew
                 an_event_that_does_not_apply_is_refused
+                a_join_token_is_forgotten_a_day_after_its_time
                 after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has
                 after_a_restore_nothing_is_undone_because_time_went_by;
             drain:
@@ -397,9 +398,11 @@ macro_rules! every_claim {
             key:
                 one_key_signs_and_follows_another
                 a_revoked_key_that_signed_is_followed_at_once
+                after_a_restore_no_key_of_before_signs_and_another_takes_its_place
                 every_change_of_a_key_is_in_the_audit_without_its_private_part
                 no_more_keys_are_believed_than_agents_hold
-                an_owner_has_one_key_whoever_makes_it_first;
+                an_owner_has_one_key_whoever_makes_it_first
+                all_keys_are_wrapped_anew_or_none_and_nothing_under_the_master_key_of_before;
             log:
                 entries_are_numbered_without_gaps
                 filters_select
@@ -414,7 +417,10 @@ macro_rules! every_claim {
                 entries_that_were_swapped_are_named
                 an_entry_that_was_added_and_the_head_moved_for_it_is_named
                 a_chain_that_was_cut_off_behind_what_was_signed_is_named
-                a_chain_that_was_written_anew_is_named_by_what_was_signed;
+                a_chain_that_was_written_anew_is_named_by_what_was_signed
+                a_checkpoint_is_kept_where_the_chain_stands_there_and_nowhere_else
+                a_chain_goes_on_from_where_it_stood_unless_it_was_written_anew
+                of_old_checkpoints_the_last_of_each_day_stays;
             doctor:
                 an_entry_that_was_edited_is_found
                 an_entry_that_was_removed_is_found
@@ -444,8 +450,11 @@ macro_rules! every_claim {
                 a_token_stands_for_its_caller
                 a_revoked_token_stays_revoked_and_takes_what_it_made_where_that_is_asked
                 tokens_are_listed_newest_first_by_whose_they_are
+                what_is_no_longer_good_makes_no_token
                 old_ones_are_forgotten_and_nobody_has_too_many
-                a_service_account_goes_with_its_tokens;
+                one_that_made_others_is_kept_as_long_as_they_are
+                a_service_account_goes_with_its_tokens
+                who_was_let_in_and_who_was_not_is_in_the_audit;
             query:
                 tasks_are_listed_newest_first_by_every_filter
                 vms_are_listed_without_the_deleted

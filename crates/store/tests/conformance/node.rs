@@ -153,6 +153,19 @@ pub async fn a_renewal_is_in_the_audit_and_a_node_that_is_gone_renews_nothing(wo
     assert_eq!(refusal.code, Code::IdentityMismatch);
 }
 
+pub async fn a_join_token_is_forgotten_a_day_after_its_time(world: &mut World) {
+    let token = world.join_token(None, true).await;
+    let why = async || world.store.join(world.join(&token, "a", world.id())).await.unwrap().unwrap_err().detail;
+    world.advance(24 * 60 * 60);
+    world.store.drop_idempotency_keys().await.unwrap();
+    let expired = why().await;
+    assert!(expired.contains("expired"), "{expired}");
+    world.advance(601);
+    assert_eq!(world.store.drop_idempotency_keys().await.unwrap().changed, 1);
+    assert_ne!(why().await, expired, "it is not known any more");
+    assert_eq!(world.store.drop_idempotency_keys().await.unwrap().changed, 0);
+}
+
 pub async fn after_a_restore_a_node_gets_tasks_once_it_has_said_what_it_has(world: &mut World) {
     let agent = world.node("a").await;
     let begun = world.ok(world.echo()).await;

@@ -7,6 +7,8 @@ use hostler_db::Mode;
 use hostler_fixture::Database;
 use hostler_model::{
     Clock, Code, Ids,
+    event::Actor,
+    node::NodeEvent,
     placement::Policy,
     task::TaskState,
     tenant::{Limits, UNLIMITED},
@@ -45,6 +47,26 @@ async fn a_key_sent_to_both_makes_one_task() {
         };
         let (first, second) = tokio::join!(one.submit(sent(&one)), other.submit(sent(&other)));
         assert_eq!(first.unwrap().task.id, second.unwrap().task.id);
+    }
+    one.end().await;
+}
+
+#[tokio::test]
+async fn what_one_changes_of_nodes_and_their_books_is_seen_by_the_others_next_placement() {
+    let (one, other) = worlds();
+    let (a, operator) = (one.node("a").await, Actor::system());
+    one.ok(one.create("first")).await;
+    other.store.change_node(a.node, NodeEvent::Cordon, operator.clone()).await.unwrap().unwrap();
+    one.refused(one.create("cordoned"), Code::NoCapacity).await;
+    other.store.change_node(a.node, NodeEvent::Uncordon, operator).await.unwrap().unwrap();
+    one.ok(one.create("second")).await;
+    // It has room for eight.
+    for name in ["third", "fourth", "fifth", "sixth", "seventh"] {
+        other.ok(other.create(name)).await;
+    }
+    one.ok(one.create("eighth")).await;
+    for world in [&other, &one] {
+        world.refused(world.create("ninth"), Code::NoCapacity).await;
     }
     one.end().await;
 }

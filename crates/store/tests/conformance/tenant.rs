@@ -6,7 +6,7 @@ use hostler_model::{
     patch::Patch,
     tenant::{Limits, LimitsPatch, TenantPatch, UNLIMITED},
 };
-use hostler_store::{Cancel, EditTenant, Idempotency, LogFilter, NewTenantRow, Submission, TaskFilter};
+use hostler_store::{Cancel, EditTenant, Idempotency, LogFilter, NewTenantRow, Submission, TaskFilter, WrappedKey};
 use serde_json::json;
 
 use crate::{
@@ -103,7 +103,10 @@ pub async fn a_tenant_is_deleted_once_it_has_nothing(world: &mut World) {
     world.store.remove_image(id, image.digest.0, Actor::system()).await.unwrap().unwrap();
     let dry = EditTenant { dry_run: true, ..gone.clone() };
     assert!(world.store.delete_tenant(dry).await.unwrap().is_ok());
+    let key = WrappedKey { owner: id.to_string(), master: "m".into(), wrapped: "w".into() };
+    world.store.put_data_key(key).await.unwrap();
     assert_eq!(world.store.delete_tenant(gone.clone()).await.unwrap().unwrap().id, id);
+    assert_eq!(world.store.data_key(id.to_string()).await.unwrap(), None, "what was sealed for it opens never again");
     assert_eq!(world.store.tenant(id).await.unwrap(), None);
     assert_eq!(world.store.delete_tenant(gone).await.unwrap().unwrap_err().code, Code::NotFound);
     let late = Submission { tenant: id, ..world.echo() };

@@ -107,6 +107,18 @@ impl TaskVerifier {
         Ok(TaskVerifier { keys, revoked, validation: signature_only() })
     }
 
+    /// The same, which also refuses what these keys signed.
+    #[must_use]
+    pub fn refusing(mut self, revoked: impl IntoIterator<Item = String>) -> TaskVerifier {
+        self.revoked.extend(revoked);
+        self
+    }
+
+    /// The names of the keys whose tasks it refuses.
+    pub fn revoked(&self) -> impl Iterator<Item = &str> {
+        self.revoked.iter().map(String::as_str)
+    }
+
     /// The tasks in a compact JWS, each if it is to be believed at this moment. The signature is checked before any claim is
     /// read. There is no leeway: the server's and the node's clocks are expected to agree better than leases are long.
     ///

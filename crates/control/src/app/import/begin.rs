@@ -56,6 +56,11 @@ impl App {
         let plan = new.plan(name, &self.sources.catalogue)?;
         for piece in &plan.pieces {
             self.sources.check(call, &piece.source)?;
+            if let Source::Blob(sha256) = &piece.source
+                && self.blob_of(call.tenant()?, sha256).await?.is_none()
+            {
+                return Err(blob::not_here(sha256).into());
+            }
         }
         self.store.may_add_images(call.tenant()?, 1).await??;
         if !terms.dry_run {
@@ -127,6 +132,7 @@ impl App {
                 Sent::Part(_) => return Err(Error::Fault("the last piece of an upload was not its last")),
             },
         };
+        self.still(call).await?;
         let sent = sent.map(|sent| of_bytes(&sent, &received.sha256));
         self.begin(tenant, call.actor(), (upload.plan, Origin::Asked), sent, Some(received)).await
     }
