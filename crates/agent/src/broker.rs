@@ -17,7 +17,7 @@ use hostler_broker::{Broker, BrokerError, Delivery, Kept, Letter, Session};
 use hostler_link::LinkError;
 use hostler_model::{
     Ids,
-    broker::{RESULTS, Settled, TELEMETRY, offer_id, offers_queue, result_key, telemetry_key},
+    broker::{RESULTS, SIGNED_RESULT, Settled, TELEMETRY, offer_id, offers_queue, result_key, telemetry_key},
     error::Code,
     internal::{Assignment, Heartbeat, HeldLease, Receipt, Receipts, Report},
     refused::Why,
@@ -77,13 +77,11 @@ impl Road {
 
     async fn result(&self, node: &Node, session: &Session, report: &Report) -> Result<Receipt, LinkError> {
         let trust = node.trust.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        let signed = trust.signer.sign(report, &trust.issuer);
+        let signed = trust.signer.sign(vec![report.clone()], &trust.issuer);
         let signed = signed.map_err(|error| LinkError::BadRequest(error.to_string()))?;
+        let body = serde_json::to_vec(&signed).map_err(|error| LinkError::BadRequest(error.to_string()))?;
         let id = offer_id(report.task, report.fence);
-        let letter = Letter {
-            content_type: "application/jose",
-            ..Letter::json(RESULTS, result_key(report.task), id, signed.into_bytes())
-        };
+        let letter = Letter { content_type: SIGNED_RESULT, ..Letter::json(RESULTS, result_key(report.task), id, body) };
         let answer = session.request(letter).await.map_err(|error| self.broken(error))?;
         match serde_json::from_slice(&answer) {
             Ok(Settled::Receipt(receipt)) => Ok(receipt),

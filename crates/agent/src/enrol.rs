@@ -2,10 +2,11 @@
 //! two thirds of its life are over.
 //!
 //! ```text
-//! no identity ──join(token, request)──► <data>/agent/identity ──at two thirds──► renew ──► the link is swapped
+//! no identity ──a key, kept──► join(token, request) ──► <data>/agent/identity ──at two thirds──► renew ──► the link is swapped
 //! ```
 //!
-//! The identity is written whole before it is used. Never here: whether the server welcomes the node.
+//! The key is written down before it is shown: where the answer to a join is lost, by the network or with this process, the
+//! same token with the same key gets it once more. The identity is written whole before it is used. Never here: whether the server welcomes the node.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,6 +21,7 @@ use hostler_model::{
     node::NodeFacts,
 };
 use hostler_trust::{Credentials, NodeKey, NodeSigner, TaskVerifier, file, task};
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -84,12 +86,14 @@ pub fn folder(data: &Path) -> PathBuf {
 /// the server refuses is an error.
 pub async fn enrol(config: &AgentConfig, facts: &NodeFacts) -> Result<Identity, AgentError> {
     let dir = folder(&config.data);
+    let joining = joining_key(&config.data);
     if let Some(identity) = load(&dir)? {
+        file::remove(&joining)?;
         return Ok(identity);
     }
     let token = config.join.as_ref().ok_or(AgentError::NoIdentity)?;
     let link = connect(config, None)?;
-    let key = NodeKey::generate()?;
+    let key = key_to_join_with(&joining)?;
     let join = Join {
         token: token.reveal(),
         name: config.name.clone(),
@@ -105,13 +109,28 @@ pub async fn enrol(config: &AgentConfig, facts: &NodeFacts) -> Result<Identity, 
         }
     };
     let identity = keep(&dir, &key, &joined, &[])?;
+    file::remove(&joining)?;
     tracing::info!(node.id = %joined.node, enrolment = %joined.enrolment, "joined");
     Ok(identity)
 }
 
+/// The key of a node that has shown it to a server, and has not heard yet who it is.
+fn joining_key(data: &Path) -> PathBuf {
+    data.join("agent").join("joining.key")
+}
+
+fn key_to_join_with(path: &Path) -> Result<NodeKey, AgentError> {
+    if let Some(key) = NodeKey::load(path)? {
+        return Ok(key);
+    }
+    let key = NodeKey::generate()?;
+    key.save(path)?;
+    Ok(key)
+}
+
 /// A refusal that another try will not change.
 fn is_final(error: &LinkError) -> bool {
-    error.status().is_some_and(|status| status.is_client_error())
+    error.status().is_some_and(|status| status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS)
 }
 
 /// A link with these credentials.

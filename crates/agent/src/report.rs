@@ -137,7 +137,7 @@ async fn post(node: &Node, batch: &[Report]) -> Result<Vec<Receipt>, LinkError> 
             drop(turn);
             road.results(node, batch).await
         }
-        None => node.server.results(&Reports { results: batch.to_vec() }).await,
+        None => node.server.results(&signed(node, batch)?).await,
     };
     fail::fail_point!("agent.report.after");
     let receipts = answer?.receipts;
@@ -145,6 +145,12 @@ async fn post(node: &Node, batch: &[Report]) -> Result<Vec<Receipt>, LinkError> 
         return Err(LinkError::Unreadable(format!("{} receipts for {} results", receipts.len(), batch.len())));
     }
     Ok(receipts)
+}
+
+fn signed(node: &Node, batch: &[Report]) -> Result<Reports, LinkError> {
+    let trust = node.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let signed = trust.signer.sign(batch.to_vec(), &trust.issuer);
+    signed.map_err(|error| LinkError::BadRequest(error.to_string()))
 }
 
 /// Whether the server cannot read what it was sent; other refusals (an identity that is over, too much at once) are
@@ -186,4 +192,20 @@ fn settle(node: &Node, batch: &[Report], receipts: Vec<Receipt>) {
             tracing::error!(%error, "the journal cannot note what the server has");
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn what_is_not_about_the_results_leaves_them_to_be_sent_again() {
+        let refused = |status| is_refusal(&LinkError::Unexpected { status, detail: String::new() });
+        assert!(
+            [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::TOO_MANY_REQUESTS].map(refused) == [false; 3]
+        );
+        assert!(refused(StatusCode::UNPROCESSABLE_ENTITY));
+    }
 }

@@ -4,6 +4,7 @@ use hostler_model::{
     Code, TaskId, VmId,
     api::{NewTask, Page, Submitted},
     kind::{KindInfo, KindName},
+    proof::TaskProof,
     task::{Task, TaskState},
 };
 
@@ -41,6 +42,11 @@ impl Client {
     /// One task.
     pub async fn task(&self, id: TaskId) -> Result<Task, ClientError> {
         self.call(Call::get(format!("/api/v1/tasks/{id}"))).await
+    }
+
+    /// What a task's node last reported of it, signed by that node.
+    pub async fn task_proof(&self, id: TaskId) -> Result<TaskProof, ClientError> {
+        self.call(Call::get(format!("/api/v1/tasks/{id}/proof"))).await
     }
 
     /// A page of tasks, newest first.

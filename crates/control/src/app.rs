@@ -17,6 +17,7 @@ mod login;
 pub mod master;
 pub mod node;
 pub mod quota;
+mod refused_join;
 pub mod room;
 pub mod seal;
 pub mod secret;
@@ -40,7 +41,7 @@ use std::{
 use hostler_broker::Broker;
 use hostler_model::{Clock, Code, Ids, NodeId, Refusal, defaults::Defaults};
 use hostler_store::{Answer, Store};
-use hostler_trust::{AccessIssuer, Authority};
+use hostler_trust::{AccessIssuer, Authority, ResultVerifier};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +76,8 @@ pub struct App {
     pub(crate) revoked: watch::Sender<BTreeSet<NodeId>>,
     /// What known callers were refused.
     pub(crate) denials: denied::Denials,
+    /// Joins that were refused though their tokens are known.
+    pub(crate) refused_joins: refused_join::RefusedJoins,
     /// Who was sent by an identity provider.
     pub(crate) logins: login::Logins,
     /// Issues access tokens, and knows its own again.
@@ -102,6 +105,8 @@ pub struct App {
     pub(crate) importing: Imports,
     pub(crate) known: Arc<Known>,
     pub(crate) rates: Rates,
+    /// Knows nodes by what they sign.
+    pub(crate) results: ResultVerifier,
 }
 
 impl App {

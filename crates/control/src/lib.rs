@@ -25,7 +25,7 @@ use hostler_broker::Broker;
 use hostler_model::{Clock, Ids, defaults::Defaults};
 use hostler_store::Store;
 use hostler_trust::{
-    AccessIssuer, Authority,
+    AccessIssuer, Authority, ResultVerifier,
     ca::CaError,
     tls::{self, ExpiredClients, PublicCertificate, RENEWAL_GRACE, TlsError},
 };
@@ -146,6 +146,7 @@ impl Server {
         blobs.sweep();
         let known = Arc::new(app::caller::Known::default());
         tokio::spawn(app::caller::forget(known.clone(), config.store.wakes(), closing.clone()));
+        let results = ResultVerifier::new(&config.authority).expect("an authority's certificate is one");
         let app = App {
             bell: Bell::start(config.store.wakes(), closing.clone()),
             dispatch: Dispatch::start(config.store.clone(), metrics.clone(), closing.clone()),
@@ -158,6 +159,7 @@ impl Server {
             node_validity: config.node_validity,
             revoked: watch::Sender::default(),
             denials: Default::default(),
+            refused_joins: Default::default(),
             logins: Default::default(),
             access: config.access,
             oidc: config.oidc,
@@ -171,6 +173,7 @@ impl Server {
             importing: app::import::Imports::default(),
             known,
             rates: Rates::new(config.limits.rates),
+            results,
         };
         Server { app: Arc::new(app), names: config.names.into(), pace: config.pace, certificate: None }
     }

@@ -181,8 +181,8 @@ async fn sign_chain(app: Arc<App>, every: Duration, closing: CancellationToken) 
     }
 }
 
-/// Keeps up with the keys that sign tasks and with the nodes that were revoked, whichever server changes them; and writes down
-/// who logged in and who was refused here, once more at the end.
+/// Keeps up with the keys that sign tasks and with the nodes that were revoked or removed, whichever server changes them; and writes
+/// down who logged in and who was refused here, once more at the end.
 async fn refresh_trust(app: Arc<App>, every: Duration, closing: CancellationToken) {
     let (mut wakes, mut failing) = (app.store.wakes(), false);
     loop {
@@ -193,7 +193,7 @@ async fn refresh_trust(app: Arc<App>, every: Duration, closing: CancellationToke
             () = changed(&mut wakes) => false,
         };
         let (read, sent, told) = (app.refresh_trust().await, app.tell_logins().await, app.tell_denied().await);
-        let done = read.and(sent).and(told);
+        let done = read.and(sent).and(told).and(app.tell_refused_joins().await);
         if let Err(error) = &done
             && !failing
         {

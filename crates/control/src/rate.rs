@@ -30,10 +30,15 @@ pub struct RateLimits {
     pub burst_seconds: u32,
 }
 
+/// How many certificates may be asked for from one address, in a second, and how many seconds' of them at once: a rack behind
+/// one address is in within seconds, and who guesses or renews without end costs little.
+const CERTIFICATES: (u32, u32) = (20, 5);
+
 /// The buckets.
 pub(crate) struct Rates {
     tokens: Option<Buckets<String>>,
     addresses: Option<Buckets<IpAddr>>,
+    certificates: Option<Buckets<IpAddr>>,
 }
 
 struct Buckets<K: Hash + Eq + Clone> {
@@ -54,6 +59,7 @@ impl Rates {
         Rates {
             tokens: Buckets::new(token_per_second, burst_seconds),
             addresses: Buckets::new(address_per_second, burst_seconds),
+            certificates: Buckets::new(CERTIFICATES.0, CERTIFICATES.1),
         }
     }
 
@@ -65,10 +71,12 @@ impl Rates {
 
     /// One call from this address.
     pub(crate) fn address(&self, address: IpAddr) -> Result<(), Refusal> {
-        let Some(buckets) = self.addresses.as_ref().filter(|_| !address.to_canonical().is_loopback()) else {
-            return Ok(());
-        };
-        buckets.take(&client(address)).map_err(|wait| too_often("from this address", buckets.per_second, wait))
+        take(self.addresses.as_ref(), address, "from this address")
+    }
+
+    /// One certificate that is asked for from this address.
+    pub(crate) fn certificate(&self, address: IpAddr) -> Result<(), Refusal> {
+        take(self.certificates.as_ref(), address, "for a certificate from this address")
     }
 }
 
@@ -88,6 +96,11 @@ impl<K: Hash + Eq + Clone> Buckets<K> {
         }
         self.limiter.check_key(key).map_err(|until| until.wait_time_from(self.limiter.clock().now()))
     }
+}
+
+fn take(buckets: Option<&Buckets<IpAddr>>, address: IpAddr, how: &str) -> Result<(), Refusal> {
+    let Some(buckets) = buckets.filter(|_| !address.to_canonical().is_loopback()) else { return Ok(()) };
+    buckets.take(&client(address)).map_err(|wait| too_often(how, buckets.per_second, wait))
 }
 
 /// Whose bucket an address has.
@@ -144,6 +157,7 @@ mod tests {
             assert!((0..100).all(|_| rates.address(address.parse().unwrap()).is_ok()), "{address}");
         }
         let none = Rates::new(RateLimits::default());
+        assert!((0..1000).all(|_| none.certificate("127.0.0.1".parse().unwrap()).is_ok()));
         assert!((0..100).all(|_| none.token("a").is_ok() && none.address("192.0.2.1".parse().unwrap()).is_ok()));
     }
 

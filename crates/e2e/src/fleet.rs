@@ -209,7 +209,8 @@ impl<'a> Fleet<'a> {
 
     async fn add_agent(&mut self, number: usize) -> Result<()> {
         let home = self.home.path().display();
-        let (status, issued) = self.call(0, "POST", "/join-tokens", Some(json!({"approve": true}))).await?;
+        let (status, issued) =
+            self.call(0, "POST", "/join-tokens", Some(json!({"node": format!("n{number}")}))).await?;
         let token = issued["token"].as_str().with_context(|| format!("a token: {status} {issued}"))?;
         let file = self.home.path().join(format!("token-{number}"));
         fs::write(&file, token)?;

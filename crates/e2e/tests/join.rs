@@ -47,7 +47,9 @@ async fn a_host_joins_with_one_command_renews_and_is_cut_off_when_it_is_revoked(
     let began = Instant::now();
     let (status, node) = fleet.call(1, "POST", "/nodes/n0/revoke", Some(json!({}))).await?;
     assert_eq!((status, node["revoked_at"].is_string()), (200, true), "{node}");
-    let cut = async |fleet: &Fleet<'_>| Ok(fleet.log().contains("a revoked node's connection was cut").then_some(()));
+    let cut = async |fleet: &Fleet<'_>| {
+        Ok(fleet.log().contains("a revoked or removed node's connection was cut").then_some(()))
+    };
     fleet.until("its connections are cut", cut).await?;
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let (status, answer) = fleet.echo(0).await?;

@@ -46,6 +46,9 @@ pub const RESULTS_DEAD_QUEUE: &str = "hostler.results.dead";
 /// The server's queue of telemetry.
 pub const TELEMETRY_QUEUE: &str = "hostler.telemetry";
 
+/// The form of a result that is signed: one of `internal::Reports`.
+pub const SIGNED_RESULT: &str = "application/vnd.hostler.result+json";
+
 /// One result's bytes, at most: as over HTTP.
 pub const RESULT_BYTES: usize = 2 << 20;
 /// One heartbeat's bytes, at most.

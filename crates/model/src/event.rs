@@ -115,6 +115,15 @@ pub struct Actor {
     pub source: Option<IpAddr>,
 }
 
+/// In which request somebody asked, and from where; nothing of either for the control plane itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RequestOrigin {
+    /// In which request.
+    pub request: Option<RequestId>,
+    /// From which address; that of a proxy, where one is between.
+    pub source: Option<IpAddr>,
+}
+
 impl Actor {
     /// The control plane itself.
     pub fn system() -> Actor {
@@ -126,5 +135,11 @@ impl Actor {
     pub fn node(node: NodeId, method: &str) -> Actor {
         let (principal, method) = (PrincipalId(node.0), Some(method.to_owned()));
         Actor { principal, role: "node".into(), method, ..Actor::system() }
+    }
+
+    /// The same, in this request.
+    #[must_use]
+    pub fn within(self, RequestOrigin { request, source }: RequestOrigin) -> Actor {
+        Actor { request, source, ..self }
     }
 }

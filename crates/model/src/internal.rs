@@ -201,7 +201,7 @@ pub struct TaskSecret {
     pub text: String,
 }
 
-/// How an attempt ended: `POST …/tasks/{task}/result`, and many at once at `POST …/results`.
+/// How an attempt ended.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The task.
@@ -222,11 +222,17 @@ pub struct Report {
     pub finished_at: Timestamp,
 }
 
-/// `POST …/results`.
+/// `POST …/results`, `POST …/tasks/{task}/result` with the only one, and what an agent sends by the broker.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 pub struct Reports {
     /// Results, answered one by one.
     pub results: Vec<Report>,
+    /// Over how many of them, in their order, each signature is; the last may be over fewer.
+    pub together: usize,
+    /// The signatures (`hostler_trust::result`).
+    pub signed: Vec<String>,
+    /// The node's certificate, DER as base64.
+    pub certificate: String,
 }
 
 /// What became of one result.

@@ -33,6 +33,7 @@ pub mod node;
 pub mod patch;
 pub mod placement;
 pub mod planted;
+pub mod proof;
 pub mod quota;
 pub mod ready;
 pub mod refused;

@@ -4,13 +4,13 @@ mod access;
 mod offer;
 mod tenant;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use hostler_model::{
     Code, Fence, ImageDigest, NodeId, PrincipalId, SnapshotId, TaskId, TenantId, Timestamp, TokenId, VmId,
     amounts::Amounts,
     caller::Caller,
-    event::{Actor, Class},
+    event::{Actor, Class, RequestOrigin},
     id::{EnrolmentId, ImportId, SecretId},
     image::Image,
     import::{Import, ImportPhase, ImportProgress, ImportState},
@@ -249,6 +249,28 @@ pub struct Settle {
     pub enrolment: EnrolmentId,
     /// What.
     pub report: Report,
+    /// What proves that.
+    pub proof: Proof,
+}
+
+/// What proves that a result is its node's.
+#[derive(Clone, Debug)]
+pub struct Proof {
+    /// The signature, a compact JWS.
+    pub signed: Arc<str>,
+    /// The thumbprint of the certificate with whose key it was made.
+    pub certificate: String,
+}
+
+/// A certificate that was made for a node.
+#[derive(Clone, Debug)]
+pub struct NodeCertificate {
+    /// By which signatures name it.
+    pub thumbprint: String,
+    /// The certificate.
+    pub pem: String,
+    /// When it ends.
+    pub ends_at: Timestamp,
 }
 
 /// A wish that a task be stopped.
@@ -267,6 +289,8 @@ pub struct Cancel {
 pub struct JoinNode {
     /// sha256 of the token, in hex.
     pub token_hash: String,
+    /// sha256 of the public key that is to be certified, in hex.
+    pub key: String,
     /// The node's id, if it is new.
     pub node: NodeId,
     /// Its name: a node of this name that joins again keeps its id and gets a new enrolment.
@@ -275,6 +299,23 @@ pub struct JoinNode {
     pub enrolment: EnrolmentId,
     /// What it says of its host.
     pub facts: NodeFacts,
+    /// In which request.
+    pub origin: RequestOrigin,
+}
+
+/// Joins with a token that is known and not good, so many times.
+#[derive(Clone, Debug)]
+pub struct RefusedJoin {
+    /// Which token.
+    pub token: TokenId,
+    /// The name under which a host was to join, the last time.
+    pub name: Name,
+    /// Why not, in words, the last time.
+    pub why: String,
+    /// How often.
+    pub count: u64,
+    /// In which request, the last time.
+    pub origin: RequestOrigin,
 }
 
 /// Whether a node's queue moves.
@@ -298,12 +339,14 @@ pub enum Force {
 /// A token by which a node may join, once.
 #[derive(Clone, Debug)]
 pub struct NewJoinToken {
+    /// Its id.
+    pub id: TokenId,
     /// sha256 of the token, in hex.
     pub token_hash: String,
-    /// The only node name it is good for; `None` for any.
+    /// The only node name it is good for; `None` for any that no node has.
     pub node_name: Option<Name>,
-    /// Until when.
-    pub expires_at: Timestamp,
+    /// How long from now.
+    pub validity: Duration,
     /// Whether the node is approved at once.
     pub approve: bool,
     /// Who made it.

@@ -24,6 +24,7 @@ mod log;
 mod node;
 #[cfg(test)]
 mod plan;
+mod proof;
 mod relay;
 mod reservation;
 mod rows;

@@ -1,6 +1,9 @@
 //! Nodes: their rows, and the texts that read and write them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use hostler_db::{Document, Result, Row, Tx};
 use hostler_model::{
@@ -129,11 +132,14 @@ pub(crate) fn identities(tx: &Tx<'_>, ids: &[NodeId]) -> Result<BTreeMap<NodeId,
     Ok(tx.query(IDENTITIES, &ids, read)?.into_iter().collect())
 }
 
-const REVOKED: &str = "SELECT id FROM nodes WHERE revoked_at IS NOT NULL";
+const REVOKED: &str = "
+SELECT id FROM nodes WHERE revoked_at IS NOT NULL
+ UNION ALL
+SELECT id FROM removed_nodes";
 
 const PAUSED: &str = "SELECT id FROM nodes WHERE paused_at IS NOT NULL";
 
-/// The nodes whose certificates are good for nothing.
+/// The nodes whose certificates are good for nothing: those that were revoked, or removed.
 pub(crate) fn revoked(tx: &Tx<'_>) -> Result<Vec<NodeId>> {
     tx.query(REVOKED, &(), |row| row.parse(0))
 }
@@ -187,11 +193,24 @@ pub(crate) fn all_compared(tx: &Tx<'_>) -> Result<bool> {
 const REMOVE: &str = "DELETE FROM nodes WHERE id IN (SELECT value FROM jsonb_each(?1))";
 const REMOVE_BOOKS: &str = "DELETE FROM node_books WHERE node IN (SELECT value FROM jsonb_each(?1))";
 
+const NOTE_REMOVED: &str = "
+INSERT INTO removed_nodes (id, removed_at)
+SELECT value, CAST(?1->>'now' AS BIGINT)
+  FROM jsonb_each(?1, '$.ids')";
+const FORGET_REMOVED: &str = "DELETE FROM removed_nodes WHERE removed_at < CAST(?1->>'before' AS BIGINT)";
+
+/// How long a removed node is remembered: as long as one of its certificates may be shown (30 days after its end), where
+/// certificates live no longer than 30 days themselves.
+const REMEMBERED: Duration = Duration::from_secs(60 * 24 * 60 * 60);
+
 /// Removes nodes, and their books with them.
-pub(crate) fn remove(tx: &Tx<'_>, ids: &BTreeSet<NodeId>) -> Result<()> {
+pub(crate) fn remove(tx: &Tx<'_>, ids: &BTreeSet<NodeId>, now: Timestamp) -> Result<()> {
     if !ids.is_empty() {
         tx.put(REMOVE_BOOKS, ids)?;
         tx.put(REMOVE, ids)?;
+        let remembered = i64::try_from(REMEMBERED.as_micros()).unwrap_or(i64::MAX);
+        tx.put(FORGET_REMOVED, &json!({"before": now.as_micros().saturating_sub(remembered)}))?;
+        tx.put(NOTE_REMOVED, &json!({"ids": ids, "now": now.as_micros()}))?;
     }
     Ok(())
 }
@@ -388,6 +407,7 @@ pub(crate) const HOT: &[&str] = &[
     KEEP,
     REMOVE,
     REMOVE_BOOKS,
+    NOTE_REMOVED,
     REVOKED,
     ADD,
     PUT,

@@ -26,6 +26,7 @@ const MEANT: &[&str] = &[
     "INDEX tasks_unplaced",
     "INDEX nodes_offered",
     "INDEX nodes_revoked",
+    "SCAN removed_nodes",
 ];
 
 fn scans(plan: &[String]) -> Vec<&String> {

@@ -21,11 +21,14 @@ use hostler_db::{Db, Migrations, Mode, Tx};
 use hostler_model::{
     Clock, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     api::Diagnosis,
-    event::{Actor, Entry},
+    event::{Actor, Entry, RequestOrigin},
+    id::EnrolmentId,
     internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
+    join_token::KnownJoinToken,
     name::Name,
     node::{Node, NodeEvent, NodePatch, Removal},
     placement::Policy,
+    proof::TaskProof,
     secret::Secret,
     snapshot::Snapshot,
     stats::TaskStats,
@@ -39,12 +42,12 @@ use uuid::Uuid;
 
 use crate::{
     Accepted, Answer, Beat, Cancel, Claim, Edited, Force, Forgotten, Gauges, JoinNode, Leased, LogFilter, NewJoinToken,
-    Old, Progressed, Queue, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter, Submission, Swept,
-    TaskFilter, Timing, VmFilter, Wakes, doctor,
+    NodeCertificate, Old, Progressed, Queue, RefusedJoin, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter,
+    Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor,
     fleet::Fleet,
     gauges,
     group::Committer,
-    log, node,
+    log, node, proof,
     relay::Relay,
     secret,
     service::Service,
@@ -343,12 +346,21 @@ impl Store {
         }
     }
 
-    /// Writes a join token down.
-    pub async fn create_join_token(&self, token: NewJoinToken) -> Result<()> {
+    /// Writes a join token down, and says until when it is good.
+    pub async fn create_join_token(&self, token: NewJoinToken) -> Result<Timestamp> {
         self.step("store.token", move |work| {
-            token::insert_join(work.tx, &token, work.now)?;
-            let data = json!({"node_name": token.node_name, "expires_at": token.expires_at, "approve": token.approve});
-            work.audit(&token.actor, None, "join_token", "join_token.create", Uuid::nil(), data);
+            let expires_at = token::insert_join(work.tx, &token, work.now)?;
+            let data = json!({"node_name": token.node_name, "expires_at": expires_at, "approve": token.approve});
+            work.audit(&token.actor, None, "join_token", "join_token.create", token.id.0, data);
+            Ok(expires_at)
+        })
+        .await
+    }
+
+    /// Joins that were refused though their tokens are known are in the audit.
+    pub async fn refused_joins(&self, refused: Vec<RefusedJoin>) -> Result<()> {
+        self.step("store.denied", move |work| {
+            refused.iter().for_each(|refused| work.refuse_join(refused));
             Ok(())
         })
         .await
@@ -357,6 +369,24 @@ impl Store {
     /// Lets a node in, or in again.
     pub async fn join(&self, node: JoinNode) -> Result<Answer<Node>> {
         self.step("store.join", move |work| join::join(work, &node)).await
+    }
+
+    /// Keeps a certificate that was made for a node: results are verified by it.
+    pub async fn keep_certificate(&self, certificate: NodeCertificate) -> Result<()> {
+        self.step("store.join", move |work| proof::keep(work.tx, &certificate, work.now, work.context.timing.history))
+            .await
+    }
+
+    /// Notes that a node asks for its next certificate; `late`: the one that it has is over.
+    pub async fn renew_node(
+        &self,
+        node: NodeId,
+        enrolment: EnrolmentId,
+        late: bool,
+        origin: RequestOrigin,
+        certificate: NodeCertificate,
+    ) -> Result<Answer<()>> {
+        self.step("store.join", move |work| join::renew(work, node, enrolment, late, origin, &certificate)).await
     }
 
     /// What an operator does to a node.
@@ -408,6 +438,11 @@ impl Store {
     pub async fn task(&self, id: TaskId) -> Result<Option<Task>> {
         let now = self.now();
         self.read(move |tx| task::one(tx, id, now)).await
+    }
+
+    /// What proves the end of a task's last attempt that was reported.
+    pub async fn task_proof(&self, id: TaskId) -> Result<Option<TaskProof>> {
+        self.read(move |tx| proof::of_task(tx, id)).await
     }
 
     /// Lines of a task's log with a number above `after`, oldest first.
@@ -468,7 +503,12 @@ impl Store {
         self.read(move |tx| Ok(node::by_name(tx, &name, &usual)?.map(|row| row.node))).await
     }
 
-    /// The nodes whose certificates are good for nothing.
+    /// The join token whose sha256, in hex, this is.
+    pub async fn join_token(&self, hash: String) -> Result<Option<KnownJoinToken>> {
+        self.read(move |tx| token::join(tx, &hash)).await
+    }
+
+    /// The nodes whose certificates are good for nothing: those that were revoked, or removed.
     pub async fn revoked_nodes(&self) -> Result<Vec<NodeId>> {
         self.read(node::revoked).await
     }

@@ -6,7 +6,7 @@ macro_rules! columns {
         "t.id, t.seq, t.tenant, t.kind, t.vm, t.target_node, t.params, t.state, t.node, t.store_epoch, t.attempt,
          t.max_attempts, t.clean, t.enrolment, t.lease_until, t.abort_reason, t.progress, t.phases, t.output, t.error,
          t.retry_of, t.created_by, t.created_at, t.not_before, t.queue_deadline, t.deadline, t.started_at,
-         t.finished_at, t.priority, t.queue_timeout_s, t.timeout_s, t.retry, t.dead_letter, t.turn = 'later', t.ripe"
+         t.finished_at, t.priority, t.queue_timeout_s, t.timeout_s, t.retry, t.dead_letter, t.turn = 'later', t.ripe, t.proof IS NOT NULL"
     };
 }
 
@@ -69,6 +69,8 @@ use hostler_model::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::proof::KeptProof;
+
 pub(crate) use lane::{Lane, Lanes, Wanted};
 pub(crate) use list::{Held, list, one, waiting_for};
 
@@ -85,6 +87,8 @@ pub(crate) struct TaskRow {
     pub(crate) later: bool,
     /// Whether it could be leased since it last began to wait: the clock may have stepped back since.
     pub(crate) ripe: bool,
+    /// What proves what its node reported, where it is to be written: an earlier one is not read, and stays.
+    pub(crate) proof: Option<KeptProof>,
 }
 
 impl TaskRow {
@@ -500,7 +504,8 @@ UPDATE tasks
        clean = :clean, enrolment = :enrolment, lease_until = :lease_until, abort_reason = :abort_reason,
        progress = :progress, phases = :phases, output = :output, error = :error, code = :code,
        not_before = :not_before, queue_deadline = :queue_deadline, deadline = :deadline, started_at = :started_at,
-       finished_at = :finished_at, lane = :lane, ripe = :ripe, dead_letter = :dead_letter
+       finished_at = :finished_at, lane = :lane, ripe = :ripe, dead_letter = :dead_letter,
+       proof = COALESCE(:proof, proof)
  WHERE id = :id",
     postgres: "
 UPDATE tasks
@@ -514,7 +519,8 @@ UPDATE tasks
        queue_deadline = CAST(c.value->>'queue_deadline' AS BIGINT),
        deadline = CAST(c.value->>'deadline' AS BIGINT), started_at = CAST(c.value->>'started_at' AS BIGINT),
        finished_at = CAST(c.value->>'finished_at' AS BIGINT), lane = c.value->>'lane',
-       ripe = CAST(c.value->>'ripe' AS BIGINT), dead_letter = c.value->>'dead_letter'
+       ripe = CAST(c.value->>'ripe' AS BIGINT), dead_letter = c.value->>'dead_letter',
+       proof = COALESCE(c.value->>'proof', tasks.proof)
   FROM jsonb_each(?1) c
  WHERE tasks.id = c.value->>'id'",
 };
@@ -545,6 +551,7 @@ struct Updated<'a> {
     lane: &'static str,
     ripe: u8,
     dead_letter: Option<DeadLetter>,
+    proof: Option<Document<&'a KeptProof>>,
 }
 
 /// Writes what may change of tasks.
@@ -579,6 +586,7 @@ fn updated(row: &TaskRow, now: Timestamp) -> Updated<'_> {
         lane: Lane::of(task).word(),
         ripe: u8::from((row.ripe || task.not_before <= now) && !row.later),
         dead_letter: task.dead_letter,
+        proof: row.proof.as_ref().map(Document),
     }
 }
 
@@ -628,7 +636,7 @@ pub(crate) fn begin_again(tx: &Tx<'_>, now: Timestamp) -> Result<()> {
 }
 
 /// How many columns [`read`] reads.
-const COLUMNS: usize = 35;
+const COLUMNS: usize = 36;
 
 fn read(row: &Row<'_>) -> Result<TaskRow> {
     let kind: KindName = row.parse(3)?;
@@ -671,8 +679,10 @@ fn read(row: &Row<'_>) -> Result<TaskRow> {
         deadline: moment(25)?,
         started_at: moment(26)?,
         finished_at: moment(27)?,
+        signed: row.get(35)?,
     };
-    Ok(TaskRow { seq: row.get(1)?, task, left: left::read(row, 12)?, lease, later: row.get(33)?, ripe: row.get(34)? })
+    let (seq, left, later, ripe) = (row.get(1)?, left::read(row, 12)?, row.get(33)?, row.get(34)?);
+    Ok(TaskRow { seq, task, left, lease, later, ripe, proof: None })
 }
 
 /// Texts that run all the time: none may read a whole table.

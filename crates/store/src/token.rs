@@ -3,61 +3,63 @@
 use std::time::Duration;
 
 use hostler_db::{Result, Tx};
-use hostler_model::{NodeId, Timestamp, name::Name};
+use hostler_model::{
+    NodeId, Timestamp,
+    join_token::{KnownJoinToken, Spent},
+    name::Name,
+};
 use serde_json::json;
 
-use crate::NewJoinToken;
+use crate::{JoinNode, NewJoinToken};
 
 const INSERT_JOIN: &str = "
-INSERT INTO join_tokens (hash, node_name, approve, expires_at, created_by, created_at)
-VALUES (?1->>'hash', ?1->>'node_name', CAST(?1->>'approve' AS BIGINT), CAST(?1->>'expires_at' AS BIGINT),
-        ?1->>'created_by', CAST(?1->>'created_at' AS BIGINT))";
+INSERT INTO join_tokens (hash, id, node_name, approve, expires_at, created_by, created_at)
+VALUES (?1->>'hash', ?1->>'id', ?1->>'node_name', CAST(?1->>'approve' AS BIGINT),
+        CAST(?1->>'expires_at' AS BIGINT), ?1->>'created_by', CAST(?1->>'created_at' AS BIGINT))";
 
-/// Writes a join token down.
-pub(crate) fn insert_join(tx: &Tx<'_>, token: &NewJoinToken, now: Timestamp) -> Result<()> {
+/// Writes a join token down; the answer is until when it is good.
+pub(crate) fn insert_join(tx: &Tx<'_>, token: &NewJoinToken, now: Timestamp) -> Result<Timestamp> {
+    let expires_at = now.plus(token.validity);
     let row = json!({
-        "hash": token.token_hash, "node_name": token.node_name, "approve": u8::from(token.approve),
-        "expires_at": token.expires_at.as_micros(), "created_by": token.actor.principal, "created_at": now.as_micros(),
+        "hash": token.token_hash, "id": token.id, "node_name": token.node_name, "approve": u8::from(token.approve),
+        "expires_at": expires_at.as_micros(), "created_by": token.actor.principal, "created_at": now.as_micros(),
     });
     tx.put(INSERT_JOIN, &row)?;
-    Ok(())
-}
-
-/// A join token.
-#[derive(Clone, Debug)]
-pub(crate) struct JoinToken {
-    pub(crate) node_name: Option<Name>,
-    pub(crate) approve: bool,
-    pub(crate) expires_at: Timestamp,
-    pub(crate) used: bool,
+    Ok(expires_at)
 }
 
 const JOIN: &str = "
-SELECT node_name, approve, expires_at, used_at IS NOT NULL
+SELECT id, node_name, approve, expires_at, used_at IS NOT NULL, used_key, used_by, enrolment
   FROM join_tokens
  WHERE hash = ?1->>'hash'";
 
 /// The join token of this hash.
-pub(crate) fn join(tx: &Tx<'_>, hash: &str) -> Result<Option<JoinToken>> {
+pub(crate) fn join(tx: &Tx<'_>, hash: &str) -> Result<Option<KnownJoinToken>> {
     tx.query_one(JOIN, &json!({"hash": hash}), |row| {
-        Ok(JoinToken {
-            node_name: row.parse_opt(0)?,
-            approve: row.get(1)?,
-            expires_at: Timestamp::from_micros(row.get(2)?),
-            used: row.get(3)?,
+        let spent = match (row.get(5)?, row.parse_opt(6)?, row.parse_opt(7)?) {
+            (Some(key), Some(node), Some(enrolment)) => Spent::Used { key, node, enrolment },
+            _ => Spent::Void,
+        };
+        Ok(KnownJoinToken {
+            id: row.parse(0)?,
+            node: row.parse_opt(1)?,
+            approve: row.get(2)?,
+            expires_at: Timestamp::from_micros(row.get(3)?),
+            spent: row.get::<bool>(4)?.then_some(spent),
         })
     })
 }
 
 const USE_JOIN: &str = "
 UPDATE join_tokens
-   SET used_at = CAST(?1->>'now' AS BIGINT), used_by = ?1->>'node'
+   SET used_at = CAST(?1->>'now' AS BIGINT), used_key = ?1->>'key', used_by = ?1->>'node', enrolment = ?1->>'enrolment'
  WHERE hash = ?1->>'hash'";
 
-/// Spends a join token.
-pub(crate) fn use_join(tx: &Tx<'_>, hash: &str, node: NodeId, now: Timestamp) -> Result<()> {
-    tx.put(USE_JOIN, &json!({"hash": hash, "node": node, "now": now.as_micros()}))?;
-    Ok(())
+/// Spends a join token on this node.
+pub(crate) fn use_join(tx: &Tx<'_>, join: &JoinNode, node: NodeId, now: Timestamp) -> Result<()> {
+    let JoinNode { token_hash, key, enrolment, .. } = join;
+    let used = json!({"hash": token_hash, "key": key, "node": node, "enrolment": enrolment, "now": now.as_micros()});
+    tx.put(USE_JOIN, &used)
 }
 
 const USE_UP_JOINS: &str = "UPDATE join_tokens SET used_at = CAST(?1->>'now' AS BIGINT) WHERE used_at IS NULL";

@@ -13,7 +13,7 @@ use std::{
 
 use hostler_db::{Db, Result, Timeline, Tx};
 use hostler_model::{
-    Clock, Ids, NodeId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
+    Clock, Code, Ids, NodeId, PrincipalId, SnapshotId, TaskId, TenantId, Timestamp, VmId,
     alloc::{Allocation, Owner},
     book::{Book, Changes},
     event::{Actor, Class, NewEntry},
@@ -29,7 +29,7 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Denied, Timing, Wakes, allocation,
+    Denied, RefusedJoin, Timing, Wakes, allocation,
     fleet::Fleet,
     idempotency::FirstAnswer,
     log::{self, Head},
@@ -469,6 +469,17 @@ impl<'a> Work<'a> {
         self.enter(Class::Audit, *tenant, "route", "access.denied", Uuid::nil(), data);
     }
 
+    /// Adds an audit entry of a join that was refused. Who it was is not known but by the token.
+    pub(crate) fn refuse_join(&mut self, refused: &RefusedJoin) {
+        let RefusedJoin { token, name, why, count, origin } = refused;
+        let method = Some("join token".to_owned());
+        let actor = Actor { principal: PrincipalId(token.0), role: "node".into(), method, ..Actor::system() };
+        let actor = Actor { credential: Some(*token), ..actor.within(*origin) };
+        let what = json!({"name": name, "why": why, "count": count});
+        let data = json!({"actor": actor, "what": what, "result": Code::JoinTokenInvalid});
+        self.enter(Class::Audit, None, "join_token", "node.join", token.0, data);
+    }
+
     /// Adds an entry for both, of something that somebody did and that everybody sees who may see the subject.
     pub(crate) fn act(
         &mut self,
@@ -615,7 +626,7 @@ impl<'a> Work<'a> {
     fn write_rows(&mut self) -> Result<()> {
         tenant::write_books(self.tx, &self.books.tenants)?;
         node::write_books(self.tx, &self.books.nodes)?;
-        node::remove(self.tx, &self.removed)?;
+        node::remove(self.tx, &self.removed, self.now)?;
         node::put(self.tx, &self.nodes.made().chain(self.nodes.changed()).collect::<Vec<_>>())?;
         // A name that a change gives back may be taken in the same batch.
         vm::park(self.tx, &self.renamed)?;

@@ -1,9 +1,11 @@
 //! A node's certificate request. All that is taken from it is its public key, and that only when the request is
 //! signed by the key's owner. Names and extensions it asks for are never looked at.
 
-use rcgen::SubjectPublicKeyInfo;
+use rcgen::{PublicKeyData, SubjectPublicKeyInfo};
 use rustls::pki_types::{CertificateSigningRequestDer, pem::PemObject};
 use x509_parser::{certification_request::X509CertificationRequest, error::X509Error, prelude::FromDer};
+
+use crate::fingerprint::sha256;
 
 /// A certificate request that is not signed, or not for this key.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -20,6 +22,14 @@ pub enum CsrError {
     /// The certificate could not be made: a fault of ours.
     #[error("the certificate could not be made: {0}")]
     NotMade(String),
+}
+
+/// The sha256, in hex, of the public key of a request that can be signed: by which a host that asks once more is known again.
+///
+/// # Errors
+/// As when it is signed.
+pub fn requested_key(pem: &str) -> Result<String, CsrError> {
+    Ok(hex::encode(sha256(public_key(pem)?.der_bytes())))
 }
 
 /// The public key of a request whose signature is right.

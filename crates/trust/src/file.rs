@@ -80,6 +80,17 @@ pub fn read_private(path: &Path) -> Result<Option<String>, FileError> {
     String::from_utf8(bytes).map(Some).map_err(|_| FileError::NotText(path.to_owned()))
 }
 
+/// Removes a private file, where there is one. Blocks on the disk.
+///
+/// # Errors
+/// When the operating system refuses.
+pub fn remove(path: &Path) -> Result<(), FileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 /// Makes a folder of mode 0700, its parents too; one that exists is left as it is.
 ///
 /// # Errors

@@ -28,6 +28,21 @@ async fn an_echo_is_done_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_join_whose_answer_is_lost_is_repeated_with_the_same_key_by_the_next_agent_too() {
+    let (server, data) = (Server::new(), folder());
+    server.with(|heard| heard.joins_lost = 3);
+    let first = server.agent(data.path(), World::new()).await;
+    server.until(|heard| (heard.joins >= 2).then_some(())).await;
+    first.kill().await;
+    let agent = server.agent(data.path(), World::new()).await;
+    server.until(|heard| (!heard.heartbeats.is_empty()).then_some(())).await;
+    let keys = server.with(|heard| heard.join_keys.clone());
+    assert!(keys.len() >= 4 && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    assert!(!data.path().join("agent/joining.key").exists(), "it is the identity's now");
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_program_is_never_run_twice() {
     let (server, data, world) = (Server::new(), folder(), World::new());
     let vm = server.vm();

@@ -29,7 +29,7 @@ use hostler_model::{
     kind::{Class, KindName},
     task::{End, Intent, Target},
 };
-use hostler_trust::{Authority, JoinToken, NodeIdentity, TaskKey, TaskSigner, ca::NODE_VALIDITY, task};
+use hostler_trust::{Authority, JoinToken, NodeIdentity, TaskKey, TaskSigner, ca::NODE_VALIDITY, requested_key, task};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::Serialize;
@@ -54,6 +54,10 @@ pub struct Heard {
     /// Whether what is to be ended waits elsewhere.
     pub elsewhere: bool,
     pub joins: usize,
+    /// How many of the next joins' answers are lost.
+    pub joins_lost: usize,
+    /// With which keys hosts asked to join.
+    pub join_keys: Vec<String>,
     pub renewals: usize,
     /// How many of the next results calls fail.
     pub results_fail: usize,
@@ -231,9 +235,13 @@ impl Server {
         let own = format!("/internal/v1/nodes/{}/", self.node);
         match path.strip_prefix(&own).unwrap_or(&path) {
             "/internal/v1/nodes/join" => {
-                self.with(|heard| heard.joins += 1);
                 let join: Join = serde_json::from_slice(&body).unwrap();
-                json_of(&self.joined(&join.csr_pem))
+                let lost = self.with(|heard| {
+                    heard.joins += 1;
+                    heard.join_keys.push(requested_key(&join.csr_pem).unwrap());
+                    heard.joins_lost.checked_sub(1).inspect(|left| heard.joins_lost = *left).is_some()
+                });
+                if lost { status(StatusCode::BAD_GATEWAY) } else { json_of(&self.joined(&join.csr_pem)) }
             }
             "renew" => {
                 self.with(|heard| heard.renewals += 1);

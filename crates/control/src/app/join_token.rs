@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use hostler_model::{Timestamp, event::Actor, join_token::NewJoinToken};
+use hostler_model::{
+    event::Actor,
+    join_token::{IssuedJoinToken, NewJoinToken},
+};
 use hostler_store::NewJoinToken as Row;
 use hostler_trust::JoinToken;
 
@@ -13,18 +16,20 @@ use super::{App, Result};
 pub const VALIDITY: Duration = Duration::from_secs(15 * 60);
 
 impl App {
-    /// Makes a token, and says until when it works.
-    pub async fn make_join_token(&self, asked: NewJoinToken, actor: Actor) -> Result<(JoinToken, Timestamp)> {
+    /// Makes a token, to be shown now and never again.
+    pub async fn make_join_token(&self, asked: NewJoinToken, actor: Actor) -> Result<IssuedJoinToken> {
         let token = JoinToken::generate(&self.ids, self.authority.fingerprint());
-        let expires_at = self.clock.now().plus(VALIDITY);
+        let (id, NewJoinToken { node, approve }) = (self.ids.next(self.clock.now()), asked);
         let row = Row {
+            id,
             token_hash: token.hash().to_string(),
-            node_name: asked.node,
-            expires_at,
-            approve: asked.approve,
+            node_name: node.clone(),
+            validity: VALIDITY,
+            approve,
             actor,
         };
-        self.store.create_join_token(row).await?;
-        Ok((token, expires_at))
+        // By the clock that judges it when it is used.
+        let expires_at = self.store.create_join_token(row).await?;
+        Ok(IssuedJoinToken { id, token: token.reveal(), expires_at, node, approve })
     }
 }

@@ -3,18 +3,22 @@
 //! Whatever an agent says goes to the store with its certificate's identity; the store refuses an enrolment that is
 //! not the node's current one. Never here: which tasks a node gets (`dispatch.rs`).
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use hostler_model::{
     Code, Fence, NodeId, Refusal, TaskId,
     broker::{NewPlainNode, Transport},
+    event::RequestOrigin,
     id::EnrolmentId,
-    internal::{Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Report},
+    internal::{Heartbeat, HeartbeatAnswer, Join, Joined, ProgressAnswer, ProgressReport, Receipt, Reports},
+    join_token,
     name::Name,
     node::{Drain, Node, NodeEvent, NodeFacts, NodePatch, NodeState, Removal},
 };
-use hostler_store::{Answer, Beat, Force, JoinNode, Leased, Progressed, Queue, Settle, Started};
-use hostler_trust::{CsrError, JoinToken, NodeIdentity};
+use hostler_store::{
+    Answer, Beat, Force, JoinNode, Leased, NodeCertificate, Progressed, Proof, Queue, Settle, Started,
+};
+use hostler_trust::{CsrError, JoinToken, NodeIdentity, ResultRefusal, requested_key, result::thumbprint_of_pem};
 
 use super::{
     App, Error, Result,
@@ -49,10 +53,14 @@ impl App {
         Ok(node)
     }
 
-    /// Removes a node, or says what keeps it.
+    /// Removes a node and cuts its connections, or says what keeps it.
     pub async fn remove_node(&self, call: &Call, text: &str, force: Force, dry_run: bool) -> Result<Removal> {
         let node = self.node(text).await?.id;
-        Ok(self.store.remove_node(node, force, dry_run, call.actor()).await??)
+        let removal = self.store.remove_node(node, force, dry_run, call.actor()).await??;
+        if !dry_run {
+            self.refresh_trust().await?;
+        }
+        Ok(removal)
     }
 
     /// Every node, as this caller may see it.
@@ -97,7 +105,7 @@ impl App {
         Ok(revoked)
     }
 
-    /// Looks at the keys that sign tasks, and at the nodes that were revoked. Connections of those end.
+    /// Looks at the keys that sign tasks, and at the nodes that were revoked or removed. Connections of those end.
     pub async fn refresh_trust(&self) -> Result<()> {
         self.keys.refresh().await?;
         let revoked: BTreeSet<NodeId> = self.store.revoked_nodes().await?.into_iter().collect();
@@ -131,29 +139,51 @@ impl App {
             broker_user: user,
             ..NodeFacts::default()
         };
-        // Nobody joins with it, so no token is spent.
-        let (node, enrolment, token_hash) = (self.ids.next(now), self.ids.next(now), String::new());
-        let adding = JoinNode { token_hash, node, name, enrolment, facts };
+        // Nobody joins with it, so no token is spent and no key certified.
+        let (node, enrolment, none) = (self.ids.next(now), self.ids.next(now), String::new());
+        let origin = RequestOrigin::default();
+        let adding = JoinNode { token_hash: none.clone(), key: none, node, name, enrolment, facts, origin };
         Ok(self.store.add_plain_node(adding, call.actor()).await??)
     }
 
-    /// Takes a node in: its token is spent, its certificate signed.
-    pub async fn join(&self, join: Join) -> Result<Joined> {
+    /// Takes a node in: its token is spent, its certificate signed. A host that asks once more with the token that it spent
+    /// and the same key gets the same answer. Anybody may ask: a token that nobody made costs a look, and neither a
+    /// signature nor a step.
+    pub async fn join(&self, join: Join, origin: RequestOrigin) -> Result<Joined> {
         let token: JoinToken = join.token.parse().map_err(|_| token_invalid())?;
         let name: Name = join.name.parse()?;
-        let now = self.clock.now();
-        let (node, enrolment) = (self.ids.next(now), self.ids.next(now));
-        // A request that cannot be signed must not spend the token, so one is signed before the node's id is known.
-        self.certificate(&join.csr_pem, NodeIdentity { node, enrolment })?;
-        let joining = JoinNode { token_hash: token.hash().to_string(), node, name, enrolment, facts: join.facts };
-        let node = self.store.join(joining).await??;
-        self.joined(&join.csr_pem, NodeIdentity { node: node.id, enrolment })
+        let token_hash = token.hash().to_string();
+        let known = self.store.join_token(token_hash.clone()).await?;
+        let known = known.ok_or_else(|| join_token::unknown(&name))?;
+        // A request that cannot be signed must not spend the token.
+        let key = requested_key(&join.csr_pem).map_err(csr_refused)?;
+        let answer = match known.judge(&name, &key, self.store.now()) {
+            Ok(_) => {
+                let now = self.clock.now();
+                let (node, enrolment, name) = (self.ids.next(now), self.ids.next(now), name.clone());
+                self.store.join(JoinNode { token_hash, key, node, name, enrolment, facts: join.facts, origin }).await?
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let node = answer.inspect_err(|refusal| self.refused_joins.add(known.id, &name, refusal, origin))?;
+        let enrolment = node.enrolment.ok_or(Error::Fault("a node that joined has no enrolment"))?;
+        let (joined, certificate) = self.joined(&join.csr_pem, NodeIdentity { node: node.id, enrolment })?;
+        self.store.keep_certificate(certificate).await?;
+        Ok(joined)
     }
 
-    /// A new certificate for a node that has one.
-    pub async fn renew(&self, identity: NodeIdentity, csr_pem: &str) -> Result<Joined> {
+    /// A new certificate for a node that has one; `late`: that one is over.
+    pub async fn renew(
+        &self,
+        identity: NodeIdentity,
+        csr_pem: &str,
+        late: bool,
+        origin: RequestOrigin,
+    ) -> Result<Joined> {
         self.current(identity).await?;
-        self.joined(csr_pem, identity)
+        let (joined, certificate) = self.joined(csr_pem, identity)?;
+        self.store.renew_node(identity.node, identity.enrolment, late, origin, certificate).await??;
+        Ok(joined)
     }
 
     /// Refuses an enrolment that is not the node's current one.
@@ -163,26 +193,35 @@ impl App {
         node.filter(is_current).ok_or_else(|| enrolment_over(identity.enrolment).into())
     }
 
-    fn joined(&self, csr_pem: &str, identity: NodeIdentity) -> Result<Joined> {
-        Ok(Joined {
-            node: identity.node,
-            enrolment: identity.enrolment,
-            certificate_pem: self.certificate(csr_pem, identity)?,
+    /// Refuses an enrolment that is not the node's current one, and a node that nobody has approved: it gets nothing that
+    /// only tasks need.
+    pub async fn working(&self, identity: NodeIdentity) -> Result<Node> {
+        let node = self.current(identity).await?;
+        if node.state.takes_tasks() {
+            return Ok(node);
+        }
+        let Node { name, state, .. } = &node;
+        let detail =
+            format!("the node {name} is {state}; it gets images once an operator runs `hostler node approve {name}`");
+        Err(Refusal::new(Code::NodeStateConflict, detail).with("state", state.as_str()).into())
+    }
+
+    /// What a node gets, and its certificate as it is to be kept.
+    fn joined(&self, csr_pem: &str, identity: NodeIdentity) -> Result<(Joined, NodeCertificate)> {
+        let NodeIdentity { node, enrolment } = identity;
+        let now = self.clock.now();
+        let signed = self.authority.sign_node(csr_pem, node, enrolment, now, self.node_validity);
+        let pem = signed.map_err(csr_refused)?;
+        let thumbprint = thumbprint_of_pem(&pem).ok_or(Error::Fault("a certificate that was signed is none"))?;
+        let joined = Joined {
+            node,
+            enrolment,
+            certificate_pem: pem.clone(),
             ca_pem: self.authority.ca_pem().to_owned(),
             task_keys: self.keys.now().set.clone(),
             issuer: self.issuer.clone(),
-        })
-    }
-
-    fn certificate(&self, csr_pem: &str, identity: NodeIdentity) -> Result<String> {
-        let NodeIdentity { node, enrolment } = identity;
-        let signed = self.authority.sign_node(csr_pem, node, enrolment, self.clock.now(), self.node_validity);
-        signed.map_err(|error| match error {
-            CsrError::NotMade(cause) => Error::Trust { doing: "sign a certificate", cause },
-            CsrError::Malformed | CsrError::BadSignature | CsrError::UnsupportedKey => {
-                Refusal::new(Code::CsrInvalid, error.to_string()).into()
-            }
-        })
+        };
+        Ok((joined, NodeCertificate { thumbprint, pem, ends_at: now.plus(self.node_validity) }))
     }
 
     /// Facts, leases and inventory of a node.
@@ -210,11 +249,26 @@ impl App {
 
     /// How attempts ended, each answered by itself. What is refused for another reason than being over refuses all:
     /// the agent sends them again, and what was settled stays settled.
-    pub async fn settle(&self, from: NodeIdentity, reports: Vec<Report>) -> Result<Vec<Receipt>> {
-        let NodeIdentity { node, enrolment } = from;
-        let batch = reports.into_iter().map(|report| Settle { node, enrolment, report }).collect();
+    pub async fn settle(&self, from: NodeIdentity, reports: Reports) -> Result<Vec<Receipt>> {
+        let (who, batch) = self.believe(reports).map_err(not_believed)?;
+        if who != from {
+            return Err(not_its_own().into());
+        }
         let answers = self.store.settle(batch).await?;
         answers.into_iter().map(receipt).collect()
+    }
+
+    /// Whose results these are, and each with what proves it, if all of them are to be believed.
+    pub(crate) fn believe(&self, reports: Reports) -> Result<(NodeIdentity, Vec<Settle>), ResultRefusal> {
+        let by = self.results.believe(&reports, &self.issuer, self.clock.now())?;
+        let NodeIdentity { node, enrolment } = by.identity;
+        let Reports { results, together, signed, certificate: _ } = reports;
+        let signatures = signed.into_iter().flat_map(|signed| std::iter::repeat_n(Arc::<str>::from(signed), together));
+        let settle = |(report, signed)| {
+            let proof = Proof { signed, certificate: by.thumbprint.clone() };
+            Settle { node, enrolment, report, proof }
+        };
+        Ok((by.identity, results.into_iter().zip(signatures).map(settle).collect()))
     }
 }
 
@@ -225,6 +279,33 @@ fn receipt(answer: Answer<Receipt>) -> Result<Receipt> {
         Err(refusal) if refusal.code == Code::TaskNotFound => Ok(Receipt::Unknown),
         Err(refusal) => Err(refusal.into()),
     }
+}
+
+fn csr_refused(error: CsrError) -> Error {
+    match error {
+        CsrError::NotMade(cause) => Error::Trust { doing: "sign a certificate", cause },
+        CsrError::Malformed | CsrError::BadSignature | CsrError::UnsupportedKey => {
+            Refusal::new(Code::CsrInvalid, error.to_string()).into()
+        }
+    }
+}
+
+fn not_believed(refusal: ResultRefusal) -> Refusal {
+    match refusal {
+        // Its agent renews it, and signs anew.
+        ResultRefusal::BadCertificate => Refusal::new(Code::Unauthenticated, refusal.to_string()),
+        ResultRefusal::Malformed
+        | ResultRefusal::BadSignature
+        | ResultRefusal::WrongAudience
+        | ResultRefusal::NotSigned => Refusal::field("signed", refusal.to_string()),
+    }
+}
+
+fn not_its_own() -> Refusal {
+    Refusal::new(
+        Code::IdentityMismatch,
+        "the results are signed by another node, or another enrolment, than the caller is",
+    )
 }
 
 fn token_invalid() -> Refusal {

@@ -6,6 +6,7 @@ use hostler_model::{
     Code, Refusal, TaskId,
     api::{NewTask, TargetRef},
     kind::Aim,
+    proof::TaskProof,
     task::{Task, TaskState},
     vm::Vm,
 };
@@ -23,6 +24,16 @@ impl App {
     pub async fn task(&self, call: &Call, id: TaskId) -> Result<Task> {
         let task = self.store.task(id).await?.filter(|task| call.may_see(task.tenant));
         task.ok_or_else(|| self.unknown(id).into())
+    }
+
+    /// What proves what was last reported of a task.
+    pub async fn task_proof(&self, call: &Call, id: TaskId) -> Result<TaskProof> {
+        let task = self.task(call, id).await?;
+        let detail = || {
+            let state = task.state;
+            format!("the task {id} is {state}, and no result of it is kept that a node of this control plane signed")
+        };
+        Ok(self.store.task_proof(id).await?.ok_or_else(|| Refusal::new(Code::NotFound, detail()))?)
     }
 
     /// The caller's tasks, newest first.

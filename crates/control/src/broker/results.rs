@@ -6,16 +6,22 @@ use futures_util::future::join_all;
 use hostler_broker::{BrokerError, Delivery, Kept, Letter, Session};
 use hostler_model::{
     Code, Refusal,
-    broker::{RESULT_BYTES, RESULTS_QUEUE, Settled, glimpse},
-    internal::Receipt,
+    broker::{RESULT_BYTES, RESULTS_QUEUE, SIGNED_RESULT, Settled, glimpse},
+    internal::{Receipt, Reports},
 };
 use hostler_store::{Answer, PlainSettle, Settle};
+use hostler_trust::ResultRefusal;
 
 use super::{gather, insist};
 use crate::app::App;
 
 /// How many may be here unsettled: each may be large.
 const AT_ONCE: u16 = 64;
+
+/// Its enrolment is not the node's current one.
+const IDENTITY: &str = "identity";
+/// Its certificate has ended while it waited: its agent renews that, and signs anew.
+const OVER: &str = "certificate";
 
 /// Takes results until the connection is gone.
 pub(super) async fn run(app: &App, session: &Session) -> BrokerError {
@@ -61,7 +67,7 @@ async fn settle(app: &App, session: &Session, batch: &[Delivery]) -> Option<Vec<
     let ours = insist(session, "results", || app.store.settle(ours.clone())).await?;
     let theirs = insist(session, "results", || app.store.settle_plain(theirs.clone())).await?;
     let (mut ours, mut theirs) = (ours.into_iter(), theirs.into_iter());
-    let told = |answer: Option<Answer<Receipt>>| match answer {
+    let settled = |answer: Option<Answer<Receipt>>| match answer {
         Some(Ok(receipt)) => Ok(receipt),
         Some(Err(refusal)) => Err(Refused { why: reason(&refusal), detail: refusal.detail }),
         None => Err(Refused { why: "internal", detail: "the store answered fewer items than it was asked".to_owned() }),
@@ -69,8 +75,8 @@ async fn settle(app: &App, session: &Session, batch: &[Delivery]) -> Option<Vec<
     Some(
         read.into_iter()
             .map(|one| match one {
-                Read::Ours(_) => told(ours.next()),
-                Read::Theirs(_) => told(theirs.next()),
+                Read::Ours(_) => settled(ours.next()),
+                Read::Theirs(_) => settled(theirs.next()),
                 Read::Refused(refused) => Err(refused),
             })
             .collect(),
@@ -78,7 +84,7 @@ async fn settle(app: &App, session: &Session, batch: &[Delivery]) -> Option<Vec<
 }
 
 fn reason(refusal: &Refusal) -> &'static str {
-    if refusal.code == Code::IdentityMismatch || refusal.code == Code::NodeNotFound { "identity" } else { "internal" }
+    if refusal.code == Code::IdentityMismatch || refusal.code == Code::NodeNotFound { IDENTITY } else { "internal" }
 }
 
 fn read(app: &App, delivery: &Delivery) -> Read {
@@ -87,16 +93,22 @@ fn read(app: &App, delivery: &Delivery) -> Read {
     if body.len() > RESULT_BYTES {
         return refused("too_large", format!("{} bytes, and {RESULT_BYTES} are read at most", body.len()));
     }
-    if body.trim_ascii_start().starts_with(b"{") {
+    if delivery.content_type != SIGNED_RESULT {
         return match serde_json::from_slice(body) {
             Ok(result) => Read::Theirs(Box::new(PlainSettle { result, user: delivery.user.clone() })),
             Err(error) => refused("malformed", error.to_string()),
         };
     }
-    let Ok(token) = std::str::from_utf8(body) else { return refused("malformed", "it is no text".to_owned()) };
-    match app.authority.believe(token.trim(), &app.issuer, app.clock.now()) {
-        Ok((who, report)) => Read::Ours(Box::new(Settle { node: who.node, enrolment: who.enrolment, report })),
-        Err(refusal) => refused("not_believed", refusal.to_string()),
+    let reports: Reports = match serde_json::from_slice(body) {
+        Ok(reports) => reports,
+        Err(error) => return refused("malformed", error.to_string()),
+    };
+    match app.believe(reports) {
+        Ok((_, mut settles)) => match (settles.pop(), settles.is_empty()) {
+            (Some(settle), true) => Read::Ours(Box::new(settle)),
+            (Some(_), false) | (None, _) => refused("malformed", "a message has one result".to_owned()),
+        },
+        Err(refusal) => refused(disbelief(refusal), refusal.to_string()),
     }
 }
 
@@ -131,13 +143,29 @@ async fn conclude(
     }
 }
 
+fn disbelief(refusal: ResultRefusal) -> &'static str {
+    match refusal {
+        ResultRefusal::BadCertificate => OVER,
+        ResultRefusal::Malformed
+        | ResultRefusal::BadSignature
+        | ResultRefusal::WrongAudience
+        | ResultRefusal::NotSigned => "not_believed",
+    }
+}
+
+/// What the agent hears: a refusal that is not about the result leaves it the result.
+fn told(settled: &Result<Receipt, Refused>) -> Settled {
+    match settled {
+        Ok(receipt) => Settled::Receipt(*receipt),
+        Err(Refused { why, detail }) => {
+            Settled::Refused { identity: [IDENTITY, OVER].contains(why), detail: detail.clone() }
+        }
+    }
+}
+
 /// A receipt that does not arrive is asked for again, with the result.
 async fn answer(session: &Session, delivery: &Delivery, to: &str, settled: &Result<Receipt, Refused>) {
-    let settled = match settled {
-        Ok(receipt) => Settled::Receipt(*receipt),
-        Err(refused) => Settled::Refused { identity: refused.why == "identity", detail: refused.detail.clone() },
-    };
-    let body = serde_json::to_vec(&settled).unwrap_or_default();
+    let body = serde_json::to_vec(&told(settled)).unwrap_or_default();
     let letter = Letter {
         correlation: delivery.correlation.clone(),
         kept: Kept::InMemory,
@@ -146,5 +174,19 @@ async fn answer(session: &Session, delivery: &Delivery, to: &str, settled: &Resu
     };
     if let Err(error) = session.publish(letter).await {
         tracing::debug!(%error, "a receipt could not be sent");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_ended_while_a_result_waited_does_not_cost_the_result() {
+        let told =
+            |refusal: ResultRefusal| told(&Err(Refused { why: disbelief(refusal), detail: refusal.to_string() }));
+        let is_of_the_result = |settled| matches!(settled, Settled::Refused { identity: false, .. });
+        assert!(!is_of_the_result(told(ResultRefusal::BadCertificate)));
+        assert!(is_of_the_result(told(ResultRefusal::BadSignature)));
     }
 }

@@ -38,6 +38,7 @@ pub(super) const TABLE: &[Row] = &[
     row(POST, "/api/v1/tasks", tenant(Role::Operator, Scope::TaskWrite)),
     row(GET, "/api/v1/tasks/{task}", tenant(Role::Viewer, Scope::TaskRead)),
     row(GET, "/api/v1/tasks/{task}/log", tenant(Role::Viewer, Scope::TaskRead)),
+    row(GET, "/api/v1/tasks/{task}/proof", tenant(Role::Viewer, Scope::TaskRead)),
     row(GET, "/api/v1/tasks/stats", tenant(Role::Viewer, Scope::TaskRead)),
     row(GET, "/api/v1/tasks/kinds", tenant(Role::Viewer, Scope::TaskRead)),
     row(GET, "/api/v1/tasks/dead", tenant(Role::Viewer, Scope::TaskRead)),

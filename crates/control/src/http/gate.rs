@@ -101,7 +101,7 @@ pub(super) async fn agents(State(app): State<Arc<App>>, mut request: Request, ne
     let began = Began::now(&app, request.method());
     let path = request.extensions().get::<MatchedPath>().cloned();
     let route = super::router::internal_route(path.as_ref().map(MatchedPath::as_str));
-    let response = match peer::admit(&app, route, &mut request) {
+    let response = match peer::admit(&app, route, began.id, &mut request) {
         Ok(()) => run(next, request).await,
         Err(error) => refuse(request, error),
     };

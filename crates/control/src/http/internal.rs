@@ -21,6 +21,7 @@ use super::{
     PeerIdentity, blob,
     body::{Json, Lenient, PEOPLE},
     path::InPath,
+    peer::InRequest,
     query::InQuery,
 };
 use crate::app::{App, Error, Result};
@@ -38,16 +39,21 @@ const TASKS: usize = 1000;
 /// How long a poll waits where nothing is said, and at most: shorter than what is commonly cut off.
 const WAIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(60));
 
-pub(super) async fn join(State(app): State<Arc<App>>, Lenient(join): Lenient<Join, PEOPLE>) -> Result<Json<Joined>> {
-    Ok(Json(app.join(join).await?))
+pub(super) async fn join(
+    State(app): State<Arc<App>>,
+    asked: InRequest,
+    Lenient(join): Lenient<Join, PEOPLE>,
+) -> Result<Json<Joined>> {
+    Ok(Json(app.join(join, asked.origin).await?))
 }
 
 pub(super) async fn renew(
     State(app): State<Arc<App>>,
     PeerIdentity(identity): PeerIdentity,
+    asked: InRequest,
     Lenient(renew): Lenient<Renew, PEOPLE>,
 ) -> Result<Json<Joined>> {
-    Ok(Json(app.renew(identity, &renew.csr_pem).await?))
+    Ok(Json(app.renew(identity, &renew.csr_pem, asked.late, asked.origin).await?))
 }
 
 pub(super) async fn heartbeat(
@@ -158,13 +164,16 @@ pub(super) async fn result(
     State(app): State<Arc<App>>,
     PeerIdentity(identity): PeerIdentity,
     path: InPath,
-    Lenient(report): Lenient<Report, RESULT>,
+    Lenient(reports): Lenient<Reports, RESULT>,
 ) -> Result<Json<Receipt>> {
-    let (task, fence) = (path.task()?, report.fence);
-    if report.task != task {
+    let task = path.task()?;
+    let [Report { fence, .. }] = reports.results[..] else {
+        return Err(Refusal::field("results", "exactly one belongs here; many go to `results`").into());
+    };
+    if reports.results.iter().any(|report| report.task != task) {
         return Err(Refusal::field("task", "the path names another task than the result does").into());
     }
-    let mut receipts = app.settle(identity, vec![report]).await?;
+    let mut receipts = app.settle(identity, reports).await?;
     match receipts.pop().ok_or(Error::Fault("the store answered fewer items than it was asked"))? {
         Receipt::Settled => Ok(Json(Receipt::Settled)),
         Receipt::Stale => {
@@ -183,7 +192,7 @@ pub(super) async fn results(
     if reports.results.len() > BATCH {
         return Err(Refusal::field("results", format!("a batch has at most {BATCH}")).into());
     }
-    Ok(Json(Receipts { receipts: app.settle(identity, reports.results).await? }))
+    Ok(Json(Receipts { receipts: app.settle(identity, reports).await? }))
 }
 
 pub(super) async fn manifest(
@@ -191,7 +200,7 @@ pub(super) async fn manifest(
     PeerIdentity(identity): PeerIdentity,
     path: InPath,
 ) -> Result<Json<Manifest>> {
-    app.current(identity).await?;
+    app.working(identity).await?;
     Ok(Json(app.manifest(path.get("digest")?).await?))
 }
 
@@ -201,7 +210,7 @@ pub(super) async fn bytes(
     path: InPath,
     headers: HeaderMap,
 ) -> Result<Response> {
-    app.current(identity).await?;
+    app.working(identity).await?;
     blob::serve(&app, path.get("sha256")?, &headers).await
 }
 

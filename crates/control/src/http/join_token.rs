@@ -12,7 +12,9 @@ use super::{
 };
 use crate::app::{App, Result, caller::Call};
 
-/// Makes a token by which one node may join. It works once, within 15 minutes, and is shown only here.
+/// Makes a token by which one node may join. It works once, within 15 minutes, and is shown only here. One that names a
+/// node is good for that name only, and lets a host take the place of the node that has it; one that names none is good for
+/// new nodes.
 #[utoipa::path(post, path = "/api/v1/join-tokens", tag = "nodes", request_body = NewJoinToken,
     responses((status = 201, description = "The token", body = IssuedJoinToken), Refusals))]
 pub(super) async fn make_join_token(
@@ -20,8 +22,5 @@ pub(super) async fn make_join_token(
     call: Call,
     body: Strict<NewJoinToken>,
 ) -> Result<(StatusCode, Json<IssuedJoinToken>)> {
-    let asked = body.value;
-    let (node, approve) = (asked.node.clone(), asked.approve);
-    let (token, expires_at) = app.make_join_token(asked, call.actor()).await?;
-    Ok((StatusCode::CREATED, Json(IssuedJoinToken { token: token.reveal(), expires_at, node, approve })))
+    Ok((StatusCode::CREATED, Json(app.make_join_token(body.value, call.actor()).await?)))
 }

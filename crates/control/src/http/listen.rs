@@ -55,6 +55,8 @@ const HEAD_BYTES: usize = 128 << 10;
 const CONNECTIONS: usize = 16_384;
 /// How long requests may take to end once the server goes away.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long a connection lasts that a revoked or removed node opens: long enough for one refusal.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// After a failed accept (no file descriptors left, say): long enough not to spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -69,7 +71,7 @@ pub(crate) enum Wire {
     Plain,
     /// TLS that asks for no certificate.
     Public(Arc<rustls::ServerConfig>),
-    /// TLS; a client's certificate is read, and its connections end when its node is among those that were revoked.
+    /// TLS; a client's certificate is read, and its connections end when its node is among those that were revoked or removed.
     Tls(Arc<rustls::ServerConfig>, watch::Receiver<BTreeSet<NodeId>>),
 }
 
@@ -141,7 +143,7 @@ async fn connection(
                 known.insert(peer);
                 tokio::select! {
                     biased;
-                    () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked node's connection was cut"),
+                    () = cut(peer, revoked) => tracing::info!(node.id = %peer.identity.node, "a revoked or removed node's connection was cut"),
                     () = speak(agreed(&stream), stream, known, (router, None), closing) => {}
                 }
             }
@@ -157,8 +159,12 @@ fn agreed(stream: &TlsStream<TcpStream>) -> Spoken {
     }
 }
 
-/// Returns when the node was revoked.
+/// Returns when the node was revoked or removed. One that comes back after that may ask something first: the refusal says to
+/// its agent, and so to who reads there, what happened.
 async fn cut(peer: PeerCertificate, mut revoked: watch::Receiver<BTreeSet<NodeId>>) {
+    if revoked.borrow().contains(&peer.identity.node) {
+        return Box::pin(tokio::time::sleep(FAREWELL)).await;
+    }
     if revoked.wait_for(|revoked| revoked.contains(&peer.identity.node)).await.is_err() {
         // The server is gone, and its connections with it.
         std::future::pending().await

@@ -2,20 +2,40 @@
 //! here: whether its enrolment is still the node's (the store says).
 
 use axum::extract::{FromRequestParts, Request};
-use hostler_model::{Code, NodeId, Refusal};
+use hostler_model::{Code, NodeId, Refusal, event::RequestOrigin, id::RequestId};
 use hostler_trust::{NodeIdentity, PeerCertificate};
 use http::request::Parts;
 
-use super::router::{JOIN, RENEW};
+use super::{
+    listen::PeerAddress,
+    router::{JOIN, RENEW},
+};
 use crate::app::{App, Error, Result};
 
 /// Who a request comes from, for callers in this process: what the TLS listener takes from the certificate.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerIdentity(pub NodeIdentity);
 
+/// In which request a certificate is asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InRequest {
+    /// For the audit.
+    pub(super) origin: RequestOrigin,
+    /// Whether the certificate that the caller has is over.
+    pub(super) late: bool,
+}
+
 /// Lets a request in: to the join anybody, to everything else the node whose path it is. A certificate that has ended
 /// still opens the renewal; the listener lets in no older one than that allows.
-pub(super) fn admit(app: &App, route: Option<&'static str>, request: &mut Request) -> Result<()> {
+pub(super) fn admit(app: &App, route: Option<&'static str>, id: RequestId, request: &mut Request) -> Result<()> {
+    if route == Some(JOIN) || route == Some(RENEW) {
+        let source = request.extensions().get().map(|PeerAddress(address)| *address);
+        source.map_or(Ok(()), |source| app.rates.certificate(source))?;
+        let shown = request.extensions().get::<PeerCertificate>();
+        let late = shown.is_some_and(|certificate| certificate.is_expired(app.clock.now()));
+        let origin = RequestOrigin { request: Some(id), source };
+        request.extensions_mut().insert(InRequest { origin, late });
+    }
     if route == Some(JOIN) {
         return Ok(());
     }
@@ -55,5 +75,13 @@ impl<S: Sync> FromRequestParts<S> for PeerIdentity {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
         parts.extensions.get().copied().ok_or(Error::Fault("a request without an identity passed the gate"))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for InRequest {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self> {
+        parts.extensions.get().copied().ok_or(Error::Fault("a request for a certificate passed the gate unseen"))
     }
 }

@@ -46,6 +46,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(health::show_diagnosis))
         .routes(routes!(task::list_tasks, task::submit_task))
         .routes(routes!(task::show_task))
+        .routes(routes!(task::show_proof))
         .routes(routes!(task::cancel_task))
         .routes(routes!(task::retry_task))
         .routes(routes!(task::force_task))

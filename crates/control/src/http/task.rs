@@ -7,6 +7,7 @@ use hostler_model::{
     Code, TaskId, VmId,
     api::{NewTask, Page},
     kind::{KindInfo, KindName},
+    proof::TaskProof,
     task::{Task, TaskState},
 };
 use hostler_store::TaskFilter;
@@ -84,6 +85,15 @@ pub(super) async fn submit_task(
     responses((status = 200, description = "The task", body = Task), Refusals))]
 pub(super) async fn show_task(State(app): State<Arc<App>>, call: Call, path: InPath) -> Result<Json<Task>> {
     Ok(Json(app.task(&call, path.task()?).await?))
+}
+
+/// Shows what a task's node last reported of it, signed by that node: whoever keeps the authority's certificate (`ca.pem`)
+/// verifies it without this server. 404 where nothing was reported, or by an agent that has no certificate of ours.
+#[utoipa::path(get, path = "/api/v1/tasks/{task}/proof", tag = "tasks",
+    params(("task" = TaskId, Path, description = "Its id")),
+    responses((status = 200, description = "The proof", body = TaskProof), Refusals))]
+pub(super) async fn show_proof(State(app): State<Arc<App>>, call: Call, path: InPath) -> Result<Json<TaskProof>> {
+    Ok(Json(app.task_proof(&call, path.task()?).await?))
 }
 
 /// Asks that a task be stopped and undone. One that has ended is refused with 409.

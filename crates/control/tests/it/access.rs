@@ -2,7 +2,7 @@
 //! which route is walked in `walk.rs`.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use hostler_model::role::Role;
+use hostler_model::{internal::Joined, role::Role};
 use http::{Method, StatusCode};
 use serde_json::json;
 
@@ -69,15 +69,35 @@ async fn an_agent_speaks_for_itself_only() {
 #[tokio::test]
 async fn a_join_token_works_once_and_a_bad_request_does_not_spend_it() {
     let world = World::new().await;
-    let token = Agent::join_token(&world).await.reveal();
+    let token = Agent::join_token(&world, "node-1").await.reveal();
     let join = |csr: &str| {
         let body = json!({"token": token, "name": "node-1", "csr_pem": csr, "facts": Agent::facts(), "later": 1});
         Call::new(world.server.internal(), Method::POST, "/internal/v1/nodes/join").json(&body).send()
     };
     assert_eq!(join("no request").await.code(), "CSR_INVALID");
     let csr = hostler_trust::NodeKey::generate().unwrap().csr("node-1").unwrap();
-    assert_eq!(join(&csr).await.status, StatusCode::OK);
-    assert_eq!(join(&csr).await.code(), "JOIN_TOKEN_INVALID");
+    let joined: Joined = join(&csr).await.of();
+    // Whose answer was lost asks again, with the same key, and is the same node.
+    let again: Joined = join(&csr).await.of();
+    assert_eq!((again.node, again.enrolment), (joined.node, joined.enrolment));
+    let other = hostler_trust::NodeKey::generate().unwrap().csr("node-1").unwrap();
+    assert_eq!(join(&other).await.code(), "JOIN_TOKEN_INVALID");
+}
+
+#[tokio::test]
+async fn a_node_that_waits_for_its_approval_reads_no_images() {
+    let (world, agent) = World::ready().await;
+    world.store.revoke_node(agent.identity.node, hostler_model::event::Actor::system()).await.unwrap().unwrap();
+    let token = world.post("/api/v1/join-tokens", json!({"node": "node-1", "approve": false})).send().await.json();
+    let pending = Agent::join_with(&world, "node-1", token["token"].as_str().unwrap()).await;
+    let image = format!("images/{}", world.import_tiny().await.digest);
+    for path in [image.clone(), format!("blobs/{}", "0".repeat(64))] {
+        let refused = pending.call(&world, Method::GET, &path).send().await;
+        assert_eq!(refused.code(), "NODE_STATE_CONFLICT", "{path}");
+    }
+    world.post("/api/v1/nodes/node-1/approve", json!({})).send().await;
+    let manifest = pending.call(&world, Method::GET, &image).send().await;
+    assert_eq!(manifest.status, StatusCode::OK, "{}", manifest.text());
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use hostler_model::{
     defaults::Defaults,
     event::Actor,
     image::{Image, Sha256Hex},
-    internal::{Assignment, Assignments, Join, Joined},
+    internal::{Assignment, Assignments, Join, Joined, Reports},
     node::NodeFacts,
     placement::Policy,
     role::Role,
@@ -29,7 +29,10 @@ use hostler_model::{
     tenant::UNLIMITED,
 };
 use hostler_store::{Config, LogFilter, NewApiToken, NewJoinToken, NewTenantRow, Store, TaskFilter, Timing, VmFilter};
-use hostler_trust::{AccessIssuer, ApiToken, Authority, Expected, JoinToken, NodeIdentity, NodeKey, TaskVerifier};
+use hostler_trust::{
+    AccessIssuer, ApiToken, Authority, Credentials, Expected, JoinToken, NodeIdentity, NodeKey, NodeSigner,
+    TaskVerifier,
+};
 use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt;
 use serde::{Serialize, de::DeserializeOwned};
@@ -373,6 +376,7 @@ pub struct Agent {
     pub joined: Joined,
     pub key: NodeKey,
     verifier: TaskVerifier,
+    signer: NodeSigner,
 }
 
 impl Agent {
@@ -386,12 +390,14 @@ impl Agent {
         }
     }
 
-    pub async fn join_token(world: &World) -> JoinToken {
+    /// A token for a node of this name, new or known.
+    pub async fn join_token(world: &World, node: &str) -> JoinToken {
         let token = JoinToken::generate(&world.ids, world.server.app().authority.fingerprint());
         let new = NewJoinToken {
+            id: world.ids.next(world.clock.now()),
             token_hash: token.hash().to_string(),
-            node_name: None,
-            expires_at: world.clock.now().plus(Duration::from_secs(600)),
+            node_name: Some(node.parse().unwrap()),
+            validity: Duration::from_secs(600),
             approve: true,
             actor: Actor::system(),
         };
@@ -400,16 +406,21 @@ impl Agent {
     }
 
     pub async fn join(world: &World, name: &str) -> Agent {
-        let token = Agent::join_token(world).await;
+        let token = Agent::join_token(world, name).await;
+        Agent::join_with(world, name, &token.reveal()).await
+    }
+
+    pub async fn join_with(world: &World, name: &str, token: &str) -> Agent {
         let key = NodeKey::generate().unwrap();
         let join =
-            Join { token: token.reveal(), name: name.into(), csr_pem: key.csr(name).unwrap(), facts: Agent::facts() };
+            Join { token: token.into(), name: name.into(), csr_pem: key.csr(name).unwrap(), facts: Agent::facts() };
         let answer =
             Call::new(world.server.internal(), Method::POST, "/internal/v1/nodes/join").json(&join).send().await;
         let joined: Joined = answer.of();
         let identity = NodeIdentity { node: joined.node, enrolment: joined.enrolment };
         let verifier = TaskVerifier::from_jwks(&joined.task_keys).unwrap();
-        Agent { identity, joined, key, verifier }
+        let credentials = Credentials::new(&key, &joined.certificate_pem, &joined.ca_pem).unwrap();
+        Agent { identity, joined, key, verifier, signer: NodeSigner::new(&credentials) }
     }
 
     /// A call of this agent, below its own path.
@@ -429,12 +440,23 @@ impl Agent {
 
     /// Ends an assignment with this output.
     pub async fn finish(&self, world: &World, assignment: &Assignment, output: Value) -> Answer {
+        self.report(world, assignment, json!({"result": "succeeded", "output": output})).await
+    }
+
+    /// Ends an assignment so.
+    pub async fn report(&self, world: &World, assignment: &Assignment, end: Value) -> Answer {
         let report = json!({
-            "task": assignment.sub, "fence": assignment.fence,
-            "end": {"result": "succeeded", "output": output},
+            "task": assignment.sub, "fence": assignment.fence, "end": end,
             "phases": [{"phase": "work", "ms": 1.5}],
             "started_at": world.clock.now(), "finished_at": world.clock.now(),
         });
-        self.call(world, Method::POST, &format!("tasks/{}/result", assignment.sub)).json(&report).send().await
+        let signed = self.signed(vec![report]);
+        self.call(world, Method::POST, &format!("tasks/{}/result", assignment.sub)).json(&signed).send().await
+    }
+
+    /// Results as this agent sends them.
+    pub fn signed(&self, reports: Vec<Value>) -> Reports {
+        let reports = reports.into_iter().map(|report| serde_json::from_value(report).unwrap()).collect();
+        self.signer.sign(reports, &self.joined.issuer).unwrap()
     }
 }

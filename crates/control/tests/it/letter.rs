@@ -1,7 +1,7 @@
 //! Dead letters and batches over the API.
 
 use hostler_model::task::Task;
-use http::{Method, StatusCode};
+use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::harness::{Agent, World};
@@ -13,10 +13,7 @@ async fn given_up(world: &World, agent: &Agent, message: &str) -> String {
     let one = agent.poll(world, "wait_ms=5000").await.remove(0);
     let end =
         json!({"result": "failed", "code": "HANDLER_FAILED", "detail": "no", "retryable": true, "effects": "undone"});
-    let now = world.clock.now();
-    let report = json!({"task": one.sub, "fence": one.fence, "end": end, "started_at": now, "finished_at": now});
-    let path = format!("tasks/{}/result", one.sub);
-    assert_eq!(agent.call(world, Method::POST, &path).json(&report).send().await.status, StatusCode::OK);
+    assert_eq!(agent.report(world, &one, end).await.status, StatusCode::OK);
     made["task"]["id"].as_str().unwrap().to_owned()
 }
 

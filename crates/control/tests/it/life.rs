@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use hostler_model::{
+    internal::Reports,
+    proof::TaskProof,
     role::Role,
     task::{Intent, Task, TaskState},
     tenant::{Limits, UNLIMITED},
@@ -63,12 +65,71 @@ async fn a_batch_of_results_is_answered_one_by_one() {
     };
     let unknown = "01900000-0000-7000-8000-000000000042";
     let id = task.id.to_string();
-    let body = json!({"results": [report(&id, 9), report(&id, 1), report(unknown, 1)]});
+    let body = agent.signed(vec![report(&id, 9), report(&id, 1), report(unknown, 1)]);
     let answer = agent.call(&world, Method::POST, "results").json(&body).send().await;
     assert_eq!(answer.json()["receipts"], json!(["stale", "settled", "unknown"]));
     let many: Vec<_> = (0..1001).map(|_| report(unknown, 1)).collect();
     let answer = agent.call(&world, Method::POST, "results").json(&json!({"results": many})).send().await;
     assert_eq!(answer.code(), "VALIDATION_ERROR");
+}
+
+#[tokio::test]
+async fn a_result_is_taken_with_its_nodes_signature_and_kept_with_it_and_verified_without_the_server() {
+    let (world, agent) = World::ready().await;
+    let other = Agent::join(&world, "node-2").await;
+    let body = json!({"kind": "echo", "params": {"message": "x"}, "target": {"node": "node-1"}});
+    let made = world.post("/api/v1/tasks", body).send().await.json();
+    let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    let path = format!("/api/v1/tasks/{}", one.sub);
+    assert_eq!(world.get(&format!("{path}/proof")).send().await.code(), "NOT_FOUND");
+    let now = world.clock.now();
+    let report = |message: &str| {
+        json!({"task": one.sub, "fence": one.fence, "end": {"result": "succeeded", "output": {"message": message}},
+            "started_at": now, "finished_at": now})
+    };
+    let send = |reports: Reports| agent.call(&world, Method::POST, "results").json(&reports).send();
+    // Unsigned, signed for something else, or by another node: nothing is taken.
+    let signed = agent.signed(vec![report("x")]);
+    let unsigned = Reports { signed: Vec::new(), ..signed.clone() };
+    assert_eq!(send(unsigned).await.code(), "VALIDATION_ERROR");
+    let changed = Reports { results: agent.signed(vec![report("y")]).results, ..signed.clone() };
+    assert_eq!(send(changed).await.code(), "VALIDATION_ERROR");
+    assert_eq!(send(other.signed(vec![report("x")])).await.code(), "IDENTITY_MISMATCH");
+    assert_eq!(world.get(&path).send().await.json()["state"], "running");
+    assert_eq!(send(signed).await.json()["receipts"], json!(["settled"]));
+    let task = world.get(&path).send().await.json();
+    assert_eq!((&task["state"], &task["signed"]), (&json!("succeeded"), &json!(true)));
+    let proof: TaskProof = world.get(&format!("{path}/proof")).send().await.of();
+    assert_eq!(proof.said["output"], task["output"]);
+    assert_eq!(hostler_trust::result::verify(&proof, &agent.joined.ca_pem), Ok(agent.identity));
+    let mut forged = proof.clone();
+    forged.said["output"] = json!({"message": "y"});
+    assert!(hostler_trust::result::verify(&forged, &agent.joined.ca_pem).is_err());
+    let foreign = world.get(&format!("{path}/proof")).bearer(&world.foreign).send().await;
+    assert_eq!(foreign.code(), "TASK_NOT_FOUND");
+    // What failed says so itself, whatever becomes of the task.
+    let made = world
+        .post("/api/v1/tasks", json!({"kind": "echo", "params": made["task"]["params"], "target": {"node": "node-1"}}));
+    made.send().await;
+    let two = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    let end =
+        json!({"result": "failed", "code": "HANDLER_FAILED", "detail": "no", "retryable": true, "effects": "undone"});
+    assert_eq!(agent.report(&world, &two, end.clone()).await.status, StatusCode::OK);
+    let path = format!("/api/v1/tasks/{}", two.sub);
+    assert_eq!(world.get(&path).send().await.json()["state"], "queued", "it is tried again");
+    let proof: TaskProof = world.get(&format!("{path}/proof")).send().await.of();
+    assert_eq!((&proof.said["effects"], &proof.said["fence"]["attempt"]), (&end["effects"], &json!(1)));
+    assert_eq!(hostler_trust::result::verify(&proof, &agent.joined.ca_pem), Ok(agent.identity));
+}
+
+#[tokio::test]
+async fn a_result_under_a_certificate_that_has_ended_is_to_be_signed_anew() {
+    let (world, agent) = World::ready().await;
+    world.echo("x").await;
+    let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
+    world.pass(std::time::Duration::from_secs(25 * 3600));
+    let refused = agent.finish(&world, &one, json!({"message": "x"})).await;
+    assert_eq!(refused.status, StatusCode::UNAUTHORIZED, "and not as one that makes no sense: {}", refused.text());
 }
 
 #[tokio::test]
@@ -132,10 +193,7 @@ async fn a_failed_creation_can_be_retried_under_its_name() {
     let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
     let end =
         json!({"result": "failed", "code": "HANDLER_FAILED", "detail": "no", "retryable": false, "effects": "undone"});
-    let now = world.clock.now();
-    let report = json!({"task": one.sub, "fence": one.fence, "end": end, "started_at": now, "finished_at": now});
-    let path = format!("tasks/{}/result", one.sub);
-    assert_eq!(agent.call(&world, Method::POST, &path).json(&report).send().await.status, StatusCode::OK);
+    assert_eq!(agent.report(&world, &one, end).await.status, StatusCode::OK);
     let again = world.post(&format!("/api/v1/tasks/{task}/retry"), json!({})).send().await;
     assert_eq!(again.status, StatusCode::ACCEPTED, "{}", again.text());
     let again = again.json();

@@ -50,7 +50,7 @@ fn client(clock: &Clock, trust: ServerTrust<'_>, credentials: Option<&Credential
 async fn a_node_joins_polls_and_is_known_by_its_certificate() {
     let world = World::new().await;
     let served = serve(&world).await;
-    let token = Agent::join_token(&world).await;
+    let token = Agent::join_token(&world, "node-1").await;
     let key = NodeKey::generate().unwrap();
     let join = Join {
         token: token.reveal(),

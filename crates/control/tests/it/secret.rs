@@ -68,8 +68,7 @@ async fn a_retry_has_the_texts_of_the_first_one() {
     let one = agent.poll(&world, "wait_ms=5000").await.remove(0);
     let end =
         json!({"result": "failed", "code": "HANDLER_FAILED", "detail": "no", "retryable": false, "effects": "undone"});
-    let report = json!({"task": one.sub, "fence": one.fence, "end": end, "started_at": world.clock.now(), "finished_at": world.clock.now()});
-    agent.call(&world, Method::POST, &format!("tasks/{}/result", one.sub)).json(&report).send().await;
+    agent.report(&world, &one, end).await;
     let again = world.post(&format!("/api/v1/tasks/{}/retry", one.sub), json!({})).send().await;
     assert_eq!(again.status, StatusCode::ACCEPTED, "{}", again.text());
     let again: Task = serde_json::from_value(again.json()["task"].clone()).unwrap();

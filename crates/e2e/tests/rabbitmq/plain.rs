@@ -159,6 +159,14 @@ async fn what_makes_no_sense_is_counted_put_aside_and_changes_nothing() -> Resul
     ] {
         publish(&scene, "results", &key, &body)?;
     }
+    // It says that it is signed, and is not.
+    let forge = "
+unsigned = b'{\"results\": [], \"together\": 8, \"signed\": [\"a.b.c\"], \"certificate\": \"\"}'
+for body in (unsigned, b'a.b.c'):
+    said = pika.BasicProperties(content_type='application/vnd.hostler.result+json')
+    channel.basic_publish('results', sys.argv[1], body, said)
+";
+    scene.python(forge, &[&key])?;
     for body in [b"[]".to_vec(), vec![b' '; 1 << 20], json!({"agentId": stranger}).to_string().into_bytes()] {
         publish(&scene, "agent.telemetry", "heartbeat.x", &body)?;
     }
@@ -166,8 +174,8 @@ async fn what_makes_no_sense_is_counted_put_aside_and_changes_nothing() -> Resul
     scene.taken().await?;
     assert_eq!(scene.task(&task)?["state"], "running");
     for (queue, outcome, count) in [
-        ("hostler.results", "malformed", 2),
-        ("hostler.results", "not_believed", 2),
+        ("hostler.results", "malformed", 5),
+        ("hostler.results", "not_believed", 1),
         ("hostler.results", "too_large", 1),
         ("hostler.results", "identity", 2),
         ("hostler.results", "unknown", 1),
@@ -183,7 +191,7 @@ async fn what_makes_no_sense_is_counted_put_aside_and_changes_nothing() -> Resul
         .pair
         .until(
             "they are put aside",
-            |_| Ok((scene.broker.queue("hostler.results.dead")? == Some((7, 0))).then_some(())),
+            |_| Ok((scene.broker.queue("hostler.results.dead")? == Some((9, 0))).then_some(())),
         )
         .await?;
     // And it goes on as before.

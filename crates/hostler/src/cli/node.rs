@@ -31,8 +31,9 @@ Examples:
 
 const TOKEN: &str = "\
 Examples:
-  hostler node token                 any host may join with it, once, within 15 minutes
-  hostler node token rack1-a         only under this name
+  hostler node token rack1-a         a host joins under this name, once, within 15 minutes; where there is such a node,
+                                     it takes that node's place
+  hostler node token                 a new node of any name that no node has
   hostler node token --pending       it gets no tasks before `hostler node approve`
   hostler node token --no-headers -o json | jq -r .token > token";
 
@@ -74,7 +75,7 @@ enum Verb {
     /// Make a token by which one host joins. It is shown only now
     #[command(after_help = TOKEN)]
     Token {
-        /// The only name under which a host may join with it
+        /// The only name under which a host may join with it; only so may it take a node's place
         #[arg(value_parser = read::model::<Name>)]
         name: Option<Name>,
         /// The node gets no tasks before it is approved
@@ -201,7 +202,8 @@ fn told(issued: &IssuedJoinToken, now: Timestamp) -> String {
     let name = issued.node.as_ref().map(|name| format!(" --name {name}")).unwrap_or_default();
     output::fields([
         ("token", issued.token.clone()),
-        ("node", output::or_nothing(issued.node.as_ref())),
+        ("node", issued.node.as_ref().map_or_else(|| "a new one".to_owned(), ToString::to_string)),
+        ("id", issued.id.to_string()),
         ("works", format!("once, for {}", output::took(issued.expires_at.since(now)))),
         ("then", if issued.approve { "" } else { "`hostler node approve NODE`, before it gets tasks" }.to_owned()),
         ("there", format!("hostler agent join {} --server https://SERVER:9091{name}", issued.token)),

@@ -4,6 +4,7 @@ mod batch;
 mod dead;
 mod kinds;
 mod log;
+mod proof;
 mod stats;
 
 use std::{path::PathBuf, time::Duration};
@@ -84,6 +85,12 @@ enum Verb {
     /// Show what a task's handlers wrote for people
     #[command(after_help = log::EXAMPLES)]
     Log(log::Args),
+    /// Show what a task's node last reported of it, with that node's signature
+    #[command(after_help = proof::EXAMPLES)]
+    Proof(Which),
+    /// Say which node signed what `hostler task proof` printed; needs no server
+    #[command(after_help = proof::EXAMPLES)]
+    Verify(proof::Args),
     /// Stop a task and undo what it did
     #[command(after_help = "Examples:\n  hostler task cancel 0190f1f0-0000-7000-8000-000000000001")]
     Cancel(Act),
@@ -182,8 +189,13 @@ struct NewArgs {
 
 /// Runs a verb of tasks.
 pub async fn run(args: Args, globals: &Globals) -> Result<Exit, Failure> {
+    if let Verb::Verify(args) = &args.verb {
+        return proof::verify(args, globals);
+    }
     let session = globals.session()?;
     match args.verb {
+        Verb::Proof(which) => proof::show(&which, &session).await,
+        Verb::Verify(args) => proof::verify(&args, globals),
         Verb::List(args) => list(args, &session).await,
         Verb::Show { which, watch } => {
             let id = find(&session, &which.id).await?.id;
@@ -378,6 +390,7 @@ fn show(task: &Task, nodes: &NodeNames, now: Timestamp) -> String {
         ("attempt", if attempt > 0 { format!("{attempt} of {}", task.max_attempts) } else { String::new() }),
         ("phases", phases.join(", ")),
         ("took", time(task).unwrap_or_default()),
+        ("signed", if task.signed { "by its node: `hostler task proof`".to_owned() } else { String::new() }),
         ("retry of", output::or_nothing(task.retry_of)),
         ("created", output::ago(task.created_at, now)),
     ])

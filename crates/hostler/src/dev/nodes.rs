@@ -149,12 +149,9 @@ fn simulated(number: u16, folder: &Folder, slots: SlotArgs) -> Result<Node, Fail
 /// A token for a node that has no identity yet; one that has does not use it.
 async fn join_token(server: &Server, node: &Node) -> Result<JoinToken, Failure> {
     let asked = NewJoinToken { node: Some(node.name.clone()), approve: true };
-    let (token, _) = server
-        .app()
-        .make_join_token(asked, Actor::system())
-        .await
-        .map_err(|error| Failure::new(Exit::Failed, error))?;
-    Ok(token)
+    let issued = server.app().make_join_token(asked, Actor::system()).await;
+    let issued = issued.map_err(|error| Failure::new(Exit::Failed, error))?;
+    issued.token.parse().map_err(|error| Failure::new(Exit::Failed, error))
 }
 
 /// The way to the server of this process: over TLS, known by its authority's fingerprint.

@@ -87,7 +87,7 @@ impl World {
 
     /// Whoever could not join while all went wrong gets a token that is good.
     async fn bring_back(&self, host: &Host) {
-        match self.site.join_token().await {
+        match self.site.join_token(&host.name()).await {
             Some(token) if !host.is_joined() => host.rejoin(token).await,
             _ => host.start().await,
         }
@@ -132,7 +132,7 @@ impl World {
                 host.start().await;
             }
             Blow::Rejoin => {
-                if let Some(token) = self.site.join_token().await {
+                if let Some(token) = self.site.join_token(&host.name()).await {
                     host.rejoin(token).await;
                 }
             }

@@ -140,7 +140,7 @@ impl Stage {
         let manifest = image(&live, dir, &tenants).await?;
         let mut hosts = Vec::new();
         for number in 0..usize::try_from(dice.within(1..4))? {
-            let token = live.join_token(&ids, &site.wall).await?;
+            let token = live.join_token(&ids, &site.wall, &format!("node{number}")).await?;
             let data = dir.join(format!("node{number}"));
             cache(&data, &manifest)?;
             hosts.push(Arc::new(Host::new(number, data, Wall::new(began), token, dice.apart(), net.clone())));

@@ -151,10 +151,10 @@ impl Site {
         self.disk().lose();
     }
 
-    /// A token with which a node joins anew, where a server lives that makes one.
-    pub async fn join_token(&self) -> Option<JoinToken> {
+    /// A token with which the node of this name joins anew, where a server lives that makes one.
+    pub async fn join_token(&self, node: &str) -> Option<JoinToken> {
         let live = self.net.server()?;
-        live.join_token(&Ids::seeded(self.dice.number()), &self.wall).await.ok()
+        live.join_token(&Ids::seeded(self.dice.number()), &self.wall, node).await.ok()
     }
 
     /// The host writes back what it has not been told to, as it does from time to time.
@@ -228,13 +228,14 @@ impl Live {
         Said { status: parts.status, headers: parts.headers, body }
     }
 
-    /// A token that is good for one join, of any node.
-    pub async fn join_token(&self, ids: &Ids, wall: &Wall) -> anyhow::Result<JoinToken> {
+    /// A token that is good for one join of the node of this name.
+    pub async fn join_token(&self, ids: &Ids, wall: &Wall, node: &str) -> anyhow::Result<JoinToken> {
         let token = JoinToken::generate(ids, self.server.app().authority.fingerprint());
         let new = NewJoinToken {
+            id: ids.next(wall.clock().now()),
             token_hash: token.hash().to_string(),
-            node_name: None,
-            expires_at: wall.clock().now().plus(Duration::from_secs(3600)),
+            node_name: Some(node.parse()?),
+            validity: Duration::from_secs(3600),
             approve: true,
             actor: Actor::system(),
         };

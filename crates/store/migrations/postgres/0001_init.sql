@@ -168,9 +168,26 @@ CREATE INDEX nodes_paused ON nodes (id) WHERE paused_at IS NOT NULL;
 CREATE INDEX nodes_revoked ON nodes (id) WHERE revoked_at IS NOT NULL;
 CREATE INDEX nodes_offered ON nodes (id) WHERE transport <> 'poll';
 
+-- Certificates that were given to nodes, for as long as results may be kept that were signed with their keys. `thumbprint`:
+-- sha256, as base64url. `certificate`: PEM.
+CREATE TABLE node_certificates (
+    thumbprint  TEXT COLLATE "C" PRIMARY KEY,
+    certificate TEXT NOT NULL,
+    ends_at     BIGINT NOT NULL
+);
+
+CREATE INDEX node_certificates_by_end ON node_certificates (ends_at);
+
+-- Nodes that were removed, for as long as a certificate of theirs may still be shown: their connections are cut.
+CREATE TABLE removed_nodes (
+    id         TEXT COLLATE "C" PRIMARY KEY,
+    removed_at BIGINT NOT NULL
+);
+
 -- `lane`: which free slots of its node it waits for, its class's, or none (`abort`). `ripe`: 0 until `not_before`.
 -- `clean`: what is left of its attempts: 1 nothing, 2 something from which another is to go on, 0 nobody knows.
--- `retry`: where it is not the kind's own. `snapshot`: which the parameters name.
+-- `retry`: where it is not the kind's own. `snapshot`: which the parameters name. `proof`: of what its node last reported and
+-- was settled (model/proof.rs), as its node signed it.
 CREATE TABLE tasks (
     id             TEXT COLLATE "C" PRIMARY KEY,
     seq            BIGINT NOT NULL,
@@ -209,7 +226,8 @@ CREATE TABLE tasks (
     queue_timeout_s BIGINT NOT NULL,
     timeout_s      BIGINT NOT NULL,
     retry          TEXT COLLATE "C",
-    dead_letter    TEXT COLLATE "C"
+    dead_letter    TEXT COLLATE "C",
+    proof          TEXT
 );
 
 -- What a node may fetch, in the order in which it is to. Together with the next two: every task that has not ended.
@@ -421,15 +439,20 @@ CREATE TABLE idempotency (
 
 CREATE INDEX idempotency_by_age ON idempotency (created_at);
 
+-- `id`: as the audit names it. `used_key`, `used_by`, `enrolment`: the sha256 of the public key that was certified, for
+-- which node, and under which enrolment; all three NULL where it was made good for nothing.
 CREATE TABLE join_tokens (
     hash       TEXT COLLATE "C" PRIMARY KEY,
+    id         TEXT COLLATE "C" NOT NULL,
     node_name  TEXT COLLATE "C",
     approve    BIGINT NOT NULL,
     expires_at BIGINT NOT NULL,
     created_by TEXT COLLATE "C" NOT NULL,
     created_at BIGINT NOT NULL,
     used_at    BIGINT,
-    used_by    TEXT COLLATE "C"
+    used_key   TEXT COLLATE "C",
+    used_by    TEXT COLLATE "C",
+    enrolment  TEXT COLLATE "C"
 );
 
 CREATE TABLE api_tokens (

@@ -61,6 +61,10 @@ SELECT 'hash-' || n, 'token-' || n, 'somebody-' || n / 10, 'tenant', 'tenant-' |
   FROM generate_series(1, 5000) n;
 INSERT INTO service_accounts (id, tenant, name, role, created_at, created_by)
 SELECT 'account-' || n, 'tenant-' || n / 100, 'account-' || n, 'operator', n, 'somebody' FROM generate_series(1, 5000) n;
-INSERT INTO join_tokens SELECT 'hash-' || n, NULL, 1, n, 'somebody', n, n, 'node-1' FROM generate_series(1, 5000) n;
+INSERT INTO join_tokens
+SELECT 'hash-' || n, 'token-' || n, NULL, 1, n, 'somebody', n, n, 'key-' || n, 'node-1', 'enrolment-1'
+  FROM generate_series(1, 5000) n;
+
+INSERT INTO node_certificates SELECT 'thumbprint-' || n, 'certificate', n FROM generate_series(1, 5000) n;
 
 ANALYZE;

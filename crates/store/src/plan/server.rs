@@ -21,11 +21,12 @@ const SHORT: &[&str] = &[
     "tasks_unplaced",
     "nodes_offered",
     "nodes_revoked",
+    "removed_nodes_pkey",
     "imports_running",
 ];
 
-/// Tables of one row.
-const ONE_ROW: &[&str] = &["log_head"];
+/// Tables of one row, or of a few.
+const SMALL: &[&str] = &["log_head", "removed_nodes"];
 
 /// The plan that a session of ours makes once for a text and keeps.
 fn plan(tx: &Tx<'_>, number: usize, text: &'static str) -> hostler_db::Result<Vec<String>> {
@@ -45,7 +46,7 @@ fn whole_reads(plan: &[String]) -> Vec<&str> {
         let bounded = conditions.clone().any(|line| line.trim_start().starts_with("Index Cond"));
         let of = |word: &str| line.split_once(word).map(|(_, rest)| rest.split(' ').next().unwrap_or_default());
         match (of("Seq Scan on "), of("Scan using "), of("Bitmap Index Scan on ")) {
-            (Some(table), ..) => !ONE_ROW.contains(&table),
+            (Some(table), ..) => !SMALL.contains(&table),
             (_, Some(index), _) | (.., Some(index)) => !bounded && !SHORT.contains(&index),
             (None, None, None) => false,
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    allocation, api_token, doctor, history, idempotency, image, import, key, log, node, reservation, secret,
+    allocation, api_token, doctor, history, idempotency, image, import, key, log, node, proof, reservation, secret,
     service_account, snapshot, task, task_log, tenant, timeline, token, vm,
 };
 
@@ -32,6 +32,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("key.rs", "ALL", "as many as were ever made: one in months"),
     ("node.rs", "ALL", "placement looks at every host"),
     ("node.rs", "BOOKS", "the doctor compares every host's"),
+    ("node.rs", "FORGET_REMOVED", "once for a node that is removed, among those that were"),
     ("node.rs", "SILENT", "as many as there are hosts, while something waits for one since before a restore"),
     ("tenant.rs", "BOOKS", "the doctor compares every tenant's"),
     ("tenant.rs", "REMAINS", "when somebody deletes a tenant"),
@@ -43,7 +44,7 @@ const RARE: &[(&str, &str, &str)] = &[
     ("task/stats.rs", "TOTALS", "counters: an hour's and no more"),
     ("token.rs", "DROP", "as many as were made in two days or so"),
     ("token.rs", "USE_UP_JOINS", "once after a restore"),
-    ("token.rs", "USE_UP_OF", "when an operator revokes a node"),
+    ("token.rs", "USE_UP_OF", "when an operator revokes or removes a node"),
 ];
 
 /// Those that run all the time: none may read a whole table.
@@ -59,6 +60,7 @@ pub(super) fn hot() -> impl Iterator<Item = &'static str> {
         key::HOT,
         log::HOT,
         node::HOT,
+        proof::HOT,
         reservation::HOT,
         secret::HOT,
         service_account::HOT,

@@ -4,31 +4,39 @@ use std::collections::BTreeMap;
 
 use hostler_db::Result;
 use hostler_model::{
-    Code, NodeId, Refusal, Resources,
+    Code, NodeId, Refusal, Resources, TokenId,
     book::Book,
     broker::Transport,
-    event::Actor,
+    event::{Actor, RequestOrigin},
+    id::EnrolmentId,
+    join_token::{self, Good},
     name::Name,
     node::{Freshness, Node, NodeEvent, NodePatch, NodeState, OwnOvercommit},
 };
 use serde_json::json;
 
-use super::drain;
+use super::{drain, identify};
 use crate::{
-    Answer, JoinNode, Queue,
+    Answer, JoinNode, NodeCertificate, Queue,
     node::{self, NodeRow},
-    token::{self, JoinToken},
+    proof, token,
     work::Work,
 };
 
 /// Spends a token; a node of a known name keeps its id and gets a new enrolment, and its old leases are left to lapse.
 pub(crate) fn join(work: &mut Work<'_>, join: &JoinNode) -> Result<Answer<Node>> {
-    let token = match good(work, join)? {
-        Ok(token) => token,
-        Err(refusal) => return Ok(Err(refusal)),
+    let Some(token) = token::join(work.tx, &join.token_hash)? else {
+        return Ok(Err(join_token::unknown(&join.name)));
     };
+    match token.judge(&join.name, &join.key, work.now) {
+        Ok(Good::Join) => {}
+        Ok(Good::Again { node, enrolment }) => return again(work, &join.name, node, enrolment),
+        Err(refusal) => return Ok(Err(refusal)),
+    }
     let known = node::by_name(work.tx, &join.name, work.usual())?;
-    if let Some(refusal) = known.as_ref().and_then(|row| takes_a_place(&token, &row.node)) {
+    if known.is_some()
+        && let Err(refusal) = token.takes_place(&join.name)
+    {
         return Ok(Err(refusal));
     }
     let again = known.is_some();
@@ -48,11 +56,37 @@ pub(crate) fn join(work: &mut Work<'_>, join: &JoinNode) -> Result<Answer<Node>>
         row.node.state = after.unwrap_or(row.node.state);
     }
     let node = row.node.clone();
-    token::use_join(work.tx, &join.token_hash, node.id, work.now)?;
+    token::use_join(work.tx, join, node.id, work.now)?;
     work.nodes.insert(node.id, row);
-    tell(work, &node, again);
+    tell(work, &node, again, token.id, join.origin);
     work.reroute(node.id);
     Ok(Ok(node))
+}
+
+/// Gives the answer once more to a host that has not heard it: who it is stands, unless something was decided since.
+fn again(work: &Work<'_>, name: &Name, id: NodeId, enrolment: EnrolmentId) -> Result<Answer<Node>> {
+    let row = node::by_ids(work.tx, &[id], work.usual())?.pop();
+    let node = row.map(|row| row.node).filter(|node| node.enrolment == Some(enrolment));
+    Ok(node.ok_or_else(|| join_token::used_before(name)))
+}
+
+/// Notes that a node asks for its next certificate; `late`: the one that it has is over.
+pub(crate) fn renew(
+    work: &mut Work<'_>,
+    id: NodeId,
+    enrolment: EnrolmentId,
+    late: bool,
+    origin: RequestOrigin,
+    certificate: &NodeCertificate,
+) -> Result<Answer<()>> {
+    let known = node::identities(work.tx, &[id])?;
+    if let Err(refusal) = identify(&known, id, enrolment) {
+        return Ok(Err(refusal));
+    }
+    proof::keep(work.tx, certificate, work.now, work.context.timing.history)?;
+    let actor = Actor::node(id, "certificate").within(origin);
+    work.audit(&actor, None, "node", "node.renew", id.0, json!({"enrolment": enrolment, "late": late}));
+    Ok(Ok(()))
 }
 
 /// Writes a node down whose agent is somebody else's: it gets its tasks in plain form, and never joins.
@@ -87,33 +121,6 @@ pub(crate) fn transport(work: &mut Work<'_>, id: NodeId, to: Transport, actor: &
     Ok(Ok(node))
 }
 
-fn good(work: &Work<'_>, join: &JoinNode) -> Result<Answer<JoinToken>> {
-    let refuse = |why: &str| Ok(Err(invalid(&join.name, why)));
-    match token::join(work.tx, &join.token_hash)? {
-        None => refuse("this join token is not known"),
-        Some(token) if token.used => refuse("this join token was used before"),
-        Some(token) if token.expires_at <= work.now => refuse("this join token has expired"),
-        Some(token) if token.node_name.as_ref().is_some_and(|name| *name != join.name) => {
-            refuse("this join token is for a node of another name")
-        }
-        Some(token) => Ok(Ok(token)),
-    }
-}
-
-/// To take the place of a node that gets work is worth as much as an approval: a token that neither approves nor names
-/// the node is not good for it.
-fn takes_a_place(token: &JoinToken, node: &Node) -> Option<Refusal> {
-    let good = token.approve || token.node_name.is_some() || !node.state.takes_tasks();
-    let Node { name, state, .. } = node;
-    let why = format!("a node named {name} is {state} already, and this join token neither approves nor names it");
-    (!good).then(|| invalid(name, &why))
-}
-
-fn invalid(name: &Name, why: &str) -> Refusal {
-    let detail = format!("{why}; make another with `hostler node token`");
-    Refusal::new(Code::JoinTokenInvalid, detail).with("name", name.as_str())
-}
-
 fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {
     let node = Node {
         id: join.node,
@@ -138,9 +145,9 @@ fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {
     NodeRow { node, set_aside: None, lost_at: None, beat_seq: None, orphans: Vec::new() }
 }
 
-fn tell(work: &mut Work<'_>, node: &Node, again: bool) {
+fn tell(work: &mut Work<'_>, node: &Node, again: bool, token: TokenId, origin: RequestOrigin) {
     let data = json!({"name": node.name, "state": node.state, "again": again});
-    let actor = Actor::node(node.id, "join token");
+    let actor = Actor { credential: Some(token), ..Actor::node(node.id, "join token").within(origin) };
     work.event(None, "node", "node.joined", node.id.0, data.clone());
     work.audit(&actor, None, "node", "node.join", node.id.0, data);
 }

@@ -19,7 +19,7 @@ use hostler_model::{
 use serde_json::json;
 
 use super::{drain, join::not_found};
-use crate::{Answer, Force, allocation, node, task, vm, work::Work};
+use crate::{Answer, Force, allocation, node, task, token, vm, work::Work};
 
 /// Removes a node, or says what keeps it.
 pub(crate) fn remove(
@@ -45,8 +45,10 @@ pub(crate) fn remove(
     for taken in allocation::on_node(work.tx, id)? {
         work.set_allocation(taken.owner, None)?;
     }
-    work.removed.insert(id);
     let name = &removal.node.name;
+    work.removed.insert(id);
+    token::use_up_of(work.tx, name, work.now)?;
+    work.trust_changed();
     let data = json!({"name": name, "forced": force == Force::Yes, "vms": removal.vms, "tasks": removal.tasks});
     work.event(None, "node", "node.removed", id.0, data.clone());
     work.audit(actor, None, "node", "node.remove", id.0, data);
@@ -60,15 +62,20 @@ fn may_go(node: &Node, left: &Drain, force: Force) -> Answer<()> {
         let refusal = Refusal::new(Code::NodeStateConflict, detail).with("node", id.to_string());
         Err(refusal.with("state", state.as_str()).with("freshness", freshness.as_str()).with("left", json!(left)))
     };
-    let works = match state {
-        NodeState::Pending | NodeState::Drained => false,
-        NodeState::Ready | NodeState::Cordoned | NodeState::Draining => true,
+    let first = match state {
+        NodeState::Pending | NodeState::Drained => None,
+        NodeState::Ready | NodeState::Cordoned => {
+            Some(format!("drain it with `hostler node drain {name}`, and remove it once it is drained"))
+        }
+        NodeState::Draining if left.is_empty() => {
+            Some("nothing is left there: it is drained within a few seconds; remove it then".to_owned())
+        }
+        NodeState::Draining => {
+            Some(format!("{}; end that or wait for its end, and remove it once it is drained", left.said()))
+        }
     };
-    if *freshness == Freshness::Fresh && works {
-        return conflict(format!(
-            "the node {name} is {state} and its agent is heard; drain it with `hostler node drain {name}`, and remove it once \
-             it is drained"
-        ));
+    if let Some(first) = first.filter(|_| *freshness == Freshness::Fresh) {
+        return conflict(format!("the node {name} is {state} and its agent is heard; {first}"));
     }
     if left.is_empty() {
         return Ok(());

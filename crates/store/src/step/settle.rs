@@ -12,7 +12,7 @@ use hostler_model::{
 use serde_json::{Value, json};
 
 use super::identify;
-use crate::{Answer, Settle, group::Step, node, work::Work};
+use crate::{Answer, Proof, Settle, group::Step, node, proof::KeptProof, work::Work};
 
 /// An output's bytes as JSON, at most: what a kind may say (64 KiB twice, escaped) fits well; a fault does not fill
 /// the disk.
@@ -40,14 +40,14 @@ impl Step for Conclude {
         items
             .iter()
             .map(|item| match identify(&known, item.node, item.enrolment) {
-                Ok(_) => conclude(work, item.node, &item.report).map(Ok),
+                Ok(_) => conclude(work, item.node, &item.report, Some(&item.proof)).map(Ok),
                 Err(refusal) => Ok(Err(refusal)),
             })
             .collect()
     }
 }
 
-pub(super) fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report) -> Result<Receipt> {
+pub(super) fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report, proof: Option<&Proof>) -> Result<Receipt> {
     let Some(row) = work.tasks.get(&report.task) else { return Ok(Receipt::Unknown) };
     if row.task.node != Some(node) {
         return Ok(Receipt::Stale);
@@ -72,6 +72,8 @@ pub(super) fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report) -> Re
             if !row.ended() {
                 row.task.finished_at = None;
             }
+            row.proof = proof.map(|proof| kept(report, proof));
+            row.task.signed |= row.proof.is_some();
             Ok(Receipt::Settled)
         }
         Err(_) => {
@@ -79,6 +81,16 @@ pub(super) fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report) -> Re
             Ok(Receipt::Stale)
         }
     }
+}
+
+/// What is kept of a proof: the task's output is not kept twice.
+fn kept(report: &Report, proof: &Proof) -> KeptProof {
+    let end = match &report.end {
+        End::Succeeded { .. } => None,
+        end @ (End::Failed { .. } | End::Cancelled { .. }) => Some(end.clone()),
+    };
+    let Proof { signed, certificate } = proof;
+    KeptProof { fence: report.fence, signed: signed.to_string(), certificate: certificate.clone(), end }
 }
 
 /// When the handler began and ended, and its phases. The agent's clock may be another: a task neither begins before it

@@ -324,10 +324,12 @@ impl Batch {
             deadline: None,
             started_at: None,
             finished_at: None,
+            signed: false,
         };
         let paused = node.map_or(Ok(false), |node| work.is_paused(node))?;
         task.waiting_for = waiting_for(&task, Held { paused, ..Held::default() }, now);
-        let mut row = TaskRow { seq: 0, task, left: Left::Nothing, lease: None, later: false, ripe: false };
+        let mut row =
+            TaskRow { seq: 0, task, left: Left::Nothing, lease: None, later: false, ripe: false, proof: None };
         row.set_life(Life::new(self.store_epoch, not_before));
         Ok(row)
     }

@@ -94,15 +94,25 @@ pub async fn a_node_is_removed_once_it_is_drained_and_may_join_anew(world: &mut 
     assert!(refusal.detail.contains("hostler node drain a"), "{}", refusal.detail);
     let vm = world.running(agent, "web").await;
     change(world, agent, NodeEvent::Drain).await;
+    let refusal = remove(world, agent, Force::No).await.unwrap_err();
+    assert!(refusal.detail.contains("web") && !refusal.detail.contains("node drain"), "{}", refusal.detail);
     world.ok(world.on_vm(KindName::VmDelete, vm)).await;
     let leased = world.lease_one(agent).await;
     world.succeed(agent, &leased).await;
+    let refusal = remove(world, agent, Force::No).await.unwrap_err();
+    assert!(refusal.detail.contains("nothing is left"), "{}", refusal.detail);
     world.store.drain_nodes().await.unwrap();
+    let (unused, mut wakes) = (world.join_token(Some("a"), true).await, world.store.wakes());
     let head = world.head().await;
     let dry = world.store.remove_node(agent.node, Force::No, true, Actor::system()).await.unwrap().unwrap();
     assert_eq!(world.head().await, head);
     assert_eq!(remove(world, agent, Force::No).await.unwrap(), dry);
     assert_eq!(world.kinds_after(head).await, ["node.removed", "node.remove"]);
+    // It is cut off as one that was revoked is, by every server; nor is a token good that was made for it before.
+    assert!(std::iter::from_fn(|| wakes.try_recv().ok()).any(|wake| wake.trust));
+    assert_eq!(world.store.revoked_nodes().await.unwrap(), [agent.node]);
+    let refusal = world.store.join(world.join(&unused, "a", world.id())).await.unwrap().unwrap_err();
+    assert_eq!(refusal.code, hostler_model::Code::JoinTokenInvalid);
     assert!(world.store.nodes().await.unwrap().is_empty());
     let beat = world.heartbeat(agent, &[], true, Vec::new());
     let refusal = world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap_err();

@@ -249,6 +249,7 @@ macro_rules! every_claim {
                 times_are_told_as_they_were;
             settle:
                 a_success_is_written_down_with_all_that_follows
+                what_proves_a_result_is_kept_with_its_task_and_its_certificate_beside_it
                 a_repeat_of_a_result_changes_nothing
                 a_repeat_within_one_batch_changes_nothing
                 a_repeat_of_a_failure_that_is_retried_changes_nothing
@@ -353,7 +354,9 @@ macro_rules! every_claim {
                 a_token_is_good_once
                 a_token_expires
                 a_token_for_another_name_is_refused
-                a_token_for_any_node_takes_no_approved_nodes_place
+                only_a_token_with_its_name_takes_a_nodes_place
+                who_spent_a_token_gets_the_same_answer_once_more
+                a_renewal_is_in_the_audit_and_a_node_that_is_gone_renews_nothing
                 a_node_that_joins_again_keeps_its_id
                 a_node_waits_for_approval
                 a_cordoned_node_gets_tasks_but_no_machines

@@ -2,12 +2,14 @@
 
 use hostler_model::{
     Code,
-    event::Actor,
+    event::{Actor, RequestOrigin},
     kind::KindName,
     node::{NodeEvent, NodeState},
     task::{Intent, TaskState},
     vm::VmState,
 };
+
+use hostler_store::{JoinNode, LogFilter, NodeCertificate};
 
 use crate::world::{Agent, World, seen};
 
@@ -23,6 +25,8 @@ pub async fn a_token_is_good_once(world: &mut World) {
 
 pub async fn a_token_expires(world: &mut World) {
     let token = world.join_token(None, true).await;
+    assert!(world.store.join_token(token.clone()).await.unwrap().is_some());
+    assert_eq!(world.store.join_token("unknown".into()).await.unwrap(), None);
     world.advance(600);
     let refusal = world.store.join(world.join(&token, "a", world.id())).await.unwrap().unwrap_err();
     assert_eq!(refusal.code, Code::JoinTokenInvalid);
@@ -87,21 +91,66 @@ pub async fn an_event_that_does_not_apply_is_refused(world: &mut World) {
     assert_eq!(refusal.code, Code::NodeNotFound);
 }
 
-pub async fn a_token_for_any_node_takes_no_approved_nodes_place(world: &mut World) {
+pub async fn only_a_token_with_its_name_takes_a_nodes_place(world: &mut World) {
     let (agent, node) = world.joined("a", true).await;
-    let token = world.join_token(None, false).await;
-    let refusal = world.store.join(world.join(&token, "a", world.id())).await.unwrap().unwrap_err();
-    assert_eq!(refusal.code, Code::JoinTokenInvalid);
-    assert!(refusal.detail.contains("a node named a is ready"), "{}", refusal.detail);
-    // The node is who it was, also while it is cordoned.
-    world.ok(world.echo()).await;
-    world.lease_one(agent).await;
-    world.store.change_node(node.id, NodeEvent::Cordon, Actor::system()).await.unwrap().unwrap();
-    world.store.join(world.join(&token, "a", world.id())).await.unwrap().unwrap_err();
-    // The token was not spent, and is good for a node that waits for approval, new or known.
-    world.store.join(world.join(&token, "b", world.id())).await.unwrap().unwrap();
-    let token = world.join_token(None, false).await;
-    world.store.join(world.join(&token, "b", world.id())).await.unwrap().unwrap();
+    for approve in [true, false] {
+        let token = world.join_token(None, approve).await;
+        let refused = async |name: &str| {
+            let refusal = world.store.join(world.join(&token, name, world.id())).await.unwrap().unwrap_err();
+            assert_eq!(refusal.code, Code::JoinTokenInvalid);
+            assert!(refusal.detail.contains(&format!("hostler node token {name}")), "{}", refusal.detail);
+        };
+        refused("a").await;
+        // The node is who it was, also while it is cordoned, or revoked.
+        world.ok(world.echo()).await;
+        let leased = world.lease_one(agent).await;
+        world.succeed(agent, &leased).await;
+        world.store.change_node(node.id, NodeEvent::Cordon, Actor::system()).await.unwrap().unwrap();
+        refused("a").await;
+        world.store.change_node(node.id, NodeEvent::Uncordon, Actor::system()).await.unwrap().unwrap();
+        // The token was not spent, and is good for one new node.
+        let new = if approve { "b" } else { "c" };
+        let joined = world.store.join(world.join(&token, new, world.id())).await.unwrap().unwrap();
+        world.store.revoke_node(joined.id, Actor::system()).await.unwrap().unwrap();
+        let another = world.join_token(None, approve).await;
+        world.store.join(world.join(&another, new, world.id())).await.unwrap().unwrap_err();
+    }
+}
+
+pub async fn who_spent_a_token_gets_the_same_answer_once_more(world: &mut World) {
+    let token = world.join_token(Some("a"), true).await;
+    let lost = world.join(&token, "a", world.id());
+    let node = world.store.join(lost.clone()).await.unwrap().unwrap();
+    let head = world.head().await;
+    // The same host says other ids each time: those of the first time count.
+    let again = JoinNode { node: world.id(), enrolment: world.id(), ..lost.clone() };
+    assert_eq!(world.store.join(again.clone()).await.unwrap().unwrap(), node);
+    assert_eq!(world.head().await, head, "nothing happened once more");
+    let other = JoinNode { key: "another".to_owned(), ..lost };
+    assert!(world.store.join(other).await.unwrap().unwrap_err().detail.contains("used before"));
+    // What was decided meanwhile counts, and so does the time.
+    let rejoined = world.joined("a", true).await.1;
+    assert_eq!(rejoined.id, node.id);
+    assert!(world.store.join(again.clone()).await.unwrap().unwrap_err().detail.contains("used before"));
+    world.advance(600);
+    assert!(world.store.join(again).await.unwrap().unwrap_err().detail.contains("expired"));
+}
+
+pub async fn a_renewal_is_in_the_audit_and_a_node_that_is_gone_renews_nothing(world: &mut World) {
+    let agent = world.node("a").await;
+    let head = world.head().await;
+    let origin = RequestOrigin { request: Some(world.id()), source: Some("192.0.2.7".parse().unwrap()) };
+    let certificate = || NodeCertificate { thumbprint: "t".into(), pem: "p".into(), ends_at: world.now() };
+    world.store.renew_node(agent.node, agent.enrolment, true, origin, certificate()).await.unwrap().unwrap();
+    let entries = world.store.log(LogFilter::default(), head, 9).await.unwrap();
+    let [entry] = &entries[..] else { panic!("{entries:?}") };
+    assert_eq!((entry.kind.as_str(), entry.subject), ("node.renew", agent.node.0));
+    let (actor, what) = (&entry.data["actor"], &entry.data["what"]);
+    assert_eq!((&actor["source"], &actor["method"]), (&"192.0.2.7".into(), &"certificate".into()));
+    assert_eq!(what["late"], true);
+    let refused = world.store.renew_node(agent.node, world.id(), false, origin, certificate()).await.unwrap();
+    let refusal = refused.unwrap_err();
+    assert_eq!(refusal.code, Code::IdentityMismatch);
 }
 
 pub async fn a_join_token_is_forgotten_a_day_after_its_time(world: &mut World) {

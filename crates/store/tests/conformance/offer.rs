@@ -3,7 +3,7 @@
 use hostler_model::{
     Code, Fence, NodeId, TaskId,
     broker::{PlainResult, Transport},
-    event::Actor,
+    event::{Actor, RequestOrigin},
     internal::Receipt,
     kind::KindName,
     node::{Node, NodeFacts},
@@ -30,7 +30,8 @@ async fn theirs(world: &World, name: &str) -> Node {
 async fn theirs_of(world: &World, name: &str, user: Option<&str>) -> Node {
     let (node, enrolment, name) = (world.id(), world.id(), name.parse().unwrap());
     let facts = NodeFacts { broker_user: user.map(str::to_owned), ..facts() };
-    let new = JoinNode { token_hash: String::new(), node, name, enrolment, facts };
+    let (none, origin) = (String::new(), RequestOrigin::default());
+    let new = JoinNode { token_hash: none.clone(), key: none, node, name, enrolment, facts, origin };
     world.store.add_plain_node(new, Actor::system()).await.unwrap().unwrap()
 }
 
@@ -414,7 +415,8 @@ pub async fn a_plain_task_that_is_cancelled_ends_by_evidence_only(world: &mut Wo
 pub async fn a_plain_nodes_name_is_its_own(world: &mut World) {
     theirs(world, "p").await;
     let (node, enrolment) = (world.id(), world.id());
-    let new = JoinNode { token_hash: String::new(), node, name: "p".parse().unwrap(), enrolment, facts: facts() };
+    let (name, none, origin) = ("p".parse().unwrap(), String::new(), RequestOrigin::default());
+    let new = JoinNode { token_hash: none.clone(), key: none, node, name, enrolment, facts: facts(), origin };
     let refusal = world.store.add_plain_node(new, Actor::system()).await.unwrap().unwrap_err();
     assert_eq!(refusal.code, Code::NameTaken);
 }

@@ -6,9 +6,11 @@ use hostler_model::{
     Code, Resources, Timestamp,
     internal::Receipt,
     kind::KindName,
+    proof::said,
     task::{Effects, End, TaskState, WaitingFor},
     vm::{VmReason, VmState},
 };
+use hostler_store::NodeCertificate;
 use serde_json::json;
 
 use crate::world::{Agent, World, cancelled, failed, one_vm, output};
@@ -27,6 +29,36 @@ pub async fn a_success_is_written_down_with_all_that_follows(world: &mut World) 
     let book = world.book().await;
     assert_eq!((book.held.room(), book.used.room()), (Resources::ZERO, one_vm()));
     assert_eq!(world.kinds_after(head).await, ["task.succeeded", "vm.running"]);
+}
+
+pub async fn what_proves_a_result_is_kept_with_its_task_and_its_certificate_beside_it(world: &mut World) {
+    let agent = world.node("a").await;
+    let id = world.ok(world.echo()).await.id;
+    assert_eq!(world.store.task_proof(id).await.unwrap(), None);
+    let certificate =
+        |name: &str| NodeCertificate { thumbprint: name.into(), pem: format!("of {name}"), ends_at: world.now() };
+    world.store.keep_certificate(certificate("a thumbprint")).await.unwrap();
+    let first = world.lease_one(agent).await;
+    world.end_with(agent, &first, failed(true, Effects::Undone)).await;
+    let proof = world.store.task_proof(id).await.unwrap().unwrap();
+    assert_eq!((proof.signed.as_str(), proof.certificate_pem.as_str()), ("a signature", "of a thumbprint"));
+    assert_eq!(proof.said, said(id, first.fence, &failed(true, Effects::Undone)));
+    assert!(world.task(id).await.signed);
+    // It stays while the task is tried again, until there is another.
+    world.serve(60).await;
+    let second = world.lease_one(agent).await;
+    assert_eq!(world.store.task_proof(id).await.unwrap(), Some(proof));
+    world.succeed(agent, &second).await;
+    let output = output(KindName::Echo);
+    let proof = world.store.task_proof(id).await.unwrap().unwrap();
+    assert_eq!(proof.said, said(id, second.fence, &End::Succeeded { output }));
+    // A certificate goes some time after what was signed by it.
+    world.advance(89 * 24 * 60 * 60);
+    world.store.keep_certificate(certificate("another")).await.unwrap();
+    assert!(world.store.task_proof(id).await.unwrap().is_some());
+    world.advance(2 * 24 * 60 * 60);
+    world.store.keep_certificate(certificate("a third")).await.unwrap();
+    assert_eq!(world.store.task_proof(id).await.unwrap(), None);
 }
 
 pub async fn a_repeat_of_a_result_changes_nothing(world: &mut World) {

@@ -14,7 +14,7 @@ use hostler_db::Mode;
 use hostler_fixture::Database;
 use hostler_model::{
     Clock, Code, Ids, ImageDigest, NodeId, Resources, TaskId, TenantId, Timestamp, VmId,
-    event::{Actor, Class, Entry},
+    event::{Actor, Class, Entry, RequestOrigin},
     id::EnrolmentId,
     internal::{Heartbeat, HeartbeatAnswer, HeldLease, Inventory, ProgressAnswer, ProgressReport, Receipt, Report},
     kind::KindName,
@@ -29,7 +29,7 @@ use hostler_model::{
 };
 use hostler_store::{
     Accepted, Answer, Beat, Cancel, Claim, Config, Idempotency, JoinNode, Leased, LogFilter, NewJoinToken, NewMachine,
-    NewTenantRow, Now, Progressed, Settle, Store, Submission, Timing,
+    NewTenantRow, Now, Progressed, Proof, Settle, Store, Submission, Timing,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -203,7 +203,7 @@ impl World {
     }
 
     pub async fn joined(&self, name: &str, approve: bool) -> (Agent, Node) {
-        let token = self.join_token(None, approve).await;
+        let token = self.join_token(Some(name), approve).await;
         let enrolment = self.id();
         let node = self.store.join(self.join(&token, name, enrolment)).await.unwrap().unwrap();
         (Agent { node: node.id, enrolment }, node)
@@ -212,9 +212,10 @@ impl World {
     pub async fn join_token(&self, node_name: Option<&str>, approve: bool) -> String {
         let token_hash = hex(self.id::<TaskId>());
         let token = NewJoinToken {
+            id: self.id(),
             token_hash: token_hash.clone(),
             node_name: node_name.map(|name| name.parse().unwrap()),
-            expires_at: self.now().plus(Duration::from_secs(600)),
+            validity: Duration::from_secs(600),
             approve,
             actor: Actor::system(),
         };
@@ -223,8 +224,8 @@ impl World {
     }
 
     pub fn join(&self, token_hash: &str, name: &str, enrolment: EnrolmentId) -> JoinNode {
-        let name = name.parse().unwrap();
-        JoinNode { token_hash: token_hash.into(), node: self.id(), name, enrolment, facts: facts() }
+        let (name, key, origin) = (name.parse().unwrap(), hex(self.id::<TaskId>()), RequestOrigin::default());
+        JoinNode { token_hash: token_hash.into(), key, node: self.id(), name, enrolment, facts: facts(), origin }
     }
 
     // Submissions.
@@ -333,7 +334,8 @@ impl World {
             started_at: self.now(),
             finished_at: self.now(),
         };
-        Settle { node: agent.node, enrolment: agent.enrolment, report }
+        let proof = Proof { signed: "a signature".into(), certificate: "a thumbprint".into() };
+        Settle { node: agent.node, enrolment: agent.enrolment, report, proof }
     }
 
     pub async fn settle(&self, settle: Settle) -> Answer<Receipt> {
