@@ -269,6 +269,8 @@ fn name(method: &Method) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use hostler_model::{Ids, Timestamp};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -277,7 +279,9 @@ mod tests {
             tokio::time::sleep(ANSWER * 2).await;
             StatusCode::OK.into_response()
         };
-        assert_eq!(in_time("/api/v1/vms", slow()).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let given_up =
+            problem::write(in_time("/api/v1/vms", slow()).await, Ids::seeded(1).next(Timestamp::from_micros(0)));
+        assert_eq!(given_up.status(), StatusCode::SERVICE_UNAVAILABLE);
         for upload in UPLOADS {
             assert!(access::TABLE.iter().any(|row| row.route == upload && row.method == Method::PUT));
             assert_eq!(in_time(upload, slow()).await.status(), StatusCode::OK);
