@@ -133,11 +133,15 @@ impl<'a> Fleet<'a> {
         Fleet::apart_in(Net::new()?, postgres, servers, agents).await
     }
 
-    /// So many servers, each on a host of its own and with these flags too; no agents yet.
-    pub async fn apart_with(postgres: &'a Postgres, servers: usize, flags: &[&str]) -> Result<Fleet<'a>> {
+    /// So many servers and agents, each on a host of its own, the servers with these flags too.
+    pub async fn apart_with(
+        postgres: &'a Postgres,
+        (servers, agents): (usize, usize),
+        flags: &[&str],
+    ) -> Result<Fleet<'a>> {
         let mut fleet = Fleet::empty(Some(postgres.database()?), Some(Net::new()?))?;
         fleet.more = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        fleet.filled(servers, 0).await
+        fleet.filled(servers, agents).await
     }
 
     /// The same, in a net where something else is already.

@@ -25,7 +25,7 @@ fn said(fleet: &Fleet<'_>, words: &str) -> usize {
 #[tokio::test]
 async fn a_host_joins_with_one_command_renews_and_is_cut_off_when_it_is_revoked() -> Result<()> {
     let flag = format!("--node-certificate-seconds={}", LIFE.as_secs());
-    let mut fleet = Fleet::apart_with(Postgres::shared()?, 2, &[&flag]).await?;
+    let mut fleet = Fleet::apart_with(Postgres::shared()?, (2, 0), &[&flag]).await?;
     fleet.join().await?;
     works(&fleet, 0).await?;
     let renewed = async |fleet: &Fleet<'_>, times: usize| {

@@ -17,9 +17,9 @@ use hostler_e2e::{
 use hostler_fixture::Postgres;
 use serde_json::{Value, json};
 
-/// A node is lost after 120 s, one that still gets a few words through a little later; more than twice that, on a machine
+/// A node is lost after 40 s here, one that still gets a few words through a little later; much more than that, on a machine
 /// that has other work.
-const UNTIL_LOST: Duration = Duration::from_secs(300);
+const UNTIL_LOST: Duration = Duration::from_secs(150);
 
 /// How a node is seen by a server.
 async fn freshness(fleet: &Fleet<'_>, node: usize) -> Result<String> {
@@ -99,7 +99,7 @@ fn ways(node: usize) -> Vec<(End, End)> {
 async fn a_node_that_is_cut_off_is_lost_and_what_it_had_is_done_by_itself_and_once() -> Result<()> {
     const CUT: [usize; 3] = [0, 1, 2];
     const NODES: usize = 4;
-    let fleet = Fleet::apart(Postgres::shared()?, 1, NODES).await?;
+    let fleet = Fleet::apart_with(Postgres::shared()?, (1, NODES), &["--node-lost-seconds=40"]).await?;
     let mut under_way = Vec::new();
     for node in CUT {
         under_way.push(echoes(&fleet, Some(node), 5, 15_000).await?);

@@ -255,7 +255,7 @@ fn shape(settings: &MachineDefaults, called: fn(&str) -> String) -> Result<NewSh
 #[cfg(test)]
 mod tests {
     use hostler_control::{RateLimits, Sources};
-    use hostler_model::{catalogue::Catalogue, event::Actor, placement::Policy};
+    use hostler_model::{catalogue::Catalogue, event::Actor, node::FreshnessPolicy, placement::Policy};
     use serde_json::json;
 
     use super::*;
@@ -310,6 +310,7 @@ mod tests {
             shared,
             issuer: "test",
             lease,
+            freshness: FreshnessPolicy::default(),
             placement: Policy::default(),
             history: None,
             sources,

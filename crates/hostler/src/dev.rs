@@ -18,7 +18,7 @@ use std::{
 
 use hostler_agent::Slots;
 use hostler_control::{RateLimits, Server, Sources};
-use hostler_model::placement::Policy;
+use hostler_model::{node::FreshnessPolicy, placement::Policy};
 use hostler_trust::ca::NODE_VALIDITY;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -204,6 +204,7 @@ async fn work(
         shared: Shared { database: args.database.clone(), ..Shared::default() },
         issuer: ISSUER,
         lease,
+        freshness: FreshnessPolicy::default(),
         placement: Policy::default(),
         history: service::history(args.history_days),
         sources: Sources { files, ..sources },

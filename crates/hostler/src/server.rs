@@ -14,7 +14,7 @@ use hostler_control::{Oidc, RateLimits, Sources};
 use hostler_model::{
     Refusal,
     defaults::Defaults,
-    node::Overcommit,
+    node::{FreshnessPolicy, Overcommit},
     placement::{Policy, Weights},
 };
 use hostler_trust::tls::PublicCertificate;
@@ -73,6 +73,7 @@ pub async fn run(args: Args) -> Result<Exit, Failure> {
         shared: shared(&settings),
         issuer: ISSUER,
         lease: Duration::from_secs(settings.lease_seconds),
+        freshness: FreshnessPolicy::lost_after(Duration::from_secs(settings.node_lost_seconds)),
         placement,
         history: service::history(settings.history_days),
         sources,

@@ -17,6 +17,7 @@ use hostler_model::{
     catalogue::{Catalogue, KnownImage},
     defaults::Defaults,
     event::Actor,
+    node::FreshnessPolicy,
     placement::Policy,
     role::Role,
 };
@@ -67,8 +68,10 @@ pub struct Opening<'a> {
     pub shared: Shared,
     /// What it calls itself in the tasks it signs.
     pub issuer: &'a str,
-    /// How long an agent may be silent.
+    /// How long an agent may be silent before its work is taken to be lost.
     pub lease: Duration,
+    /// And before its node is.
+    pub freshness: FreshnessPolicy,
     /// How machines are spread, and how much may be promised on a node.
     pub placement: Policy,
     /// How long what has ended is kept; `None`: for ever.
@@ -112,6 +115,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         shared,
         issuer,
         lease,
+        freshness,
         history,
         placement,
         sources,
@@ -131,7 +135,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
         mode: Mode::Threads,
         clock: clock.clone(),
         ids: ids.clone(),
-        timing: timing(lease, history),
+        timing: Timing { freshness, ..timing(lease, history) },
         placement,
     };
     let store = match &shared.database {

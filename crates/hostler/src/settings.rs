@@ -253,6 +253,11 @@ keys! {
         #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(1..=3600))]
         lease_seconds: u64 = 30;
 
+        /// How long a node may be silent before it is lost and its machines are unknown, in seconds; after half of that it
+        /// is stale, and gets no new ones
+        #[arg(value_name = "N", value_parser = clap::value_parser!(u64).range(20..=86400))]
+        node_lost_seconds: u64 = 120;
+
         /// How many virtual processors a new tenant may have where nothing is said; -1: any number
         #[arg(value_name = "N", allow_negative_numbers = true, value_parser = limit())]
         tenant_vcpus: i64 = -1;

@@ -147,11 +147,16 @@ pub struct FreshnessPolicy {
 
 impl Default for FreshnessPolicy {
     fn default() -> Self {
-        FreshnessPolicy { fresh: Duration::from_secs(60), stale: Duration::from_secs(120) }
+        FreshnessPolicy::lost_after(Duration::from_secs(120))
     }
 }
 
 impl FreshnessPolicy {
+    /// Lost after a silence that long, and stale after half of it.
+    pub const fn lost_after(silence: Duration) -> FreshnessPolicy {
+        FreshnessPolicy { fresh: Duration::from_millis(silence.as_millis() as u64 / 2), stale: silence }
+    }
+
     /// What a silence of this length means.
     pub fn judge(&self, silence: Duration) -> Freshness {
         if silence <= self.fresh {

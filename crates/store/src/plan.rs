@@ -14,7 +14,8 @@ use crate::{
 /// Names of scans that are meant: the batch itself, what an index already narrowed, and indexes of the few that are not as
 /// usual.
 const MEANT: &[&str] = &[
-    "SCAN wanted",
+    "SCAN w",
+    "SCAN (subquery",
     "SCAN CONSTANT ROW",
     "SCAN c ",
     "SCAN jsonb_each",

@@ -200,13 +200,17 @@ const UNPLACED: &str = concat!(
 SELECT ",
     columns!(),
     "
-  FROM tasks t
- WHERE t.state = 'queued' AND t.node IS NULL AND t.kind = 'vm.create'
- ORDER BY t.priority DESC, t.seq
- LIMIT CAST(?1->>'limit' AS BIGINT)"
+  FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY tenant ORDER BY priority DESC, seq) AS place
+          FROM tasks
+         WHERE state = 'queued' AND node IS NULL AND kind = 'vm.create'
+         ORDER BY place, priority DESC, seq
+         LIMIT CAST(?1->>'limit' AS BIGINT)) w
+  JOIN tasks t ON t.id = w.id
+ ORDER BY t.priority DESC, t.seq"
 );
 
-/// Creates that wait for a node with room, in the order in which they get it.
+/// Creates that wait for a node with room, in the order in which they get it. Of more than so many, as many of each tenant: one
+/// that asks for what no node has keeps nobody else from being looked at.
 pub(crate) fn unplaced(tx: &Tx<'_>, limit: usize) -> Result<Vec<TaskRow>> {
     tx.query(UNPLACED, &json!({"limit": limit}), read)
 }

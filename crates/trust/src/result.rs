@@ -38,6 +38,8 @@ use crate::{Authority, Credentials, NodeIdentity, PeerCertificate, certificate::
 const TYP: &str = "hostler-results+jwt";
 /// How many results one signature is over. It is kept with each of them, and names them all.
 const TOGETHER: usize = 8;
+/// A signature over that many has less than 1,100 bytes. Each is kept with every task whose end it signs.
+const LONGEST: usize = 4096;
 /// How many certificates are remembered: of more nodes than a server has.
 const REMEMBERED: usize = 16_384;
 
@@ -183,7 +185,8 @@ impl ResultVerifier {
         now: Timestamp,
     ) -> Result<Arc<NodeCertificate>, ResultRefusal> {
         let Reports { results, together, signed, certificate } = reports;
-        if *together == 0 || results.len().div_ceil(*together) != signed.len() {
+        let fits = (1..=TOGETHER).contains(together) && signed.iter().all(|signed| signed.len() <= LONGEST);
+        if !fits || results.len().div_ceil(*together) != signed.len() {
             return Err(ResultRefusal::Malformed);
         }
         let certificate = BASE64_STANDARD.decode(certificate).map_err(|_| ResultRefusal::Malformed)?;

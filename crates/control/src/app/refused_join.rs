@@ -29,6 +29,16 @@ impl RefusedJoins {
         }
     }
 
+    /// Those that could not be told yet.
+    fn put_back(&self, refused: Vec<RefusedJoin>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for earlier in refused {
+            let later = all.get(&earlier.token).map_or(0, |refused| refused.count);
+            let count = earlier.count + later;
+            all.entry(earlier.token).or_insert(earlier).count = count;
+        }
+    }
+
     fn take(&self) -> Vec<RefusedJoin> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_values().collect()
     }
@@ -38,9 +48,13 @@ impl App {
     /// Writes down what was refused since this was last done.
     pub async fn tell_refused_joins(&self) -> Result<()> {
         let refused = self.refused_joins.take();
-        if !refused.is_empty() {
-            self.store.refused_joins(refused).await?;
+        if refused.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let told = self.store.refused_joins(refused.clone()).await;
+        if told.is_err() {
+            self.refused_joins.put_back(refused);
+        }
+        Ok(told?)
     }
 }

@@ -58,7 +58,15 @@ pub struct Sealer(Arc<Inner>);
 struct Inner {
     store: Store,
     master: Master,
-    known: Mutex<HashMap<Owner, Arc<DataKey>>>,
+    known: Mutex<HashMap<Owner, Known>>,
+}
+
+/// A key, and as what it rests in the store. One that rests there otherwise, or not at all, is not it any more: a database that
+/// went back in time has others.
+#[derive(Clone)]
+struct Known {
+    wrapped: String,
+    key: Arc<DataKey>,
 }
 
 impl Sealer {
@@ -70,6 +78,11 @@ impl Sealer {
     /// Lets another master key wrap from now on, and wraps every key anew under it: all in one step, or none. Of a file the old
     /// keys stay, for backups and for whoever has not read it again. One that breaks off leaves a key more in the file.
     pub async fn rotate(&self, actor: Actor) -> Result<Rotated> {
+        let sealer = self.clone();
+        to_its_end(async move { sealer.rotate_now(actor).await }).await
+    }
+
+    async fn rotate_now(&self, actor: Actor) -> Result<Rotated> {
         let mut file = self.0.master.change().map_err(|error| unwrapping(&error))?;
         let mut keys = self.unwrapped().await?;
         // In the file before it wraps.
@@ -92,15 +105,23 @@ impl Sealer {
 
     /// Removes from the file the master keys that wrap nothing any more.
     pub async fn retire(&self, actor: Actor) -> Result<Retired> {
+        let sealer = self.clone();
+        to_its_end(async move { sealer.retire_now(actor).await }).await
+    }
+
+    async fn retire_now(&self, actor: Actor) -> Result<Retired> {
         let Some(mut file) = self.0.master.change().map_err(|error| unwrapping(&error))? else {
             return Ok(Retired { master: None, removed: Vec::new() });
         };
-        // Read behind the lock: nothing is wrapped under another key without it.
-        let master = self.0.store.master().await?.unwrap_or_else(|| file.keys().newest().to_owned());
+        let wraps = self.0.store.master().await?;
+        let master = wraps.clone().unwrap_or_else(|| file.keys().newest().to_owned());
         let removed: Vec<String> = file.keys().names().into_iter().filter(|name| *name != master).collect();
         if !removed.is_empty() {
             self.unwrapped().await?;
-            self.0.store.retire_masters(removed.clone(), actor).await?;
+            // A server that was killed while it rotated may have left a step behind that is committed only now.
+            if !self.0.store.retire_masters(wraps, removed.clone(), actor).await? {
+                return Err(rotated_meanwhile().into());
+            }
             file.keep_only(std::slice::from_ref(&master)).map_err(|error| unwrapping(&error.into()))?;
         }
         Ok(Retired { master: Some(master), removed })
@@ -139,21 +160,21 @@ impl Sealer {
 
     /// The owner's key: a new one where it has none. Of two that are made at once, the first that was written counts.
     async fn key(&self, owner: Owner) -> Result<Arc<DataKey>> {
-        if let Some(key) = self.known().get(&owner) {
-            return Ok(key.clone());
-        }
         let name = owner.to_string();
         let place = place(&name);
         let wrapped = match self.0.store.data_key(name.clone()).await? {
             Some(wrapped) => wrapped,
             None => self.make(&name, &place).await?,
         };
+        if let Some(known) = self.known().get(&owner).filter(|known| known.wrapped == wrapped) {
+            return Ok(known.key.clone());
+        }
         let key = Arc::new(self.0.master.unwrap(&place, &wrapped).await.map_err(|error| unwrapping(&error))?);
         let mut known = self.known();
         if known.len() >= KEPT {
             known.clear();
         }
-        known.insert(owner, key.clone());
+        known.insert(owner, Known { wrapped, key: key.clone() });
         Ok(key)
     }
 
@@ -172,7 +193,7 @@ impl Sealer {
         Err(Error::Fault("the master key is rotated faster than a key is wrapped under it"))
     }
 
-    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Owner, Arc<DataKey>>> {
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Owner, Known>> {
         self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -181,6 +202,15 @@ impl fmt::Debug for Sealer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Sealer").field(&self.0.master).finish()
     }
+}
+
+/// Does what must not be broken off, whatever becomes of whoever asked for it: the file is locked until the store has answered.
+async fn to_its_end<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    tokio::spawn(work).await.map_err(|_| Error::Fault("the change of the master key broke down"))?
+}
+
+fn rotated_meanwhile() -> Refusal {
+    Refusal::new(Code::KeyStateConflict, "the master key was rotated meanwhile, and nothing was removed; ask again")
 }
 
 fn sealing(error: &SealError) -> Error {

@@ -99,6 +99,7 @@ pub(super) async fn put_blob(
         Sent::Part(size) => Ok(answer(StatusCode::ACCEPTED, &Blob { sha256, size, complete: false })),
         Sent::Whole(received) => {
             let size = received.length;
+            app.still(&call).await?;
             app.blobs.keep_of(tenant, received).await?;
             Ok(answer(StatusCode::CREATED, &Blob { sha256, size, complete: true }))
         }

@@ -1,5 +1,4 @@
-//! Whether a connection is used: requests that are under way, the bodies of their answers included, and since when there
-//! was none. HTTP has a limit for a head that does not end, but none for a peer that says nothing or answers pings only.
+//! Whether a connection is used: requests that are under way, and since when there was none and no piece of an answer was taken. HTTP has a limit for a head that does not end, but none for a peer that says nothing or answers pings only.
 
 use std::{
     pin::Pin,
@@ -40,7 +39,7 @@ impl Usage {
         UnderWay(self.clone())
     }
 
-    /// Returns when there was no request for so long.
+    /// Returns when there was no request for so long, and nobody took a piece of an answer.
     pub(super) async fn unused(&self, most: Duration) {
         loop {
             let left = self.change(|state| match state.under_way {
@@ -60,12 +59,13 @@ impl Usage {
 }
 
 impl UnderWay {
-    /// The request is under way until its answer was sent.
-    pub(super) fn until_sent(self, answer: Response) -> Response {
+    /// The answer begins. From now on every piece of it that is taken counts: who takes none waits for nothing.
+    pub(super) fn answered(self, answer: Response) -> Response {
         if answer.body().is_end_stream() {
             return answer;
         }
-        answer.map(|body| Body::new(Sent { body, _under_way: self }))
+        let usage = self.0.clone();
+        answer.map(|body| Body::new(Sent { body, usage }))
     }
 }
 
@@ -81,7 +81,7 @@ impl Drop for UnderWay {
 /// A body that is being sent.
 struct Sent {
     body: Body,
-    _under_way: UnderWay,
+    usage: Usage,
 }
 
 impl HttpBody for Sent {
@@ -89,7 +89,11 @@ impl HttpBody for Sent {
     type Error = axum::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if polled.is_ready() {
+            self.usage.change(|state| state.since = Instant::now());
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -103,6 +107,8 @@ impl HttpBody for Sent {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::BodyExt as _;
+
     use super::*;
 
     const MOST: Duration = Duration::from_secs(90);
@@ -119,14 +125,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_still_being_sent_is_a_use() {
+    async fn a_request_is_a_use_and_an_answer_is_for_as_long_as_it_is_taken() {
         let usage = Usage::new();
-        let answer = usage.begin().until_sent(Response::new(Body::from("streamed")));
+        let request = usage.begin();
         assert!(!ends_within(&usage, 1000).await);
-        drop(answer);
+        let pieces = futures_util::stream::iter(["one", "two", "three"].map(Ok::<_, std::io::Error>));
+        let mut answer = request.answered(Response::new(Body::from_stream(pieces))).into_body();
+        for _ in 0..3 {
+            assert!(!ends_within(&usage, 89).await);
+            answer.frame().await.unwrap().unwrap();
+        }
         assert!(!ends_within(&usage, 89).await);
-        assert!(ends_within(&usage, 92).await);
-        drop(usage.begin().until_sent(Response::new(Body::empty())));
+        assert!(ends_within(&usage, 2).await, "nobody takes the rest");
+        drop(usage.begin().answered(Response::new(Body::empty())));
         assert!(!ends_within(&usage, 89).await, "a request begins its time anew");
     }
 }

@@ -44,7 +44,7 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(75);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long it may take to say so.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a connection without a certificate may be without a request. Who has none may be anybody, and places are few.
+/// How long a connection without a certificate may be without a request, or an answer's next piece lie untaken. Who has none may be anybody, and places are few.
 const IDLE: Duration = Duration::from_secs(90);
 /// The same where agents connect: without a certificate one joins, and nothing else.
 const JOINING: Duration = Duration::from_secs(15);
@@ -204,7 +204,7 @@ async fn speak<S>(
             let answer = router.oneshot(request).await.unwrap_or_else(|never| match never {});
             let answer = told_once(answer);
             Ok::<_, Infallible>(match under_way {
-                Some(under_way) => under_way.until_sent(answer),
+                Some(under_way) => under_way.answered(answer),
                 None => answer,
             })
         }

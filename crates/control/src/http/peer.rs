@@ -30,8 +30,11 @@ pub(super) struct InRequest {
 pub(super) fn admit(app: &App, route: Option<&'static str>, id: RequestId, request: &mut Request) -> Result<()> {
     if route == Some(JOIN) || route == Some(RENEW) {
         let source = request.extensions().get().map(|PeerAddress(address)| *address);
-        source.map_or(Ok(()), |source| app.rates.certificate(source))?;
         let shown = request.extensions().get::<PeerCertificate>();
+        // Whoever shows a certificate is no stranger, and strangers at the same address keep nobody from renewing it.
+        if let (Some(source), None) = (source, shown) {
+            app.rates.certificate(source)?;
+        }
         let late = shown.is_some_and(|certificate| certificate.is_expired(app.clock.now()));
         let origin = RequestOrigin { request: Some(id), source };
         request.extensions_mut().insert(InRequest { origin, late });

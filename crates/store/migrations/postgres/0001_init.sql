@@ -241,7 +241,7 @@ CREATE INDEX tasks_leased ON tasks (lease_until) WHERE lease_until IS NOT NULL;
 CREATE INDEX tasks_queue_deadline ON tasks (queue_deadline) WHERE state = 'queued';
 CREATE INDEX tasks_deadline ON tasks (deadline) WHERE deadline IS NOT NULL AND state IN ('queued', 'running');
 -- What waits for a node with room.
-CREATE INDEX tasks_unplaced ON tasks (priority DESC, seq)
+CREATE INDEX tasks_unplaced ON tasks (tenant, priority DESC, seq)
  WHERE state = 'queued' AND node IS NULL AND kind = 'vm.create';
 -- Turns.
 CREATE INDEX tasks_on_vm ON tasks (vm, seq) WHERE vm IS NOT NULL AND state IN ('queued', 'running', 'aborting');

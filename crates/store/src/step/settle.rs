@@ -65,6 +65,8 @@ pub(super) fn conclude(work: &mut Work<'_>, node: NodeId, report: &Report, proof
     let before = (row.task.started_at, row.task.finished_at, row.task.phases.clone());
     note_times(work, report);
     let end = bounded(report.end.clone());
+    // What is kept of it in part is no longer what was signed.
+    let proof = proof.filter(|_| end == report.end);
     let outcome = work.apply(report.task, Event::Report { fence, end })?;
     let Some(row) = work.tasks.change(&report.task) else { return Ok(Receipt::Unknown) };
     match outcome {

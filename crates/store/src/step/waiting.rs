@@ -9,7 +9,10 @@
 //! What waited when a copy was made of the store may have been given a node since, of which a restored store knows nothing.
 //! It is placed where a node says that it has it; anywhere else once every node has said what it has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use hostler_db::Result;
 use hostler_model::{
@@ -25,6 +28,9 @@ use crate::{Swept, node, task, task::TaskRow, work::Work};
 
 /// How many that wait one pass looks at.
 const PIECE: usize = 500;
+
+/// How much longer waits what may be at a node that has not said what it has since the store was restored.
+const ANOTHER_LOOK: Duration = Duration::from_secs(60);
 
 /// What waits for room, and its machine.
 type Waiting = (TaskRow, Vm);
@@ -149,7 +155,12 @@ fn keep_no_more(work: &mut Work<'_>, id: TaskId) {
 pub(super) fn last_look(work: &mut Work<'_>, id: TaskId) -> Result<Option<Event>> {
     let Some((row, vm)) = place::machine_of(work, id) else { return Ok(Some(Event::MissQueueDeadline)) };
     if placeable(work, vec![row.clone()])?.is_empty() {
-        return Ok(Some(Event::MissQueueDeadline));
+        // A node that is away may have it: that its time went by is no evidence that nobody has.
+        let until = work.now.plus(ANOTHER_LOOK);
+        if let Some(row) = work.tasks.change(&id) {
+            row.task.queue_deadline = until;
+        }
+        return Ok(None);
     }
     let mut groups = Groups::read(work.tx, std::iter::once((vm.tenant, &vm.spec.placement)))?;
     match place::anew(work, &groups, &row, &vm)? {

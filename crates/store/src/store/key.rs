@@ -66,11 +66,14 @@ impl Store {
         .await
     }
 
-    /// Master keys are about to be removed by somebody.
-    pub async fn retire_masters(&self, names: Vec<String>, actor: Actor) -> Result<()> {
+    /// Master keys are about to be removed by somebody: `false` where by now another one wraps than `wraps`, and none may be.
+    pub async fn retire_masters(&self, wraps: Option<String>, names: Vec<String>, actor: Actor) -> Result<bool> {
         self.step("store.key", move |work| {
-            work.audit(&actor, None, "key", "key.retire_master", Uuid::nil(), json!({"removed": names}));
-            Ok(())
+            let same = keys::master(work.tx)? == wraps;
+            if same {
+                work.audit(&actor, None, "key", "key.retire_master", Uuid::nil(), json!({"removed": names}));
+            }
+            Ok(same)
         })
         .await
     }
