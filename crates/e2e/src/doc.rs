@@ -182,6 +182,8 @@ fn plain(text: &str) -> String {
             (r"version \d+\.\d+\.\d+[^\n]*", "version VERSION"),
             (r"\d+\.\d+\.\d+-\d+-cloud-amd64 .*", "KERNEL"),
             (r"\b(\d+) (entries|links|counters)", "N $2"),
+            (r"\bentry \d+", "entry N"),
+            (r"(?m)^\d+ +MOMENT", "N  MOMENT"),
             (r"(127\.0\.0\.1):\d{4,5}", "$1:PORT"),
             (r"[ \t]{2,}", "  "),
         ]
