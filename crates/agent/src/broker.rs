@@ -250,13 +250,5 @@ fn is_not_yet(error: &LinkError) -> bool {
 }
 
 fn refusal(error: &LinkError) -> Option<Code> {
-    match error {
-        LinkError::Refused { problem, .. } => Some(problem.code),
-        LinkError::Unreachable { .. }
-        | LinkError::Broken { .. }
-        | LinkError::Unexpected { .. }
-        | LinkError::Unreadable(_)
-        | LinkError::BadRequest(_)
-        | LinkError::TimedOut { .. } => None,
-    }
+    error.problem().map(|problem| problem.code)
 }

@@ -283,17 +283,7 @@ fn another_may_help(error: &LinkError) -> bool {
 
 /// How long the server says that one should wait.
 fn wait_of(error: &LinkError) -> Option<Duration> {
-    match error {
-        LinkError::Refused { problem, .. } => {
-            problem.facts.get("retry_after_seconds")?.as_u64().map(Duration::from_secs)
-        }
-        LinkError::Unreachable { .. }
-        | LinkError::Broken { .. }
-        | LinkError::Unexpected { .. }
-        | LinkError::Unreadable(_)
-        | LinkError::BadRequest(_)
-        | LinkError::TimedOut { .. } => None,
-    }
+    error.problem()?.facts.get("retry_after_seconds")?.as_u64().map(Duration::from_secs)
 }
 
 /// An id or a name as a segment of a path. What could mean another path is no name of anything, and is not sent.

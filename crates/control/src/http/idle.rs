@@ -1,4 +1,5 @@
-//! Whether a connection is used: requests that are under way, and since when there was none and no piece of an answer was taken. HTTP has a limit for a head that does not end, but none for a peer that says nothing or answers pings only.
+//! Whether a connection is used: requests that are under way, and since when there was none and no piece of an answer was
+//! taken. HTTP has a limit for a head that does not end, but none for a peer that says nothing or answers pings only.
 
 use std::{
     pin::Pin,
