@@ -8,6 +8,7 @@ mod chain;
 mod denied;
 pub mod event;
 pub mod health;
+mod hint;
 pub mod image;
 pub mod import;
 pub mod join_token;

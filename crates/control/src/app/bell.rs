@@ -9,12 +9,10 @@ use std::{
 
 use hostler_model::TaskId;
 use hostler_store::Wakes;
-use tokio::sync::{
-    Notify,
-    broadcast::{Receiver, error::RecvError},
-    watch,
-};
+use tokio::sync::{Notify, broadcast::Receiver, watch};
 use tokio_util::sync::CancellationToken;
+
+use super::hint;
 
 /// How often a waiter looks without having been rung for: the truth behind the hints.
 pub const LOOK: Duration = Duration::from_secs(1);
@@ -37,20 +35,8 @@ impl Bell {
         bell
     }
 
-    async fn listen(self, mut wakes: Receiver<Wakes>, closing: CancellationToken) {
-        loop {
-            let wake = tokio::select! {
-                biased;
-                () = closing.cancelled() => return,
-                wake = wakes.recv() => wake,
-            };
-            match wake {
-                Ok(wake) => self.ring(&wake),
-                // What was missed were hints: everybody looks.
-                Err(RecvError::Lagged(_)) => self.ring_all(),
-                Err(RecvError::Closed) => return,
-            }
-        }
+    async fn listen(self, wakes: Receiver<Wakes>, closing: CancellationToken) {
+        hint::each(wakes, closing, |wake| wake.map_or_else(|| self.ring_all(), |wake| self.ring(wake))).await;
     }
 
     fn ring(&self, wake: &Wakes) {

@@ -10,13 +10,12 @@ use std::{
 use hostler_model::caller::Caller;
 use hostler_store::Wakes;
 use tokio::{
-    sync::{
-        broadcast::{Receiver, error::RecvError},
-        watch,
-    },
+    sync::{broadcast::Receiver, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::app::hint;
 
 /// How long a token that was looked up is believed without asking again. One that is revoked works no longer on the server
 /// that revoked it, and on others until they hear of it: this long at most, counted from when they asked.
@@ -86,20 +85,13 @@ impl Known {
 
 /// Forgets what is remembered whenever the store says that credentials were revoked, here or by another server. Hints can
 /// be lost: what was lost is believed for [`BELIEVED`] at most.
-pub(crate) async fn forget(known: Arc<Known>, mut wakes: Receiver<Wakes>, closing: CancellationToken) {
-    loop {
-        let wake = tokio::select! {
-            biased;
-            () = closing.cancelled() => return,
-            wake = wakes.recv() => wake,
-        };
-        match wake {
-            Ok(wake) if wake.credentials || wake.all => known.forget(),
-            Ok(_) => {}
-            Err(RecvError::Lagged(_)) => known.forget(),
-            Err(RecvError::Closed) => return,
+pub(crate) async fn forget(known: Arc<Known>, wakes: Receiver<Wakes>, closing: CancellationToken) {
+    let heard = |wake: Option<&Wakes>| {
+        if wake.is_none_or(|wake| wake.credentials || wake.all) {
+            known.forget();
         }
-    }
+    };
+    hint::each(wakes, closing, heard).await;
 }
 
 #[cfg(test)]
