@@ -53,22 +53,26 @@ pub(super) struct Link {
     timeline: Option<Timeline>,
     prepared: HashMap<&'static str, Prepared>,
     /// What was sent and not looked at since, in its order.
-    unanswered: Vec<Answer<()>>,
-    /// Questions that were sent before anybody asked them, since something was last written.
-    expected: Vec<Expected>,
+    sent: Vec<Sent>,
+    /// What was answered of it before anybody asked.
+    came: Vec<Came>,
 }
 
-/// A question that is on its way.
-struct Expected {
+/// A statement that was sent. Answers are looked at in the order in which they were sent: while one of many rows is not
+/// taken, none behind it comes.
+enum Sent {
+    Put(Answer<()>),
+    /// A question that somebody will ask.
+    Expected(Question, Answer<Vec<Row>>),
+}
+
+/// The answer to a question that nobody has asked since.
+struct Came(Question, Said<Vec<Row>>);
+
+#[derive(PartialEq, Eq)]
+struct Question {
     sql: &'static str,
     batch: Option<String>,
-    answer: Answer<Vec<Row>>,
-}
-
-impl Expected {
-    fn is(&self, sql: &'static str, batch: Option<&str>) -> bool {
-        self.sql == sql && self.batch.as_deref() == batch
-    }
 }
 
 /// A connection, as its server knows it: the number alone may be another's by now.
@@ -114,8 +118,8 @@ impl Link {
             started,
             timeline,
             prepared: HashMap::new(),
-            unanswered: Vec::new(),
-            expected: Vec::new(),
+            sent: Vec::new(),
+            came: Vec::new(),
         })
     }
 
@@ -159,7 +163,7 @@ impl Link {
     }
 
     fn put_bound(&mut self, bound: Bound) -> Result<()> {
-        self.expected.clear();
+        self.forget_expected();
         let (client, is_large) = (self.client.clone(), bound.given.size() >= LARGE);
         self.keep(async move { client.execute(&bound.statement, &bound.given.parameters()).await.map(drop) })?;
         if is_large {
@@ -171,56 +175,66 @@ impl Link {
     /// Runs a statement without parameters whose answer is looked at later.
     pub(super) fn put_simple(&mut self, sql: String) {
         let client = self.client.clone();
-        self.unanswered.push(send(async move { client.simple_query(&sql).await.map(drop) }));
+        self.sent.push(Sent::Put(send(async move { client.simple_query(&sql).await.map(drop) })));
     }
 
     /// Runs a statement, and says how many rows it changed.
     pub(super) fn execute(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<u64> {
-        self.expected.clear();
+        self.forget_expected();
         let (client, bound) = (self.client.clone(), self.bind(sql, batch)?);
         self.ask(async move { client.execute(&bound.statement, &bound.given.parameters()).await })
     }
 
-    /// Begins a transaction, and asks what it is expected to ask first in the same way there and back.
-    pub(super) fn begin(&mut self, sql: String, first: Option<&'static str>) -> Result<Vec<SimpleQueryMessage>> {
-        self.expected.clear();
-        // To prepare it is a way of its own, once for each connection.
-        first.map(|first| self.prepare(first)).transpose()?;
-        let client = self.client.clone();
-        let begun = send(async move { client.simple_query(&sql).await });
+    /// Prepares statements that are to be sent without a way there and back of their own.
+    pub(super) fn prepare_all(&mut self, texts: impl IntoIterator<Item = &'static str>) -> Result<()> {
+        texts.into_iter().try_for_each(|sql| self.prepare(sql).map(drop))
+    }
+
+    /// Runs a statement and then a query, and asks beforehand what it is expected to ask first: all in one way there and back.
+    pub(super) fn begin(&mut self, sql: &'static str, then: &'static str, first: Option<&'static str>) -> Result<Row> {
+        self.put(sql, nothing)?;
+        self.expect(then, nothing)?;
         if let Some(first) = first {
-            self.expect(first, || Ok(String::new()))?;
+            self.expect(first, nothing)?;
         }
-        self.ask(begun)
+        self.query(then, nothing)?.pop().ok_or_else(|| self.server.gone())
     }
 
     /// Sends a question that will be asked, unless it is on its way.
     pub(super) fn expect(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<()> {
-        let (client, bound) = (self.client.clone(), self.bind(sql, batch)?);
-        let batch = bound.given.batch().map(str::to_owned);
-        if self.expected.iter().any(|one| one.is(sql, batch.as_deref())) {
-            return Ok(());
+        let bound = self.bind(sql, batch)?;
+        let question = Question { sql, batch: bound.given.batch().map(str::to_owned) };
+        if !self.is_expected(&question) {
+            let client = self.client.clone();
+            let answer = send(async move { client.query(&bound.statement, &bound.given.parameters()).await });
+            self.sent.push(Sent::Expected(question, answer));
         }
-        let answer = send(async move { client.query(&bound.statement, &bound.given.parameters()).await });
-        self.expected.push(Expected { sql, batch, answer });
         Ok(())
     }
 
-    /// Runs a query, unless it is on its way.
+    fn is_expected(&self, question: &Question) -> bool {
+        let on_its_way = |sent: &Sent| matches!(sent, Sent::Expected(one, _) if one == question);
+        self.came.iter().any(|Came(one, _)| one == question) || self.sent.iter().any(on_its_way)
+    }
+
+    /// Runs a query, unless it was sent before.
     pub(super) fn query(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<Vec<Row>> {
         let (client, bound) = (self.client.clone(), self.bind(sql, batch)?);
-        match self.expected.iter().position(|one| one.is(sql, bound.given.batch())) {
-            Some(at) => {
-                let answer = self.expected.swap_remove(at).answer;
-                self.ask(answer)
-            }
-            None => self.ask(async move { client.query(&bound.statement, &bound.given.parameters()).await }),
+        let question = Question { sql, batch: bound.given.batch().map(str::to_owned) };
+        if !self.is_expected(&question) {
+            return self.ask(async move { client.query(&bound.statement, &bound.given.parameters()).await });
         }
+        self.ask(future::ready(Ok(())))?;
+        let Some(at) = self.came.iter().position(|Came(one, _)| *one == question) else {
+            return Err(self.server.gone());
+        };
+        let Came(_, answer) = self.came.swap_remove(at);
+        answer.map_err(|e| self.server.wrap(&e))
     }
 
     /// Runs statements without parameters.
     pub(super) fn simple(&mut self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
-        self.expected.clear();
+        self.forget_expected();
         let (client, sql) = (self.client.clone(), sql.to_owned());
         self.ask(async move { client.simple_query(&sql).await })
     }
@@ -230,34 +244,44 @@ impl Link {
     /// # Errors
     /// The first statement's that failed.
     pub(super) fn settle(&mut self) -> Result<()> {
-        let left = self.left();
-        if left.is_empty() {
+        if self.sent.is_empty() && self.came.is_empty() {
             return Ok(());
         }
+        let left = self.left();
         self.runtime.block_on(each(left)).map_err(|e| self.server.wrap(&e))
     }
 
     /// What nobody has looked at: also what was expected, and not asked. One that failed is its step's failure all the same.
     fn left(&mut self) -> Vec<Answer<()>> {
-        let mut left = std::mem::take(&mut self.unanswered);
-        left.extend(
-            self.expected
-                .drain(..)
-                .map(|Expected { answer, .. }| -> Answer<()> { Box::pin(async move { answer.await.map(drop) }) }),
-        );
-        left
+        let came = self.came.drain(..).map(|Came(_, said)| -> Answer<()> { Box::pin(future::ready(said.map(drop))) });
+        let sent = self.sent.drain(..).map(|sent| match sent {
+            Sent::Put(answer) => answer,
+            Sent::Expected(_, answer) => Box::pin(async move { answer.await.map(drop) }),
+        });
+        came.chain(sent).collect()
     }
 
     /// Leaves answers that nobody needs any more.
     pub(super) fn forget(&mut self) {
-        self.unanswered.clear();
-        self.expected.clear();
+        self.sent.clear();
+        self.came.clear();
     }
 
-    /// Sends a statement with those that were left: how those ended, and how it did.
-    pub(super) fn finish(&mut self, sql: &'static str) -> (Result<()>, Result<()>) {
+    /// Something is written: what is answered from before would be old.
+    fn forget_expected(&mut self) {
+        self.sent.retain(|sent| matches!(sent, Sent::Put(_)));
+        self.came.clear();
+    }
+
+    /// Sends two statements with those that were left: how those and the first ended, and how the last did. Both texts are
+    /// prepared already.
+    pub(super) fn finish(&mut self, sql: &'static str, last: &'static str) -> (Result<()>, Result<()>) {
+        let bound = match self.put(sql, nothing).and_then(|()| self.bind(last, nothing)) {
+            Ok(bound) => bound,
+            Err(error) => return (Err(error), Ok(())),
+        };
         let client = self.client.clone();
-        let last = send(async move { client.simple_query(sql).await.map(drop) });
+        let last = send(async move { client.execute(&bound.statement, &bound.given.parameters()).await.map(drop) });
         let left = self.left();
         let (before, last) = self.runtime.block_on(async { (each(left).await, last.await) });
         let wrap = |e| self.server.wrap(&e);
@@ -270,17 +294,23 @@ impl Link {
         match look(request) {
             Look::Answered(said) => said.map_err(|e| self.server.wrap(&e)),
             Look::Sent(answer) => {
-                self.unanswered.push(answer);
+                self.sent.push(Sent::Put(answer));
                 Ok(())
             }
         }
     }
 
+    /// Sends a request and waits for its answer, and for those that come before it.
     fn ask<T: Send + 'static>(&mut self, request: impl Future<Output = Said<T>> + Send + 'static) -> Result<T> {
         let answer = send(request);
-        let unanswered = std::mem::take(&mut self.unanswered);
+        let (sent, came) = (std::mem::take(&mut self.sent), &mut self.came);
         let answered = self.runtime.block_on(async {
-            each(unanswered).await?;
+            for sent in sent {
+                match sent {
+                    Sent::Put(answer) => answer.await?,
+                    Sent::Expected(question, answer) => came.push(Came(question, answer.await)),
+                }
+            }
             answer.await
         });
         answered.map_err(|e| self.server.wrap(&e))
@@ -309,6 +339,11 @@ impl Link {
         let statement = prepared.map_err(|e| self.server.wrap(&e))?;
         Ok(self.prepared.entry(sql).or_insert(Prepared { statement, takes }).clone())
     }
+}
+
+/// For a text that takes nothing.
+fn nothing() -> Result<String> {
+    Ok(String::new())
 }
 
 /// What came of the first look at a request, which sends it.

@@ -12,7 +12,7 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::{
     link::{Backend, Link},
-    schema::{self, FAMILY, WRITING},
+    schema,
     server::Server,
 };
 use crate::{
@@ -24,6 +24,19 @@ use crate::{
 /// How often a server is asked what became of a commit whose answer was lost, and how far apart.
 const LOOKS: u32 = 10;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
+
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+/// Waits for those who write before, and then says the transaction's number and the time. The numbers of the lock are
+/// [`schema::FAMILY`] and [`schema::WRITING`].
+const LOCK: &str = "
+SELECT CAST(pg_advisory_xact_lock(1752396908, 2) AS TEXT), CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT),
+       CAST(1000000 * EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT)";
+
+/// Fails where a statement before it did: COMMIT would roll such a transaction back without a word.
+const STILL_GOOD: &str = "SELECT 1";
+
+const COMMIT: &str = "COMMIT";
 
 /// A connection with at most one transaction.
 pub(crate) struct Session {
@@ -84,12 +97,10 @@ impl Session {
                 Open::Reading
             }
             Purpose::Write => {
-                let begin = format!(
-                    "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({FAMILY}, {WRITING}); \
-                     SELECT pg_current_xact_id(), CAST(1000000 * EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT)"
-                );
-                let answer = self.link()?.begin(begin, self.first)?;
-                Open::Writing { xid: number(&answer, 0)?, at: number(&answer, 1)? }
+                self.link()?.prepare_all([BEGIN, LOCK, STILL_GOOD, COMMIT].into_iter().chain(self.first))?;
+                let begun = self.link()?.begin(BEGIN, LOCK, self.first)?;
+                let number = |column| begun.try_get(column).map_err(|e| self.server.wrap(&e));
+                Open::Writing { xid: number(1)?, at: number(2)? }
             }
         };
         self.open.set(open);
@@ -148,8 +159,7 @@ impl Session {
     /// A statement's own, of those whose answers were left; any other says that there is no transaction any more.
     pub(crate) fn commit(&self) -> Result<()> {
         let open = self.open.get();
-        // A transaction in which a statement failed is rolled back by COMMIT, without a word: the statement before it fails then.
-        let (written, committed) = self.link()?.finish("SELECT 1; COMMIT");
+        let (written, committed) = self.link()?.finish(STILL_GOOD, COMMIT);
         let gone = |error: Error| lost(Some(&error));
         let Err(error) = written.and(committed.map_err(gone)) else {
             self.open.set(Open::Nothing);
@@ -259,10 +269,4 @@ fn word(answer: &[SimpleQueryMessage], column: usize) -> Option<&str> {
         SimpleQueryMessage::Row(row) => Some(row.get(column)),
         _ => None,
     })?
-}
-
-fn number(answer: &[SimpleQueryMessage], column: usize) -> Result<i64> {
-    word(answer, column)
-        .and_then(|text| text.parse().ok())
-        .ok_or_else(|| Error::Lost("the server did not say the transaction's number and time".to_owned()))
 }

@@ -347,3 +347,26 @@ async fn what_is_expected_is_answered_once_and_never_from_before_a_write() {
     assert!(wrong.await.is_err_and(|error| !error.is_outage()));
     assert_eq!(all(&db).await, [1, 2, 3, 4]);
 }
+
+#[tokio::test]
+async fn answers_of_many_rows_are_taken_in_the_order_in_which_they_come() {
+    const MANY: &str =
+        "SELECT CAST(n AS BIGINT), repeat('x', 2000) FROM generate_series(1, CAST(?1->>'up_to' AS BIGINT)) n";
+    let database = database();
+    let db = open(&database);
+    let many = |tx: &Tx<'_>, up_to: i64| tx.query(MANY, &json!({"up_to": up_to}), |row| row.get::<i64>(0));
+    let step = db.write("t", move |tx| {
+        // Far more than lies on the way between two sockets.
+        for up_to in [2000, 3000, 4000] {
+            tx.expect(MANY, &json!({"up_to": up_to}))?;
+        }
+        let lengths = [many(tx, 10)?.len(), many(tx, 4000)?.len(), many(tx, 2000)?.len()];
+        tx.expect(MANY, &json!({"up_to": 5000}))?;
+        insert(tx, &[1])?;
+        tx.expect(MANY, &json!({"up_to": 6000}))?;
+        Ok(lengths)
+    });
+    let step = tokio::time::timeout(Duration::from_secs(60), step).await;
+    assert_eq!(step.expect("nobody waits for an answer behind one that nobody takes").unwrap(), [10, 4000, 2000]);
+    assert_eq!(all(&db).await, [1]);
+}
