@@ -40,11 +40,12 @@ CREATE INDEX log_by_tenant ON log (tenant, seq) WHERE tenant IS NOT NULL;
 -- As for lists of tasks, below.
 ALTER TABLE log ALTER tenant SET (n_distinct = 10000), ALTER subject SET (n_distinct = 10000);
 
--- One link per batch of entries: hash = sha256(the hash before, the digest of the batch).
+-- One link per batch of entries: hash = sha256(the hash before, sha256 of the entries' hashes); `hashes`: those, 32 bytes
+-- each, as one base64.
 CREATE TABLE links (
     last_seq  BIGINT PRIMARY KEY,
     first_seq BIGINT NOT NULL,
-    digest    TEXT COLLATE "C" NOT NULL,
+    hashes    TEXT COLLATE "C" NOT NULL,
     hash      TEXT COLLATE "C" NOT NULL
 );
 

@@ -37,11 +37,12 @@ CREATE TABLE log (
 CREATE INDEX log_by_subject ON log (subject, seq);
 CREATE INDEX log_by_tenant ON log (tenant, seq) WHERE tenant IS NOT NULL;
 
--- One link per batch of entries: hash = sha256(the hash before, the digest of the batch).
+-- One link per batch of entries: hash = sha256(the hash before, sha256 of the entries' hashes); `hashes`: those, 32 bytes
+-- each, as one base64.
 CREATE TABLE links (
     last_seq  INTEGER PRIMARY KEY,
     first_seq INTEGER NOT NULL,
-    digest    TEXT    NOT NULL,
+    hashes    TEXT    NOT NULL,
     hash      TEXT    NOT NULL
 ) STRICT;
 

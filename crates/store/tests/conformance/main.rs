@@ -434,7 +434,8 @@ macro_rules! every_claim {
                 what_was_answered_is_there_after_reopening;
             chain:
                 an_export_verifies_and_shows_no_more_than_the_audit
-                an_entry_that_was_edited_is_named
+                each_entry_of_a_batch_that_was_edited_is_named_whatever_was_edited
+                hashes_that_were_changed_are_told_from_entries_that_were
                 an_entry_that_was_removed_is_named
                 entries_that_were_swapped_are_named
                 an_entry_that_was_added_and_the_head_moved_for_it_is_named
