@@ -59,6 +59,8 @@ pub struct Heard {
     /// With which keys hosts asked to join.
     pub join_keys: Vec<String>,
     pub renewals: usize,
+    /// How many of the next heartbeats' answers are lost.
+    pub beats_lost: usize,
     /// How many of the next results calls fail.
     pub results_fail: usize,
     /// What results are told, instead of settled.
@@ -350,6 +352,10 @@ impl Server {
         let leases = beat.leases.clone();
         self.with(|heard| {
             heard.heartbeats.push(beat);
+            if let Some(left) = heard.beats_lost.checked_sub(1) {
+                heard.beats_lost = left;
+                return status(StatusCode::BAD_GATEWAY);
+            }
             json_of(&HeartbeatAnswer {
                 orphan_snapshots: Vec::new(),
                 abort: heard.abort.clone(),

@@ -66,8 +66,39 @@ async fn what_is_not_for_us_from_our_server_and_in_time_is_refused() {
 
 /// All that heartbeats said was refused, once it is so many.
 fn told(heard: &Heard, n: usize) -> Option<Vec<Refused>> {
-    let all: Vec<Refused> = heard.heartbeats.iter().flat_map(|beat| beat.refused.clone()).collect();
-    (all.len() >= n).then_some(all)
+    let mut said = heard.heartbeats.iter().filter_map(|beat| beat.refused.as_ref());
+    let all: Vec<Refused> = said.next_back()?.refused.clone();
+    (all.iter().map(|line| line.count).sum::<u64>() >= n as u64).then_some(all)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_is_said_until_the_server_has_heard_it_and_by_the_next_agent_too() {
+    let (server, data) = (Server::new(), folder());
+    let agent = server.agent(data.path(), World::new()).await;
+    // The answers to heartbeats are lost.
+    server.with(|heard| heard.beats_lost = usize::MAX);
+    server.give_token("?".into());
+    let first = server.until(|heard| told(heard, 1)).await;
+    let beats = server.with(|heard| heard.heartbeats.len());
+    server.until(|heard| (heard.heartbeats.len() > beats + 1).then_some(())).await;
+    assert_eq!(server.with(|heard| heard.heartbeats.last().unwrap().refused.clone()).unwrap().refused, first);
+    // One that is killed says it by its journal, with what is refused since, under the same count.
+    let count = server.with(|heard| heard.heartbeats.last().unwrap().refused.clone()).unwrap().count;
+    agent.kill().await;
+    server.with(|heard| heard.beats_lost = 0);
+    let agent = server.agent(data.path(), World::new()).await;
+    server.give_token("?".into());
+    let both = server.until(|heard| told(heard, 2)).await;
+    assert_eq!((both.len(), both[0].why, both[0].count), (1, Why::Malformed, 2));
+    server.with(|heard| {
+        for said in heard.heartbeats.iter().filter_map(|beat| beat.refused.as_ref()) {
+            assert_eq!(said.count, count);
+        }
+        heard.heartbeats.clear();
+    });
+    server.until(|heard| (heard.heartbeats.len() > 1).then_some(())).await;
+    assert!(server.with(|heard| heard.heartbeats.iter().all(|beat| beat.refused.is_none())), "it was heard");
+    agent.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use hostler_model::{
     node::{Drain, Node, NodeEvent, NodeFacts, NodePatch, NodeState, Removal},
 };
 use hostler_store::{
-    Answer, Beat, Force, JoinNode, Leased, NodeCertificate, Progressed, Proof, Queue, Settle, Started,
+    Answer, Beat, Force, HeardBeat, JoinNode, Leased, NodeCertificate, Progressed, Proof, Queue, Settle, Started,
 };
 use hostler_trust::{CsrError, JoinToken, NodeIdentity, ResultRefusal, requested_key, result::thumbprint_of_pem};
 
@@ -226,9 +226,9 @@ impl App {
 
     /// Facts, leases and inventory of a node.
     pub async fn heartbeat(&self, from: NodeIdentity, heartbeat: Heartbeat) -> Result<HeartbeatAnswer> {
-        let (known, refused) = (heartbeat.keys.clone(), heartbeat.refused.clone());
+        let known = heartbeat.keys.clone();
         let beat = Beat { node: from.node, enrolment: from.enrolment, heartbeat };
-        let answer = only(self.store.heartbeat(vec![beat]).await?)?;
+        let HeardBeat { answer, refused } = only(self.store.heartbeat(vec![beat]).await?)?;
         refused.iter().for_each(|row| self.metrics.refused(row.why, row.count));
         let ring = self.keys.now();
         let others = ring.digest != known;

@@ -139,7 +139,7 @@ CREATE INDEX reservations_by_end ON reservations (expires_at);
 -- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
 -- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
 -- not ours, as they were last written to the log. `labels`, `overcommit`: an operator's, whose changes `generation` counts. `set_aside`: the create that
--- waits for room and for which the node is kept.
+-- waits for room and for which the node is kept. `refused`: what its agent said that it refused, as the audit has it.
 CREATE TABLE nodes (
     id         TEXT COLLATE "C" PRIMARY KEY,
     name       TEXT COLLATE "C" NOT NULL UNIQUE,
@@ -160,7 +160,8 @@ CREATE TABLE nodes (
     overcommit TEXT COLLATE "C" NOT NULL DEFAULT '{}',
     generation BIGINT NOT NULL DEFAULT 1,
     state_since BIGINT,
-    set_aside  TEXT COLLATE "C"
+    set_aside  TEXT COLLATE "C",
+    refused    TEXT COLLATE "C"
 );
 
 CREATE INDEX nodes_set_aside ON nodes (id) WHERE set_aside IS NOT NULL;

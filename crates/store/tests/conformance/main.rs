@@ -161,6 +161,7 @@ macro_rules! every_claim {
                 a_vm_in_error_that_is_gone_is_no_longer_charged
                 a_vm_whose_task_is_under_way_is_left_alone
                 what_an_agent_refused_is_in_the_audit_one_line_for_each_reason
+                what_an_agent_refused_is_written_down_once_however_often_it_says_so
                 an_orphan_is_answered_each_time_and_logged_once
                 a_vm_that_was_just_deleted_is_no_orphan
                 a_deleted_vm_that_is_still_there_is_an_orphan
