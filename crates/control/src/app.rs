@@ -42,7 +42,7 @@ use std::{
 use hostler_broker::Broker;
 use hostler_model::{Clock, Code, Ids, NodeId, Refusal, defaults::Defaults};
 use hostler_store::{Answer, Store};
-use hostler_trust::{AccessIssuer, Authority, ResultVerifier};
+use hostler_trust::{AccessIssuer, Authority, Current, ResultVerifier};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -66,7 +66,7 @@ pub struct App {
     /// Where ids come from.
     pub ids: Ids,
     /// Signs the certificates of nodes.
-    pub authority: Authority,
+    pub authority: Current<Authority>,
     /// The keys that sign tasks.
     pub keys: Keyring,
     /// Seals what rests encrypted.

@@ -29,7 +29,10 @@ use hostler_model::{
     kind::{Class, KindName},
     task::{End, Intent, Target},
 };
-use hostler_trust::{Authority, JoinToken, NodeIdentity, TaskKey, TaskSigner, ca::NODE_VALIDITY, requested_key, task};
+use hostler_trust::{
+    Authority, Credentials, JoinToken, NodeIdentity, NodeKey, TaskKey, TaskSigner, ca::NODE_VALIDITY, requested_key,
+    task,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::Serialize;
@@ -365,6 +368,15 @@ impl Server {
                 next_ms: 5000,
             })
         })
+    }
+
+    /// Puts credentials of another key into an agent's folder, by the hand of an operator, that last so long.
+    pub fn put_credentials(&self, data: &Path, node: NodeId, life: Duration) {
+        let (key, enrolment) = (NodeKey::generate().unwrap(), EnrolmentId(uuid::Uuid::from_u128(9)));
+        let csr = key.csr("node-1").unwrap();
+        let pem = self.authority.sign_node(&csr, node, enrolment, self.clock.now(), life).unwrap();
+        let credentials = Credentials::new(&key, &pem, self.authority.ca_pem()).unwrap();
+        credentials.save(&data.join("agent").join("identity")).unwrap();
     }
 
     fn joined(&self, csr_pem: &str) -> Joined {

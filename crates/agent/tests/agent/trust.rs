@@ -1,5 +1,7 @@
 //! What is believed: only what this server signed, for this node, in time.
 
+use std::time::Duration;
+
 use hostler_agent::metrics::Counter;
 use hostler_model::{
     Fence, NodeId,
@@ -145,6 +147,35 @@ async fn the_certificate_is_renewed_at_two_thirds_of_its_life() {
     server.until(|heard| (heard.renewals > 0).then_some(())).await;
     let hours = server.clock.now().since(before).as_secs() / 3600;
     assert!((15..=16).contains(&hours), "after {hours} hours");
+    server.give(&server.echo("still here"));
+    succeeded(&server.result(1).await);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_somebody_put_in_its_file_is_taken_up_and_what_is_none_is_not() {
+    let (server, data) = (Server::new(), folder());
+    let agent = server.agent(data.path(), World::new()).await;
+    server.until(|heard| (!heard.heartbeats.is_empty()).then_some(())).await;
+    let hours = Duration::from_secs(3600);
+    let file = data.path().join("agent/identity/credentials.pem");
+    let before = std::fs::read_to_string(&file).unwrap();
+    // Half of it, and another node's, are not taken up: what would be renewed at once is renewed when its own is due.
+    std::fs::write(&file, &before[..before.len() / 2]).unwrap();
+    tokio::time::sleep(hours).await;
+    server.put_credentials(data.path(), NodeId(uuid::Uuid::from_u128(3)), hours);
+    tokio::time::sleep(2 * hours).await;
+    assert_eq!(server.with(|heard| heard.renewals), 0);
+    // Its own, which ends in six hours, is renewed in four; by the key that is in the file.
+    server.put_credentials(data.path(), server.node, 6 * hours);
+    let put = std::fs::read_to_string(&file).unwrap();
+    tokio::time::sleep(3 * hours).await;
+    assert_eq!(server.with(|heard| heard.renewals), 0);
+    tokio::time::sleep(2 * hours).await;
+    assert_eq!(server.with(|heard| heard.renewals), 1);
+    let after = std::fs::read_to_string(&file).unwrap();
+    let key = |pem: &str| pem.split_once("-----END PRIVATE KEY-----").unwrap().0.to_owned();
+    assert!(key(&after) == key(&put) && after != put && key(&put) != key(&before));
     server.give(&server.echo("still here"));
     succeeded(&server.result(1).await);
     agent.stop().await;

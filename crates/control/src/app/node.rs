@@ -210,14 +210,14 @@ impl App {
     fn joined(&self, csr_pem: &str, identity: NodeIdentity) -> Result<(Joined, NodeCertificate)> {
         let NodeIdentity { node, enrolment } = identity;
         let now = self.clock.now();
-        let signed = self.authority.sign_node(csr_pem, node, enrolment, now, self.node_validity);
+        let signed = self.authority.get().sign_node(csr_pem, node, enrolment, now, self.node_validity);
         let pem = signed.map_err(csr_refused)?;
         let thumbprint = thumbprint_of_pem(&pem).ok_or(Error::Fault("a certificate that was signed is none"))?;
         let joined = Joined {
             node,
             enrolment,
             certificate_pem: pem.clone(),
-            ca_pem: self.authority.ca_pem().to_owned(),
+            ca_pem: self.authority.get().ca_pem().to_owned(),
             task_keys: self.keys.now().set.clone(),
             issuer: self.issuer.clone(),
         };
