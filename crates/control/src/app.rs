@@ -30,6 +30,7 @@ pub mod task_log;
 pub mod tenant;
 pub mod token;
 pub mod unassigned;
+mod untold;
 pub mod vm;
 
 use std::{
@@ -53,6 +54,7 @@ use self::{
     import::{Imports, Sources},
     key::Keyring,
     seal::Sealer,
+    untold::Untold,
 };
 use crate::{dispatch::Dispatch, metrics::Metrics, oidc::Oidc, rate::Rates};
 
@@ -76,11 +78,11 @@ pub struct App {
     /// Nodes that were revoked: their connections end.
     pub(crate) revoked: watch::Sender<BTreeSet<NodeId>>,
     /// What known callers were refused.
-    pub(crate) denials: denied::Denials,
+    pub(crate) denials: Untold<denied::Denials>,
     /// Joins that were refused though their tokens are known.
-    pub(crate) refused_joins: refused_join::RefusedJoins,
+    pub(crate) refused_joins: Untold<refused_join::RefusedJoins>,
     /// Who was sent by an identity provider.
-    pub(crate) logins: login::Logins,
+    pub(crate) logins: Untold<login::Logins>,
     /// Issues access tokens, and knows its own again.
     pub access: AccessIssuer,
     /// An identity provider whose tokens are believed.

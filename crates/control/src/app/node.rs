@@ -165,7 +165,7 @@ impl App {
             }
             Err(refusal) => Err(refusal),
         };
-        let node = answer.inspect_err(|refusal| self.refused_joins.add(known.id, &name, refusal, origin))?;
+        let node = answer.inspect_err(|refusal| self.refused_joins.lock().add(known.id, &name, refusal, origin))?;
         let enrolment = node.enrolment.ok_or(Error::Fault("a node that joined has no enrolment"))?;
         let (joined, certificate) = self.joined(&join.csr_pem, NodeIdentity { node: node.id, enrolment })?;
         self.store.keep_certificate(certificate).await?;
