@@ -29,3 +29,19 @@ CREATE TABLE offer (
     offered_at  INTEGER NOT NULL,
     PRIMARY KEY (task, store_epoch, attempt)
 ) STRICT, WITHOUT ROWID;
+
+-- What was refused, in all, since this node began to count; and which count that is, and whose.
+CREATE TABLE refused (
+    why         TEXT    NOT NULL PRIMARY KEY,
+    many        INTEGER NOT NULL,
+    task        TEXT,                      -- of the last one, where its signature was right
+    store_epoch INTEGER,
+    attempt     INTEGER,
+    at          INTEGER NOT NULL           -- of the last one; microseconds
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE refusals (
+    one   INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    count TEXT    NOT NULL,
+    node  TEXT    NOT NULL
+) STRICT, WITHOUT ROWID;

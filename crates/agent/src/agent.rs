@@ -134,6 +134,8 @@ pub struct Node {
     pub metrics: Arc<Metrics>,
     /// What it refused, for the next heartbeat.
     pub refusals: Refusals,
+    /// Where ids come from.
+    pub ids: Ids,
 }
 
 /// An agent. Dropping it is as good as killing it.
@@ -257,7 +259,8 @@ impl Agent {
         let server = Server::new(id, enrol::connect(&self.config, Some(&credentials))?);
         self.tools.images.fetch_from(server.clone());
         self.tools.secrets.fetch_from(server.clone());
-        let node = Arc::new(self.assemble(server, trust));
+        let refusals = Refusals::from_kept(self.journal.refusals(id).await?);
+        let node = Arc::new(self.assemble(server, trust, refusals));
         resume(&node).await?;
         self.joined.send_replace(Some(id));
         tracing::info!(node.id = %id, name = self.config.name, hypervisor = self.facts.hypervisor, acceleration = self.facts.acceleration, "the agent is at work");
@@ -277,7 +280,7 @@ impl Agent {
         Ok(())
     }
 
-    fn assemble(&self, server: Server, trust: enrol::Trust) -> Node {
+    fn assemble(&self, server: Server, trust: enrol::Trust, refusals: Refusals) -> Node {
         Node {
             server,
             trust: Arc::new(RwLock::new(Arc::new(trust))),
@@ -293,7 +296,8 @@ impl Agent {
             road: self.config.broker.clone().map(Road::new),
             tether: self.tether.clone(),
             metrics: self.metrics.clone(),
-            refusals: Refusals::default(),
+            refusals,
+            ids: self.config.ids.clone(),
         }
     }
 

@@ -235,7 +235,8 @@ async fn begin(node: &Arc<Node>, offer: &Assignment, ids: Ids) {
 async fn over(node: &Node, held: HeldLease) {
     let latest = node.journal.latest(held.task).await.ok().flatten();
     if latest.is_some_and(|latest| latest >= held.fence) {
-        return inbox::refuse(node, Why::OldFence, Some((held.task, held.fence)));
+        inbox::refuse(node, Why::OldFence, Some((held.task, held.fence)));
+        return inbox::keep_refusals(node).await;
     }
     node.metrics.add(Counter::Lapsed);
     tracing::info!(task.id = %held.task, fence = %held.fence, "an offer is over; it was not begun");

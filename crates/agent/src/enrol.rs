@@ -20,7 +20,7 @@ use hostler_model::{
     internal::{Join, Joined, Renew},
     node::NodeFacts,
 };
-use hostler_trust::{Credentials, NodeKey, NodeSigner, TaskVerifier, file, task};
+use hostler_trust::{Credentials, Current, NodeKey, NodeSigner, TaskVerifier, file, task};
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -38,7 +38,8 @@ const SERVER_FILE: &str = "server.json";
 const MOST_REVOKED: usize = 256;
 /// How long after a renewal that failed it is tried again: often enough in the third of a day that is left.
 const RENEW_AGAIN: Duration = Duration::from_secs(60);
-/// The longest that a timer sleeps before it looks at the clock again: a suspended host's clock jumps.
+/// The longest that a timer sleeps before it looks again: at the clock, which jumps where a host is suspended, and at the file
+/// of the credentials.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// How the server's tasks are known, and our results to it.
@@ -189,14 +190,15 @@ pub fn adopt_keys(node: &Node, keys: &Value) -> Result<(), AgentError> {
     Ok(())
 }
 
-/// Renews the certificate for as long as the agent lives.
-pub async fn renew(node: &Node, config: &AgentConfig, mut credentials: Credentials) {
+/// Renews the certificate for as long as the agent lives, and takes up one that somebody put into its place.
+pub async fn renew(node: &Node, config: &AgentConfig, credentials: Credentials) {
+    let held = Current::of(vec![Credentials::file(&folder(&config.data))], credentials);
     loop {
-        wait_until(config, &credentials).await;
+        let credentials = wait_until(node, config, &held).await;
         match renew_once(node, config, &credentials).await {
             Ok(identity) => {
                 tracing::info!(node.id = %node.server.node(), until = %identity.credentials.expires_at(), "renewed the certificate");
-                credentials = identity.credentials;
+                held.put(identity.credentials);
             }
             Err(error) => {
                 let until = credentials.expires_at();
@@ -210,14 +212,44 @@ pub async fn renew(node: &Node, config: &AgentConfig, mut credentials: Credentia
     }
 }
 
-async fn wait_until(config: &AgentConfig, credentials: &Credentials) {
+/// Those that are to be renewed now.
+async fn wait_until(node: &Node, config: &AgentConfig, held: &Current<Credentials>) -> Arc<Credentials> {
     loop {
+        follow_file(node, config, held);
+        let credentials = held.get();
         let left = credentials.renew_at().since(config.clock.now());
         if left.is_zero() {
-            return;
+            return credentials;
         }
         tokio::time::sleep(left.min(LOOK)).await;
     }
+}
+
+/// Takes up credentials that are in the place of ours, where they are this node's; what is not is complained of once.
+fn follow_file(node: &Node, config: &AgentConfig, held: &Current<Credentials>) {
+    let id = node.server.node();
+    let used = match held.reload(|old| old.renewed(&folder(&config.data)).map_err(AgentError::Identity)) {
+        Ok(false) => return,
+        Ok(true) => {
+            let (credentials, trust) = (held.get(), node.trust.read().unwrap_or_else(PoisonError::into_inner).clone());
+            let trust = Trust { signer: NodeSigner::new(&credentials), ..Trust::clone(&trust) };
+            adopt(node, config, &credentials, trust)
+        }
+        Err(error) => Err(error),
+    };
+    match used {
+        Ok(()) => {
+            tracing::info!(node.id = %id, until = %held.get().expires_at(), "goes on with the certificate that is in its file now")
+        }
+        Err(error) => tracing::error!(node.id = %id, %error, "goes on with the certificate that it has"),
+    }
+}
+
+/// From now on the server is called with these credentials, and known by this.
+fn adopt(node: &Node, config: &AgentConfig, credentials: &Credentials, trust: Trust) -> Result<(), AgentError> {
+    node.server.swap(connect(config, Some(credentials))?);
+    *node.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
+    Ok(())
 }
 
 async fn renew_once(node: &Node, config: &AgentConfig, old: &Credentials) -> Result<Identity, AgentError> {
@@ -226,8 +258,7 @@ async fn renew_once(node: &Node, config: &AgentConfig, old: &Credentials) -> Res
     let joined = node.server.renew(&renew).await.map_err(AgentError::Renew)?;
     let before = node.trust.read().unwrap_or_else(PoisonError::into_inner).clone();
     let identity = keep(&folder(&config.data), &key, &joined, &before.revoked)?;
-    node.server.swap(connect(config, Some(&identity.credentials))?);
-    *node.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(identity.trust.clone());
+    adopt(node, config, &identity.credentials, identity.trust.clone())?;
     Ok(identity)
 }
 

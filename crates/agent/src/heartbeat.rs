@@ -85,10 +85,12 @@ async fn once(node: &Node, strangers: &[VmId]) -> Result<(Vec<HeldLease>, Heartb
     let mut leases = node.works.leases();
     leases.extend(node.outbox.leases());
     let keys = node.trust.read().unwrap_or_else(PoisonError::into_inner).keys.clone();
-    let (inventory, refused) = (node.tools.vms.inventory(strangers).await, node.refusals.all());
+    let (inventory, refused) = (node.tools.vms.inventory(strangers).await, node.refusals.unsaid());
     let heartbeat = Heartbeat { facts, leases, inventory, keys, refused };
     let answer = node.server.heartbeat(&heartbeat).await?;
-    node.refusals.said(&heartbeat.refused);
+    if let Some(said) = heartbeat.refused.clone() {
+        node.refusals.said(said);
+    }
     if let Some(keys) = &answer.task_keys
         && let Err(error) = enrol::adopt_keys(node, keys)
     {

@@ -147,6 +147,7 @@ pub(crate) async fn receive(node: &Arc<Node>, tokens: &[String]) -> Result<(), h
     for (assignment, answer) in assignments.into_iter().zip(answers) {
         act(node, &assignment, answer);
     }
+    keep_refusals(node).await;
     Ok(())
 }
 
@@ -178,7 +179,9 @@ pub(crate) async fn believe(node: &Node, tokens: &[String]) -> Vec<Assignment> {
     }
     let believed =
         tasks.into_iter().filter_map(|task| task.map_err(|(refusal, of)| refuse(node, refusal.why(), of)).ok());
-    believed.collect()
+    let believed = believed.collect();
+    keep_refusals(node).await;
+    believed
 }
 
 /// A task that is refused, and which attempt it is of, where its signature is right.
@@ -222,7 +225,18 @@ fn has_unknown_key(tasks: &[Result<Assignment, Disbelieved>]) -> bool {
     tasks.iter().any(|task| task.as_ref().is_err_and(|(refusal, _)| *refusal == TaskRefusal::UnknownKey))
 }
 
-/// Counts what is not done, and says so with the next heartbeat. What is not signed is not even called by its name.
+/// Writes down how many were refused. Where the journal fails that is tried again with the next one; until it has been done no
+/// heartbeat says so.
+pub(crate) async fn keep_refusals(node: &Node) {
+    let Some(counted) = node.refusals.unkept(|| node.ids.next(node.clock.now())) else { return };
+    match node.journal.keep_refusals(node.server.node(), &counted).await {
+        Ok(()) => node.refusals.kept(&counted),
+        Err(error) => tracing::error!(%error, "the journal cannot note that tasks were refused"),
+    }
+}
+
+/// Counts what is not done; [`keep_refusals`] writes it down, and the next heartbeat says so. What is not signed is not even
+/// called by its name.
 pub(crate) fn refuse(node: &Node, why: Why, of: Option<(TaskId, Fence)>) {
     node.metrics.refuse(why);
     node.refusals.add(why, of, node.clock.now());

@@ -21,10 +21,10 @@ use std::{
 
 use hostler_db::{Db, Document, Migrations, Mode, Result, Row, Texts, Tx};
 use hostler_model::{
-    Fence, TaskId, Timestamp, VmId,
+    Fence, NodeId, TaskId, Timestamp, VmId,
     error::Code,
     internal::{Assignment, HeldLease, Receipt, Report},
-    refused::Why,
+    refused::{Counted, Why},
     task::{Effects, End, Intent},
 };
 use serde::Serialize;
@@ -169,6 +169,17 @@ impl Journal {
         self.0.write("agent.forget", move |tx| offer::remove(tx, held)).await
     }
 
+    /// What this node has counted of what it refused.
+    pub async fn refusals(&self, node: NodeId) -> Result<Option<Counted>> {
+        self.0.read(move |tx| refusals::all(tx, node)).await
+    }
+
+    /// Keeps how many were refused, before that is said.
+    pub async fn keep_refusals(&self, node: NodeId, counted: &Counted) -> Result<()> {
+        let counted = counted.clone();
+        self.0.write("agent.refused", move |tx| refusals::put(tx, node, &counted)).await
+    }
+
     /// Everything begun and not ended.
     pub async fn unfinished(&self) -> Result<Vec<Assignment>> {
         self.0.read(|tx| tx.query(UNFINISHED, &Value::Null, |row| row.json(0))).await
@@ -194,6 +205,7 @@ impl Journal {
 }
 
 mod offer;
+mod refusals;
 
 const UNFINISHED: &str = "SELECT assignment FROM attempt WHERE state = 'accepted' ORDER BY task";
 

@@ -30,6 +30,7 @@ pub mod task_log;
 pub mod tenant;
 pub mod token;
 pub mod unassigned;
+mod untold;
 pub mod vm;
 
 use std::{
@@ -42,7 +43,7 @@ use std::{
 use hostler_broker::Broker;
 use hostler_model::{Clock, Code, Ids, NodeId, Refusal, defaults::Defaults};
 use hostler_store::{Answer, Store};
-use hostler_trust::{AccessIssuer, Authority, ResultVerifier};
+use hostler_trust::{AccessIssuer, Authority, Current, ResultVerifier};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -53,6 +54,7 @@ use self::{
     import::{Imports, Sources},
     key::Keyring,
     seal::Sealer,
+    untold::Untold,
 };
 use crate::{dispatch::Dispatch, metrics::Metrics, oidc::Oidc, rate::Rates};
 
@@ -66,7 +68,7 @@ pub struct App {
     /// Where ids come from.
     pub ids: Ids,
     /// Signs the certificates of nodes.
-    pub authority: Authority,
+    pub authority: Current<Authority>,
     /// The keys that sign tasks.
     pub keys: Keyring,
     /// Seals what rests encrypted.
@@ -76,11 +78,11 @@ pub struct App {
     /// Nodes that were revoked: their connections end.
     pub(crate) revoked: watch::Sender<BTreeSet<NodeId>>,
     /// What known callers were refused.
-    pub(crate) denials: denied::Denials,
+    pub(crate) denials: Untold<denied::Denials>,
     /// Joins that were refused though their tokens are known.
-    pub(crate) refused_joins: refused_join::RefusedJoins,
+    pub(crate) refused_joins: Untold<refused_join::RefusedJoins>,
     /// Who was sent by an identity provider.
-    pub(crate) logins: login::Logins,
+    pub(crate) logins: Untold<login::Logins>,
     /// Issues access tokens, and knows its own again.
     pub access: AccessIssuer,
     /// An identity provider whose tokens are believed.

@@ -25,7 +25,7 @@ use hostler_broker::Broker;
 use hostler_model::{Clock, Ids, defaults::Defaults};
 use hostler_store::Store;
 use hostler_trust::{
-    AccessIssuer, Authority, ResultVerifier,
+    AccessIssuer, Authority, Current, ResultVerifier,
     ca::CaError,
     tls::{self, ExpiredClients, PublicCertificate, RENEWAL_GRACE, TlsError},
 };
@@ -54,8 +54,8 @@ use self::{
     rate::Rates,
 };
 
-/// How often the files of the certificate of people are looked at.
-const CERTIFICATE_LOOK: Duration = Duration::from_secs(2);
+/// How often files that an operator renews are looked at.
+const FILES_LOOK: Duration = Duration::from_secs(2);
 
 /// What a server is made of.
 #[derive(Debug)]
@@ -153,7 +153,7 @@ impl Server {
             store: config.store,
             clock: config.clock,
             ids: config.ids,
-            authority: config.authority,
+            authority: Current::of(config.authority.files(), config.authority),
             keys: config.keys,
             sealer: config.sealer,
             node_validity: config.node_validity,
@@ -227,7 +227,8 @@ impl Server {
             return Err(ServeError::Unlisted(unlisted));
         }
         self.app.store.begin_service();
-        let tls = Wire::Tls(Arc::new(self.tls()?), self.app.revoked.subscribe());
+        let agents = watch::Sender::new(Arc::new(self.tls()?));
+        let tls = Wire::Tls(agents.subscribe(), self.app.revoked.subscribe());
         let people = self.people_wire()?;
         let closing = self.app.closing.clone();
         let end = async {
@@ -237,7 +238,7 @@ impl Server {
         tokio::join!(
             end,
             self.run_loops(shutdown.clone()),
-            self.renew_certificate(shutdown.clone()),
+            self.follow_files(agents, shutdown.clone()),
             listen::serve(api, people, self.api(), shutdown.clone()),
             listen::serve(internal, tls, self.internal(), shutdown.clone()),
         );
@@ -252,23 +253,48 @@ impl Server {
         })
     }
 
-    /// Takes the certificate of people up again when its files change.
-    async fn renew_certificate(&self, shutdown: CancellationToken) {
-        let Some(certificate) = self.certificate.clone() else { return };
-        while shutdown.run_until_cancelled(tokio::time::sleep(CERTIFICATE_LOOK)).await.is_some() {
-            let certificate = certificate.clone();
-            match tokio::task::spawn_blocking(move || certificate.reload()).await {
-                Ok(Ok(true)) => tracing::info!("the API shows the certificate that is in its file now"),
-                Ok(Ok(false)) => {}
-                Ok(Err(error)) => tracing::error!(%error, "the API goes on with the certificate that it has"),
-                Err(error) => tracing::error!(%error, "the API's certificate could not be looked at"),
+    /// Takes up again what an operator renews in files: the certificate of people, and that of the authority.
+    async fn follow_files(&self, agents: watch::Sender<Arc<rustls::ServerConfig>>, shutdown: CancellationToken) {
+        let agents = Arc::new(agents);
+        while shutdown.run_until_cancelled(tokio::time::sleep(FILES_LOOK)).await.is_some() {
+            let (server, agents) = (self.clone(), agents.clone());
+            let looked = tokio::task::spawn_blocking(move || {
+                server.follow_certificate();
+                server.follow_authority(&agents);
+            });
+            if let Err(error) = looked.await {
+                tracing::error!(%error, "the files of certificates could not be looked at");
             }
         }
     }
 
+    fn follow_certificate(&self) {
+        match self.certificate.as_ref().map(|certificate| certificate.reload()) {
+            Some(Ok(true)) => tracing::info!("the API shows the certificate that is in its file now"),
+            Some(Ok(false)) | None => {}
+            Some(Err(error)) => tracing::error!(%error, "the API goes on with the certificate that it has"),
+        }
+    }
+
+    fn follow_authority(&self, agents: &watch::Sender<Arc<rustls::ServerConfig>>) {
+        match self.app.authority.reload(Authority::renewed) {
+            Ok(true) => match self.tls() {
+                Ok(config) => {
+                    agents.send_replace(Arc::new(config));
+                    let until = self.app.authority.get().expires_at();
+                    tracing::info!(%until, "the authority is as its files have it now");
+                }
+                Err(error) => tracing::error!(%error, "agents are shown the certificate that they were shown"),
+            },
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "the server goes on with the authority that it has"),
+        }
+    }
+
     fn tls(&self) -> Result<rustls::ServerConfig, ServeError> {
-        let pair = self.app.authority.server_certificate(&self.names, self.app.clock.now())?;
+        let authority = self.app.authority.get();
+        let pair = authority.server_certificate(&self.names, self.app.clock.now())?;
         let expired = ExpiredClients::AdmitFor(RENEWAL_GRACE);
-        Ok(tls::server_config(&self.app.authority, pair, expired, &self.app.clock)?)
+        Ok(tls::server_config(&authority, pair, expired, &self.app.clock)?)
     }
 }

@@ -155,7 +155,7 @@ pub async fn open(opening: Opening<'_>) -> Result<Server, Failure> {
     let authority = Authority::load_or_create(&ca, clock.now()).map_err(|e| broken("the certificate authority", &e))?;
     let access =
         AccessIssuer::open(issuer, &ca, clock.now()).map_err(|e| broken("the keys that sign access tokens", &e))?;
-    if !store.claim(authority.fingerprint().to_string()).await.map_err(|e| broken("the database", &e))? {
+    if !store.claim(authority.mark()).await.map_err(|e| broken("the database", &e))? {
         let detail = "the database belongs to servers with another certificate authority";
         return Err(Failure::new(Exit::Failed, detail).help(format!(
             "put the folder of its certificate authority in the place of {}, or name it with --ca",

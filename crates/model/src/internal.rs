@@ -9,7 +9,7 @@ use crate::{
     id::{EnrolmentId, NodeId, SnapshotId, TaskId, VmId},
     kind::KindName,
     node::NodeFacts,
-    refused::Refused,
+    refused::Counted,
     task::{End, Intent, PhaseTiming, Progress, Target},
     task_log::Said,
     unassigned::Stranger,
@@ -122,9 +122,9 @@ pub struct Heartbeat {
     /// The digest of the keys with which it knows tasks (`hostler_trust::task::KeySet`).
     #[serde(default)]
     pub keys: String,
-    /// What it refused since the last one.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub refused: Vec<Refused>,
+    /// What it refused, where that is more than an answered heartbeat said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<Counted>,
 }
 
 /// Machines on a host.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! every node ──filters──► those that will do ──weights──► the best
-//!               state, freshness, capability, labels, anti-affinity, room
+//!               state, freshness, capability, labels, anti-affinity, ports, room
 //! ```
 //!
 //! A node that is named is taken as it is when it will do, and is never replaced by another.
@@ -26,6 +26,7 @@ pub use self::{
 use crate::{
     book::Book,
     error::Refusal,
+    forward::PortForward,
     id::{ImageDigest, NodeId, TaskId},
     name::Name,
     node::{Freshness, NodeFacts, NodeState},
@@ -76,6 +77,17 @@ pub struct Wanted<'a> {
     pub labels: &'a BTreeMap<String, String>,
     /// The group no two of which share a node.
     pub apart: Option<Apart<'a>>,
+    /// Nodes on which somebody has a port that it is to have there.
+    pub ports: &'a BTreeMap<NodeId, PortTaken>,
+}
+
+/// A port of a node that somebody has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortTaken {
+    /// The forward that is in its way.
+    pub forward: PortForward,
+    /// Whose the port is, for people.
+    pub by: String,
 }
 
 /// A group no two machines of which share a node.
@@ -97,23 +109,37 @@ impl Wanted<'_> {
 /// What a paused queue weighs: more than all that speaks for a node.
 const PAUSED: f64 = 10.0;
 
-/// Chooses a node: of those that will do the one with the most room left and with the image, as the weights say; then the
-/// lowest id, so that the choice is the same everywhere. A node whose queue is paused is taken only when no other will do.
-///
-/// # Errors
-/// Where none will do, with the reasons of each.
-pub fn place(candidates: &[Candidate], wanted: &Wanted<'_>, weights: &Weights) -> Result<NodeId, Refusal> {
-    match best(candidates, wanted, weights) {
-        Some(candidate) => Ok(candidate.id),
-        None => Err(explain(candidates, wanted, weights).refusal(wanted)),
+/// So many of the nodes that will do, the best first: the one with the most room left and with the image, as the weights say;
+/// then the lowest id, so that the choice is the same everywhere. A node whose queue is paused is taken only when no other will
+/// do. Nothing is said of the others: that is [`why_none`], where it is asked for.
+pub fn fitting(candidates: &[Candidate], wanted: &Wanted<'_>, weights: &Weights, many: usize) -> Vec<NodeId> {
+    if many == 1 {
+        return best(candidates, wanted, weights).into_iter().map(|candidate| candidate.id).collect();
     }
+    let mut scored: Vec<_> = scored(candidates, wanted, weights).collect();
+    scored.sort_by(|(a, of_a), (b, of_b)| better(b, *of_b, a, *of_a));
+    scored.into_iter().take(many).map(|(candidate, _)| candidate.id).collect()
+}
+
+/// Why none will do, with the reasons of each.
+pub fn why_none(candidates: &[Candidate], wanted: &Wanted<'_>, weights: &Weights) -> Refusal {
+    explain(candidates, wanted, weights).refusal(wanted)
 }
 
 fn best<'a>(candidates: &'a [Candidate], wanted: &Wanted<'_>, weights: &Weights) -> Option<&'a Candidate> {
+    let scored = scored(candidates, wanted, weights);
+    scored.max_by(|(a, most), (b, score)| better(a, *most, b, *score)).map(|(candidate, _)| candidate)
+}
+
+/// Those that will do.
+fn scored<'a>(
+    candidates: &'a [Candidate],
+    wanted: &Wanted<'_>,
+    weights: &Weights,
+) -> impl Iterator<Item = (&'a Candidate, f64)> {
     let fit = candidates.iter().filter(|candidate| wanted.means(candidate));
     let fit = fit.filter(|candidate| objections(candidate, wanted).next().is_none());
-    let scored = fit.map(|candidate| (candidate, score(candidate, wanted, weights)));
-    scored.max_by(|(a, most), (b, score)| better(a, *most, b, *score)).map(|(candidate, _)| candidate)
+    fit.map(|candidate| (candidate, score(candidate, wanted, weights)))
 }
 
 /// Whether a capability is among those advertised; `network.*` covers `network.create`.
@@ -154,9 +180,19 @@ fn objections<'a>(candidate: &'a Candidate, wanted: &'a Wanted<'_>) -> impl Iter
     // What makes no machine is gone soon.
     let kept = candidate.set_aside.filter(|task| wanted.waiting != Some(*task) && wanted.amount.vms > 0);
     let kept = kept.map(Objection::SetAside);
+    let port = wanted.ports.get(&candidate.id).map(Objection::Port);
     // What there is too little of is said last, and only looked at when it is asked for.
     let room = std::iter::once_with(|| short(candidate, &wanted.amount).map(Objection::Room)).flatten();
-    state.into_iter().chain(revoked).chain(silent).chain(incapable).chain(labels).chain(apart).chain(kept).chain(room)
+    state
+        .into_iter()
+        .chain(revoked)
+        .chain(silent)
+        .chain(incapable)
+        .chain(labels)
+        .chain(apart)
+        .chain(kept)
+        .chain(port)
+        .chain(room)
 }
 
 /// What there is too little of.

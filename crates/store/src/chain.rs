@@ -7,7 +7,7 @@ use hostler_model::{
     event::{Class, Entry},
 };
 
-use crate::{LogFilter, log};
+use crate::log;
 
 /// Whose entries are shown; of all others only the hash is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,7 +19,8 @@ pub enum Eyes {
 }
 
 impl Eyes {
-    fn see(self, entry: Entry) -> Shown {
+    fn see(self, (seq, entry): (i64, Option<Entry>)) -> Shown {
+        let Some(entry) = entry else { return Shown::unreadable(seq) };
         let seen = match self {
             Eyes::Doctor => true,
             Eyes::Audit(_) if entry.class == Class::Event => false,
@@ -37,16 +38,16 @@ pub(crate) fn lines(tx: &Tx<'_>, eyes: Eyes, after: i64, links: usize) -> Result
     let found = log::links(tx, after, links)?;
     let mut last = after;
     let mut entries = Entries { tx, read: Default::default(), last: after };
-    for link in &found {
-        let shown = entries.up_to(link.last)?.into_iter().map(|entry| eyes.see(entry)).collect();
-        lines.push(Line::Link(Link { first: link.first, last: link.last, hash: link.hash, entries: shown }));
-        last = last.max(link.last);
-    }
     let end = found.len() < links;
+    for Joint { first, last: ends, hashes, hash } in found {
+        let shown = entries.up_to(ends)?.into_iter().map(|entry| eyes.see(entry)).collect();
+        lines.push(Line::Link(Link { first, last: ends, hash, hashes: Some(hashes), entries: shown }));
+        last = last.max(ends);
+    }
     let up_to = if end { i64::MAX } else { last };
     lines.extend(log::checkpoints(tx, after, up_to)?.into_iter().map(Line::Checkpoint));
     if end {
-        let stray: Vec<i64> = entries.rest()?.iter().map(|entry| entry.seq).collect();
+        let stray = entries.rest()?;
         lines.extend((!stray.is_empty()).then_some(Line::Stray(stray)));
         lines.push(Line::End(end_of(tx)?));
     }
@@ -90,7 +91,7 @@ fn stand(tx: &Tx<'_>, after: i64) -> Result<Stand> {
 /// The log's entries, read piece by piece.
 struct Entries<'a> {
     tx: &'a Tx<'a>,
-    read: std::collections::VecDeque<Entry>,
+    read: std::collections::VecDeque<(i64, Option<Entry>)>,
     last: i64,
 }
 
@@ -99,19 +100,19 @@ const PIECE: usize = 2000;
 
 impl Entries<'_> {
     fn fill(&mut self) -> Result<bool> {
-        let piece = log::after(self.tx, &LogFilter::default(), self.last, PIECE)?;
-        self.last = piece.last().map_or(self.last, |entry| entry.seq);
+        let piece = log::numbered(self.tx, self.last, PIECE)?;
+        self.last = piece.last().map_or(self.last, |(seq, _)| *seq);
         let more = !piece.is_empty();
         self.read.extend(piece);
         Ok(more)
     }
 
     /// Those up to this number that were not taken before.
-    fn up_to(&mut self, last: i64) -> Result<Vec<Entry>> {
+    fn up_to(&mut self, last: i64) -> Result<Vec<(i64, Option<Entry>)>> {
         let mut out = Vec::new();
         loop {
             match self.read.front() {
-                Some(entry) if entry.seq > last => return Ok(out),
+                Some((seq, _)) if *seq > last => return Ok(out),
                 Some(_) => out.extend(self.read.pop_front()),
                 None if self.last < last => {
                     if !self.fill()? {
@@ -123,11 +124,11 @@ impl Entries<'_> {
         }
     }
 
-    /// Some of those that are left.
-    fn rest(&mut self) -> Result<Vec<Entry>> {
+    /// The numbers of some of those that are left.
+    fn rest(&mut self) -> Result<Vec<i64>> {
         if self.read.is_empty() {
             self.fill()?;
         }
-        Ok(std::mem::take(&mut self.read).into())
+        Ok(std::mem::take(&mut self.read).into_iter().map(|(seq, _)| seq).collect())
     }
 }

@@ -18,6 +18,9 @@ use crate::{
 /// Links that are read at once.
 const PIECE: usize = 2000;
 
+/// How many wrongs of the chain are told; `hostler audit verify` tells all.
+const TOLD: usize = 10;
+
 /// Looks at everything, in one state of the store.
 pub(crate) fn examine(tx: &Tx<'_>) -> Result<Diagnosis> {
     let sums = recompute(&allocation::all(tx)?);
@@ -88,10 +91,11 @@ fn log_chain(tx: &Tx<'_>) -> Result<Check> {
     let (name, walk) = ("the log's chain", walk(tx)?);
     Ok(match walk.wrongs() {
         [] => Check::new(name, true, format!("{} entries in {} links verify", walk.stand().seq, walk.links())),
-        [first, more @ ..] => {
+        wrongs => {
+            let (told, more) = wrongs.split_at(wrongs.len().min(TOLD));
             let more = if more.is_empty() { String::new() } else { format!(", and {} more", more.len()) };
             let advice = "the log was changed outside hostler: keep this file and compare it with a backup";
-            Check::new(name, false, format!("{first}{more}; {advice}"))
+            Check::new(name, false, format!("{}{more}; {advice}", told.join("; ")))
         }
     })
 }

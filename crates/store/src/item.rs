@@ -14,12 +14,13 @@ use hostler_model::{
     id::{EnrolmentId, ImportId, SecretId},
     image::Image,
     import::{Import, ImportPhase, ImportProgress, ImportState},
-    internal::{Heartbeat, ProgressReport, Report},
+    internal::{Heartbeat, HeartbeatAnswer, ProgressReport, Report},
     key::Kid,
     kind::KindName,
     name::Name,
     node::{FreshnessPolicy, NodeFacts, NodeState, Slots},
     placement::Choice,
+    refused::Refused,
     schedule::Schedule,
     secret::Secret,
     snapshot::{Snapshot, SnapshotState},
@@ -238,6 +239,15 @@ pub struct Beat {
     pub enrolment: EnrolmentId,
     /// What it says.
     pub heartbeat: Heartbeat,
+}
+
+/// What a heartbeat came to.
+#[derive(Clone, PartialEq, Debug)]
+pub struct HeardBeat {
+    /// What its node is told.
+    pub answer: HeartbeatAnswer,
+    /// What the node refused that was not heard before.
+    pub refused: Vec<Refused>,
 }
 
 /// A result of one attempt.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hostler_db::{Document, Error, Result, Row, Texts, Tx};
 use hostler_model::{
     TenantId, Timestamp,
-    chain::{self, Hash, HexHash, Joint, Stand},
+    chain::{self, Hash, Hashes, HexHash, Joint, Stand},
     event::{Class, Entry, NewEntry},
 };
 use serde::Serialize;
@@ -96,8 +96,8 @@ SELECT *
 };
 
 const LINK: &str = "
-INSERT INTO links (last_seq, first_seq, digest, hash)
-VALUES (CAST(?1->>'seq' AS BIGINT), CAST(?1->>'first' AS BIGINT), ?1->>'digest', ?1->>'hash')";
+INSERT INTO links (last_seq, first_seq, hashes, hash)
+VALUES (CAST(?1->>'seq' AS BIGINT), CAST(?1->>'first' AS BIGINT), ?1->>'hashes', ?1->>'hash')";
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -119,12 +119,11 @@ pub(crate) fn append(tx: &Tx<'_>, head: Head, now: Timestamp, entries: Vec<NewEn
     });
     let entries: Vec<Entry> = numbered.collect();
     let Some(last) = entries.last() else { return Ok(()) };
-    let digest = chain::digest(entries.iter().map(chain::hash_of));
-    let hash = hex::encode(chain::link(&head.hash, &digest));
+    let hashes = Hashes::of(&entries);
+    let hash = HexHash(chain::link(&head.hash, &hashes.digest()));
     tx.put_each(&INSERT, &entries.iter().map(written).collect::<Vec<_>>())?;
-    let link = json!({"seq": last.seq, "first": head.seq + 1, "digest": hex::encode(digest), "hash": hash});
-    tx.put(LINK, &link)?;
-    tx.put(ADVANCE, &link)?;
+    tx.put(LINK, &json!({"seq": last.seq, "first": head.seq + 1, "hashes": hashes, "hash": hash}))?;
+    tx.put(ADVANCE, &json!({"seq": last.seq, "hash": hash}))?;
     Ok(())
 }
 
@@ -188,6 +187,12 @@ pub(crate) fn after(tx: &Tx<'_>, filter: &LogFilter, after: i64, limit: usize) -
     })
 }
 
+/// Entries with a number above `after`, for whoever verifies them; none: what is there can be no entry.
+pub(crate) fn numbered(tx: &Tx<'_>, after: i64, limit: usize) -> Result<Vec<(i64, Option<Entry>)>> {
+    let wanted = json!({"after": after, "limit": limit, "class": None::<Class>});
+    tx.query(AFTER, &wanted, |row| Ok((row.get(0)?, entry(row).ok())))
+}
+
 fn entry(row: &Row<'_>) -> Result<Entry> {
     Ok(Entry {
         seq: row.get(0)?,
@@ -202,17 +207,17 @@ fn entry(row: &Row<'_>) -> Result<Entry> {
 }
 
 const LINKS: &str = "
-SELECT first_seq, last_seq, digest, hash
+SELECT first_seq, last_seq, hashes, hash
   FROM links
  WHERE last_seq > CAST(?1->>'after' AS BIGINT)
  ORDER BY last_seq
  LIMIT CAST(?1->>'limit' AS BIGINT)";
 
-/// Links that end above `after`, oldest first.
+/// Links that end above `after`, oldest first. Hashes that somebody made unreadable are none.
 pub(crate) fn links(tx: &Tx<'_>, after: i64, limit: usize) -> Result<Vec<Joint>> {
     let read = |row: &Row<'_>| {
-        let (digest, hash) = (HexHash(hash(row, 2)?), HexHash(hash(row, 3)?));
-        Ok(Joint { first: row.get(0)?, last: row.get(1)?, digest, hash })
+        let hashes = Hashes::read(&row.get::<String>(2)?).unwrap_or_default();
+        Ok(Joint { first: row.get(0)?, last: row.get(1)?, hashes, hash: HexHash(hash(row, 3)?) })
     };
     tx.query(LINKS, &json!({"after": after, "limit": limit}), read)
 }

@@ -14,6 +14,7 @@ use hostler_model::{
     name::Name,
     node::{Freshness, Node, NodeFacts, NodeState, Overcommit, OwnOvercommit},
     placement::Candidate,
+    refused::Heard,
     unassigned::Orphan,
 };
 use serde::Serialize;
@@ -32,6 +33,8 @@ pub(crate) struct NodeRow {
     pub(crate) beat_seq: Option<i64>,
     /// Machines reported there that are not ours.
     pub(crate) orphans: Vec<Orphan>,
+    /// What its agent said that it refused.
+    pub(crate) refused: Heard,
 }
 
 /// The columns of a node in the order in which [`read`] expects them.
@@ -42,7 +45,7 @@ macro_rules! columns {
          COALESCE(b.held_vms, 0), COALESCE(b.held_running_vms, 0), COALESCE(b.held_snapshots, 0),
           COALESCE(b.used_vcpus, 0), COALESCE(b.used_memory_mib, 0), COALESCE(b.used_disk_gib, 0),
           COALESCE(b.used_vms, 0), COALESCE(b.used_running_vms, 0), COALESCE(b.used_snapshots, 0),
-          n.transport, n.revoked_at, n.labels, n.overcommit, n.generation, n.state_since, n.set_aside"
+          n.transport, n.revoked_at, n.labels, n.overcommit, n.generation, n.state_since, n.set_aside, n.refused"
     };
 }
 
@@ -261,7 +264,8 @@ pub(crate) fn books(tx: &Tx<'_>) -> Result<BTreeMap<NodeId, Book>> {
 
 const PUT: &str = "
 INSERT INTO nodes (id, name, state, freshness, transport, enrolment, facts, last_seen, lost_at, beat_seq, orphans,
-                   paused_at, revoked_at, created_at, heard_epoch, labels, overcommit, generation, state_since)
+                   paused_at, revoked_at, created_at, heard_epoch, labels, overcommit, generation, state_since,
+                   refused)
 SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value->>'transport', value->>'enrolment',
        value->>'facts',
        CAST(value->>'last_seen' AS BIGINT), CAST(value->>'lost_at' AS BIGINT), CAST(value->>'beat_seq' AS BIGINT),
@@ -269,7 +273,7 @@ SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value
        CAST(value->>'created_at' AS BIGINT),
        (SELECT CASE WHEN store_epoch > 1 THEN store_epoch - 1 ELSE store_epoch END FROM log_head WHERE one = 1),
        value->>'labels', value->>'overcommit', CAST(value->>'generation' AS BIGINT),
-       CAST(value->>'state_since' AS BIGINT)
+       CAST(value->>'state_since' AS BIGINT), value->>'refused'
   FROM jsonb_each(?1)
  WHERE true
     ON CONFLICT (id) DO UPDATE
@@ -278,7 +282,7 @@ SELECT value->>'id', value->>'name', value->>'state', value->>'freshness', value
        facts = excluded.facts, last_seen = excluded.last_seen, lost_at = excluded.lost_at,
        beat_seq = excluded.beat_seq, orphans = excluded.orphans, paused_at = excluded.paused_at,
        revoked_at = excluded.revoked_at, labels = excluded.labels, overcommit = excluded.overcommit,
-       generation = excluded.generation, state_since = excluded.state_since";
+       generation = excluded.generation, state_since = excluded.state_since, refused = excluded.refused";
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -300,6 +304,7 @@ struct Written<'a> {
     overcommit: Document<&'a OwnOvercommit>,
     generation: u32,
     state_since: Option<i64>,
+    refused: Document<&'a Heard>,
 }
 
 /// Writes nodes whole: those that joined, or that changed in more than when they were heard.
@@ -332,6 +337,7 @@ fn written(row: &NodeRow) -> Written<'_> {
         overcommit: Document(&node.overcommit),
         generation: node.generation,
         state_since: node.state_since.map(Timestamp::as_micros),
+        refused: Document(&row.refused),
     }
 }
 
@@ -389,6 +395,7 @@ fn read(usual: &Overcommit) -> impl Fn(&Row<'_>) -> Result<NodeRow> {
             lost_at: moment(7)?,
             beat_seq: row.get(8)?,
             orphans: row.json(9)?,
+            refused: row.json_opt(31)?.unwrap_or_default(),
         })
     }
 }

@@ -15,6 +15,7 @@ pub(crate) mod look;
 pub(crate) mod offer;
 mod place;
 pub(crate) mod plain;
+mod port;
 pub(crate) mod progress;
 pub(crate) mod remove;
 pub(crate) mod reservation;

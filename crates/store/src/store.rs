@@ -23,7 +23,7 @@ use hostler_model::{
     api::Diagnosis,
     event::{Actor, Entry, RequestOrigin},
     id::EnrolmentId,
-    internal::{HeartbeatAnswer, ProgressAnswer, Receipt},
+    internal::{ProgressAnswer, Receipt},
     join_token::KnownJoinToken,
     name::Name,
     node::{Node, NodeEvent, NodePatch, Removal},
@@ -41,9 +41,9 @@ use tokio::sync::broadcast;
 use uuid::Uuid;
 
 use crate::{
-    Accepted, Answer, Beat, Cancel, Claim, Edited, Force, Forgotten, Gauges, JoinNode, Leased, LogFilter, NewJoinToken,
-    NodeCertificate, Old, Progressed, Queue, RefusedJoin, Result, Reveal, Settle, SnapshotFilter, Started, StatsFilter,
-    Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor,
+    Accepted, Answer, Beat, Cancel, Claim, Edited, Force, Forgotten, Gauges, HeardBeat, JoinNode, Leased, LogFilter,
+    NewJoinToken, NodeCertificate, Old, Progressed, Queue, RefusedJoin, Result, Reveal, Settle, SnapshotFilter,
+    Started, StatsFilter, Submission, Swept, TaskFilter, Timing, VmFilter, Wakes, doctor,
     fleet::Fleet,
     gauges,
     group::Committer,
@@ -207,7 +207,7 @@ impl Store {
     }
 
     /// Hears nodes: renews their leases, and compares what they have with what is known.
-    pub async fn heartbeat(&self, batch: Vec<Beat>) -> Result<Vec<Answer<HeartbeatAnswer>>> {
+    pub async fn heartbeat(&self, batch: Vec<Beat>) -> Result<Vec<Answer<HeardBeat>>> {
         self.0.heartbeat.run(batch).await
     }
 

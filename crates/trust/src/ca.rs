@@ -4,8 +4,16 @@
 //! On disk it is `ca.key` and `ca.pem`, written in this order: the certificate's appearance is what makes the
 //! authority exist. A key without a certificate was never trusted by anyone and is replaced; a certificate without
 //! its key is an error, never a reason to make another authority, for every node trusts the one that was.
+//!
+//! An operator may renew the certificate while servers run: the same key and name, with another end. Nodes know an authority by
+//! its certificate, so the one before stays behind the new one in `ca.pem`, and is shown with it, until every node has the new
+//! one from a renewal of its own.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use hostler_model::{
     Timestamp,
@@ -57,6 +65,18 @@ pub enum CaError {
     /// The key is another authority's.
     #[error("the authority's key does not belong to its certificate; restore both from the same backup")]
     Mismatch,
+    /// The files hold another authority now.
+    #[error(
+        "{}/{CERTIFICATE_FILE} is another authority's: its key or its name is not that which every node trusts; put back what \
+         was there, or stop the servers and join every node anew", .0.display()
+    )]
+    Other(PathBuf),
+    /// Nodes know it by a certificate that is not in the file any more.
+    #[error(
+        "{}/{CERTIFICATE_FILE} lacks the certificate by which nodes know this authority; put it behind the new one, and leave \
+         it there until every node has renewed its own", .0.display()
+    )]
+    Forgotten(PathBuf),
     /// A name that no certificate can hold.
     #[error("{0:?} is not a host name or an IP address")]
     BadName(String),
@@ -72,9 +92,12 @@ pub enum CaError {
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
+    /// Those before it, of the same key and name.
+    earlier: Vec<CertificateDer<'static>>,
     pem: String,
     expires_at: Timestamp,
-    last_signed: LastSigned,
+    folder: Option<PathBuf>,
+    last_signed: Arc<LastSigned>,
 }
 
 impl Authority {
@@ -103,7 +126,34 @@ impl Authority {
         let key = file::read_private(&dir.join(KEY_FILE))?;
         let key = key.ok_or_else(|| CaError::KeyMissing(dir.display().to_string()))?;
         let key = KeyPair::from_pem(&key).map_err(|_| CaError::Unreadable(KEY_FILE))?;
-        Ok(Some(Authority { last_signed: LastSigned::in_folder(dir), ..Self::of(pem, key)? }))
+        Ok(Some(Self::of(pem, key)?.in_folder(dir)))
+    }
+
+    fn in_folder(self, dir: &Path) -> Authority {
+        Authority { folder: Some(dir.to_owned()), last_signed: LastSigned::in_folder(dir).into(), ..self }
+    }
+
+    /// The files that hold it; none where it lives in memory.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let files = |dir: &PathBuf| [CERTIFICATE_FILE, KEY_FILE].map(|name| dir.join(name)).to_vec();
+        self.folder.as_ref().map(files).unwrap_or_default()
+    }
+
+    /// As its files hold it now: the same authority, whose certificate an operator renewed.
+    ///
+    /// # Errors
+    /// As [`Authority::load`], and where it is another authority, or nodes would not know it.
+    pub fn renewed(&self) -> Result<Authority, CaError> {
+        let dir = self.folder.clone().unwrap_or_default();
+        let missing = || CaError::Unreadable(CERTIFICATE_FILE);
+        let new = Self::load(&dir)?.ok_or_else(missing)?;
+        if !is_same(&self.certificate, &new.certificate) {
+            return Err(CaError::Other(dir));
+        }
+        if self.certificate != new.certificate && !new.earlier.contains(&self.certificate) {
+            return Err(CaError::Forgotten(dir));
+        }
+        Ok(Authority { last_signed: self.last_signed.clone(), ..new })
     }
 
     /// The one in a folder, or a new one that is written there. One process at a time may do this in a folder.
@@ -116,7 +166,7 @@ impl Authority {
         }
         let authority = Self::create(now)?;
         authority.save(dir)?;
-        Ok(Authority { last_signed: LastSigned::in_folder(dir), ..authority })
+        Ok(authority.in_folder(dir))
     }
 
     fn save(&self, dir: &Path) -> Result<(), FileError> {
@@ -126,14 +176,22 @@ impl Authority {
 
     fn of(pem: String, key: KeyPair) -> Result<Authority, CaError> {
         let unreadable = || CaError::Unreadable(CERTIFICATE_FILE);
-        let certificate = from_pem(&pem).ok_or_else(unreadable)?.swap_remove(0);
+        let mut all = from_pem(&pem).ok_or_else(unreadable)?;
+        let certificate = all.remove(0);
         let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).map_err(|_| unreadable())?;
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err(CaError::Mismatch);
         }
         let expires_at = moment(parsed.validity().not_after.timestamp());
         let issuer = Issuer::from_ca_cert_der(&certificate, key)?;
-        Ok(Authority { issuer, certificate, pem, expires_at, last_signed: LastSigned::default() })
+        let earlier = all.into_iter().filter(|other| is_same(&certificate, other)).collect();
+        let pem = first(&pem);
+        Ok(Authority { issuer, certificate, earlier, pem, expires_at, folder: None, last_signed: Arc::default() })
+    }
+
+    /// What it is told from another by, whatever its certificate says of its end: the digest of its key.
+    pub fn mark(&self) -> String {
+        hex::encode(sha256(&self.issuer.key().subject_public_key_info()))
     }
 
     /// Its certificate, PEM.
@@ -183,7 +241,8 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        Ok(TlsPair::new(vec![certificate.der().clone(), self.certificate.clone()], key))
+        let known_by = [&self.certificate].into_iter().chain(&self.earlier).cloned();
+        Ok(TlsPair::new([certificate.der().clone()].into_iter().chain(known_by).collect(), key))
     }
 
     /// A client certificate (PEM) for a node, from its request (PEM). Only the request's public key is used.
@@ -231,6 +290,22 @@ impl std::fmt::Debug for Authority {
             .field("expires_at", &self.expires_at)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether two certificates are of one key and name.
+fn is_same(one: &CertificateDer<'_>, other: &CertificateDer<'_>) -> bool {
+    let (Ok((_, one)), Ok((_, other))) =
+        (x509_parser::parse_x509_certificate(one), x509_parser::parse_x509_certificate(other))
+    else {
+        return false;
+    };
+    one.public_key().raw == other.public_key().raw && one.subject().as_raw() == other.subject().as_raw()
+}
+
+/// The first certificate of a PEM text.
+fn first(pem: &str) -> String {
+    const END: &str = "-----END CERTIFICATE-----";
+    pem.split_inclusive(END).next().map_or_else(String::new, |first| first.trim().to_owned() + "\n")
 }
 
 /// Valid from a little before now; with no name, so that none is there by default.

@@ -3,7 +3,11 @@
 //! The identity is one URI, `spiffe://hostler/node/<node>/enrolment/<enrolment>`, and nothing else in a certificate
 //! is ever read as one. Never here: whether an enrolment is still welcome.
 
-use std::{fmt, path::Path, str::FromStr};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use hostler_model::{
     Timestamp,
@@ -33,6 +37,11 @@ pub enum IdentityError {
     /// The certificate does not say, in exactly one URI, which node it is for.
     #[error("the certificate does not name exactly one node")]
     NotANode,
+    /// The certificate is another node's.
+    #[error(
+        "the certificate is of another node, or of another enrolment: the agent goes on with what it has; start it again to be that node"
+    )]
+    Other,
     /// The certificate is for another key.
     #[error("the certificate does not belong to the key")]
     Mismatch,
@@ -188,12 +197,26 @@ impl Credentials {
         Self::parse([&key.0.serialize_pem(), certificate_pem, ca_pem].map(|part| part.trim()).join("\n") + "\n")
     }
 
+    /// The file that holds them, in a folder.
+    pub fn file(dir: &Path) -> PathBuf {
+        dir.join(CREDENTIALS_FILE)
+    }
+
+    /// The ones that are in their file now: the same node's under the same enrolment, which somebody else put there.
+    ///
+    /// # Errors
+    /// As [`Credentials::load`], where there are none, and where they are another's.
+    pub fn renewed(&self, dir: &Path) -> Result<Credentials, IdentityError> {
+        let new = Self::load(dir)?.ok_or(IdentityError::Unreadable("certificate"))?;
+        if new.identity() == self.identity() { Ok(new) } else { Err(IdentityError::Other) }
+    }
+
     /// The ones in a folder; `None` when there are none.
     ///
     /// # Errors
     /// When the file cannot be read, others can read it, or its parts do not belong together.
     pub fn load(dir: &Path) -> Result<Option<Credentials>, IdentityError> {
-        file::read_private(&dir.join(CREDENTIALS_FILE))?.map(Self::parse).transpose()
+        file::read_private(&Self::file(dir))?.map(Self::parse).transpose()
     }
 
     /// Writes them to a folder, atomically, instead of those that were there.
@@ -201,7 +224,7 @@ impl Credentials {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<(), IdentityError> {
-        Ok(file::write_private(&dir.join(CREDENTIALS_FILE), self.pem.as_bytes())?)
+        Ok(file::write_private(&Self::file(dir), self.pem.as_bytes())?)
     }
 
     fn parse(pem: String) -> Result<Credentials, IdentityError> {

@@ -29,7 +29,10 @@ use hostler_model::{
     kind::{Class, KindName},
     task::{End, Intent, Target},
 };
-use hostler_trust::{Authority, JoinToken, NodeIdentity, TaskKey, TaskSigner, ca::NODE_VALIDITY, requested_key, task};
+use hostler_trust::{
+    Authority, Credentials, JoinToken, NodeIdentity, NodeKey, TaskKey, TaskSigner, ca::NODE_VALIDITY, requested_key,
+    task,
+};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::Serialize;
@@ -59,6 +62,8 @@ pub struct Heard {
     /// With which keys hosts asked to join.
     pub join_keys: Vec<String>,
     pub renewals: usize,
+    /// How many of the next heartbeats' answers are lost.
+    pub beats_lost: usize,
     /// How many of the next results calls fail.
     pub results_fail: usize,
     /// What results are told, instead of settled.
@@ -350,6 +355,10 @@ impl Server {
         let leases = beat.leases.clone();
         self.with(|heard| {
             heard.heartbeats.push(beat);
+            if let Some(left) = heard.beats_lost.checked_sub(1) {
+                heard.beats_lost = left;
+                return status(StatusCode::BAD_GATEWAY);
+            }
             json_of(&HeartbeatAnswer {
                 orphan_snapshots: Vec::new(),
                 abort: heard.abort.clone(),
@@ -359,6 +368,15 @@ impl Server {
                 next_ms: 5000,
             })
         })
+    }
+
+    /// Puts credentials of another key into an agent's folder, by the hand of an operator, that last so long.
+    pub fn put_credentials(&self, data: &Path, node: NodeId, life: Duration) {
+        let (key, enrolment) = (NodeKey::generate().unwrap(), EnrolmentId(uuid::Uuid::from_u128(9)));
+        let csr = key.csr("node-1").unwrap();
+        let pem = self.authority.sign_node(&csr, node, enrolment, self.clock.now(), life).unwrap();
+        let credentials = Credentials::new(&key, &pem, self.authority.ca_pem()).unwrap();
+        credentials.save(&data.join("agent").join("identity")).unwrap();
     }
 
     fn joined(&self, csr_pem: &str) -> Joined {

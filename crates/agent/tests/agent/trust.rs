@@ -1,5 +1,7 @@
 //! What is believed: only what this server signed, for this node, in time.
 
+use std::time::Duration;
+
 use hostler_agent::metrics::Counter;
 use hostler_model::{
     Fence, NodeId,
@@ -66,8 +68,39 @@ async fn what_is_not_for_us_from_our_server_and_in_time_is_refused() {
 
 /// All that heartbeats said was refused, once it is so many.
 fn told(heard: &Heard, n: usize) -> Option<Vec<Refused>> {
-    let all: Vec<Refused> = heard.heartbeats.iter().flat_map(|beat| beat.refused.clone()).collect();
-    (all.len() >= n).then_some(all)
+    let mut said = heard.heartbeats.iter().filter_map(|beat| beat.refused.as_ref());
+    let all: Vec<Refused> = said.next_back()?.refused.clone();
+    (all.iter().map(|line| line.count).sum::<u64>() >= n as u64).then_some(all)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_is_said_until_the_server_has_heard_it_and_by_the_next_agent_too() {
+    let (server, data) = (Server::new(), folder());
+    let agent = server.agent(data.path(), World::new()).await;
+    // The answers to heartbeats are lost.
+    server.with(|heard| heard.beats_lost = usize::MAX);
+    server.give_token("?".into());
+    let first = server.until(|heard| told(heard, 1)).await;
+    let beats = server.with(|heard| heard.heartbeats.len());
+    server.until(|heard| (heard.heartbeats.len() > beats + 1).then_some(())).await;
+    assert_eq!(server.with(|heard| heard.heartbeats.last().unwrap().refused.clone()).unwrap().refused, first);
+    // One that is killed says it by its journal, with what is refused since, under the same count.
+    let count = server.with(|heard| heard.heartbeats.last().unwrap().refused.clone()).unwrap().count;
+    agent.kill().await;
+    server.with(|heard| heard.beats_lost = 0);
+    let agent = server.agent(data.path(), World::new()).await;
+    server.give_token("?".into());
+    let both = server.until(|heard| told(heard, 2)).await;
+    assert_eq!((both.len(), both[0].why, both[0].count), (1, Why::Malformed, 2));
+    server.with(|heard| {
+        for said in heard.heartbeats.iter().filter_map(|beat| beat.refused.as_ref()) {
+            assert_eq!(said.count, count);
+        }
+        heard.heartbeats.clear();
+    });
+    server.until(|heard| (heard.heartbeats.len() > 1).then_some(())).await;
+    assert!(server.with(|heard| heard.heartbeats.iter().all(|beat| beat.refused.is_none())), "it was heard");
+    agent.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,6 +147,35 @@ async fn the_certificate_is_renewed_at_two_thirds_of_its_life() {
     server.until(|heard| (heard.renewals > 0).then_some(())).await;
     let hours = server.clock.now().since(before).as_secs() / 3600;
     assert!((15..=16).contains(&hours), "after {hours} hours");
+    server.give(&server.echo("still here"));
+    succeeded(&server.result(1).await);
+    agent.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_certificate_that_somebody_put_in_its_file_is_taken_up_and_what_is_none_is_not() {
+    let (server, data) = (Server::new(), folder());
+    let agent = server.agent(data.path(), World::new()).await;
+    server.until(|heard| (!heard.heartbeats.is_empty()).then_some(())).await;
+    let hours = Duration::from_secs(3600);
+    let file = data.path().join("agent/identity/credentials.pem");
+    let before = std::fs::read_to_string(&file).unwrap();
+    // Half of it, and another node's, are not taken up: what would be renewed at once is renewed when its own is due.
+    std::fs::write(&file, &before[..before.len() / 2]).unwrap();
+    tokio::time::sleep(hours).await;
+    server.put_credentials(data.path(), NodeId(uuid::Uuid::from_u128(3)), hours);
+    tokio::time::sleep(2 * hours).await;
+    assert_eq!(server.with(|heard| heard.renewals), 0);
+    // Its own, which ends in six hours, is renewed in four; by the key that is in the file.
+    server.put_credentials(data.path(), server.node, 6 * hours);
+    let put = std::fs::read_to_string(&file).unwrap();
+    tokio::time::sleep(3 * hours).await;
+    assert_eq!(server.with(|heard| heard.renewals), 0);
+    tokio::time::sleep(2 * hours).await;
+    assert_eq!(server.with(|heard| heard.renewals), 1);
+    let after = std::fs::read_to_string(&file).unwrap();
+    let key = |pem: &str| pem.split_once("-----END PRIVATE KEY-----").unwrap().0.to_owned();
+    assert!(key(&after) == key(&put) && after != put && key(&put) != key(&before));
     server.give(&server.echo("still here"));
     succeeded(&server.result(1).await);
     agent.stop().await;

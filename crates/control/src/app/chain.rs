@@ -32,10 +32,11 @@ impl App {
         if let [first, ..] = walk.wrongs() {
             return Err(signing(&format!("{first}; it is not signed any more: `hostler doctor` says what to do")));
         }
-        let (stand, last) = (walk.stand(), self.authority.last_signed());
+        let authority = self.authority.get();
+        let (stand, last) = (walk.stand(), authority.last_signed());
         if self.store.signed_up_to().await? < stand.seq {
             let checkpoint = Checkpoint { iss: self.issuer.clone(), stand, at: self.clock.now() };
-            let signed = match self.authority.sign_checkpoint(&checkpoint) {
+            let signed = match authority.sign_checkpoint(&checkpoint) {
                 Err(error @ CheckpointError::OtherKey) => {
                     // It is looked at all the same, and not from the beginning each time.
                     last.advance(stand).map_err(|error| signing(&error))?;
@@ -63,7 +64,8 @@ impl App {
             let detail = format!("the chain goes on from it, to the entry {}", walk.stand().seq);
             return Ok(Check::new(name, true, detail));
         };
-        let file = self.authority.last_signed().file().map_or_else(String::new, |file| file.display().to_string());
+        let authority = self.authority.get();
+        let file = authority.last_signed().file().map_or_else(String::new, |file| file.display().to_string());
         let detail = format!(
             "{first}: the database was changed outside hostler, or went back in time without `hostler restore`; nothing is \
              signed any more. Compare it with a copy and with an export that you kept. Once you know, stop the servers, \
@@ -74,8 +76,9 @@ impl App {
 
     /// From what was last signed to the end.
     async fn walk_on(&self) -> Result<Walk> {
-        let last = self.authority.last_signed().stand().map_err(|error| signing(&error))?;
-        let signer = CheckpointVerifier::new(self.authority.ca_pem()).map_err(|error| signing(&error))?;
+        let authority = self.authority.get();
+        let last = authority.last_signed().stand().map_err(|error| signing(&error))?;
+        let signer = CheckpointVerifier::new(authority.ca_pem()).map_err(|error| signing(&error))?;
         let mut walk = Walk::from(last.unwrap_or(BEGINNING));
         loop {
             let piece = self.store.chain_piece(walk.stand().seq, PIECE).await?;

@@ -3,15 +3,12 @@
 //!
 //! Nobody pushes anybody else out: each principal has so many kinds, and what is more of its own is one kind together.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
 
 use hostler_model::{Code, PrincipalId, TenantId, event::Actor};
 use hostler_store::Denied;
 
-use super::{App, Result};
+use super::{App, Result, untold::Gather};
 
 /// How many kinds of one principal are told one by one.
 const KINDS: usize = 16;
@@ -24,17 +21,19 @@ const OTHER_CALLERS: &str = "other callers";
 
 /// What was refused and is not yet told.
 #[derive(Debug, Default)]
-pub(crate) struct Denials(Mutex<Untold>);
-
-#[derive(Debug, Default)]
-struct Untold {
+pub(crate) struct Denials {
     kinds: BTreeMap<PrincipalId, BTreeMap<String, Denied>>,
     /// How often the principals were refused something for whom there was no room.
     others: u64,
 }
 
-impl Untold {
-    fn add(&mut self, denied: Denied) {
+impl Denials {
+    /// One more.
+    pub(crate) fn add(&mut self, actor: Actor, tenant: Option<TenantId>, route: String, code: Code) {
+        self.put(Denied { actor, tenant, route, code, count: 1 });
+    }
+
+    fn put(&mut self, denied: Denied) {
         let principal = denied.actor.principal;
         if self.kinds.len() >= PRINCIPALS && !self.kinds.contains_key(&principal) {
             self.others += denied.count;
@@ -54,49 +53,30 @@ impl Untold {
             }
         }
     }
+}
 
-    fn into_all(self) -> Vec<Denied> {
-        let mut all: Vec<Denied> = self.kinds.into_values().flat_map(BTreeMap::into_values).collect();
-        if self.others > 0 {
+impl Gather for Denials {
+    type Told = Denied;
+
+    fn take(&mut self) -> Vec<Denied> {
+        let Denials { kinds, others } = std::mem::take(self);
+        let mut all: Vec<Denied> = kinds.into_values().flat_map(BTreeMap::into_values).collect();
+        if others > 0 {
             let (actor, route, code) = (Actor::system(), OTHER_CALLERS.to_owned(), Code::Forbidden);
-            all.push(Denied { actor, tenant: None, route, code, count: self.others });
+            all.push(Denied { actor, tenant: None, route, code, count: others });
         }
         all
     }
-}
 
-impl Denials {
-    /// One more.
-    pub(crate) fn add(&self, actor: Actor, tenant: Option<TenantId>, route: String, code: Code) {
-        self.lock().add(Denied { actor, tenant, route, code, count: 1 });
-    }
-
-    fn take(&self) -> Vec<Denied> {
-        std::mem::take(&mut *self.lock()).into_all()
-    }
-
-    fn put_back(&self, denied: Vec<Denied>) {
-        let mut untold = self.lock();
-        denied.into_iter().for_each(|denied| untold.add(denied));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Untold> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn put_back(&mut self, earlier: Vec<Denied>) {
+        earlier.into_iter().for_each(|denied| self.put(denied));
     }
 }
 
 impl App {
-    /// Writes down what was refused since this was last done. What cannot be written down is kept for the next time.
+    /// Writes down what was refused since this was last done.
     pub async fn tell_denied(&self) -> Result<()> {
-        let denied = self.denials.take();
-        if denied.is_empty() {
-            return Ok(());
-        }
-        let told = self.store.denied(denied.clone()).await;
-        if told.is_err() {
-            self.denials.put_back(denied);
-        }
-        Ok(told?)
+        Ok(self.denials.tell(|denied| self.store.denied(denied)).await?)
     }
 }
 
@@ -115,40 +95,36 @@ mod tests {
 
     #[test]
     fn whoever_is_refused_everywhere_takes_nobody_elses_place_and_what_is_not_told_is_counted() {
-        let mut untold = Untold::default();
+        let mut untold = Denials::default();
         for number in 0..1000 {
-            untold.add(denied(1, &format!("GET /{number}")));
-            untold.add(denied(1, "GET /0"));
+            untold.put(denied(1, &format!("GET /{number}")));
+            untold.put(denied(1, "GET /0"));
         }
-        untold.add(denied(2, "GET /vms"));
-        let all = untold.into_all();
+        untold.put(denied(2, "GET /vms"));
+        let all = untold.take();
         assert_eq!(all.len(), KINDS + 2);
         assert_eq!((count(&all, "GET /0"), count(&all, OTHER_ROUTES), count(&all, "GET /vms")), (1001, 984, 1));
     }
 
     #[test]
     fn there_are_so_many_principals_and_the_others_are_counted() {
-        let mut untold = Untold::default();
+        let mut untold = Denials::default();
         for principal in 0..PRINCIPALS as u128 + 5 {
-            untold.add(denied(principal, "GET /vms"));
+            untold.put(denied(principal, "GET /vms"));
         }
-        untold.add(denied(0, "GET /vms"));
-        let all = untold.into_all();
+        untold.put(denied(0, "GET /vms"));
+        let all = untold.take();
         assert_eq!(all.len(), PRINCIPALS + 1);
         assert_eq!((count(&all, "GET /vms"), count(&all, OTHER_CALLERS)), (PRINCIPALS as u64 + 1, 5));
     }
 
     #[test]
     fn what_was_put_back_is_told_with_what_came_since() {
-        let denials = Denials::default();
-        let again = || {
-            let Denied { actor, tenant, route, code, .. } = denied(1, "GET /vms");
-            denials.add(actor, tenant, route, code);
-        };
-        again();
+        let mut denials = Denials::default();
+        denials.put(denied(1, "GET /vms"));
         let taken = denials.take();
         assert!(denials.take().is_empty());
-        again();
+        denials.put(denied(1, "GET /vms"));
         denials.put_back(taken);
         let all = denials.take();
         assert_eq!((all.len(), all[0].count), (1, 2));

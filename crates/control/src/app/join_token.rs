@@ -18,7 +18,7 @@ pub const VALIDITY: Duration = Duration::from_secs(15 * 60);
 impl App {
     /// Makes a token, to be shown now and never again.
     pub async fn make_join_token(&self, asked: NewJoinToken, actor: Actor) -> Result<IssuedJoinToken> {
-        let token = JoinToken::generate(&self.ids, self.authority.fingerprint());
+        let token = JoinToken::generate(&self.ids, self.authority.get().fingerprint());
         let (id, NewJoinToken { node, approve }) = (self.ids.next(self.clock.now()), asked);
         let row = Row {
             id,

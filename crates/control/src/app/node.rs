@@ -16,7 +16,7 @@ use hostler_model::{
     node::{Drain, Node, NodeEvent, NodeFacts, NodePatch, NodeState, Removal},
 };
 use hostler_store::{
-    Answer, Beat, Force, JoinNode, Leased, NodeCertificate, Progressed, Proof, Queue, Settle, Started,
+    Answer, Beat, Force, HeardBeat, JoinNode, Leased, NodeCertificate, Progressed, Proof, Queue, Settle, Started,
 };
 use hostler_trust::{CsrError, JoinToken, NodeIdentity, ResultRefusal, requested_key, result::thumbprint_of_pem};
 
@@ -165,7 +165,7 @@ impl App {
             }
             Err(refusal) => Err(refusal),
         };
-        let node = answer.inspect_err(|refusal| self.refused_joins.add(known.id, &name, refusal, origin))?;
+        let node = answer.inspect_err(|refusal| self.refused_joins.lock().add(known.id, &name, refusal, origin))?;
         let enrolment = node.enrolment.ok_or(Error::Fault("a node that joined has no enrolment"))?;
         let (joined, certificate) = self.joined(&join.csr_pem, NodeIdentity { node: node.id, enrolment })?;
         self.store.keep_certificate(certificate).await?;
@@ -210,14 +210,14 @@ impl App {
     fn joined(&self, csr_pem: &str, identity: NodeIdentity) -> Result<(Joined, NodeCertificate)> {
         let NodeIdentity { node, enrolment } = identity;
         let now = self.clock.now();
-        let signed = self.authority.sign_node(csr_pem, node, enrolment, now, self.node_validity);
+        let signed = self.authority.get().sign_node(csr_pem, node, enrolment, now, self.node_validity);
         let pem = signed.map_err(csr_refused)?;
         let thumbprint = thumbprint_of_pem(&pem).ok_or(Error::Fault("a certificate that was signed is none"))?;
         let joined = Joined {
             node,
             enrolment,
             certificate_pem: pem.clone(),
-            ca_pem: self.authority.ca_pem().to_owned(),
+            ca_pem: self.authority.get().ca_pem().to_owned(),
             task_keys: self.keys.now().set.clone(),
             issuer: self.issuer.clone(),
         };
@@ -226,9 +226,9 @@ impl App {
 
     /// Facts, leases and inventory of a node.
     pub async fn heartbeat(&self, from: NodeIdentity, heartbeat: Heartbeat) -> Result<HeartbeatAnswer> {
-        let (known, refused) = (heartbeat.keys.clone(), heartbeat.refused.clone());
+        let known = heartbeat.keys.clone();
         let beat = Beat { node: from.node, enrolment: from.enrolment, heartbeat };
-        let answer = only(self.store.heartbeat(vec![beat]).await?)?;
+        let HeardBeat { answer, refused } = only(self.store.heartbeat(vec![beat]).await?)?;
         refused.iter().for_each(|row| self.metrics.refused(row.why, row.count));
         let ring = self.keys.now();
         let others = ring.digest != known;

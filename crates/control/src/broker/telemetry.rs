@@ -84,7 +84,7 @@ fn beat(node: Node, said: PlainHeartbeat) -> Option<Beat> {
         ..node.facts
     };
     let inventory = Inventory::default();
-    let heartbeat = Heartbeat { facts, leases: Vec::new(), inventory, keys: String::new(), refused: Vec::new() };
+    let heartbeat = Heartbeat { facts, leases: Vec::new(), inventory, keys: String::new(), refused: None };
     Some(Beat { node: node.id, enrolment: node.enrolment?, heartbeat })
 }
 

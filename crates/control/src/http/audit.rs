@@ -87,7 +87,7 @@ pub(super) async fn export_audit(
     responses((status = 200, description = "The certificate", body = String, content_type = "application/x-pem-file"),
         Refusals))]
 pub(super) async fn show_authority(State(app): State<Arc<App>>) -> Response {
-    ([(header::CONTENT_TYPE, "application/x-pem-file")], app.authority.ca_pem().to_owned()).into_response()
+    ([(header::CONTENT_TYPE, "application/x-pem-file")], app.authority.get().ca_pem().to_owned()).into_response()
 }
 
 /// A number travels in a cursor as an id does.

@@ -82,7 +82,7 @@ pub(super) async fn people(State(app): State<Arc<App>>, mut request: Request, ne
             };
             // What a handler forbids is told here, once for all of them.
             if let (Some(call), Some(code)) = (call, problem::forbidden(&response)) {
-                app.denials.add(call.actor(), call.caller.tenant, began.what(route), code);
+                app.denials.lock().add(call.actor(), call.caller.tenant, began.what(route), code);
             }
             response
         }
@@ -120,7 +120,7 @@ async fn admit(app: &App, row: Option<&Row>, began: &Began, request: &mut Reques
         return Ok(None);
     }
     let denied = |caller: &Caller, code| {
-        app.denials.add(actor(caller, began.id, source), caller.tenant, began.what(route), code);
+        app.denials.lock().add(actor(caller, began.id, source), caller.tenant, began.what(route), code);
     };
     let Believed { caller, belief, sent } = match known(app, route, request.headers()).await {
         Ok(believed) => believed,
@@ -132,7 +132,7 @@ async fn admit(app: &App, row: Option<&Row>, began: &Began, request: &mut Reques
         }
     };
     if let Some(sent) = sent {
-        app.logins.add(sent, &caller, actor(&caller, began.id, source), app.clock.now());
+        app.logins.lock().add(sent, &caller, actor(&caller, began.id, source), app.clock.now());
     }
     app.rates.token(&bucket(&caller))?;
     if let Err(refusal) = caller.may(access) {

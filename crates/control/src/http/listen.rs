@@ -72,7 +72,8 @@ pub(crate) enum Wire {
     /// TLS that asks for no certificate.
     Public(Arc<rustls::ServerConfig>),
     /// TLS; a client's certificate is read, and its connections end when its node is among those that were revoked or removed.
-    Tls(Arc<rustls::ServerConfig>, watch::Receiver<BTreeSet<NodeId>>),
+    /// What is shown is what there is at the time of each handshake.
+    Tls(watch::Receiver<Arc<rustls::ServerConfig>>, watch::Receiver<BTreeSet<NodeId>>),
 }
 
 /// Serves until `closing`, then lets requests end.
@@ -137,7 +138,7 @@ async fn connection(
             Ok((stream, _)) => speak(agreed(&stream), stream, known, (router, Some(IDLE)), closing).await,
             Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
         },
-        Wire::Tls(config, revoked) => match shake(stream, config).await {
+        Wire::Tls(config, revoked) => match shake(stream, now(config)).await {
             Ok((stream, None)) => speak(agreed(&stream), stream, known, (router, Some(JOINING)), closing).await,
             Ok((stream, Some(peer))) => {
                 known.insert(peer);
@@ -150,6 +151,10 @@ async fn connection(
             Err(error) => tracing::debug!(%error, "a TLS handshake failed"),
         },
     }
+}
+
+fn now(config: watch::Receiver<Arc<rustls::ServerConfig>>) -> Arc<rustls::ServerConfig> {
+    config.borrow().clone()
 }
 
 fn agreed(stream: &TlsStream<TcpStream>) -> Spoken {

@@ -3,7 +3,7 @@
 use hostler_model::{
     PrincipalId, TenantId,
     caller::Caller,
-    chain::{self, BEGINNING, HexHash, Line, Link, Shown, Walk},
+    chain::{self, BEGINNING, Hashes, HexHash, Line, Link, Shown, Walk},
     role::Role,
     scope::Scopes,
 };
@@ -86,8 +86,10 @@ async fn an_export_is_verified_with_the_authoritys_certificate_and_nothing_else(
         }),
         _ => None,
     });
-    whole.unwrap().data["actor"]["principal"] = json!("somebody else");
-    assert!(!walked(&forged, &agent.joined.ca_pem).wrongs().is_empty());
+    let whole = whole.unwrap();
+    whole.data["actor"]["principal"] = json!("somebody else");
+    let told = format!("the entry {} is not what was written", whole.seq);
+    assert_eq!(walked(&forged, &agent.joined.ca_pem).wrongs(), [told]);
 }
 
 /// Edits an entry in the database, makes every link behind it anew, and the head, and removes what was signed.
@@ -96,14 +98,9 @@ async fn forge(world: &World, seq: i64) {
     let (mut hash, mut statements) = (BEGINNING.hash, vec!["DELETE FROM checkpoints".to_owned()]);
     for line in world.store.chain(Eyes::Doctor, 0, 1000).await.unwrap() {
         let Line::Link(Link { last, entries, .. }) = line else { continue };
-        let hashes = entries.iter().map(|entry| match entry {
-            Shown::Whole(entry) => chain::hash_of(entry),
-            Shown::Hashed(entry) => entry.sha256.0,
-        });
-        let digest = chain::digest(hashes);
-        hash = HexHash(chain::link(&hash.0, &digest));
-        let digest = HexHash(digest);
-        statements.push(format!("UPDATE links SET digest = '{digest}', hash = '{hash}' WHERE last_seq = {last}"));
+        let hashes: Hashes = entries.iter().map(Shown::hash).collect();
+        hash = HexHash(chain::link(&hash.0, &hashes.digest()));
+        statements.push(format!("UPDATE links SET hashes = '{hashes}', hash = '{hash}' WHERE last_seq = {last}"));
     }
     statements.push(format!("UPDATE log_head SET hash = '{hash}'"));
     world.tamper(&statements.join("; "));

@@ -100,7 +100,7 @@ impl World {
             store: store.clone(),
             clock: clock.clone(),
             ids: ids.clone(),
-            authority: Authority::create(clock.now()).unwrap(),
+            authority: Authority::load_or_create(&dir.path().join("ca"), clock.now()).unwrap(),
             keys: Keyring::open(store.clone(), sealer.clone()).await.unwrap(),
             sealer,
             node_validity: hostler_trust::ca::NODE_VALIDITY,
@@ -152,6 +152,11 @@ impl World {
         let new = NewApiToken::of_system(id, token.hash().to_string(), caller, "test");
         self.store.create_api_token(new).await.unwrap().unwrap();
         token.reveal()
+    }
+
+    /// The folder of the authority.
+    pub fn ca(&self) -> std::path::PathBuf {
+        self.dir.path().join("ca")
     }
 
     pub fn token(&self, role: Role) -> &str {
@@ -392,7 +397,7 @@ impl Agent {
 
     /// A token for a node of this name, new or known.
     pub async fn join_token(world: &World, node: &str) -> JoinToken {
-        let token = JoinToken::generate(&world.ids, world.server.app().authority.fingerprint());
+        let token = JoinToken::generate(&world.ids, world.server.app().authority.get().fingerprint());
         let new = NewJoinToken {
             id: world.ids.next(world.clock.now()),
             token_hash: token.hash().to_string(),

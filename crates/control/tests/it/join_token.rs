@@ -108,7 +108,7 @@ async fn the_audit_says_with_which_token_and_from_where_a_node_joined_or_was_ref
     for _ in 0..5 {
         assert_eq!(join(&world, &token, "n1").await.code(), "JOIN_TOKEN_INVALID");
     }
-    let unknown = hostler_trust::JoinToken::generate(&world.ids, world.server.app().authority.fingerprint());
+    let unknown = hostler_trust::JoinToken::generate(&world.ids, world.server.app().authority.get().fingerprint());
     assert_eq!(ask(&world, &json!(unknown.reveal()), "n1").send().await.code(), "JOIN_TOKEN_INVALID");
     world.server.app().tell_refused_joins().await.unwrap();
     let refused = told(&world, before, "node.join").await;
@@ -122,7 +122,7 @@ async fn the_audit_says_with_which_token_and_from_where_a_node_joined_or_was_ref
 async fn a_token_that_nobody_made_costs_neither_a_signature_nor_a_step_and_guesses_come_to_an_end() {
     let world = World::new().await;
     let before = world.store.log_head().await.unwrap();
-    let unknown = hostler_trust::JoinToken::generate(&world.ids, world.server.app().authority.fingerprint());
+    let unknown = hostler_trust::JoinToken::generate(&world.ids, world.server.app().authority.get().fingerprint());
     // A request that cannot be signed is not even looked at.
     let body = json!({"token": unknown.reveal(), "name": "n1", "csr_pem": "no request", "facts": Agent::facts()});
     let guess = |address: &str| {

@@ -201,3 +201,56 @@ async fn people_come_over_tls_and_a_renewed_certificate_is_shown_without_a_resta
     served.shutdown.cancel();
     served.serving.await.unwrap();
 }
+
+/// Renews the certificate of the world's authority in its file, before the one that is there.
+fn renew_authority(world: &World, years: i32) -> String {
+    let [pem, key] = ["ca.pem", "ca.key"].map(|name| std::fs::read_to_string(world.ca().join(name)).unwrap());
+    let key = rcgen::KeyPair::from_pem(&key).unwrap();
+    let public = <sha2::Sha256 as sha2::Digest>::digest(rcgen::PublicKeyData::der_bytes(&key));
+    let mut params = rcgen::CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, format!("hostler authority {}", hex::encode(&public[..4])));
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(0));
+    params.not_before = rcgen::date_time_ymd(2025, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2025 + years, 1, 1);
+    let renewed = params.self_signed(&key).unwrap().pem();
+    hostler_trust::file::write_private(&world.ca().join("ca.pem"), (renewed.clone() + &pem).as_bytes()).unwrap();
+    renewed
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_authority_that_was_renewed_in_its_files_is_taken_up_and_nodes_know_it() {
+    let (world, agent) = World::ready().await;
+    let served = serve(&world).await;
+    let before = Credentials::new(&agent.key, &agent.joined.certificate_pem, &agent.joined.ca_pem).unwrap();
+    let url = |rest: &str| format!("{}/internal/v1/nodes/{}/{rest}", served.internal, agent.identity.node);
+    let polls = async |credentials: &Credentials| {
+        let trust = ServerTrust::Fingerprint(credentials.authority_fingerprint());
+        let node = client(&world.clock, trust, Some(credentials));
+        node.get(url("tasks/wait?wait_ms=0")).send().await.map(|answer| answer.status().as_u16())
+    };
+    assert_eq!(polls(&before).await.unwrap(), 200);
+    let renewed = renew_authority(&world, 30);
+    let shown = hostler_trust::Fingerprint::of_pem(&renewed).unwrap();
+    let taken_up = async {
+        while client(&world.clock, ServerTrust::Fingerprint(shown), Some(&before))
+            .get(url("tasks/wait?wait_ms=0"))
+            .send()
+            .await
+            .is_err()
+        {}
+    };
+    tokio::time::timeout(Duration::from_secs(60), taken_up).await.expect("the renewed one is shown");
+    // A node that knows the one before goes on, and knows the new one once it has renewed its own.
+    assert_eq!(polls(&before).await.unwrap(), 200);
+    let renew = json!({"csr_pem": agent.key.csr("node-1").unwrap()});
+    let node = client(&world.clock, ServerTrust::Fingerprint(before.authority_fingerprint()), Some(&before));
+    let joined: Joined = node.post(url("renew")).json(&renew).send().await.unwrap().json().await.unwrap();
+    let after = Credentials::new(&agent.key, &joined.certificate_pem, &joined.ca_pem).unwrap();
+    assert_eq!(after.authority_fingerprint(), shown);
+    assert_eq!(polls(&after).await.unwrap(), 200);
+    served.shutdown.cancel();
+    served.serving.await.unwrap();
+}

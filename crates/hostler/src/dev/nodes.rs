@@ -156,7 +156,7 @@ async fn join_token(server: &Server, node: &Node) -> Result<JoinToken, Failure> 
 
 /// The way to the server of this process: over TLS, known by its authority's fingerprint.
 fn connect(server: &Server, port: u16) -> Connect {
-    let (fingerprint, clock) = (server.app().authority.fingerprint(), server.app().clock.clone());
+    let (fingerprint, clock) = (server.app().authority.get().fingerprint(), server.app().clock.clone());
     Arc::new(move |credentials: Option<&Credentials>| {
         let config = tls::client_config(ServerTrust::Fingerprint(fingerprint), credentials, &clock)?;
         Ok(Link::http(tls::http_client(config)?, &format!("https://127.0.0.1:{port}"))?)

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Candidate, Wanted, objections, score};
+use super::{Candidate, PortTaken, Wanted, objections, score};
 use crate::{
     error::{Code, Refusal},
     id::TaskId,
@@ -68,6 +68,8 @@ pub enum Reason {
     AntiAffinity,
     /// It is kept for a machine that has waited longer.
     SetAside,
+    /// Somebody has a port there that is to be forwarded.
+    Port,
     /// It has too little left.
     Room,
 }
@@ -82,6 +84,7 @@ impl Reason {
             Reason::Labels => "ask for other labels, or label a node with `hostler node label`",
             Reason::AntiAffinity => "add a node, or leave the group out",
             Reason::SetAside => "wait too, with wait_for_capacity",
+            Reason::Port => "ask for another host port, or leave it out to have one chosen",
             Reason::Room => "ask for less, delete something, or add a node",
         }
     }
@@ -97,6 +100,7 @@ pub(super) enum Objection<'a> {
     Label { key: &'a str, wanted: &'a str, has: Option<&'a str> },
     Apart { machine: &'a Name, group: &'a Name },
     SetAside(TaskId),
+    Port(&'a PortTaken),
     Room(String),
 }
 
@@ -109,6 +113,7 @@ impl Objection<'_> {
             Objection::Label { .. } => Reason::Labels,
             Objection::Apart { .. } => Reason::AntiAffinity,
             Objection::SetAside(_) => Reason::SetAside,
+            Objection::Port(_) => Reason::Port,
             Objection::Room(_) => Reason::Room,
         }
     }
@@ -127,6 +132,7 @@ impl fmt::Display for Objection<'_> {
             Objection::SetAside(task) => {
                 write!(f, "it is kept for a machine that has waited longer for room (task {task})")
             }
+            Objection::Port(PortTaken { forward, by }) => write!(f, "its port {} is taken by {by}", forward.host()),
             Objection::Room(short) => f.write_str(short),
         }
     }

@@ -34,14 +34,17 @@ fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
 }
 
 static ANY: BTreeMap<String, String> = BTreeMap::new();
+static NO_PORTS: BTreeMap<NodeId, PortTaken> = BTreeMap::new();
 
 fn wanted(vcpus: i64) -> Wanted<'static> {
     let amount = Resources { vcpus, ..Resources::ZERO };
-    Wanted { waiting: None, amount, capability: "vm.create", image: None, node: None, labels: &ANY, apart: None }
+    let (capability, labels, ports) = ("vm.create", &ANY, &NO_PORTS);
+    Wanted { waiting: None, amount, capability, image: None, node: None, labels, apart: None, ports }
 }
 
 fn place(candidates: &[Candidate], wanted: &Wanted<'_>) -> Result<NodeId, Refusal> {
-    super::place(candidates, wanted, &Weights::default())
+    let weights = Weights::default();
+    fitting(candidates, wanted, &weights, 1).pop().ok_or_else(|| why_none(candidates, wanted, &weights))
 }
 
 /// Fresh, ready and empty.
@@ -161,7 +164,7 @@ fn an_operators_weights_decide() {
     all[1].book.used = Resources { memory_mib: 5, ..Resources::ZERO }.into();
     assert_eq!(place(&all, &wanted(1)).unwrap(), all[1].id);
     let memory = Weights { vcpus: 0.0, memory: 1.0, disk: 0.0, image: 0.0 };
-    assert_eq!(super::place(&all, &wanted(1), &memory).unwrap(), all[0].id);
+    assert_eq!(fitting(&all, &wanted(1), &memory, 1), [all[0].id]);
 }
 
 #[test]
@@ -205,4 +208,29 @@ fn a_node_that_is_kept_for_one_that_waits_takes_no_other_machine() {
     all[0].book = Book::default();
     assert_eq!(place(&all[..1], &large).unwrap(), all[0].id);
     assert_eq!([1, 9, 25].map(most_kept), [1, 1, 2]);
+}
+
+#[test]
+fn a_node_on_which_a_port_is_taken_is_passed_over_and_says_so() {
+    let free = |n, free| candidate(n, NodeState::Ready, Freshness::Fresh, free);
+    let all = [free(1, 10), free(2, 8), free(3, 6)];
+    let taken = |node: &Candidate| {
+        let port = PortTaken { forward: "8080:80".parse().unwrap(), by: "the VM web".to_owned() };
+        (node.id, port)
+    };
+    let fits = |ports: &BTreeMap<NodeId, PortTaken>, many| {
+        fitting(&all, &Wanted { ports, ..wanted(1) }, &Weights::default(), many)
+    };
+    let ids: Vec<NodeId> = all.iter().map(|node| node.id).collect();
+    assert_eq!(
+        (fits(&NO_PORTS, 1), fits(&NO_PORTS, 2), fits(&NO_PORTS, 9)),
+        (ids[..1].to_vec(), ids[..2].to_vec(), ids.clone())
+    );
+    let ports = BTreeMap::from([taken(&all[0])]);
+    assert_eq!((fits(&ports, 1), fits(&ports, 9)), (ids[1..2].to_vec(), ids[1..].to_vec()));
+    let every = all.iter().map(taken).collect();
+    assert_eq!(fits(&every, 9), []);
+    let refusal = place(&all, &Wanted { ports: &every, ..wanted(1) }).unwrap_err();
+    assert!(refusal.detail.contains("its port 127.0.0.1:8080/tcp is taken by the VM web"), "{refusal}");
+    assert_eq!(refusal.facts["nodes"][0]["reasons"][0], "port");
 }

@@ -230,7 +230,7 @@ impl Live {
 
     /// A token that is good for one join of the node of this name.
     pub async fn join_token(&self, ids: &Ids, wall: &Wall, node: &str) -> anyhow::Result<JoinToken> {
-        let token = JoinToken::generate(ids, self.server.app().authority.fingerprint());
+        let token = JoinToken::generate(ids, self.server.app().authority.get().fingerprint());
         let new = NewJoinToken {
             id: ids.next(wall.clock().now()),
             token_hash: token.hash().to_string(),

@@ -40,11 +40,12 @@ CREATE INDEX log_by_tenant ON log (tenant, seq) WHERE tenant IS NOT NULL;
 -- As for lists of tasks, below.
 ALTER TABLE log ALTER tenant SET (n_distinct = 10000), ALTER subject SET (n_distinct = 10000);
 
--- One link per batch of entries: hash = sha256(the hash before, the digest of the batch).
+-- One link per batch of entries: hash = sha256(the hash before, sha256 of the entries' hashes); `hashes`: those, 32 bytes
+-- each, as one base64.
 CREATE TABLE links (
     last_seq  BIGINT PRIMARY KEY,
     first_seq BIGINT NOT NULL,
-    digest    TEXT COLLATE "C" NOT NULL,
+    hashes    TEXT COLLATE "C" NOT NULL,
     hash      TEXT COLLATE "C" NOT NULL
 );
 
@@ -138,7 +139,7 @@ CREATE INDEX reservations_by_end ON reservations (expires_at);
 -- after it may be newer than the inventory that the next heartbeat brings. `heard_epoch`: the store's epoch when the node
 -- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
 -- not ours, as they were last written to the log. `labels`, `overcommit`: an operator's, whose changes `generation` counts. `set_aside`: the create that
--- waits for room and for which the node is kept.
+-- waits for room and for which the node is kept. `refused`: what its agent said that it refused, as the audit has it.
 CREATE TABLE nodes (
     id         TEXT COLLATE "C" PRIMARY KEY,
     name       TEXT COLLATE "C" NOT NULL UNIQUE,
@@ -159,7 +160,8 @@ CREATE TABLE nodes (
     overcommit TEXT COLLATE "C" NOT NULL DEFAULT '{}',
     generation BIGINT NOT NULL DEFAULT 1,
     state_since BIGINT,
-    set_aside  TEXT COLLATE "C"
+    set_aside  TEXT COLLATE "C",
+    refused    TEXT COLLATE "C"
 );
 
 CREATE INDEX nodes_set_aside ON nodes (id) WHERE set_aside IS NOT NULL;

@@ -37,11 +37,12 @@ CREATE TABLE log (
 CREATE INDEX log_by_subject ON log (subject, seq);
 CREATE INDEX log_by_tenant ON log (tenant, seq) WHERE tenant IS NOT NULL;
 
--- One link per batch of entries: hash = sha256(the hash before, the digest of the batch).
+-- One link per batch of entries: hash = sha256(the hash before, sha256 of the entries' hashes); `hashes`: those, 32 bytes
+-- each, as one base64.
 CREATE TABLE links (
     last_seq  INTEGER PRIMARY KEY,
     first_seq INTEGER NOT NULL,
-    digest    TEXT    NOT NULL,
+    hashes    TEXT    NOT NULL,
     hash      TEXT    NOT NULL
 ) STRICT;
 
@@ -136,7 +137,7 @@ CREATE INDEX reservations_by_end ON reservations (expires_at);
 -- last said all that it has; until that is the present one it gets no tasks. `orphans`: machines reported here that are
 -- not ours, as they were last written to the log. `transport`: by which road its tasks travel. `revoked_at`: since when
 -- its certificate is good for nothing. `labels`, `overcommit`: an operator's, whose changes `generation` counts. `set_aside`: the create that
--- waits for room and for which the node is kept.
+-- waits for room and for which the node is kept. `refused`: what its agent said that it refused, as the audit has it.
 CREATE TABLE nodes (
     id         TEXT PRIMARY KEY,
     name       TEXT    NOT NULL UNIQUE,
@@ -157,7 +158,8 @@ CREATE TABLE nodes (
     overcommit TEXT    NOT NULL DEFAULT '{}',
     generation INTEGER NOT NULL DEFAULT 1,
     state_since INTEGER,
-    set_aside  TEXT
+    set_aside  TEXT,
+    refused    TEXT
 ) STRICT;
 
 CREATE INDEX nodes_set_aside ON nodes (id) WHERE set_aside IS NOT NULL;

@@ -31,7 +31,7 @@ SELECT 'tenant-' || n % 3, 'somebody', 'POST /tasks', 'key-' || n, 'body', 'task
 
 INSERT INTO log
 SELECT n, n, 'event', 'tenant-' || n % 3, 'task.ended', 'task', 'task-' || n, '{}' FROM generate_series(1, 80000) n;
-INSERT INTO links SELECT n * 2, n * 2 - 1, 'digest', 'hash' FROM generate_series(1, 40000) n;
+INSERT INTO links SELECT n * 2, n * 2 - 1, 'hashes', 'hash' FROM generate_series(1, 40000) n;
 
 INSERT INTO vms (id, seq, tenant, name, state, ready, task, node, epoch, generation, observed_generation, protected,
                  expires_at, restart_at, tries, spec, image_digest, created_at, updated_at, anti_affinity)

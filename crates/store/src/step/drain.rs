@@ -64,7 +64,7 @@ pub(super) fn move_away(work: &mut Work<'_>, id: NodeId) -> Result<usize> {
     let mut groups = Groups::read(work.tx, machines.iter().map(|(_, vm)| (vm.tenant, &vm.spec.placement)))?;
     let mut moved = 0;
     for (row, vm) in machines {
-        if let Ok(to) = place::anew(work, &groups, &row, &vm)? {
+        if let Some(to) = place::anew(work, &groups, &row, &vm)? {
             place::put(work, &mut groups, &vm, to)?;
             moved += 1;
         }

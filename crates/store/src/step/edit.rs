@@ -22,12 +22,14 @@ use hostler_model::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::submit::{self, vm_not_found};
+use super::{
+    port,
+    submit::{self, vm_not_found},
+};
 use crate::{
     Answer, Edited, Submission,
     idempotency::{self, FirstAnswer, Key, Stored},
     task::TaskRow,
-    vm as vms,
     work::Work,
 };
 
@@ -156,39 +158,7 @@ fn may_grow(work: &mut Work<'_>, item: &Submission, node: NodeId, growth: Amount
 /// Refuses a port of the node that another machine there has.
 fn ports_free(work: &mut Work<'_>, vm: &Vm, shape: &Shape, node: NodeId) -> Result<Answer<()>> {
     let new: Vec<_> = shape.port_forwards.iter().filter(|new| !vm.spec.port_forwards.contains(new)).copied().collect();
-    free(work, vm.id, vm.tenant, &new, node)
-}
-
-/// Refuses ports of a node that machines there have.
-pub(super) fn free(
-    work: &mut Work<'_>,
-    id: VmId,
-    tenant: hostler_model::TenantId,
-    wanted: &[forward::PortForward],
-    node: NodeId,
-) -> Result<Answer<()>> {
-    if wanted.iter().all(|forward| forward.host_port == 0) {
-        return Ok(Ok(()));
-    }
-    for row in vms::on_nodes(work.tx, &[node])? {
-        work.vms.read(row.vm.id, row);
-    }
-    let others = work
-        .vms
-        .all()
-        .map(|row| &row.vm)
-        .filter(|other| other.node == Some(node) && other.id != id && other.state != VmState::Deleted);
-    for other in others {
-        for forward in wanted {
-            if other.spec.port_forwards.iter().any(|theirs| theirs.collides(forward)) {
-                // Another tenant's machines have no names here.
-                let ours = other.tenant == tenant;
-                let who = if ours { format!("the VM {}", other.name) } else { "another machine".to_owned() };
-                return Ok(Err(forward::taken(forward, &who)));
-            }
-        }
-    }
-    Ok(Ok(()))
+    port::free(work, vm.id, vm.tenant, &new, node)
 }
 
 /// Writes an accepted `vm.edit` down, beside its task.

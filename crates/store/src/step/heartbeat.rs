@@ -13,7 +13,7 @@ use hostler_model::{
     event::Actor,
     internal::{HeartbeatAnswer, HeldLease},
     node::Freshness,
-    refused::Why,
+    refused::Refused,
     task::TaskState,
     vm::{self, Missing, Observation, VmChange, VmReason, VmState},
 };
@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::{edit, identify, unassigned, waiting};
 use crate::{
-    Answer, Beat,
+    Answer, Beat, HeardBeat,
     group::Step,
     node::{self, Identity},
     snapshot::{self as snapshots, SnapshotRow},
@@ -35,11 +35,11 @@ pub(crate) struct Hear;
 
 impl Step for Hear {
     type Item = Beat;
-    type Output = HeartbeatAnswer;
+    type Output = HeardBeat;
     const LABEL: &'static str = "store.heartbeat";
     const MOST: usize = 256;
 
-    fn run(work: &mut Work<'_>, beats: &[Beat]) -> Result<Vec<Answer<HeartbeatAnswer>>> {
+    fn run(work: &mut Work<'_>, beats: &[Beat]) -> Result<Vec<Answer<HeardBeat>>> {
         let known = read(work, beats)?;
         compared(work, beats, &known)?;
         let mut heard = BTreeSet::new();
@@ -95,13 +95,13 @@ fn compared(work: &mut Work<'_>, beats: &[Beat], known: &BTreeMap<NodeId, Identi
     Ok(())
 }
 
-fn hear(work: &mut Work<'_>, beat: &Beat, compare: bool) -> Result<HeartbeatAnswer> {
+fn hear(work: &mut Work<'_>, beat: &Beat, compare: bool) -> Result<HeardBeat> {
     let mut answer = HeartbeatAnswer {
         next_ms: u64::try_from(work.context.timing.heartbeat.as_millis()).unwrap_or(u64::MAX),
         ..HeartbeatAnswer::default()
     };
     freshen(work, beat);
-    refused(work, beat);
+    let refused = refused(work, beat);
     waiting::come_back(work, beat.node, &beat.heartbeat)?;
     for held in &beat.heartbeat.leases {
         renew(work, beat, held, &mut answer);
@@ -112,16 +112,26 @@ fn hear(work: &mut Work<'_>, beat: &Beat, compare: bool) -> Result<HeartbeatAnsw
         answer.orphan_snapshots = observe_snapshots(work, beat)?;
     }
     work.heard.push(beat.node);
-    Ok(answer)
+    Ok(HeardBeat { answer, refused })
 }
 
-/// What an agent refused is in the audit: somebody may be sending it what is not for it. An agent has one line for each
-/// reason.
-fn refused(work: &mut Work<'_>, beat: &Beat) {
+/// What an agent refused, beyond what is there already, is in the audit: somebody may be sending it what is not for it. An agent
+/// has one line for each reason.
+fn refused(work: &mut Work<'_>, beat: &Beat) -> Vec<Refused> {
+    let before = work.nodes.get(&beat.node).map(|row| row.refused.clone());
+    let (Some(said), Some(mut heard)) = (&beat.heartbeat.refused, before) else { return Vec::new() };
+    let news = heard.news(said);
+    if news.is_empty() {
+        return news;
+    }
+    if let Some(row) = work.nodes.change(&beat.node) {
+        row.refused = heard;
+    }
     let node = Actor::node(beat.node, "certificate");
-    for refused in beat.heartbeat.refused.iter().take(Why::ALL.len()) {
+    for refused in &news {
         work.audit(&node, None, "node", "task.refused", beat.node.0, json!(refused));
     }
+    news
 }
 
 /// The node is fresh; its facts are written when they differ.

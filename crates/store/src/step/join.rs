@@ -12,6 +12,7 @@ use hostler_model::{
     join_token::{self, Good},
     name::Name,
     node::{Freshness, Node, NodeEvent, NodePatch, NodeState, OwnOvercommit},
+    refused::Heard,
 };
 use serde_json::json;
 
@@ -142,7 +143,7 @@ fn new_node(work: &Work<'_>, join: &JoinNode) -> NodeRow {
         last_seen: None,
         created_at: work.now,
     };
-    NodeRow { node, set_aside: None, lost_at: None, beat_seq: None, orphans: Vec::new() }
+    NodeRow { node, set_aside: None, lost_at: None, beat_seq: None, orphans: Vec::new(), refused: Heard::default() }
 }
 
 fn tell(work: &mut Work<'_>, node: &Node, again: bool, token: TokenId, origin: RequestOrigin) {

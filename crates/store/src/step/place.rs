@@ -5,19 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hostler_db::{Result, Tx};
 use hostler_model::{
-    NodeId, Resources, TaskId, TenantId, VmId,
+    NodeId, Refusal, Resources, TaskId, TenantId, VmId,
     alloc::{Allocation, Owner},
     amounts::Amounts,
+    forward::{self, PortForward},
     kind::KindName,
     name::Name,
-    placement::{self, Apart, Candidate, Choice, Placement, Wanted, Weights},
+    placement::{self, Apart, Candidate, Choice, Placement, PortTaken, Wanted, Weights},
     quota,
     task::{Left, TaskState},
     vm::{Vm, VmSpec, VmState},
 };
 use serde_json::json;
 
-use super::{edit, tenant::no_tenant};
+use super::{port, tenant::no_tenant};
 use crate::{Answer, NewMachine, Submission, task::TaskRow, vm, work::Work};
 
 /// A machine of a group.
@@ -81,11 +82,50 @@ struct Asked<'a> {
     waiting: Option<TaskId>,
 }
 
+/// Nodes on which a port is taken that is to be forwarded there.
+type Ports = BTreeMap<NodeId, PortTaken>;
+
+impl<'a> Asked<'a> {
+    /// The ports that it is to have; a port that is yet to be chosen is in nobody's way.
+    fn forwards(&self) -> Vec<PortForward> {
+        let all = self.machine.into_iter().flat_map(|(_, spec)| &spec.port_forwards);
+        all.filter(|forward| forward.host_port != 0).copied().collect()
+    }
+}
+
+/// How many nodes are looked at together for a port, where it was taken on all before: most times it is free on the first.
+const MORE: usize = 16;
+
+/// Where ports are taken that it is to have: of the nodes that would do otherwise the best ones are looked at until one has
+/// them free.
+fn ports(
+    work: &mut Work<'_>,
+    groups: &Groups,
+    asked: &Asked<'_>,
+    best: impl Fn(&[Candidate], &Wanted<'_>, &Weights, usize) -> Vec<NodeId>,
+) -> Result<Ports> {
+    let (mut ports, mut seen, mut many) = (Ports::new(), BTreeSet::new(), 1);
+    let forwards = asked.forwards();
+    let Some((id, _)) = asked.machine.filter(|_| !forwards.is_empty()) else { return Ok(ports) };
+    loop {
+        let next = ask(work, groups, asked, &ports, |nodes, wanted, weights| best(nodes, wanted, weights, many))?;
+        let new: Vec<NodeId> = next.iter().filter(|node| !seen.contains(*node)).copied().collect();
+        // Of what was seen and is still among them, everything is free.
+        if next.first().is_none_or(|best| seen.contains(best)) {
+            return Ok(ports);
+        }
+        ports.extend(port::taken(work, id, asked.tenant, &forwards, &new)?);
+        seen.extend(new);
+        many = many.saturating_mul(MORE);
+    }
+}
+
 /// Asks placement about it, with every node as it is now.
 fn ask<T>(
     work: &mut Work<'_>,
     groups: &Groups,
     asked: &Asked<'_>,
+    ports: &Ports,
     about: impl FnOnce(&[Candidate], &Wanted<'_>, &Weights) -> T,
 ) -> Result<T> {
     let any = BTreeMap::new();
@@ -97,6 +137,7 @@ fn ask<T>(
         node: asked.node,
         labels: asked.machine.map_or(&any, |(_, spec)| &spec.placement.labels),
         apart: groups.apart(work, asked),
+        ports,
     };
     let weights = work.context.placement.weights;
     Ok(about(work.candidates()?, &wanted, &weights))
@@ -126,31 +167,54 @@ pub(super) fn place(
     let machine = machine.map(|machine| (machine.id, &machine.spec));
     let (tenant, kind, amount, node) = (item.tenant, item.kind, amount.room(), item.target.node);
     let asked = Asked { tenant, kind, amount, node, machine, waiting: None };
-    ask(work, groups, &asked, |candidates, wanted, weights| {
+    let ports = ports(work, groups, &asked, placement::fitting)?;
+    let (node, choice) = ask(work, groups, &asked, &ports, |candidates, wanted, weights| {
         let choice = item.dry_run.then(|| placement::explain(candidates, wanted, weights));
-        match placement::place(candidates, wanted, weights) {
-            Ok(node) => Ok(Placed { node: Some(node), choice }),
-            Err(_) if waits => Ok(Placed { node: None, choice }),
-            Err(refusal) => Err(refusal),
-        }
-    })
+        (placement::fitting(candidates, wanted, weights, 1).pop(), choice)
+    })?;
+    match node {
+        None if !waits => Ok(Err(refusal(work, groups, &asked, &ports)?)),
+        node => Ok(Ok(Placed { node, choice })),
+    }
+}
+
+/// Why no node will do. Where only a port is in the way, whose that is.
+fn refusal(work: &mut Work<'_>, groups: &Groups, asked: &Asked<'_>, ports: &Ports) -> Result<Refusal> {
+    let best = ask(work, groups, asked, &Ports::new(), |nodes, wanted, weights| {
+        placement::fitting(nodes, wanted, weights, 1).pop()
+    })?;
+    match best.and_then(|node| ports.get(&node)) {
+        Some(PortTaken { forward, by }) => Ok(forward::taken(forward, by)),
+        None => ask(work, groups, asked, ports, placement::why_none),
+    }
 }
 
 /// A node for a machine that nobody has begun to make: its quota is taken, and only room is looked for.
-pub(super) fn anew(work: &mut Work<'_>, groups: &Groups, row: &TaskRow, vm: &Vm) -> Result<Answer<NodeId>> {
+pub(super) fn anew(work: &mut Work<'_>, groups: &Groups, row: &TaskRow, vm: &Vm) -> Result<Option<NodeId>> {
     let amount = amount(work, vm)?;
-    match ask(work, groups, &asked(row, vm, amount), placement::place)? {
-        Ok(node) => Ok(edit::free(work, vm.id, vm.tenant, &vm.spec.port_forwards, node)?.map(|()| node)),
-        Err(refusal) => Ok(Err(refusal)),
-    }
+    let asked = asked(row, vm, amount);
+    let ports = ports(work, groups, &asked, placement::fitting)?;
+    ask(work, groups, &asked, &ports, |nodes, wanted, weights| placement::fitting(nodes, wanted, weights, 1).pop())
+}
+
+/// Why there is none.
+pub(super) fn why_none(work: &mut Work<'_>, groups: &Groups, row: &TaskRow, vm: &Vm) -> Result<Refusal> {
+    let amount = amount(work, vm)?;
+    let asked = asked(row, vm, amount);
+    let ports = ports(work, groups, &asked, placement::fitting)?;
+    refusal(work, groups, &asked, &ports)
 }
 
 /// The node to be kept for a machine that has waited for long.
 pub(super) fn keep(work: &mut Work<'_>, groups: &Groups, row: &TaskRow, vm: &Vm) -> Result<Option<NodeId>> {
     let amount = amount(work, vm)?;
-    ask(work, groups, &asked(row, vm, amount), |candidates, wanted, weights| {
-        placement::keep(candidates, wanted, weights).map(|candidate| candidate.id)
-    })
+    let asked = asked(row, vm, amount);
+    let best = |nodes: &[Candidate], wanted: &Wanted<'_>, weights: &Weights| {
+        placement::keep(nodes, wanted, weights).map(|candidate| candidate.id)
+    };
+    let ports =
+        ports(work, groups, &asked, |nodes, wanted, weights, _| best(nodes, wanted, weights).into_iter().collect())?;
+    ask(work, groups, &asked, &ports, best)
 }
 
 /// What a machine takes of its node.

@@ -24,7 +24,6 @@ use serde_json::json;
 
 use self::change::{Change, name_wanted};
 use super::{
-    edit,
     place::{Groups, Placed, place},
     tenant::no_tenant,
 };
@@ -171,11 +170,7 @@ impl Batch {
             Ok(placed) => placed,
             Err(refusal) => return Ok(Err(refusal)),
         };
-        let free = match node {
-            Some(node) => edit::free(work, machine.id, item.tenant, &machine.spec.port_forwards, node)?,
-            None => Ok(()),
-        };
-        if let Err(refusal) = free.and(self.images.has(item)) {
+        if let Err(refusal) = self.images.has(item) {
             return Ok(Err(refusal));
         }
         let row = self.row(work, item, Target { vm: Some(machine.id), node: item.target.node }, node)?;

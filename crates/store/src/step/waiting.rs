@@ -17,10 +17,11 @@ use std::{
 use hostler_db::Result;
 use hostler_model::{
     Code, NodeId, Resources, TaskId, VmId,
+    forward::PortForward,
     internal::Heartbeat,
     placement::{PATIENCE, Placement, most_kept},
     task::{Event, Left},
-    vm::Vm,
+    vm::{Vm, VmSpec},
 };
 
 use super::place::{self, Groups};
@@ -76,7 +77,7 @@ fn place_each(work: &mut Work<'_>, groups: &mut Groups, machines: Vec<Waiting>) 
         let amount = place::amount(work, &vm)?;
         let found = match vain.covers(work, &row, &vm, amount) {
             true => None,
-            false => place::anew(work, groups, &row, &vm)?.ok(),
+            false => place::anew(work, groups, &row, &vm)?,
         };
         match found {
             Some(node) => {
@@ -96,12 +97,13 @@ fn place_each(work: &mut Work<'_>, groups: &mut Groups, machines: Vec<Waiting>) 
 /// What found no node in this pass: whatever asks for as much of the same nodes will find none either, for room only
 /// gets less. Where a node was kept and is no more, the next pass finds that out.
 #[derive(Default)]
-struct Vain(Vec<(Option<NodeId>, Placement, Resources)>);
+struct Vain(Vec<(Option<NodeId>, Placement, Vec<PortForward>, Resources)>);
 
 impl Vain {
     fn note(&mut self, row: &TaskRow, vm: &Vm, amount: Resources) {
-        if vm.spec.port_forwards.is_empty() && vm.spec.placement.anti_affinity.is_none() {
-            self.0.push((row.task.target.node, vm.spec.placement.clone(), amount));
+        if vm.spec.placement.anti_affinity.is_none() {
+            let VmSpec { placement, port_forwards, .. } = &vm.spec;
+            self.0.push((row.task.target.node, placement.clone(), port_forwards.clone(), amount));
         }
     }
 
@@ -112,7 +114,12 @@ impl Vain {
             node == row.task.target.node && placement.labels == vm.spec.placement.labels
         };
         let less = |other: &Resources| other.each().iter().zip(amount.each()).all(|((_, a), (_, b))| *a <= b);
-        !kept && self.0.iter().any(|(node, placement, other)| same(*node, placement) && less(other))
+        // More ports than asked for in vain are in vain, too.
+        let as_many = |ports: &[PortForward]| ports.iter().all(|port| vm.spec.port_forwards.contains(port));
+        let covers = |(node, placement, ports, other): &(_, _, Vec<PortForward>, _)| {
+            same(*node, placement) && as_many(ports) && less(other)
+        };
+        !kept && self.0.iter().any(covers)
     }
 }
 
@@ -164,11 +171,12 @@ pub(super) fn last_look(work: &mut Work<'_>, id: TaskId) -> Result<Option<Event>
     }
     let mut groups = Groups::read(work.tx, std::iter::once((vm.tenant, &vm.spec.placement)))?;
     match place::anew(work, &groups, &row, &vm)? {
-        Ok(node) => {
+        Some(node) => {
             place::put(work, &mut groups, &vm, node)?;
             Ok(None)
         }
-        Err(refusal) => {
+        None => {
+            let refusal = place::why_none(work, &groups, &row, &vm)?;
             let detail = format!("no node had room for it in time: {}", refusal.detail);
             Ok(Some(Event::Refuse { code: Code::DeadlineExceeded, detail }))
         }

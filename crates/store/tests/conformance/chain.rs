@@ -1,7 +1,7 @@
 //! The log's chain, as somebody verifies it who has an export and what was signed. Each of these tampers with the database.
 
 use hostler_model::{
-    chain::{BEGINNING, HexHash, Line, Shown, Stand, Walk},
+    chain::{self, BEGINNING, Hashes, HexHash, Line, Shown, Stand, Walk},
     event::Class,
 };
 use hostler_store::Eyes;
@@ -136,45 +136,114 @@ async fn forge(world: &World, seq: i64) {
     let (mut hash, mut statements) = (BEGINNING.hash, Vec::new());
     for line in world.store.chain(Eyes::Doctor, 0, 1000).await.unwrap() {
         let Line::Link(link) = line else { continue };
-        let hashes = link.entries.iter().map(|entry| match entry {
-            Shown::Whole(entry) => hostler_model::chain::hash_of(entry),
-            Shown::Hashed(entry) => entry.sha256.0,
-        });
-        let digest = hostler_model::chain::digest(hashes);
-        hash = HexHash(hostler_model::chain::link(&hash.0, &digest));
-        statements.push(format!(
-            "UPDATE links SET digest = '{}', hash = '{hash}' WHERE last_seq = {}",
-            HexHash(digest),
-            link.last
-        ));
+        let hashes: Hashes = link.entries.iter().map(Shown::hash).collect();
+        hash = HexHash(chain::link(&hash.0, &hashes.digest()));
+        statements
+            .push(format!("UPDATE links SET hashes = '{hashes}', hash = '{hash}' WHERE last_seq = {}", link.last));
     }
     statements.push(format!("UPDATE log_head SET hash = '{hash}'"));
     world.tamper(&statements.join("; "));
 }
 
-pub async fn an_entry_that_was_edited_is_named(world: &mut World) {
+pub async fn each_entry_of_a_batch_that_was_edited_is_named_whatever_was_edited(world: &mut World) {
+    world.node("a").await;
+    world.store.submit((0..9).map(|_| world.echo()).collect()).await.unwrap();
+    let (first, last) = last_link(world).await;
+    assert_eq!(last - first, 8, "they were written together");
+    let edits = [
+        "at = at + 1",
+        "class = 'event'",
+        "tenant = NULL",
+        "kind = 'task.forget'",
+        "noun = 'vm'",
+        "subject = '00000000-0000-7000-8000-000000000000'",
+        "data = '{}'",
+        "data = 'not JSON at all'",
+    ];
+    let mut told = Vec::new();
+    // The one at the end of the batch stays as it is.
+    for (edit, seq) in edits.iter().zip(first..) {
+        world.tamper(&format!("UPDATE log SET {edit} WHERE seq = {seq}"));
+        told.push(format!("the entry {seq} is not what was written"));
+        assert_eq!(found(world, &[]).await, told.join("; "), "{edit}");
+    }
+    let diagnosis = world.store.doctor().await.unwrap();
+    let ill = diagnosis.checks.iter().find(|check| !check.ok).unwrap();
+    assert!(ill.detail.starts_with(&told.join("; ")), "{}", ill.detail);
+}
+
+pub async fn hashes_that_were_changed_are_told_from_entries_that_were(world: &mut World) {
     some_history(world).await;
-    world.tamper("UPDATE log SET data = '{}' WHERE seq = 2");
+    let (first, last) = last_link(world).await;
+    let Some(Line::Link(link)) = links(world).await.pop() else { panic!("there is one") };
+    let keep = |hashes: &Hashes| world.tamper(&format!("UPDATE links SET hashes = '{hashes}' WHERE last_seq = {last}"));
+    let of = |seq: i64, hash: chain::Hash| -> Hashes {
+        let hashes = link.entries.iter().zip(first..);
+        hashes.map(|(entry, at)| if at == seq { hash } else { entry.hash() }).collect()
+    };
+    keep(&of(last, [7; 32]));
+    let alone = format!(
+        "the hashes that are kept of the entries {first} to {last} were changed, what they are of is as it was written"
+    );
+    assert_eq!(found(world, &[]).await, alone);
+    world.tamper(&format!("UPDATE links SET hashes = 'no hashes' WHERE last_seq = {last}"));
+    assert_eq!(found(world, &[]).await, alone);
+    // An entry with its hash: which it is nothing tells any more, but that there is one.
+    world.tamper(&format!("UPDATE log SET data = '{{}}' WHERE seq = {first}"));
+    let Some(Line::Link(edited)) = links(world).await.pop() else { panic!("there is one") };
+    keep(&of(first, edited.entries[0].hash()));
     let told = found(world, &[]).await;
-    assert!(told.contains("is not what was written") && told.contains('2'), "{told}");
+    let together = format!("the link of the entries {first} to {last} does not go on from the one before it");
+    assert!(told.starts_with(&together), "{told}");
+    // What signs looks at no entry, and sees the hashes all the same.
+    assert_eq!(jointed(world, BEGINNING).await.wrongs(), [together]);
+    keep(&of(last, [7; 32]));
+    let told = found(world, &[]).await;
+    assert!(told.starts_with("of the entries") && told.ends_with(&format!("entries {first}, {last}")), "{told}");
+}
+
+async fn links(world: &World) -> Vec<Line> {
+    let lines = world.store.chain(Eyes::Doctor, 0, 500).await.unwrap();
+    lines.into_iter().filter(|line| matches!(line, Line::Link(_))).collect()
+}
+
+/// What the last link covers.
+async fn last_link(world: &World) -> (i64, i64) {
+    match links(world).await.pop() {
+        Some(Line::Link(link)) => (link.first, link.last),
+        other => panic!("no link: {other:?}"),
+    }
 }
 
 pub async fn an_entry_that_was_removed_is_named(world: &mut World) {
     some_history(world).await;
     world.tamper("DELETE FROM log WHERE seq = 5");
     assert_eq!(found(world, &[]).await, "the entry 5 is missing");
+    // Another, from the middle of a batch; and one that is left there is not what was written either.
+    let (first, last) = last_link(world).await;
+    world.tamper(&format!("DELETE FROM log WHERE seq = {first}; UPDATE log SET data = '{{}}' WHERE seq = {last}"));
+    let told =
+        format!("the entry 5 is missing; the entry {first} is missing; the entry {last} is not what was written");
+    assert_eq!(found(world, &[]).await, told);
 }
 
 pub async fn entries_that_were_swapped_are_named(world: &mut World) {
     some_history(world).await;
-    let last = world.head().await;
-    // The last two, which were written together.
-    let (a, b) = (last - 1, last);
-    world.tamper(&format!(
-        "UPDATE log SET seq = -1 WHERE seq = {a}; UPDATE log SET seq = {a} WHERE seq = {b}; UPDATE log SET seq = {b} WHERE seq = -1"
-    ));
-    let told = found(world, &[]).await;
-    assert!(told.contains("is not what was written"), "{told}");
+    let swap = |a: i64, b: i64| {
+        world.tamper(&format!(
+            "UPDATE log SET seq = -1 WHERE seq = {a}; UPDATE log SET seq = {a} WHERE seq = {b}; UPDATE log SET seq = {b} WHERE seq = -1"
+        ));
+    };
+    let named = |a: i64, b: i64| format!("the entry {a} is not what was written; the entries {a} and {b} were swapped");
+    // Two that were written together, then two of different batches.
+    let (_, last) = last_link(world).await;
+    swap(last - 1, last);
+    assert_eq!(found(world, &[]).await, named(last - 1, last));
+    swap(last - 1, last);
+    swap(1, last);
+    let diagnosis = world.store.doctor().await.unwrap();
+    let ill = diagnosis.checks.iter().find(|check| !check.ok).unwrap();
+    assert!(ill.detail.starts_with(&named(1, last)), "{}", ill.detail);
 }
 
 pub async fn an_entry_that_was_added_and_the_head_moved_for_it_is_named(world: &mut World) {
@@ -184,7 +253,7 @@ pub async fn an_entry_that_was_added_and_the_head_moved_for_it_is_named(world: &
         "INSERT INTO log SELECT {next}, at, class, tenant, kind, noun, subject, data FROM log WHERE seq = 1; UPDATE log_head SET seq = {next}"
     ));
     let told = found(world, &[]).await;
-    assert!(told.contains(&format!("no link covers the entries {next}")), "{told}");
+    assert!(told.contains(&format!("no link covers the entry {next}")), "{told}");
 }
 
 pub async fn a_chain_that_was_cut_off_behind_what_was_signed_is_named(world: &mut World) {

@@ -2,23 +2,24 @@
 
 use hostler_model::{
     Code,
-    event::Class,
+    event::{Class, Entry},
     internal::{HeartbeatAnswer, HeldLease},
     kind::KindName,
     node::Freshness,
-    refused::{Refused, Why},
+    refused::{Counted, Refused, Why},
     task::Effects,
     vm::{Observation, VmReason, VmState},
 };
 
 use hostler_store::LogFilter;
 use serde_json::json;
+use uuid::Uuid;
 
 use crate::world::{Agent, World, cancelled, failed, one_vm, seen};
 
 async fn beat_with(world: &World, agent: Agent, leases: &[&hostler_store::Leased]) -> HeartbeatAnswer {
     let beat = world.heartbeat(agent, leases, false, Vec::new());
-    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap()
+    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap().answer
 }
 
 fn held(leased: &hostler_store::Leased) -> HeldLease {
@@ -286,17 +287,51 @@ pub async fn a_state_that_no_node_can_see_changes_nothing(world: &mut World) {
 pub async fn what_an_agent_refused_is_in_the_audit_one_line_for_each_reason(world: &mut World) {
     let agent = world.node("a").await;
     let head = world.head().await;
-    let line = |why| Refused { why, count: 7, task: None, fence: None, at: world.now() };
-    let refused = Why::ALL.iter().copied().chain([Why::Expired; 50]).map(line).collect();
-    let mut beat = world.heartbeat(agent, &[], false, Vec::new());
-    beat.heartbeat.refused = refused;
-    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap();
-    let filter = LogFilter { class: Some(Class::Audit), ..LogFilter::default() };
-    let entries = world.store.log(filter, head, 100).await.unwrap();
+    let all = Why::ALL.iter().copied().chain([Why::Expired; 50]).map(|why| (why, 7));
+    say(world, agent, 1, all.collect()).await;
+    let entries = audited(world, head).await;
     assert_eq!(entries.len(), Why::ALL.len(), "an agent that says more is not written down for it");
     for (entry, why) in entries.iter().zip(Why::ALL) {
         assert_eq!((entry.kind.as_str(), entry.subject), ("task.refused", agent.node.0));
         assert_eq!((&entry.data["what"]["why"], &entry.data["what"]["count"]), (&json!(why.as_str()), &json!(7)));
         assert_eq!(entry.data["actor"]["role"], "node");
     }
+}
+
+/// A heartbeat that says how many tasks were refused in all, for each reason.
+async fn say(world: &World, agent: Agent, count: u128, refused: Vec<(Why, u64)>) {
+    let at = world.now();
+    let line = |(why, count)| Refused { why, count, task: None, fence: None, at };
+    let refused = refused.into_iter().map(line).collect();
+    let mut beat = world.heartbeat(agent, &[], false, Vec::new());
+    beat.heartbeat.refused = Some(Counted { count: Uuid::from_u128(count), refused });
+    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap();
+}
+
+async fn audited(world: &World, after: i64) -> Vec<Entry> {
+    let filter = LogFilter { class: Some(Class::Audit), ..LogFilter::default() };
+    world.store.log(filter, after, 100).await.unwrap()
+}
+
+pub async fn what_an_agent_refused_is_written_down_once_however_often_it_says_so(world: &mut World) {
+    let agent = world.node("a").await;
+    let head = world.head().await;
+    let three = vec![(Why::Expired, 3)];
+    say(world, agent, 1, three.clone()).await;
+    // The answer was lost, and the agent says the same again; then more.
+    say(world, agent, 1, three.clone()).await;
+    say(world, agent, 1, vec![(Why::Expired, 5), (Why::Malformed, 1)]).await;
+    // It is kept with the node, for whichever server hears the next one, and whatever else changes of it.
+    world.reopen();
+    say(world, agent, 1, vec![(Why::Expired, 5), (Why::Malformed, 1)]).await;
+    // A host that lost its journal counts anew.
+    say(world, agent, 2, vec![(Why::Expired, 2)]).await;
+    let told: Vec<(String, u64)> = audited(world, head)
+        .await
+        .iter()
+        .map(|entry| &entry.data["what"])
+        .map(|what| (what["why"].as_str().unwrap().to_owned(), what["count"].as_u64().unwrap()))
+        .collect();
+    let expected = [("expired", 3), ("expired", 2), ("malformed", 1), ("expired", 2)];
+    assert_eq!(told, expected.map(|(why, count)| (why.to_owned(), count)));
 }

@@ -161,6 +161,7 @@ macro_rules! every_claim {
                 a_vm_in_error_that_is_gone_is_no_longer_charged
                 a_vm_whose_task_is_under_way_is_left_alone
                 what_an_agent_refused_is_in_the_audit_one_line_for_each_reason
+                what_an_agent_refused_is_written_down_once_however_often_it_says_so
                 an_orphan_is_answered_each_time_and_logged_once
                 a_vm_that_was_just_deleted_is_no_orphan
                 a_deleted_vm_that_is_still_there_is_an_orphan
@@ -373,6 +374,7 @@ macro_rules! every_claim {
                 room_comes_by_an_uncordon_or_a_node_that_joins_too
                 what_waits_is_placed_by_priority_and_then_in_its_order
                 nobody_waits_for_ever_behind_smaller_ones
+                what_waits_goes_where_its_port_is_free_and_waits_while_it_is_nowhere
                 who_waits_too_long_fails_with_what_each_node_lacked
                 what_waits_is_withdrawn_at_once_by_a_cancel_or_a_deletion
                 a_dry_run_says_that_it_would_wait_and_why
@@ -390,6 +392,7 @@ macro_rules! every_claim {
                 a_machine_goes_where_the_labels_are_that_it_asks_for
                 a_named_node_is_taken_as_it_is_or_explained_alone
                 a_group_shares_no_node_whether_it_is_there_under_way_or_in_the_same_batch
+                a_machine_goes_to_the_next_node_that_has_its_port_free
                 a_dry_run_says_which_node_and_what_speaks_for_and_against_each
                 how_much_may_be_promised_is_a_nodes_own_where_an_operator_says_so
                 an_edit_of_a_node_is_written_once_and_only_over_what_was_read
@@ -434,7 +437,8 @@ macro_rules! every_claim {
                 what_was_answered_is_there_after_reopening;
             chain:
                 an_export_verifies_and_shows_no_more_than_the_audit
-                an_entry_that_was_edited_is_named
+                each_entry_of_a_batch_that_was_edited_is_named_whatever_was_edited
+                hashes_that_were_changed_are_told_from_entries_that_were
                 an_entry_that_was_removed_is_named
                 entries_that_were_swapped_are_named
                 an_entry_that_was_added_and_the_head_moved_for_it_is_named

@@ -7,7 +7,7 @@ use hostler_model::{
     event::Actor,
     kind::KindName,
     node::{Node, NodePatch},
-    placement::Placement,
+    placement::{Placement, Reason},
 };
 use hostler_store::{Answer, Store, Submission};
 use serde_json::{Value, json};
@@ -207,4 +207,47 @@ pub async fn a_thousand_creates_at_once_oversubscribe_no_node(world: &mut World)
     let made = crowd(world, std::slice::from_ref(&world.store), "vm").await;
     assert!((4 * 3..=4 * 8).contains(&made), "{made}");
     is_within_room(world, made).await;
+}
+
+/// A create with a port of its host.
+fn publishing(world: &World, name: &str, port: u16) -> Submission {
+    let mut create = world.create(name);
+    create.vm.as_mut().unwrap().spec.port_forwards = vec![format!("{port}:80").parse().unwrap()];
+    create
+}
+
+pub async fn a_machine_goes_to_the_next_node_that_has_its_port_free(world: &mut World) {
+    let nodes = [world.node("a").await.node, world.node("b").await.node, world.node("c").await.node];
+    // The second and the third in one batch, while nobody has begun the first.
+    let first = world.ok(publishing(world, "first", 8080)).await.node.unwrap();
+    let batch = vec![publishing(world, "second", 8080), publishing(world, "third", 8080)];
+    let answers = world.store.submit(batch).await.unwrap();
+    let mut there: Vec<_> = answers.into_iter().map(|answer| answer.unwrap().task.node.unwrap()).collect();
+    there.push(first);
+    there.sort_unstable();
+    let mut all = nodes;
+    all.sort_unstable();
+    assert_eq!(there, all, "each has a node of its own");
+    // Where no node has it free, it is said whose it is; a port that is yet to be chosen is in nobody's way.
+    let refusal = world.refused(publishing(world, "fourth", 8080), Code::PortTaken).await;
+    assert!(refusal.detail.contains("the VM "), "{refusal}");
+    let mut named = publishing(world, "fourth", 8080);
+    named.target.node = Some(first);
+    let refusal = world.refused(named, Code::PortTaken).await;
+    assert!(refusal.detail.contains("the VM first"), "{refusal}");
+    world.ok(publishing(world, "another", 8081)).await;
+    world.ok(publishing(world, "chosen", 0)).await;
+    // Beside a node that will not do for another reason, each says why.
+    let mut large = publishing(world, "large", 8080);
+    large.vm.as_mut().unwrap().spec.vcpus = 64;
+    world.refused(large, Code::NoCapacity).await;
+    let mut dry = publishing(world, "dry", 8080);
+    dry.vm.as_mut().unwrap().wait_for_capacity = true;
+    dry.dry_run = true;
+    let choice = world.store.submit(vec![dry]).await.unwrap().pop().unwrap().unwrap().placement.unwrap();
+    assert_eq!((choice.node, choice.nodes.len()), (None, 3));
+    for considered in &choice.nodes {
+        assert_eq!(considered.reasons, [Reason::Port], "{considered:?}");
+        assert!(considered.why.as_deref().unwrap().contains("127.0.0.1:8080/tcp is taken by"), "{considered:?}");
+    }
 }

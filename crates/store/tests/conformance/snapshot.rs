@@ -51,7 +51,7 @@ pub async fn ready(world: &World) -> (Agent, VmId, SnapshotId) {
 async fn beat(world: &World, agent: Agent, full: bool, vm: VmId, snapshots: &[SnapshotId]) -> Vec<SnapshotId> {
     let mut beat = world.heartbeat(agent, &[], full, vec![seen(vm, VmState::Running)]);
     beat.heartbeat.inventory.snapshots = snapshots.to_vec();
-    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap().orphan_snapshots
+    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap().answer.orphan_snapshots
 }
 
 fn gib(disk_gib: i64) -> Resources {

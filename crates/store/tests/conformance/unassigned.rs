@@ -16,7 +16,7 @@ use crate::world::{Agent, TENANT, World, seen, spec};
 async fn tell(world: &World, agent: Agent, vms: &[Observation], strangers: &[Stranger]) -> Vec<VmId> {
     let mut beat = world.heartbeat(agent, &[], true, vms.to_vec());
     beat.heartbeat.inventory.strangers = strangers.to_vec();
-    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap().orphans
+    world.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap().answer.orphans
 }
 
 fn stranger(vm: VmId) -> Stranger {

@@ -8,7 +8,7 @@ use hostler_model::{
     kind::KindName,
     node::NodeEvent,
     placement::PATIENCE,
-    task::{Task, TaskState, WaitingFor},
+    task::{Target, Task, TaskState, WaitingFor},
     vm::{Observation, VmReason, VmState},
 };
 use hostler_store::Submission;
@@ -113,6 +113,36 @@ pub async fn nobody_waits_for_ever_behind_smaller_ones(world: &mut World) {
     assert_eq!(placed(world).await, 1, "nothing is kept for who has gone");
     assert_eq!(world.task(behind.id).await.node, Some(agent.node));
     world.ok(sized(world, "smaller", 1)).await;
+}
+
+pub async fn what_waits_goes_where_its_port_is_free_and_waits_while_it_is_nowhere(world: &mut World) {
+    let publishing = |name: &str| {
+        let mut create = waiting(world, name, 1);
+        create.vm.as_mut().unwrap().spec.port_forwards = vec!["8080:80".parse().unwrap()];
+        create
+    };
+    let a = world.node("a").await;
+    let first = world.ok(publishing("first")).await;
+    let second = world.ok(publishing("second")).await;
+    let third = world.ok(publishing("third")).await;
+    assert_eq!((first.node, second.waiting_for), (Some(a.node), Some(WaitingFor::Capacity)));
+    assert_eq!(placed(world).await, 0);
+    // The new node has less left than the other, where the port is taken.
+    let b = world.node("b").await;
+    world.ok(Submission { target: Target { node: Some(b.node), vm: None }, ..sized(world, "large", 4) }).await;
+    assert_eq!(placed(world).await, 1);
+    assert_eq!(world.task(second.id).await.node, Some(b.node));
+    assert_eq!((placed(world).await, world.task(third.id).await.node), (0, None));
+    withdraw(world, &first).await;
+    assert_eq!(placed(world).await, 1);
+    assert_eq!(world.task(third.id).await.node, Some(a.node));
+    let mut fourth = publishing("fourth");
+    fourth.schedule.queue_timeout_seconds = 7;
+    let fourth = world.ok(fourth).await;
+    world.serve(8).await;
+    world.store.expire_queued().await.unwrap();
+    let error = world.task(fourth.id).await.error.unwrap();
+    assert!(error.detail.contains("8080/tcp"), "{error:?}");
 }
 
 pub async fn who_waits_too_long_fails_with_what_each_node_lacked(world: &mut World) {

@@ -384,7 +384,7 @@ impl World {
             leases,
             inventory: Inventory { full, vms, ..Inventory::default() },
             keys: String::new(),
-            refused: Vec::new(),
+            refused: None,
         };
         Beat { node: agent.node, enrolment: agent.enrolment, heartbeat }
     }
@@ -392,7 +392,7 @@ impl World {
     /// A heartbeat with everything there is.
     pub async fn beat(&self, agent: Agent, vms: Vec<Observation>) -> HeartbeatAnswer {
         let beat = self.heartbeat(agent, &[], true, vms);
-        self.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap()
+        self.store.heartbeat(vec![beat]).await.unwrap().pop().unwrap().unwrap().answer
     }
 
     /// A running VM, known as such for long enough for inventories to speak of it.

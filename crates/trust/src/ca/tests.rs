@@ -192,3 +192,50 @@ fn an_authoritys_debug_shows_no_key() {
     assert!(key.lines().all(|line| !shown.contains(line)));
     assert!(shown.contains(&authority.fingerprint().to_string()));
 }
+
+/// A certificate of this authority that ends later, PEM, under a name.
+fn later(authority: &Authority, name: &str) -> String {
+    let mut params = lasting(now(), now().plus(AUTHORITY_VALIDITY * 2)).unwrap();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.self_signed(authority.issuer.key()).unwrap().pem()
+}
+
+fn name_of(authority: &Authority) -> String {
+    let (_, parsed) = x509_parser::parse_x509_certificate(&authority.certificate).unwrap();
+    parsed.subject().iter_common_name().next().unwrap().as_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_is_not_the_same_authority_takes_nothings_place() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let made = Authority::load_or_create(dir.path(), now()).unwrap();
+    let before = made.ca_pem().to_owned();
+    let current = crate::Current::of(made.files(), made);
+    assert!(!current.reload(Authority::renewed).unwrap());
+    let authority = current.get();
+    let put = |pem: &str| file::write_private(&dir.path().join(CERTIFICATE_FILE), pem.as_bytes()).unwrap();
+    // Half of it, another name, another key, and one that no node knows.
+    let good = later(&authority, &name_of(&authority));
+    put(&good[..good.len() / 2]);
+    assert!(matches!(current.reload(Authority::renewed), Err(CaError::Unreadable(_))));
+    assert!(!current.reload(Authority::renewed).unwrap(), "it is complained of once");
+    put(&(later(&authority, "somebody else") + &before));
+    assert!(matches!(current.reload(Authority::renewed), Err(CaError::Other(_))));
+    let stranger = Authority::load_or_create(other.path(), now()).unwrap();
+    put(stranger.ca_pem());
+    assert!(matches!(current.reload(Authority::renewed), Err(CaError::Mismatch)));
+    put(&good);
+    assert!(matches!(current.reload(Authority::renewed), Err(CaError::Forgotten(_))));
+    assert_eq!((current.get().ca_pem(), current.get().expires_at()), (&*before, now().plus(AUTHORITY_VALIDITY)));
+    // The new one before the old one is as it should be, and a server that starts then has the same.
+    put(&(good.clone() + &before));
+    assert!(current.reload(Authority::renewed).unwrap());
+    let (renewed, started) = (current.get(), Authority::load(dir.path()).unwrap().unwrap());
+    for one in [&*renewed, &started] {
+        assert_eq!((one.ca_pem(), one.expires_at()), (&*good, now().plus(AUTHORITY_VALIDITY * 2)));
+        assert_eq!((one.mark(), &one.earlier[..]), (authority.mark(), &[authority.certificate.clone()][..]));
+    }
+    assert!(Arc::ptr_eq(&renewed.last_signed, &authority.last_signed), "what was signed is not forgotten");
+}

@@ -5,10 +5,9 @@
 
 use std::{
     fmt, fs, io,
-    os::unix::fs::{MetadataExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::{Arc, RwLock},
-    time::SystemTime,
+    sync::Arc,
 };
 
 use hostler_model::Clock;
@@ -21,6 +20,7 @@ use rustls::{
 };
 
 use super::{ALPN, TlsError, provider, time};
+use crate::Current;
 
 /// A certificate in files that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -52,14 +52,11 @@ pub enum FilesError {
     Mismatch(#[from] rustls::Error),
 }
 
-/// What a file was when it was read: a renewal changes one of these.
-type Mark = (u64, u64, Option<SystemTime>);
-
 /// A certificate and its key, as the files have them now.
 pub struct PublicCertificate {
     certificate: PathBuf,
     key: PathBuf,
-    shown: RwLock<(Arc<CertifiedKey>, [Option<Mark>; 2])>,
+    shown: Current<CertifiedKey>,
 }
 
 impl PublicCertificate {
@@ -68,8 +65,8 @@ impl PublicCertificate {
     /// # Errors
     /// When a file cannot be read, everybody can read the key, or they do not fit together.
     pub fn open(certificate: &Path, key: &Path) -> Result<Arc<PublicCertificate>, FilesError> {
-        let marks = [mark(certificate), mark(key)];
-        let shown = RwLock::new((Arc::new(read(certificate, key)?), marks));
+        let files = vec![certificate.to_owned(), key.to_owned()];
+        let shown = Current::open(files, || read(certificate, key))?;
         Ok(Arc::new(PublicCertificate { certificate: certificate.to_owned(), key: key.to_owned(), shown }))
     }
 
@@ -79,15 +76,7 @@ impl PublicCertificate {
     /// As [`PublicCertificate::open`]; then what was shown is shown on, and the files are read again when they change once
     /// more.
     pub fn reload(&self) -> Result<bool, FilesError> {
-        let marks = [mark(&self.certificate), mark(&self.key)];
-        if self.shown.read().unwrap_or_else(|poisoned| poisoned.into_inner()).1 == marks {
-            return Ok(false);
-        }
-        let pair = read(&self.certificate, &self.key);
-        let mut shown = self.shown.write().unwrap_or_else(|poisoned| poisoned.into_inner());
-        shown.1 = marks;
-        shown.0 = Arc::new(pair?);
-        Ok(true)
+        self.shown.reload(|_| read(&self.certificate, &self.key))
     }
 
     /// TLS 1.2 and 1.3 with whatever is shown at the time of each handshake.
@@ -106,7 +95,7 @@ impl PublicCertificate {
 
 impl ResolvesServerCert for PublicCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.shown.read().unwrap_or_else(|poisoned| poisoned.into_inner()).0.clone())
+        Some(self.shown.get())
     }
 }
 
@@ -114,11 +103,6 @@ impl fmt::Debug for PublicCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PublicCertificate").field("certificate", &self.certificate).finish_non_exhaustive()
     }
-}
-
-fn mark(path: &Path) -> Option<Mark> {
-    let found = fs::metadata(path).ok()?;
-    Some((found.ino(), found.len(), found.modified().ok()))
 }
 
 fn read(certificate: &Path, key: &Path) -> Result<CertifiedKey, FilesError> {
@@ -154,7 +138,7 @@ mod tests {
     }
 
     fn shown(certificate: &PublicCertificate) -> Vec<u8> {
-        certificate.shown.read().unwrap().0.cert[0].to_vec()
+        certificate.shown.get().cert[0].to_vec()
     }
 
     #[test]

@@ -149,7 +149,7 @@ async fn poll(server: &server::Server, counts: &Counts) {
 
 fn heartbeat() -> Heartbeat {
     let inventory = Inventory { full: true, ..Inventory::default() };
-    Heartbeat { facts: facts(), leases: Vec::new(), inventory, keys: String::new(), refused: Vec::new() }
+    Heartbeat { facts: facts(), leases: Vec::new(), inventory, keys: String::new(), refused: None }
 }
 
 fn link(at: &str, authority: Fingerprint, credentials: Option<&Credentials>) -> Result<Link> {
