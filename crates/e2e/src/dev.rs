@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    process,
+    guest, process,
     store::{Engine, Store},
 };
 
@@ -219,7 +219,8 @@ impl Dev {
         Ok(status)
     }
 
-    /// Asks again and again until there is an answer.
+    /// Asks again and again until there is an answer. A guest that other work on this host keeps from working gets more time,
+    /// as long as it works at all.
     pub async fn until<T>(&mut self, what: &str, ask: impl AsyncFnMut(&mut Dev) -> Result<Option<T>>) -> Result<T> {
         self.until_within(PATIENCE, what, ask).await
     }
@@ -230,13 +231,18 @@ impl Dev {
         what: &str,
         mut ask: impl AsyncFnMut(&mut Dev) -> Result<Option<T>>,
     ) -> Result<T> {
-        let begun = Instant::now();
+        let (mut begun, mut worked) = (Instant::now(), Duration::ZERO);
         loop {
             if let Some(answer) = ask(self).await? {
                 return Ok(answer);
             }
             if begun.elapsed() > patience {
-                bail!("{what}: not after {patience:?}; the log says\n{}", self.log());
+                let by_now = guest::worked(self.home.path());
+                if !guest::are_kept_from_work(worked, by_now, patience) {
+                    let told = guest::told(self.home.path(), &self.inside(&self.data().join("vms")));
+                    bail!("{what}: not after {patience:?}; the log says\n{}\n{told}", self.log());
+                }
+                (begun, worked) = (Instant::now(), by_now);
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
