@@ -20,6 +20,9 @@ use crate::{
 /// machine takes several seconds, a lease 30.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How often something is looked at that is waited for: each look costs a guest that boots beside it some of its time.
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
+
 /// A hostler in a folder of its own. Whatever it leaves behind ends with this value.
 pub struct Dev {
     home: TempDir,
@@ -244,7 +247,7 @@ impl Dev {
                 }
                 (begun, worked) = (Instant::now(), by_now);
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 
