@@ -1,32 +1,45 @@
-//! Rows bound to the named parameters of a statement, field by field: SQLite takes them out of a JSON text much more slowly
-//! (docs/benchmarks.md says by how much the queue gained).
+//! Rows bound to the named parameters of a statement, field by field: either engine takes them out of a JSON text much more
+//! slowly (docs/benchmarks.md says by how much the queue gained).
 //!
 //! A field is bound to the parameter of its name; one that the statement does not name is left out. Never here: documents.
 //! A value that is not a number, a text or nothing is refused.
 
 use std::fmt::{self, Display, Write as _};
 
-use rusqlite::{Statement, ToSql, types::Null};
 use serde::{
     Serialize, Serializer,
     ser::{Error as _, Impossible, SerializeMap, SerializeStruct},
 };
+
+use crate::Cell;
+
+/// What rows are bound to.
+pub(crate) trait Parameters {
+    /// Where the parameter of this name is, if there is one.
+    fn place(&self, name: &str) -> Result<Option<usize>, Refused>;
+
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// Takes one value.
+    fn bind(&mut self, at: usize, cell: Cell<'_>) -> Result<(), Refused>;
+}
 
 /// Where the fields of a batch's rows go: found with the first row, and the same for all that follow.
 #[derive(Default)]
 pub(crate) struct Places(Vec<(String, Option<usize>)>);
 
 /// Binds one row.
-pub(crate) fn row(statement: &mut Statement<'_>, places: &mut Places, row: &impl Serialize) -> Result<(), Refused> {
+pub(crate) fn row<P: Parameters>(parameters: &mut P, places: &mut Places, row: &impl Serialize) -> Result<(), Refused> {
     let (is_first, mut next) = (places.0.is_empty(), 0);
-    row.serialize(Fields { statement: &mut *statement, places: &mut *places, next: &mut next, key: String::new() })?;
+    row.serialize(Fields { parameters, places, next: &mut next, key: String::new() })?;
     if next != places.0.len() {
         return Err(Refused(format!("it has {next} fields where others have {}", places.0.len())));
     }
     // A parameter without a field would keep what the batch before it left there.
     match places.0.iter().filter(|(_, place)| place.is_some()).count() {
-        bound if is_first && bound != statement.parameter_count() => {
-            Err(Refused(format!("{bound} fields for {} parameters", statement.parameter_count())))
+        bound if is_first && bound != parameters.count() => {
+            Err(Refused(format!("{bound} fields for {} parameters", parameters.count())))
         }
         _ => Ok(()),
     }
@@ -37,26 +50,33 @@ pub(crate) fn row(statement: &mut Statement<'_>, places: &mut Places, row: &impl
 #[error("a row cannot be bound: {0}")]
 pub(crate) struct Refused(String);
 
+impl Refused {
+    /// For a reason of the parameters' own.
+    pub(crate) fn because(why: impl Display) -> Refused {
+        Refused(why.to_string())
+    }
+}
+
 impl serde::ser::Error for Refused {
     fn custom<T: Display>(why: T) -> Refused {
         Refused(why.to_string())
     }
 }
 
-struct Fields<'a, 's> {
-    statement: &'a mut Statement<'s>,
+struct Fields<'a, P> {
+    parameters: &'a mut P,
     places: &'a mut Places,
     next: &'a mut usize,
     /// Of a map's entry whose value is yet to come.
     key: String,
 }
 
-impl Fields<'_, '_> {
+impl<P: Parameters> Fields<'_, P> {
     fn field(&mut self, name: &str, value: &(impl Serialize + ?Sized)) -> Result<(), Refused> {
         let place = self.place(name)?;
         *self.next += 1;
         match place {
-            Some(at) => value.serialize(Value { statement: self.statement, at }),
+            Some(at) => value.serialize(Value { parameters: self.parameters, at }),
             None => Ok(()),
         }
     }
@@ -66,7 +86,7 @@ impl Fields<'_, '_> {
             Some((known, place)) if known == name => Ok(*place),
             Some((known, _)) => Err(Refused(format!("its field {name} is where others have {known}"))),
             None => {
-                let place = self.statement.parameter_index(&format!(":{name}")).map_err(Refused::custom)?;
+                let place = self.parameters.place(name)?;
                 self.places.0.push((name.to_owned(), place));
                 Ok(place)
             }
@@ -74,7 +94,7 @@ impl Fields<'_, '_> {
     }
 }
 
-impl SerializeStruct for Fields<'_, '_> {
+impl<P: Parameters> SerializeStruct for Fields<'_, P> {
     type Ok = ();
     type Error = Refused;
 
@@ -87,7 +107,7 @@ impl SerializeStruct for Fields<'_, '_> {
     }
 }
 
-impl SerializeMap for Fields<'_, '_> {
+impl<P: Parameters> SerializeMap for Fields<'_, P> {
     type Ok = ();
     type Error = Refused;
 
@@ -148,7 +168,7 @@ macro_rules! otherwise {
 
 type No = Impossible<(), Refused>;
 
-impl Serializer for Fields<'_, '_> {
+impl<P: Parameters> Serializer for Fields<'_, P> {
     type Ok = ();
     type Error = Refused;
     type SerializeSeq = No;
@@ -195,26 +215,26 @@ impl Serializer for Fields<'_, '_> {
 }
 
 /// Binds one value.
-struct Value<'a, 's> {
-    statement: &'a mut Statement<'s>,
+struct Value<'a, P> {
+    parameters: &'a mut P,
     at: usize,
 }
 
-impl Value<'_, '_> {
-    fn bind(self, value: impl ToSql) -> Result<(), Refused> {
-        self.statement.raw_bind_parameter(self.at, value).map_err(Refused::custom)
+impl<P: Parameters> Value<'_, P> {
+    fn bind(self, cell: Cell<'_>) -> Result<(), Refused> {
+        self.parameters.bind(self.at, cell)
     }
 }
 
 macro_rules! bind {
-    ($($name:ident($kind:ty) as $bound:ty;)*) => {
+    ($cell:path as $wide:ty; $($name:ident($kind:ty);)*) => {
         $(fn $name(self, value: $kind) -> Result<(), Refused> {
-            self.bind(<$bound>::from(value))
+            self.bind($cell(<$wide>::from(value)))
         })*
     };
 }
 
-impl Serializer for Value<'_, '_> {
+impl<P: Parameters> Serializer for Value<'_, P> {
     type Ok = ();
     type Error = Refused;
     type SerializeSeq = No;
@@ -225,39 +245,45 @@ impl Serializer for Value<'_, '_> {
     type SerializeStruct = No;
     type SerializeStructVariant = No;
 
-    bind! {
-        serialize_bool(bool) as i64;
-        serialize_i8(i8) as i64;
-        serialize_i16(i16) as i64;
-        serialize_i32(i32) as i64;
-        serialize_i64(i64) as i64;
-        serialize_u8(u8) as i64;
-        serialize_u16(u16) as i64;
-        serialize_u32(u32) as i64;
-        serialize_f32(f32) as f64;
-        serialize_f64(f64) as f64;
-        serialize_char(char) as String;
+    bind! { Cell::Integer as i64;
+        serialize_bool(bool);
+        serialize_i8(i8);
+        serialize_i16(i16);
+        serialize_i32(i32);
+        serialize_i64(i64);
+        serialize_u8(u8);
+        serialize_u16(u16);
+        serialize_u32(u32);
+    }
+
+    bind! { Cell::Real as f64;
+        serialize_f32(f32);
+        serialize_f64(f64);
     }
 
     fn serialize_u64(self, value: u64) -> Result<(), Refused> {
         let value = i64::try_from(value).map_err(Refused::custom)?;
-        self.bind(value)
+        self.bind(Cell::Integer(value))
+    }
+
+    fn serialize_char(self, value: char) -> Result<(), Refused> {
+        self.bind(Cell::Text(value.encode_utf8(&mut [0; 4])))
     }
 
     fn serialize_str(self, value: &str) -> Result<(), Refused> {
-        self.bind(value)
+        self.bind(Cell::Text(value))
     }
 
     fn serialize_none(self) -> Result<(), Refused> {
-        self.bind(Null)
+        self.bind(Cell::Null)
     }
 
     fn serialize_unit(self) -> Result<(), Refused> {
-        self.bind(Null)
+        self.bind(Cell::Null)
     }
 
     fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Result<(), Refused> {
-        self.bind(variant)
+        self.bind(Cell::Text(variant))
     }
 
     otherwise! { "one value";

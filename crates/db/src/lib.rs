@@ -152,11 +152,12 @@ impl Db {
     }
 
     /// Opens a PostgreSQL database (`postgres://user@host/name`) and brings it up to date. One from a newer program is
-    /// refused. The caller's thread waits meanwhile.
-    pub fn postgres(url: &str, migrations: Migrations) -> Result<Db> {
+    /// refused. The caller's thread waits meanwhile. `first` is a question that most steps begin with: each transaction
+    /// that writes asks it in the same way there and back with which it begins.
+    pub fn postgres(url: &str, migrations: Migrations, first: Option<&'static str>) -> Result<Db> {
         let server = postgres::Server::parse(url)?;
         let start = || {
-            let writer = Session::Postgres(Box::new(postgres::Session::writing(server.clone(), migrations)?));
+            let writer = Session::Postgres(Box::new(postgres::Session::writing(server.clone(), migrations, first)?));
             let reading = || Ok(Session::Postgres(Box::new(postgres::Session::reading(server.clone())?)));
             let readers = reader::Readers::start(reader::OF_A_SERVER, reading)?;
             Ok(Engine::Threads { writer: writer::Writer::start("postgres", writer)?, readers })

@@ -1,6 +1,7 @@
 //! PostgreSQL: the connections to a server, and what makes the same texts run there.
 
 mod channel;
+mod columns;
 mod dialect;
 mod gate;
 mod link;

@@ -143,7 +143,7 @@ impl Row<'_> {
 }
 
 impl Cell<'_> {
-    const fn what(&self) -> &'static str {
+    pub(crate) const fn what(&self) -> &'static str {
         match self {
             Cell::Null => "nothing",
             Cell::Integer(_) => "a whole number",

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Statement, types::Null};
 use serde::Serialize;
 
 use crate::{
-    Error, Result, Row, bind,
+    Cell, Error, Result, Row,
+    bind::{self, Refused},
     migration::{self, Migrations},
     planted,
     row::Cells,
@@ -74,7 +75,7 @@ impl Session {
         let mut statement = self.connection.prepare_cached(sql).map_err(|e| self.wrap(e))?;
         let mut places = bind::Places::default();
         for row in rows {
-            bind::row(&mut statement, &mut places, row).map_err(|e| Error::Aborted(e.to_string()))?;
+            bind::row(&mut *statement, &mut places, row).map_err(|e| Error::Aborted(e.to_string()))?;
             statement.raw_execute().map_err(|e| self.wrap(e))?;
         }
         Ok(())
@@ -102,6 +103,26 @@ impl Session {
 
     fn wrap(&self, source: rusqlite::Error) -> Error {
         wrap(&self.path, source)
+    }
+}
+
+impl bind::Parameters for Statement<'_> {
+    fn place(&self, name: &str) -> std::result::Result<Option<usize>, Refused> {
+        self.parameter_index(&format!(":{name}")).map_err(Refused::because)
+    }
+
+    fn count(&self) -> usize {
+        self.parameter_count()
+    }
+
+    fn bind(&mut self, at: usize, cell: Cell<'_>) -> std::result::Result<(), Refused> {
+        let bound = match cell {
+            Cell::Null => self.raw_bind_parameter(at, Null),
+            Cell::Integer(number) => self.raw_bind_parameter(at, number),
+            Cell::Real(number) => self.raw_bind_parameter(at, number),
+            Cell::Text(text) => self.raw_bind_parameter(at, text),
+        };
+        bound.map_err(Refused::because)
     }
 }
 

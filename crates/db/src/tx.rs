@@ -44,12 +44,22 @@ impl Tx<'_> {
     }
 
     /// Writes rows. SQLite's text is run for each of them, its parameters named as their fields are (`:id`); PostgreSQL's
-    /// once, with all of them as an array. A field is a number, a text or nothing.
+    /// once, over all of them, whose fields it names with what they hold (`rows(id, at bigint)`). A field is a number, a
+    /// text or nothing.
     pub fn put_each(&self, texts: &Texts, rows: &[impl Serialize]) -> Result<()> {
         match self.0 {
             _ if rows.is_empty() => Ok(()),
             Session::Sqlite(session) => session.put_each(texts.sqlite, rows),
-            Session::Postgres(session) => session.put(texts.postgres, || json(&rows)),
+            Session::Postgres(session) => session.put_each(texts.postgres, rows),
+        }
+    }
+
+    /// Says that this will be asked, with this batch: a server is asked at once, and answers while others are asked. Whoever
+    /// then asks it has the answer, as long as nothing was written meanwhile; a file answers when it is asked.
+    pub fn expect(&self, sql: &'static str, batch: &impl Serialize) -> Result<()> {
+        match self.0 {
+            Session::Sqlite(_) => Ok(()),
+            Session::Postgres(session) => session.expect(sql, || json(batch)),
         }
     }
 

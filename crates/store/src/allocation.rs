@@ -14,6 +14,11 @@ SELECT a.noun, a.id, a.tenant, a.node, a.vcpus, a.memory_mib, a.disk_gib, a.vms,
   FROM jsonb_each(?1) wanted
   JOIN allocations a ON a.noun = wanted.value->>'noun' AND a.id = wanted.value->>'id'";
 
+/// Says that [`by_owners`] will be asked for these.
+pub(crate) fn expect(tx: &Tx<'_>, owners: &[Owner]) -> Result<()> {
+    tx.expect(BY_OWNERS, &owners)
+}
+
 /// Those that exist among the wanted.
 pub(crate) fn by_owners(tx: &Tx<'_>, owners: &[Owner]) -> Result<Vec<Allocation>> {
     tx.query(BY_OWNERS, &owners, read)
@@ -71,10 +76,9 @@ VALUES (:noun, :id, :tenant, :node, :vcpus, :memory_mib, :disk_gib, :vms, :runni
         "
 INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vms, running_vms, snapshots,
                          hold)
-SELECT value->>'noun', value->>'id', value->>'tenant', value->>'node', CAST(value->>'vcpus' AS BIGINT),
-       CAST(value->>'memory_mib' AS BIGINT), CAST(value->>'disk_gib' AS BIGINT), CAST(value->>'vms' AS BIGINT),
-       CAST(value->>'running_vms' AS BIGINT), CAST(value->>'snapshots' AS BIGINT), value->>'hold'
-  FROM jsonb_each(?1)
+SELECT *
+  FROM rows(noun, id, tenant, node, vcpus bigint, memory_mib bigint, disk_gib bigint, vms bigint, running_vms bigint,
+            snapshots bigint, hold)
  WHERE true",
         on_conflict!()
     ),
@@ -109,7 +113,8 @@ DELETE FROM allocations
  WHERE noun = :noun AND id = :id",
     postgres: "
 DELETE FROM allocations
- WHERE (noun, id) IN (SELECT value->>'noun', value->>'id' FROM jsonb_each(?1))",
+ USING rows(noun, id) c
+ WHERE allocations.noun = c.noun AND allocations.id = c.id",
 };
 
 /// Removes allocations that are gone.

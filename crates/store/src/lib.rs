@@ -27,6 +27,7 @@ mod plan;
 mod proof;
 mod relay;
 mod reservation;
+mod ripened;
 mod rows;
 mod secret;
 mod service;

@@ -27,10 +27,16 @@ pub(crate) struct Head {
     pub(crate) fleet: Option<Uuid>,
 }
 
-const HEAD: &str = "
+/// What nearly every step asks for first.
+pub(crate) const HEAD: &str = "
 SELECT seq, hash, store_epoch, EXISTS (SELECT 1 FROM nodes WHERE transport <> 'poll'), fleet
   FROM log_head
  WHERE one = 1";
+
+/// Says that [`head`] will be asked.
+pub(crate) fn expect_head(tx: &Tx<'_>) -> Result<()> {
+    tx.expect(HEAD, &())
+}
 
 /// The head as it is now.
 pub(crate) fn head(tx: &Tx<'_>) -> Result<Head> {
@@ -85,10 +91,8 @@ INSERT INTO log (seq, at, class, tenant, kind, noun, subject, data)
 VALUES (:seq, :at, :class, :tenant, :kind, :noun, :subject, :data)",
     postgres: "
 INSERT INTO log (seq, at, class, tenant, kind, noun, subject, data)
-SELECT CAST(value->>'seq' AS BIGINT), CAST(value->>'at' AS BIGINT), value->>'class', value->>'tenant',
-       value->>'kind', value->>'noun', value->>'subject', value->>'data'
-  FROM jsonb_each(?1)
- WHERE true",
+SELECT *
+  FROM rows(seq bigint, at bigint, class, tenant, kind, noun, subject, data)",
 };
 
 const LINK: &str = "

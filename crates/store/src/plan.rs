@@ -109,7 +109,7 @@ async fn both_engines_have_the_same_tables_with_the_same_columns() {
     let dir = tempfile::tempdir().unwrap();
     let file = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
     let database = hostler_fixture::Postgres::shared().unwrap().database().unwrap();
-    let server = Db::postgres(&database.url(), ON_A_SERVER).unwrap();
+    let server = Db::postgres(&database.url(), ON_A_SERVER, None).unwrap();
     let in_a_file = columns(
         &file,
         "SELECT m.name, c.name, NOT c.\"notnull\" AND c.pk = 0
@@ -133,7 +133,7 @@ async fn both_engines_have_the_same_indexes() {
     let dir = tempfile::tempdir().unwrap();
     let file = Db::sqlite(&dir.path().join("t.db"), Mode::Inline, MIGRATIONS).unwrap();
     let database = hostler_fixture::Postgres::shared().unwrap().database().unwrap();
-    let server = Db::postgres(&database.url(), ON_A_SERVER).unwrap();
+    let server = Db::postgres(&database.url(), ON_A_SERVER, None).unwrap();
     let names = |db: Db, of: &'static str| async move {
         let mut names: Vec<String> = db.read(move |tx| tx.query(of, &(), |row| row.get(0))).await.unwrap();
         names.sort();

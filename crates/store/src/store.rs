@@ -49,6 +49,7 @@ use crate::{
     group::Committer,
     log, node, proof,
     relay::Relay,
+    ripened::Ripened,
     secret,
     service::Service,
     snapshot,
@@ -120,7 +121,7 @@ impl Store {
     /// Opens a database of a PostgreSQL server, `postgres://user@host/name`; its tables are made where there are none.
     /// Several processes may have it open. The mode is [`Mode::Threads`], whatever the configuration says.
     pub fn connect(url: &str, now: Now, config: Config) -> Result<Store> {
-        Store::over(Db::postgres(url, ON_A_SERVER)?, now, Config { mode: Mode::Threads, ..config })
+        Store::over(Db::postgres(url, ON_A_SERVER, Some(log::HEAD))?, now, Config { mode: Mode::Threads, ..config })
     }
 
     fn over(db: Db, now: Now, config: Config) -> Result<Store> {
@@ -132,8 +133,9 @@ impl Store {
             Now::HandedIn => None,
             Now::Database => Some(AtomicI64::new(0)),
         };
-        let fleet = Fleet::default();
-        let context = Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead, fleet });
+        let (fleet, ripened) = (Fleet::default(), Ripened::never());
+        let context =
+            Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead, fleet, ripened });
         Ok(Store(Arc::new(Inner {
             submit: Committer::new(context.clone(), mode),
             lease: Committer::new(context.clone(), mode),

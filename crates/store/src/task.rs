@@ -157,6 +157,11 @@ SELECT ",
   JOIN tasks t ON t.id = wanted.value"
 );
 
+/// Says that [`by_ids`] will be asked for these.
+pub(crate) fn expect(tx: &Tx<'_>, ids: &[TaskId]) -> Result<()> {
+    tx.expect(BY_IDS, &ids)
+}
+
 /// Those that exist among the wanted.
 pub(crate) fn by_ids(tx: &Tx<'_>, ids: &[TaskId]) -> Result<Vec<TaskRow>> {
     tx.query(BY_IDS, &ids, read)
@@ -430,18 +435,12 @@ VALUES (:id, :seq, :tenant, :kind, :turn, :vm, :target_node, :params, :state, :n
     postgres: concat!(
         inserted!(),
         "
-SELECT value->>'id', CAST(value->>'seq' AS BIGINT), value->>'tenant', value->>'kind', value->>'turn', value->>'vm',
-       value->>'target_node', value->>'params', value->>'state', value->>'node', CAST(value->>'store_epoch' AS BIGINT),
-       CAST(value->>'attempt' AS BIGINT), CAST(value->>'max_attempts' AS BIGINT), CAST(value->>'clean' AS BIGINT),
-       value->>'abort_reason', value->>'phases', value->>'output', value->>'error', value->>'code',
-       value->>'retry_of', value->>'created_by', CAST(value->>'created_at' AS BIGINT),
-       CAST(value->>'not_before' AS BIGINT), CAST(value->>'queue_deadline' AS BIGINT),
-       CAST(value->>'deadline' AS BIGINT), CAST(value->>'finished_at' AS BIGINT), value->>'lane',
-       CAST(value->>'ripe' AS BIGINT), CAST(value->>'priority' AS BIGINT),
-       CAST(value->>'queue_timeout_s' AS BIGINT), CAST(value->>'timeout_s' AS BIGINT), value->>'retry',
-       value->>'dead_letter', value->>'snapshot'
-  FROM jsonb_each(?1)
- WHERE true"
+SELECT *
+  FROM rows(id, seq bigint, tenant, kind, turn, vm, target_node, params, state, node, store_epoch bigint,
+            attempt bigint, max_attempts bigint, clean bigint, abort_reason, phases, output, error, code, retry_of,
+            created_by, created_at bigint, not_before bigint, queue_deadline bigint, deadline bigint,
+            finished_at bigint, lane, ripe bigint, priority bigint, queue_timeout_s bigint, timeout_s bigint, retry,
+            dead_letter, snapshot)"
     ),
 };
 
@@ -513,20 +512,17 @@ UPDATE tasks
  WHERE id = :id",
     postgres: "
 UPDATE tasks
-   SET seq = CAST(c.value->>'seq' AS BIGINT), turn = c.value->>'turn',
-       state = c.value->>'state', node = c.value->>'node', store_epoch = CAST(c.value->>'store_epoch' AS BIGINT),
-       attempt = CAST(c.value->>'attempt' AS BIGINT), clean = CAST(c.value->>'clean' AS BIGINT),
-       enrolment = c.value->>'enrolment', lease_until = CAST(c.value->>'lease_until' AS BIGINT),
-       abort_reason = c.value->>'abort_reason', progress = c.value->>'progress', phases = c.value->>'phases',
-       output = c.value->>'output', error = c.value->>'error', code = c.value->>'code',
-       not_before = CAST(c.value->>'not_before' AS BIGINT),
-       queue_deadline = CAST(c.value->>'queue_deadline' AS BIGINT),
-       deadline = CAST(c.value->>'deadline' AS BIGINT), started_at = CAST(c.value->>'started_at' AS BIGINT),
-       finished_at = CAST(c.value->>'finished_at' AS BIGINT), lane = c.value->>'lane',
-       ripe = CAST(c.value->>'ripe' AS BIGINT), dead_letter = c.value->>'dead_letter',
-       proof = COALESCE(c.value->>'proof', tasks.proof)
-  FROM jsonb_each(?1) c
- WHERE tasks.id = c.value->>'id'",
+   SET seq = c.seq, turn = c.turn, state = c.state, node = c.node, store_epoch = c.store_epoch, attempt = c.attempt,
+       clean = c.clean, enrolment = c.enrolment, lease_until = c.lease_until, abort_reason = c.abort_reason,
+       progress = c.progress, phases = c.phases, output = c.output, error = c.error, code = c.code,
+       not_before = c.not_before, queue_deadline = c.queue_deadline, deadline = c.deadline, started_at = c.started_at,
+       finished_at = c.finished_at, lane = c.lane, ripe = c.ripe, dead_letter = c.dead_letter,
+       proof = COALESCE(c.proof, tasks.proof)
+  FROM rows(id, seq bigint, turn, state, node, store_epoch bigint, attempt bigint, clean bigint, enrolment,
+            lease_until bigint, abort_reason, progress, phases, output, error, code, not_before bigint,
+            queue_deadline bigint, deadline bigint, started_at bigint, finished_at bigint, lane, ripe bigint,
+            dead_letter, proof) c
+ WHERE tasks.id = c.id",
 };
 
 #[derive(Serialize)]

@@ -35,6 +35,7 @@ use crate::{
     log::{self, Head},
     node::{self, NodeRow},
     relay::Relay,
+    ripened::Ripened,
     rows::Rows,
     secret,
     service::Service,
@@ -65,6 +66,8 @@ pub(crate) struct Context {
     pub(crate) ahead: Option<AtomicI64>,
     /// The nodes as placement sees them.
     pub(crate) fleet: Fleet,
+    /// When it was last looked for tasks whose time has come.
+    pub(crate) ripened: Ripened,
 }
 
 impl Context {
@@ -260,6 +263,7 @@ impl<'a> Work<'a> {
         context: &'a Context,
         step: impl FnOnce(&mut Work<'_>) -> Result<T>,
     ) -> Result<(T, Wakes)> {
+        log::expect_head(tx)?;
         let mut work = Work::begin(tx, context);
         let answer = step(&mut work)?;
         Ok((answer, work.finish()?))
@@ -342,12 +346,20 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// Reads tenants with their books, all at once.
+    pub(crate) fn read_tenants(&mut self, ids: &BTreeSet<TenantId>) -> Result<()> {
+        let unread: Vec<TenantId> = ids.iter().copied().filter(|id| !self.tenants.contains_key(id)).collect();
+        if !unread.is_empty() {
+            let mut found: BTreeMap<TenantId, Tenant> =
+                tenant::by_ids(self.tx, &unread)?.into_iter().map(|tenant| (tenant.id, tenant)).collect();
+            self.tenants.extend(unread.into_iter().map(|id| (id, found.remove(&id))));
+        }
+        Ok(())
+    }
+
     /// A tenant with its book as it is now, this step's changes included.
     pub(crate) fn tenant(&mut self, id: TenantId) -> Result<Option<Tenant>> {
-        if !self.tenants.contains_key(&id) {
-            let found = tenant::by_ids(self.tx, &[id])?.pop();
-            self.tenants.insert(id, found);
-        }
+        self.read_tenants(&BTreeSet::from([id]))?;
         let Some(Some(tenant)) = self.tenants.get(&id) else { return Ok(None) };
         let (change, before) = (self.books.tenants.get(&id).copied().unwrap_or_default(), tenant.book);
         let book = Book { held: before.held + change.held, used: before.used + change.used };

@@ -6,14 +6,80 @@
 //! | `jsonb_each(?1, '$.ids')` | `jsonb_array_elements($1->'ids') batch(value)` |
 //! | `wanted.value`, of an array of texts | `(wanted.value #>> '{}')` |
 //! | `?1` | `$1`, of the type `jsonb` |
+//!
+//! Texts of PostgreSQL's own that write many rows name their fields where those rows come from: `rows(id, at bigint) c` is
+//! `unnest($1, $2) c(id, at)`, a parameter for each column (`columns`), of texts where nothing else is said.
+
+use std::sync::Arc;
+
+use tokio_postgres::types::Type;
 
 /// The parameter of SQLite's texts.
 const PARAMETER: &str = "?1";
 const EACH: [&str; 2] = ["jsonb_each(", "json_each("];
+/// Where the rows of a text come from.
+const ROWS: &str = "rows(";
 
-/// Whether a text takes a parameter.
-pub(super) fn takes_batch(sql: &str) -> bool {
-    sql.contains(PARAMETER)
+/// What a text is run on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Takes {
+    Nothing,
+    /// One document.
+    Batch,
+    /// Rows of these columns.
+    Rows(Arc<[Column<'static>]>),
+}
+
+/// A column of a text's rows.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) struct Column<'a> {
+    pub(super) name: &'a str,
+    pub(super) kind: Kind,
+}
+
+/// What a column of a text's rows holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Text,
+    Integer,
+}
+
+impl Kind {
+    /// Of an array of them.
+    pub(super) fn array(self) -> Type {
+        match self {
+            Kind::Text => Type::TEXT_ARRAY,
+            Kind::Integer => Type::INT8_ARRAY,
+        }
+    }
+}
+
+impl Takes {
+    /// The types of its parameters.
+    pub(super) fn types(&self) -> Vec<Type> {
+        match self {
+            Takes::Nothing => Vec::new(),
+            Takes::Batch => vec![Type::JSONB],
+            Takes::Rows(columns) => columns.iter().map(|column| column.kind.array()).collect(),
+        }
+    }
+
+    pub(super) fn of(sql: &'static str) -> Takes {
+        match sql.split_once(ROWS) {
+            Some((_, after)) => Takes::Rows(columns(after).collect()),
+            None if sql.contains(PARAMETER) => Takes::Batch,
+            None => Takes::Nothing,
+        }
+    }
+}
+
+/// The columns that are named behind `rows(`.
+fn columns<'a>(after: &'a str) -> impl Iterator<Item = Column<'a>> {
+    let (named, _) = after.split_once(')').unwrap_or((after, ""));
+    named.split(',').map(|column| match column.trim().split_once(' ') {
+        Some((name, _)) => Column { name, kind: Kind::Integer },
+        None => Column { name: column.trim(), kind: Kind::Text },
+    })
 }
 
 /// The text as PostgreSQL understands it.
@@ -23,6 +89,8 @@ pub(super) fn translate(sql: &str) -> String {
     while let Some(first) = rest.chars().next() {
         if let Some(after) = EACH.iter().find_map(|each| rest.strip_prefix(each)) {
             rest = elements(after, &mut out);
+        } else if let Some(after) = rest.strip_prefix(ROWS) {
+            rest = rows(after, &mut out);
         } else if let Some(after) = rest.strip_prefix(PARAMETER) {
             out.push_str("$1");
             rest = after;
@@ -46,15 +114,25 @@ fn elements<'a>(after: &'a str, out: &mut String) -> &'a str {
         Some((path, _)) => out.push_str(&format!("jsonb_array_elements($1->'{path}')")),
         None => out.push_str("jsonb_array_elements($1)"),
     }
+    named(rest, "value", out)
+}
+
+/// What follows `rows(`, up to its alias.
+fn rows<'a>(after: &'a str, out: &mut String) -> &'a str {
+    let (names, parameters): (Vec<&str>, Vec<String>) =
+        columns(after).zip(1..).map(|(column, number)| (column.name, format!("${number}"))).unzip();
+    out.push_str(&format!("unnest({})", parameters.join(", ")));
+    let (_, rest) = after.split_once(')').unwrap_or((after, ""));
+    named(rest, &names.join(", "), out)
+}
+
+/// The alias of a function's rows, its own or `batch`, and what their columns are called.
+fn named<'a>(rest: &'a str, columns: &str, out: &mut String) -> &'a str {
     let alias_end =
         rest.strip_prefix(' ').map_or(0, |text| text.find(|c: char| !c.is_ascii_lowercase()).unwrap_or(text.len()));
-    if alias_end == 0 {
-        out.push_str(" batch(value)");
-        return rest;
-    }
-    out.push_str(&rest[..=alias_end]);
-    out.push_str("(value)");
-    &rest[alias_end + 1..]
+    let (alias, rest) = if alias_end == 0 { (" batch", rest) } else { rest.split_at(alias_end + 1) };
+    out.push_str(&format!("{alias}({columns})"));
+    rest
 }
 
 /// A word with what qualifies it; `value` alone is the text that an element of the batch is.
@@ -103,8 +181,17 @@ mod tests {
                 "FROM jsonb_array_elements($1) c(value)\n WHERE c.value->'held'->>'x' = y",
             ),
             ("VALUES (?1->>'values')", "VALUES ($1->>'values')"),
+            ("SELECT * FROM rows(a, b bigint)", "SELECT * FROM unnest($1, $2) batch(a, b)"),
+            ("FROM rows(a bigint,\n  b) c\n WHERE x = c.a", "FROM unnest($1, $2) c(a, b)\n WHERE x = c.a"),
         ] {
             assert_eq!(translate(sqlite), postgres);
         }
+    }
+    #[test]
+    fn a_text_says_what_it_is_run_on() {
+        assert_eq!(Takes::of("SELECT 1"), Takes::Nothing);
+        assert_eq!(Takes::of("SELECT ?1"), Takes::Batch);
+        let (id, at) = (Column { name: "id", kind: Kind::Text }, Column { name: "at", kind: Kind::Integer });
+        assert_eq!(Takes::of("SELECT * FROM rows(id, at bigint) c"), Takes::Rows([id, at].into()));
     }
 }

@@ -18,14 +18,20 @@ use std::{
 };
 
 use bytes::{BufMut, BytesMut};
+use serde::Serialize;
 use tokio::runtime::Runtime;
 use tokio_postgres::{
     Client, Row, SimpleQueryMessage, Statement,
     types::{IsNull, ToSql, Type, to_sql_checked},
 };
 
-use super::{dialect, gate::Timeline, server::Server};
-use crate::Result;
+use super::{
+    columns::Columns,
+    dialect::{self, Takes},
+    gate::Timeline,
+    server::Server,
+};
+use crate::{Error, Result, bind};
 
 type Said<T> = std::result::Result<T, tokio_postgres::Error>;
 type Answer<T> = Pin<Box<dyn Future<Output = Said<T>> + Send>>;
@@ -48,6 +54,21 @@ pub(super) struct Link {
     prepared: HashMap<&'static str, Prepared>,
     /// What was sent and not looked at since, in its order.
     unanswered: Vec<Answer<()>>,
+    /// Questions that were sent before anybody asked them, since something was last written.
+    expected: Vec<Expected>,
+}
+
+/// A question that is on its way.
+struct Expected {
+    sql: &'static str,
+    batch: Option<String>,
+    answer: Answer<Vec<Row>>,
+}
+
+impl Expected {
+    fn is(&self, sql: &'static str, batch: Option<&str>) -> bool {
+        self.sql == sql && self.batch.as_deref() == batch
+    }
 }
 
 /// A connection, as its server knows it: the number alone may be another's by now.
@@ -59,7 +80,7 @@ pub(super) struct Backend {
 #[derive(Clone)]
 struct Prepared {
     statement: Statement,
-    takes_batch: bool,
+    takes: Takes,
 }
 
 const BACKEND: &str = "
@@ -94,6 +115,7 @@ impl Link {
             timeline,
             prepared: HashMap::new(),
             unanswered: Vec::new(),
+            expected: Vec::new(),
         })
     }
 
@@ -119,9 +141,27 @@ impl Link {
 
     /// Runs a statement whose answer is looked at later.
     pub(super) fn put(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<()> {
-        let (client, bound) = (self.client.clone(), self.bind(sql, batch)?);
-        let is_large = bound.batch.as_ref().is_some_and(|batch| batch.0.len() >= LARGE);
-        self.keep(async move { client.execute(&bound.statement, &bound.parameters()).await.map(drop) })?;
+        let bound = self.bind(sql, batch)?;
+        self.put_bound(bound)
+    }
+
+    /// Runs a statement on many rows; its answer is looked at later.
+    pub(super) fn put_rows(&mut self, sql: &'static str, rows: &[impl Serialize]) -> Result<()> {
+        let Prepared { statement, takes } = self.prepare(sql)?;
+        let Takes::Rows(known) = takes else {
+            return Err(Error::Aborted(format!("a text for many rows does not say which columns they have: {sql}")));
+        };
+        let (mut columns, mut places) = (Columns::new(known), bind::Places::default());
+        for row in rows {
+            bind::row(&mut columns, &mut places, row).map_err(|e| Error::Aborted(e.to_string()))?;
+        }
+        self.put_bound(Bound { statement, given: Given::Rows(columns) })
+    }
+
+    fn put_bound(&mut self, bound: Bound) -> Result<()> {
+        self.expected.clear();
+        let (client, is_large) = (self.client.clone(), bound.given.size() >= LARGE);
+        self.keep(async move { client.execute(&bound.statement, &bound.given.parameters()).await.map(drop) })?;
         if is_large {
             self.runtime.block_on(tokio::task::yield_now());
         }
@@ -136,18 +176,51 @@ impl Link {
 
     /// Runs a statement, and says how many rows it changed.
     pub(super) fn execute(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<u64> {
+        self.expected.clear();
         let (client, bound) = (self.client.clone(), self.bind(sql, batch)?);
-        self.ask(async move { client.execute(&bound.statement, &bound.parameters()).await })
+        self.ask(async move { client.execute(&bound.statement, &bound.given.parameters()).await })
     }
 
-    /// Runs a query.
+    /// Begins a transaction, and asks what it is expected to ask first in the same way there and back.
+    pub(super) fn begin(&mut self, sql: String, first: Option<&'static str>) -> Result<Vec<SimpleQueryMessage>> {
+        self.expected.clear();
+        // To prepare it is a way of its own, once for each connection.
+        first.map(|first| self.prepare(first)).transpose()?;
+        let client = self.client.clone();
+        let begun = send(async move { client.simple_query(&sql).await });
+        if let Some(first) = first {
+            self.expect(first, || Ok(String::new()))?;
+        }
+        self.ask(begun)
+    }
+
+    /// Sends a question that will be asked, unless it is on its way.
+    pub(super) fn expect(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<()> {
+        let (client, bound) = (self.client.clone(), self.bind(sql, batch)?);
+        let batch = bound.given.batch().map(str::to_owned);
+        if self.expected.iter().any(|one| one.is(sql, batch.as_deref())) {
+            return Ok(());
+        }
+        let answer = send(async move { client.query(&bound.statement, &bound.given.parameters()).await });
+        self.expected.push(Expected { sql, batch, answer });
+        Ok(())
+    }
+
+    /// Runs a query, unless it is on its way.
     pub(super) fn query(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<Vec<Row>> {
         let (client, bound) = (self.client.clone(), self.bind(sql, batch)?);
-        self.ask(async move { client.query(&bound.statement, &bound.parameters()).await })
+        match self.expected.iter().position(|one| one.is(sql, bound.given.batch())) {
+            Some(at) => {
+                let answer = self.expected.swap_remove(at).answer;
+                self.ask(answer)
+            }
+            None => self.ask(async move { client.query(&bound.statement, &bound.given.parameters()).await }),
+        }
     }
 
     /// Runs statements without parameters.
     pub(super) fn simple(&mut self, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
+        self.expected.clear();
         let (client, sql) = (self.client.clone(), sql.to_owned());
         self.ask(async move { client.simple_query(&sql).await })
     }
@@ -157,24 +230,36 @@ impl Link {
     /// # Errors
     /// The first statement's that failed.
     pub(super) fn settle(&mut self) -> Result<()> {
-        if self.unanswered.is_empty() {
+        let left = self.left();
+        if left.is_empty() {
             return Ok(());
         }
-        let unanswered = std::mem::take(&mut self.unanswered);
-        self.runtime.block_on(each(unanswered)).map_err(|e| self.server.wrap(&e))
+        self.runtime.block_on(each(left)).map_err(|e| self.server.wrap(&e))
+    }
+
+    /// What nobody has looked at: also what was expected, and not asked. One that failed is its step's failure all the same.
+    fn left(&mut self) -> Vec<Answer<()>> {
+        let mut left = std::mem::take(&mut self.unanswered);
+        left.extend(
+            self.expected
+                .drain(..)
+                .map(|Expected { answer, .. }| -> Answer<()> { Box::pin(async move { answer.await.map(drop) }) }),
+        );
+        left
     }
 
     /// Leaves answers that nobody needs any more.
     pub(super) fn forget(&mut self) {
         self.unanswered.clear();
+        self.expected.clear();
     }
 
     /// Sends a statement with those that were left: how those ended, and how it did.
     pub(super) fn finish(&mut self, sql: &'static str) -> (Result<()>, Result<()>) {
         let client = self.client.clone();
         let last = send(async move { client.simple_query(sql).await.map(drop) });
-        let unanswered = std::mem::take(&mut self.unanswered);
-        let (before, last) = self.runtime.block_on(async { (each(unanswered).await, last.await) });
+        let left = self.left();
+        let (before, last) = self.runtime.block_on(async { (each(left).await, last.await) });
         let wrap = |e| self.server.wrap(&e);
         (before.map_err(wrap), last.map_err(wrap))
     }
@@ -203,9 +288,13 @@ impl Link {
 
     /// A text with what it is run on.
     fn bind(&mut self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<Bound> {
-        let Prepared { statement, takes_batch } = self.prepare(sql)?;
-        let batch = if takes_batch { Some(Batch(batch()?)) } else { None };
-        Ok(Bound { statement, batch })
+        let Prepared { statement, takes } = self.prepare(sql)?;
+        let given = match takes {
+            Takes::Nothing => Given::Nothing,
+            Takes::Batch => Given::Batch(Batch(batch()?)),
+            Takes::Rows(_) => return Err(Error::Aborted(format!("a text for many rows was given a document: {sql}"))),
+        };
+        Ok(Bound { statement, given })
     }
 
     /// The statement of a text, prepared once for each connection.
@@ -214,12 +303,11 @@ impl Link {
             return Ok(known.clone());
         }
         self.settle()?;
-        let takes_batch = dialect::takes_batch(sql);
-        let types: &[Type] = if takes_batch { &[Type::JSONB] } else { &[] };
+        let takes = Takes::of(sql);
         let translated = dialect::translate(sql);
-        let prepared = self.runtime.block_on(self.client.prepare_typed(&translated, types));
+        let prepared = self.runtime.block_on(self.client.prepare_typed(&translated, &takes.types()));
         let statement = prepared.map_err(|e| self.server.wrap(&e))?;
-        Ok(self.prepared.entry(sql).or_insert(Prepared { statement, takes_batch }).clone())
+        Ok(self.prepared.entry(sql).or_insert(Prepared { statement, takes }).clone())
     }
 }
 
@@ -253,15 +341,41 @@ async fn each(answers: Vec<Answer<()>>) -> Said<()> {
     Ok(())
 }
 
-/// A statement and its batch, if it takes one.
+/// A statement and what it is run on.
 struct Bound {
     statement: Statement,
-    batch: Option<Batch>,
+    given: Given,
 }
 
-impl Bound {
+enum Given {
+    Nothing,
+    Batch(Batch),
+    Rows(Columns),
+}
+
+impl Given {
+    /// How many bytes it takes.
+    fn size(&self) -> usize {
+        match self {
+            Given::Nothing => 0,
+            Given::Batch(batch) => batch.0.len(),
+            Given::Rows(rows) => rows.size(),
+        }
+    }
+
+    fn batch(&self) -> Option<&str> {
+        match self {
+            Given::Batch(batch) => Some(&batch.0),
+            Given::Nothing | Given::Rows(_) => None,
+        }
+    }
+
     fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
-        self.batch.iter().map(|batch| batch as &(dyn ToSql + Sync)).collect()
+        match self {
+            Given::Nothing => Vec::new(),
+            Given::Batch(batch) => vec![batch],
+            Given::Rows(rows) => rows.parameters(),
+        }
     }
 }
 

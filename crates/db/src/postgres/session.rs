@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use serde::Serialize;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::{
@@ -34,6 +35,8 @@ pub(crate) struct Session {
     open: Cell<Open>,
     /// The last mark's number.
     marks: Cell<u32>,
+    /// What a transaction that writes asks as it begins.
+    first: Option<&'static str>,
 }
 
 /// What is open on the connection.
@@ -46,15 +49,16 @@ enum Open {
 
 impl Session {
     /// A connection that writes; the tables are brought up to date.
-    pub(crate) fn writing(server: Server, migrations: Migrations) -> Result<Session> {
+    pub(crate) fn writing(server: Server, migrations: Migrations, first: Option<&'static str>) -> Result<Session> {
         schema::migrate(&server, &mut server.connect()?, migrations)?;
-        Session::reading(server)
+        Ok(Session { first, ..Session::reading(server)? })
     }
 
     /// A connection that only reads.
     pub(crate) fn reading(server: Server) -> Result<Session> {
         let link = RefCell::new(Some(Link::new(&server, None)?));
-        Ok(Session { server, link, last: RefCell::new(None), open: Cell::new(Open::Nothing), marks: Cell::default() })
+        let (last, open, marks) = (RefCell::new(None), Cell::new(Open::Nothing), Cell::default());
+        Ok(Session { server, link, last, open, marks, first: None })
     }
 
     /// Begins a transaction, on a new connection where the old one broke. One that writes waits for those of other
@@ -84,7 +88,7 @@ impl Session {
                     "BEGIN ISOLATION LEVEL READ COMMITTED; SELECT pg_advisory_xact_lock({FAMILY}, {WRITING}); \
                      SELECT pg_current_xact_id(), CAST(1000000 * EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT)"
                 );
-                let answer = self.run(&begin)?;
+                let answer = self.link()?.begin(begin, self.first)?;
                 Open::Writing { xid: number(&answer, 0)?, at: number(&answer, 1)? }
             }
         };
@@ -193,6 +197,14 @@ impl Session {
 
     pub(crate) fn put(&self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<()> {
         self.link()?.put(sql, batch)
+    }
+
+    pub(crate) fn put_each(&self, sql: &'static str, rows: &[impl Serialize]) -> Result<()> {
+        self.link()?.put_rows(sql, rows)
+    }
+
+    pub(crate) fn expect(&self, sql: &'static str, batch: impl FnOnce() -> Result<String>) -> Result<()> {
+        self.link()?.expect(sql, batch)
     }
 
     pub(crate) fn query<T>(

@@ -9,7 +9,7 @@ use std::{
 use hostler_fixture::{Database, Postgres};
 use serde_json::json;
 
-use crate::{Db, Document, Error, Heard, Migrations, Result, Tx};
+use crate::{Db, Document, Error, Heard, Migrations, Result, Row, Texts, Tx};
 
 const MIGRATIONS: Migrations = &["CREATE TABLE t (n BIGINT PRIMARY KEY, text TEXT)"];
 
@@ -18,7 +18,7 @@ fn database() -> Database<'static> {
 }
 
 fn open(database: &Database<'_>) -> Db {
-    Db::postgres(&database.url(), MIGRATIONS).unwrap()
+    Db::postgres(&database.url(), MIGRATIONS, None).unwrap()
 }
 
 fn insert(tx: &Tx<'_>, numbers: &[i64]) -> Result<usize> {
@@ -104,12 +104,12 @@ async fn those_who_start_at_once_make_the_tables_once_and_one_of_another_build_i
         let (url, barrier) = (database.url(), barrier.clone());
         std::thread::spawn(move || {
             barrier.wait();
-            Db::postgres(&url, MIGRATIONS).map(drop)
+            Db::postgres(&url, MIGRATIONS, None).map(drop)
         })
     };
     let threads: Vec<_> = (0..4).map(start).collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap().unwrap());
-    let refused = |with| Db::postgres(&database.url(), with).unwrap_err().to_string();
+    let refused = |with| Db::postgres(&database.url(), with, None).unwrap_err().to_string();
     assert!(refused(&["CREATE TABLE t (n BIGINT)"]).contains("another build"));
     assert!(refused(&[]).contains("newer"));
 }
@@ -274,4 +274,76 @@ async fn what_one_says_the_others_hear_and_a_gap_is_heard_too() {
     assert_eq!(ones.recv(), Ok(Heard::Word("you".into())), "and not its own word");
     database.run(&CUT.replace("'hostler'", "'hostler listener'")).unwrap();
     assert_eq!((ones.recv(), others.recv()), (Ok(Heard::Gap), Ok(Heard::Gap)));
+}
+
+#[tokio::test]
+async fn many_rows_go_as_arrays_and_what_does_not_fit_is_refused() {
+    const PUT: Texts =
+        Texts { sqlite: "", postgres: "INSERT INTO t (n, text) SELECT c.n + 1, c.text FROM rows(text, n bigint) c" };
+    const NOT_SAID: Texts = Texts { sqlite: "", postgres: "INSERT INTO t (n) SELECT 1" };
+    let database = database();
+    let db = open(&database);
+    let put = |texts: &'static Texts, rows: Vec<serde_json::Value>| db.write("t", move |tx| tx.put_each(texts, &rows));
+    let good = vec![
+        json!({"n": 1, "text": "a,{}\"\\ é", "unnamed": true}),
+        json!({"n": -5_000_000_000_i64, "text": null, "unnamed": null}),
+        json!({"n": 7, "text": "", "unnamed": 3}),
+    ];
+    put(&PUT, good).await.unwrap();
+    let read = |row: &Row<'_>| Ok((row.get::<i64>(0)?, row.get::<Option<String>>(1)?));
+    let kept = db.read(move |tx| tx.query("SELECT n, text FROM t ORDER BY n", &(), read)).await.unwrap();
+    assert_eq!(kept, [(-4_999_999_999, None), (2, Some("a,{}\"\\ é".to_owned())), (8, Some(String::new()))]);
+    for rows in [
+        vec![json!({"n": 20})],
+        vec![json!({"n": 20, "text": "a"}), json!({"n": 21})],
+        vec![json!({"n": 20, "text": "a"}), json!({"n": 21, "other": "a"})],
+        vec![json!({"n": "20", "text": "a"})],
+        vec![json!({"n": 20, "text": 5})],
+        vec![json!({"n": 20.5, "text": "a"})],
+        vec![json!({"n": [20], "text": "a"})],
+    ] {
+        let error = put(&PUT, rows.clone()).await.unwrap_err();
+        assert!(error.to_string().contains("cannot be bound") && !error.is_outage(), "{rows:?}: {error}");
+    }
+    assert!(put(&NOT_SAID, vec![json!({"n": 1})]).await.is_err());
+    assert_eq!(all(&db).await, [-4_999_999_999, 2, 8]);
+}
+
+#[tokio::test]
+async fn what_is_expected_is_answered_once_and_never_from_before_a_write() {
+    const COUNT: &str = "SELECT COUNT(*) FROM t WHERE n > CAST(?1->>'above' AS BIGINT)";
+    const FIRST: &str = "SELECT COUNT(*) FROM t";
+    let database = database();
+    let db = Db::postgres(&database.url(), MIGRATIONS, Some(FIRST)).unwrap();
+    let above = |tx: &Tx<'_>, above: i64| {
+        Ok(tx.query_one(COUNT, &json!({"above": above}), |row| row.get::<i64>(0))?.unwrap_or(-1))
+    };
+    let step = db.write("t", move |tx| {
+        let first = || Ok(tx.query_one(FIRST, &(), |row| row.get::<i64>(0))?.unwrap_or(-1));
+        let mut counts = vec![first()?];
+        for n in [1, 2, 3] {
+            insert(tx, &[n])?;
+        }
+        counts.push(first()?);
+        // Two on their way, taken in the other order, one of them twice.
+        tx.expect(COUNT, &json!({"above": 1}))?;
+        tx.expect(COUNT, &json!({"above": 1}))?;
+        tx.expect(COUNT, &json!({"above": 2}))?;
+        counts.extend([above(tx, 2)?, above(tx, 1)?]);
+        tx.expect(COUNT, &json!({"above": 0}))?;
+        tx.put("INSERT INTO t (n) SELECT CAST(value AS BIGINT) FROM jsonb_each(?1)", &json!([4]))?;
+        counts.push(above(tx, 0)?);
+        tx.expect(COUNT, &json!({"above": 0}))?;
+        let gone = tx.part(|tx| insert(tx, &[5]).and_then(|_| insert(tx, &[5])));
+        counts.extend([above(tx, 0)?, i64::from(gone.is_err())]);
+        Ok(counts)
+    });
+    assert_eq!(step.await.unwrap(), [0, 3, 1, 2, 4, 4, 1]);
+    let again = db.write("t", |tx| tx.query_one(FIRST, &(), |row| row.get::<i64>(0)));
+    assert_eq!(again.await.unwrap(), Some(4));
+    // Nobody asks for it: it is nobody's failure, unless it is wrong.
+    db.write("t", |tx| tx.expect(COUNT, &json!({"above": 0}))).await.unwrap();
+    let wrong = db.write("t", |tx| tx.expect(COUNT, &json!({"above": "no number"})));
+    assert!(wrong.await.is_err_and(|error| !error.is_outage()));
+    assert_eq!(all(&db).await, [1, 2, 3, 4]);
 }

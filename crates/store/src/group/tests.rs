@@ -6,7 +6,7 @@ use hostler_model::{Clock, Ids, Timestamp, placement::Policy};
 use tokio::sync::broadcast;
 
 use super::*;
-use crate::{Timing, fleet::Fleet, service::Service};
+use crate::{Timing, fleet::Fleet, ripened::Ripened, service::Service};
 
 /// A step that notes the sizes of its batches, and fails as its items say.
 struct Probe;
@@ -59,8 +59,9 @@ impl Bench {
         let service = Service::begin(clock.now());
         let (relay, ahead) = (None, None);
         let (ids, timing, placement) = (Ids::seeded(1), Timing::default(), Policy::default());
-        let fleet = Fleet::default();
-        let context = Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead, fleet });
+        let (fleet, ripened) = (Fleet::default(), Ripened::never());
+        let context =
+            Arc::new(Context { db, clock, ids, timing, placement, service, wakes, relay, ahead, fleet, ripened });
         Bench { committer: Committer::new(context, mode), sizes: Arc::default(), _dir: dir }
     }
 

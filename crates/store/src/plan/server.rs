@@ -28,11 +28,30 @@ const SHORT: &[&str] = &[
 /// Tables of one row, or of a few.
 const SMALL: &[&str] = &["log_head", "removed_nodes"];
 
+/// A text over many rows as the server gets it, and the types of the arrays.
+fn over_arrays(text: &str) -> (String, Vec<&'static str>) {
+    let Some((before, (named, after))) = text.split_once("rows(").map(|(a, b)| (a, b.split_once(')').unwrap())) else {
+        return (text.to_owned(), Vec::new());
+    };
+    let columns: Vec<(&str, &str)> =
+        named.split(',').map(|column| column.trim().split_once(' ').unwrap_or((column.trim(), ""))).collect();
+    let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
+    let numbers: Vec<String> = (1..=columns.len()).map(|number| format!("${number}")).collect();
+    let alias = if after.starts_with(" c") { " c" } else { "" };
+    let text = format!("{before}unnest({}) c({}){}", numbers.join(", "), names.join(", "), &after[alias.len()..]);
+    (text, columns.iter().map(|(_, kind)| if kind.is_empty() { "text[]" } else { "bigint[]" }).collect())
+}
+
 /// The plan that a session of ours makes once for a text and keeps.
 fn plan(tx: &Tx<'_>, number: usize, text: &'static str) -> hostler_db::Result<Vec<String>> {
-    let takes = if text.contains("?1") { ("(jsonb)", "('[]')") } else { ("", "") };
-    let prepare: &'static str = format!("PREPARE text_{number} {} AS {text}", takes.0).leak();
-    let explain: &'static str = format!("EXPLAIN EXECUTE text_{number} {}", takes.1).leak();
+    let (text, types) = over_arrays(text);
+    let (types, given) = match types.as_slice() {
+        [] if text.contains("?1") => ("(jsonb)".to_owned(), "('[]')".to_owned()),
+        [] => Default::default(),
+        types => (format!("({})", types.join(", ")), format!("({})", vec!["'{}'"; types.len()].join(", "))),
+    };
+    let prepare: &'static str = format!("PREPARE text_{number} {types} AS {text}").leak();
+    let explain: &'static str = format!("EXPLAIN EXECUTE text_{number} {given}").leak();
     tx.execute(prepare, &())?;
     tx.query(explain, &(), |row| row.get(0))
 }
@@ -57,7 +76,7 @@ fn whole_reads(plan: &[String]) -> Vec<&str> {
 /// What a session of ours means to do for each of these texts, over a long history.
 async fn plans(texts: Vec<&'static str>) -> Vec<(&'static str, Vec<String>)> {
     let database = hostler_fixture::Postgres::shared().unwrap().database().unwrap();
-    let db = Db::postgres(&database.url(), ON_A_SERVER).unwrap();
+    let db = Db::postgres(&database.url(), ON_A_SERVER, None).unwrap();
     database.run(HISTORY).unwrap();
     let explained = db.read(move |tx| {
         let each = texts.into_iter().enumerate().map(|(number, text)| Ok((text, plan(tx, number, text)?)));

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use hostler_db::Result;
 use hostler_model::{
     NodeId, TaskId,
+    alloc::Owner,
     internal::{Receipt, Report},
     planted::{Bug, is_planted},
     task::{End, Event, PhaseTiming},
@@ -12,7 +13,7 @@ use hostler_model::{
 use serde_json::{Value, json};
 
 use super::identify;
-use crate::{Answer, Proof, Settle, group::Step, node, proof::KeptProof, work::Work};
+use crate::{Answer, Proof, Settle, allocation, group::Step, node, proof::KeptProof, task, work::Work};
 
 /// An output's bytes as JSON, at most: what a kind may say (64 KiB twice, escaped) fits well; a fault does not fill
 /// the disk.
@@ -34,8 +35,13 @@ impl Step for Conclude {
 
     fn run(work: &mut Work<'_>, items: &[Settle]) -> Result<Vec<Answer<Receipt>>> {
         let nodes: BTreeSet<NodeId> = items.iter().map(|item| item.node).collect();
+        let tasks: BTreeSet<TaskId> = items.iter().map(|item| item.report.task).collect();
+        let owners: Vec<Owner> = tasks.iter().copied().map(Owner::Task).collect();
+        let tasks = Vec::from_iter(tasks);
+        task::expect(work.tx, &tasks)?;
+        allocation::expect(work.tx, &owners)?;
         let known = node::identities(work.tx, &Vec::from_iter(nodes))?;
-        let tasks: Vec<TaskId> = items.iter().map(|item| item.report.task).collect();
+        work.read_allocations(owners)?;
         work.read_tasks(&tasks)?;
         items
             .iter()

@@ -91,6 +91,7 @@ impl Batch {
         work.read_task_rows(&retried)?;
         let names: Vec<(TenantId, Name)> =
             items.iter().filter_map(|item| Some((item.tenant, name_wanted(item)?))).collect();
+        work.read_tenants(&items.iter().map(|item| item.tenant).collect())?;
         let vms: BTreeSet<VmId> = items.iter().filter_map(|item| item.target.vm).collect();
         work.read_vms(&vms)?;
         let answers = if keys.is_empty() { Vec::new() } else { idempotency::by_keys(work.tx, &keys)? };

@@ -14,7 +14,7 @@ fn a_pooler_that_hands_connections_on_is_refused_with_what_to_do() {
         let pooler = Pgbouncer::before(&database, mode).unwrap();
         // Also where connections wait in it: then others are handed out.
         for _ in 0..3 {
-            let error = Db::postgres(&pooler.url(&database), MIGRATIONS).unwrap_err();
+            let error = Db::postgres(&pooler.url(&database), MIGRATIONS, None).unwrap_err();
             assert!(!error.is_outage() && error.to_string().contains("pool_mode = session"), "{mode}: {error}");
         }
     }
@@ -26,7 +26,7 @@ async fn with_sessions_of_its_own_a_pooler_is_no_matter() {
     let server = Postgres::start(false).unwrap();
     let database = server.database().unwrap();
     let pooler = Pgbouncer::before(&database, "session").unwrap();
-    let open = || Db::postgres(&pooler.url(&database), MIGRATIONS).unwrap();
+    let open = || Db::postgres(&pooler.url(&database), MIGRATIONS, None).unwrap();
     let (one, other) = (open(), open());
     for db in [&one, &other] {
         let count = db.write("t", |tx| {
@@ -53,7 +53,7 @@ async fn after_a_promotion_nothing_is_done_before_a_step_that_hears_of_it() {
     let primary = Postgres::start(false).unwrap();
     let database = primary.database().unwrap();
     let standby = primary.standby().unwrap();
-    let db = Db::postgres(&database.url_on_both(&standby), MIGRATIONS).unwrap();
+    let db = Db::postgres(&database.url_on_both(&standby), MIGRATIONS, None).unwrap();
     let insert = |db: &Db| {
         let db = db.clone();
         async move { db.write("t", |tx| tx.execute("INSERT INTO t VALUES (1)", &())).await }

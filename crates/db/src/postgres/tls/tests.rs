@@ -170,7 +170,7 @@ async fn everything_that_a_store_does_goes_under_tls_and_so_do_the_programs_of_a
     let server = authority.server("db.test", &[], &[]);
     let database = server.database().unwrap();
     let url = format!("{}?sslmode=verify-ca&sslrootcert={}", database.url(), authority.file("ca"));
-    let db = Db::postgres(&url, &["CREATE TABLE t (n BIGINT)"]).unwrap();
+    let db = Db::postgres(&url, &["CREATE TABLE t (n BIGINT)"], None).unwrap();
     let channel = db.channel(|_| {}, |words: Vec<&str>| words.join(" ")).unwrap().unwrap();
     channel.say("hello");
     let connections = "SELECT CAST(COUNT(*) AS TEXT) FROM pg_stat_ssl s JOIN pg_stat_activity a USING (pid)

@@ -33,6 +33,9 @@ const RIPE: usize = 1000;
 /// Lets tasks be leased whose time has come, before the step reads any. One that the store fails on takes neither the
 /// others with it nor the step.
 pub(in crate::step) fn ripen(work: &mut Work<'_>) -> Result<()> {
+    if !work.context.ripened.is_due(work.now) {
+        return Ok(());
+    }
     task::ripen(work.tx, work.now, RIPE)?;
     let mut pieces = vec![task::later::due(work.tx, work.now, RIPE)?];
     while let Some(mut piece) = pieces.pop().filter(|piece| !piece.is_empty()) {
