@@ -4,7 +4,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help deps image image-debian image-disk build release install uninstall deb units demo test lint deny check unit api bench simulate books soak generated clean
+.PHONY: help deps host image image-debian image-disk build release install uninstall deb units demo test lint deny tested check unit api bench simulate books soak generated clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,13 +43,26 @@ units: image ## the package in a Debian guest with systemd, from installing to p
 demo: image release ## a machine made, used and deleted, from nothing
 	@scripts/demo.sh
 
+# In a fresh clone all is compiled once: nothing is kept for a next time, which takes longer.
+ifeq ($(wildcard target/debug/incremental),)
+test: export CARGO_INCREMENTAL = 0
+endif
+
+# Who is not root may be asked for a password, which nobody sees who is not in front.
 test: ## everything that must hold: format, lints, imports, tests with real machines, the API under fire
+	@if [ "$$(id -u)" = 0 ]; then scripts/beside.sh '$(MAKE) --no-print-directory host' $(MAKE) --no-print-directory lint; \
+		else $(MAKE) --no-print-directory host lint; fi
+	@$(MAKE) --no-print-directory check
+	@scripts/beside.sh 'scripts/tests.sh waiting && scripts/schemathesis.sh' \
+		scripts/tests.sh working $$(scripts/debian-image.sh skip)
+	@scripts/debian-image.sh remind
+
+host: ## what tests need of this host: programs, images, schemathesis
 	@scripts/install-deps.sh test
 	@images/tiny/build target/images/tiny
 	@images/disk/build target/images/disk
 	@scripts/debian-image.sh
-	@$(MAKE) --no-print-directory lint check unit api
-	@scripts/debian-image.sh remind
+	@scripts/schemathesis.sh install
 
 lint: ## format and clippy, warnings denied
 	cargo fmt --all --check
@@ -59,14 +72,18 @@ deny: ## licenses, sources and versions of all dependencies: cargo-deny, install
 	@test -x target/deny/bin/cargo-deny || cargo install cargo-deny --locked --root target/deny
 	target/deny/bin/cargo-deny --all-features check --hide-inclusion-graph licenses bans sources
 
-check: ## the direction of imports, the documents made from the code
-	cargo xtask check
+# Everything at once, as the tests want it: with the points at which they kill the process, and with the features that
+# only tests ask of libraries, so that each of these is compiled once.
+tested:
+	cargo build --locked --workspace --all-features --all-targets
 
-unit: ## every test; --all-features turns on the points at which tests kill the process
-	cargo build --locked --workspace --all-features
-	cargo test --locked --workspace --all-features -- $$(scripts/debian-image.sh skip)
+check: tested ## the direction of imports, the documents made from the code
+	target/debug/xtask check
 
-api: ## the OpenAPI document against the server: schemathesis
+unit: tested ## every test
+	@scripts/beside.sh 'scripts/tests.sh waiting' scripts/tests.sh working $$(scripts/debian-image.sh skip)
+
+api: tested ## the OpenAPI document against the server: schemathesis
 	scripts/schemathesis.sh
 
 bench: image ## the figures of docs/benchmarks.md, measured now

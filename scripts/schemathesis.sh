@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Validates the API document, then fires generated requests, right and wrong, at every operation in it, against a hostler
 # with the simulated driver. Any answer of 500 or above fails, and so does one that the document does not describe.
+#
+#   scripts/schemathesis.sh           installs what it needs below target/ at first
+#   scripts/schemathesis.sh install   does only that
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,8 +17,9 @@ if [ ! -x "$venv/bin/schemathesis" ] || [ ! -x "$venv/bin/openapi-spec-validator
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet 'schemathesis>=4,<5' openapi-spec-validator
 fi
+[ "${1:-}" != install ] || exit 0
 "$venv/bin/openapi-spec-validator" docs/openapi.json
-[ -x "$hostler" ] || cargo build --locked --workspace --all-features
+[ -x "$hostler" ] || cargo build --locked --workspace --all-features --all-targets
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/hostler-api.XXXXXX")
 "$hostler" dev --ephemeral --driver sim --data "$work/data" --listen 127.0.0.1:0 --images target/images >"$work/server.log" 2>&1 &

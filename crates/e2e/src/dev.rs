@@ -12,13 +12,16 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    process,
+    guest, process,
     store::{Engine, Store},
 };
 
 /// How long anything here may take before the test says that it hangs: a boot under software emulation on a busy
 /// machine takes several seconds, a lease 30.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often something is looked at that is waited for: each look costs a guest that boots beside it some of its time.
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
 /// A hostler in a folder of its own. Whatever it leaves behind ends with this value.
 pub struct Dev {
@@ -219,7 +222,8 @@ impl Dev {
         Ok(status)
     }
 
-    /// Asks again and again until there is an answer.
+    /// Asks again and again until there is an answer. A guest that other work on this host keeps from working gets more time,
+    /// as long as it works at all.
     pub async fn until<T>(&mut self, what: &str, ask: impl AsyncFnMut(&mut Dev) -> Result<Option<T>>) -> Result<T> {
         self.until_within(PATIENCE, what, ask).await
     }
@@ -230,15 +234,20 @@ impl Dev {
         what: &str,
         mut ask: impl AsyncFnMut(&mut Dev) -> Result<Option<T>>,
     ) -> Result<T> {
-        let begun = Instant::now();
+        let (mut begun, mut worked) = (Instant::now(), Duration::ZERO);
         loop {
             if let Some(answer) = ask(self).await? {
                 return Ok(answer);
             }
             if begun.elapsed() > patience {
-                bail!("{what}: not after {patience:?}; the log says\n{}", self.log());
+                let by_now = guest::worked(self.home.path());
+                if !guest::are_kept_from_work(worked, by_now, patience) {
+                    let told = guest::told(self.home.path(), &self.inside(&self.data().join("vms")));
+                    bail!("{what}: not after {patience:?}; the log says\n{}\n{told}", self.log());
+                }
+                (begun, worked) = (Instant::now(), by_now);
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 

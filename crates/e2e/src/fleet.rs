@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    dev::{Answer, PATIENCE, binary},
+    dev::{Answer, LOOK, PATIENCE, binary},
     netns::{Host, Net},
     process,
     rabbitmq::RabbitMq,
@@ -34,9 +34,6 @@ const IMAGE: &str = r#"{
     },
     "defaults": {"vcpus": 1, "memory_mib": 128, "disk_gib": 1}
 }"#;
-
-/// How often something is looked at that is waited for.
-const LOOK: Duration = Duration::from_millis(50);
 
 /// Servers, agents and their database. Whatever they leave behind ends with this value.
 pub struct Fleet<'a> {

@@ -4,6 +4,7 @@
 pub mod dev;
 pub mod doc;
 pub mod fleet;
+pub mod guest;
 pub mod netns;
 pub mod pair;
 pub mod process;

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
-    dev::{PATIENCE, binary, offer},
+    dev::{LOOK, PATIENCE, binary, offer},
     process,
 };
 
@@ -200,7 +200,7 @@ impl Pair {
             if begun.elapsed() > PATIENCE {
                 bail!("{what}: not after {PATIENCE:?}; the log says\n{}", self.log());
             }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            tokio::time::sleep(LOOK).await;
         }
     }
 

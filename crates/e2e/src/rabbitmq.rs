@@ -1,25 +1,21 @@
-//! A RabbitMQ of a test's own: the one of Debian's package, with its data, its cookie and its ports apart from any other
-//! on this host. It ends with this value, whatever became of the test.
+//! A RabbitMQ of a test's own, which ends with its value, whatever became of the test; or a virtual host of the one that the
+//! tests of a process share, for those that kill no broker.
+
+mod node;
 
 use std::{
+    collections::BTreeMap,
     fs,
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
-    process::{Child, Command, Output, Stdio},
-    time::{Duration, Instant},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use anyhow::{Context, Result, bail};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustix::process::{Pid, Signal, kill_process_group};
-use tempfile::TempDir;
+use tokio::sync::OnceCell;
 
-use crate::dev::PATIENCE;
+use self::node::Node;
 
-/// Where the package has its programs; those on the PATH want to be root, and use the host's own data.
-const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 /// Its password is `guest`.
 const USER: &str = "guest";
 
@@ -32,16 +28,16 @@ pub enum Wire {
     Tls,
 }
 
-/// A broker.
+/// A broker, as one virtual host of it is seen.
 pub struct RabbitMq {
-    home: TempDir,
-    wire: Wire,
-    port: u16,
-    distribution: u16,
-    mapping: u16,
-    /// Knows which port the broker's own distribution has. Without one of ours the broker starts a daemon, and leaves it.
-    mapper: Child,
-    process: Option<Child>,
+    server: Server,
+    vhost: String,
+}
+
+/// Whose the process is.
+enum Server {
+    Own(Node),
+    Shared(&'static Node),
 }
 
 impl RabbitMq {
@@ -52,60 +48,56 @@ impl RabbitMq {
 
     /// The same, over this.
     pub async fn start_with(wire: Wire) -> Result<RabbitMq> {
-        let home = tempfile::Builder::new().prefix("hostler-rabbitmq").tempdir()?;
-        let (port, distribution, mapping) = (free()?, free()?, free()?);
-        let mapper = Command::new("epmd")
-            .args(["-address", "127.0.0.1", "-port"])
-            .arg(mapping.to_string())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("epmd cannot be started; scripts/install-deps.sh test installs it")?;
-        let mut broker = RabbitMq { home, wire, port, distribution, mapping, mapper, process: None };
-        fs::write(broker.file("enabled_plugins"), "[].")?;
-        fs::write(broker.file("rabbitmq.conf"), broker.configuration()?)?;
-        broker.again().await?;
+        Ok(RabbitMq { server: Server::Own(Node::start(wire).await?), vhost: "/".to_owned() })
+    }
+
+    /// An empty virtual host of the one that the tests of a process share, which nobody kills.
+    pub async fn shared() -> Result<RabbitMq> {
+        static NODE: OnceCell<Node> = OnceCell::const_new();
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let node = NODE.get_or_try_init(Node::start_for_all).await?;
+        let vhost = format!("test{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        node.ctl(&["-q", "add_vhost", &vhost])?;
+        let broker = RabbitMq { server: Server::Shared(node), vhost };
+        broker.permit(USER)?;
         Ok(broker)
     }
 
-    fn configuration(&self) -> Result<String> {
-        let port = self.port;
-        if self.wire == Wire::Plain {
-            return Ok(format!("listeners.tcp.1 = 127.0.0.1:{port}\nlog.console = false\n"));
+    fn node(&self) -> &Node {
+        match &self.server {
+            Server::Own(node) => node,
+            Server::Shared(node) => node,
         }
-        let [authority, certificate, key] = certified()?;
-        fs::write(self.authority(), authority)?;
-        fs::write(self.file("certificate.pem"), certificate)?;
-        fs::write(self.file("key.pem"), key)?;
-        let home = self.home.path().display();
-        Ok(format!(
-            "listeners.tcp = none\nlisteners.ssl.1 = 127.0.0.1:{port}\nlog.console = false\n\
-             ssl_options.cacertfile = {home}/authority.pem\nssl_options.certfile = {home}/certificate.pem\n\
-             ssl_options.keyfile = {home}/key.pem\nssl_options.verify = verify_none\n\
-             ssl_options.fail_if_no_peer_cert = false\n"
-        ))
+    }
+
+    /// The process, for what others would notice.
+    fn own(&mut self) -> Result<&mut Node> {
+        match &mut self.server {
+            Server::Own(node) => Ok(node),
+            Server::Shared(_) => bail!("others use this broker: a test that stops one starts one of its own"),
+        }
     }
 
     /// The authority of its certificate, PEM.
     pub fn authority(&self) -> PathBuf {
-        self.file("authority.pem")
+        self.node().authority()
     }
 
     /// Its address.
     pub fn url(&self) -> String {
-        let scheme = if self.wire == Wire::Tls { "amqps" } else { "amqp" };
-        format!("{scheme}://{USER}:{USER}@127.0.0.1:{}", self.port)
+        let scheme = if self.node().wire() == Wire::Tls { "amqps" } else { "amqp" };
+        let path = if self.vhost == "/" { String::new() } else { format!("/{}", self.vhost) };
+        format!("{scheme}://{USER}:{USER}@127.0.0.1:{}{path}", self.port())
     }
 
     /// The port on which it takes connections.
     pub fn port(&self) -> u16 {
-        self.port
+        self.node().port()
     }
 
     /// A file that holds its address, for whoever may read it.
     pub fn url_file(&self) -> Result<PathBuf> {
-        let file = self.file("url");
+        let file = self.node().file(&format!("url{}", self.vhost.replace('/', "")));
         fs::write(&file, self.url())?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600))?;
         Ok(file)
@@ -113,157 +105,54 @@ impl RabbitMq {
 
     /// Starts it again over its data, and waits.
     pub async fn again(&mut self) -> Result<()> {
-        let log = fs::File::options().create(true).append(true).open(self.file("out.log"))?;
-        let child = self
-            .command("rabbitmq-server")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0)
-            .spawn()
-            .context("RabbitMQ cannot be started; scripts/install-deps.sh test installs it")?;
-        self.process = Some(child);
-        self.until_it_answers().await
-    }
-
-    async fn until_it_answers(&self) -> Result<()> {
-        let begun = Instant::now();
-        while !self.takes_connections() {
-            if begun.elapsed() > PATIENCE {
-                bail!("RabbitMQ does not start:\n{}", fs::read_to_string(self.file("out.log")).unwrap_or_default());
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        Ok(())
+        self.own()?.again().await
     }
 
     /// Lets it end in order, and starts it again.
-    pub async fn restart(&self) -> Result<()> {
-        self.ctl(&["-q", "stop_app"])?;
-        self.ctl(&["-q", "start_app"])?;
-        self.until_it_answers().await
+    pub async fn restart(&mut self) -> Result<()> {
+        self.own()?.restart().await
     }
 
     /// Lets it neither answer nor end.
-    pub fn hang(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+    pub fn hang(&mut self) -> Result<()> {
+        self.own()?.hang()
     }
 
     /// It goes on.
-    pub fn wake(&self) -> Result<()> {
-        self.signal(Signal::CONT)
-    }
-
-    fn signal(&self, signal: Signal) -> Result<()> {
-        let child = self.process.as_ref().context("it runs")?;
-        let group = Pid::from_raw(i32::try_from(child.id())?).context("a pid")?;
-        Ok(kill_process_group(group, signal)?)
+    pub fn wake(&mut self) -> Result<()> {
+        self.own()?.wake()
     }
 
     /// Ends it as a power cut would.
     pub fn kill(&mut self) -> Result<()> {
-        if self.process.is_some() {
-            self.signal(Signal::KILL)?;
-        }
-        if let Some(mut child) = self.process.take() {
-            child.wait()?;
-        }
-        Ok(())
+        self.own()?.kill()
     }
 
-    /// What is in a queue: messages that wait, and that somebody has without having acknowledged them.
-    pub fn queue(&self, name: &str) -> Result<Option<(u64, u64)>> {
-        let listed = self.ctl(&[
-            "-q",
-            "list_queues",
-            "--no-table-headers",
-            "name",
-            "messages_ready",
-            "messages_unacknowledged",
-        ])?;
+    /// Gives this user of the broker all that there is in the virtual host.
+    pub fn permit(&self, user: &str) -> Result<()> {
+        self.ctl(&["-q", "set_permissions", "-p", &self.vhost, user, ".*", ".*", ".*"]).map(drop)
+    }
+
+    /// What is in each queue: messages that wait, and that somebody has without having acknowledged them.
+    pub fn queues(&self) -> Result<BTreeMap<String, (u64, u64)>> {
+        let columns = ["name", "messages_ready", "messages_unacknowledged"];
+        let list = ["-q", "list_queues", "--no-table-headers", "-p", &self.vhost];
+        let listed = self.ctl(&[&list[..], &columns].concat())?;
         let counts = |line: &str| {
-            let mut words = line.split_whitespace();
-            (words.next() == Some(name))
-                .then(|| Some((words.next()?.parse().ok()?, words.next()?.parse().ok()?)))
-                .flatten()
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [name, ready, taken] = words[..] else { bail!("a line of a list of queues is {line:?}") };
+            Ok((name.to_owned(), (ready.parse().context("a number")?, taken.parse().context("a number")?)))
         };
-        Ok(listed.lines().find_map(counts))
+        listed.lines().map(counts).collect()
+    }
+
+    /// What is in this one, where it is there.
+    pub fn queue(&self, name: &str) -> Result<Option<(u64, u64)>> {
+        Ok(self.queues()?.remove(name))
     }
 
     /// Runs `rabbitmqctl`.
     pub fn ctl(&self, words: &[&str]) -> Result<String> {
-        let Output { status, stdout, stderr } = self.command("rabbitmqctl").args(words).output()?;
-        if !status.success() {
-            bail!("rabbitmqctl {words:?}: {}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));
-        }
-        Ok(String::from_utf8_lossy(&stdout).into_owned())
+        self.node().ctl(words)
     }
-
-    /// It answers a greeting that makes no sense with its own: then it listens, and is done with starting.
-    fn takes_connections(&self) -> bool {
-        let greet = || -> std::io::Result<[u8; 4]> {
-            let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-            if self.wire == Wire::Tls {
-                // It listens last of all.
-                return Ok(*b"AMQP");
-            }
-            stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-            stream.write_all(b"AMQP\x00\x00\x00\x00")?;
-            let mut answer = [0; 4];
-            stream.read_exact(&mut answer)?;
-            Ok(answer)
-        };
-        greet().is_ok_and(|answer| &answer == b"AMQP")
-    }
-
-    fn command(&self, program: &str) -> Command {
-        let home = self.home.path();
-        let mut command = Command::new(format!("{PROGRAMS}/{program}"));
-        command
-            .env("HOME", home)
-            .env("RABBITMQ_NODENAME", format!("hostler{}@localhost", self.port))
-            .env("RABBITMQ_NODE_PORT", self.port.to_string())
-            .env("RABBITMQ_NODE_IP_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_DIST_PORT", self.distribution.to_string())
-            .env("ERL_EPMD_PORT", self.mapping.to_string())
-            .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_MNESIA_BASE", home.join("data"))
-            .env("RABBITMQ_LOG_BASE", home.join("log"))
-            .env("RABBITMQ_PID_FILE", home.join("pid"))
-            .env("RABBITMQ_CONFIG_FILE", home.join("rabbitmq"))
-            .env("RABBITMQ_ENABLED_PLUGINS_FILE", home.join("enabled_plugins"))
-            .env("RABBITMQ_CONF_ENV_FILE", "/dev/null")
-            // One scheduler that does not spin: tests share their processors.
-            .env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none");
-        command
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.home.path().join(name)
-    }
-}
-
-impl Drop for RabbitMq {
-    fn drop(&mut self) {
-        let _ = self.kill();
-        let _ = self.mapper.kill();
-        let _ = self.mapper.wait();
-        crate::process::naming(self.home.path()).into_iter().for_each(crate::process::kill);
-    }
-}
-
-/// An authority, a certificate of its for this host, and that one's key: PEM.
-fn certified() -> Result<[String; 3]> {
-    let (root, key) = (KeyPair::generate()?, KeyPair::generate()?);
-    let mut of_root = CertificateParams::new(Vec::new())?;
-    of_root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = of_root.self_signed(&root)?.pem();
-    let issuer = Issuer::new(of_root, root);
-    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &issuer)?;
-    Ok([authority, certificate.pem(), key.serialize_pem()])
-}
-
-/// A port that nobody has at the moment.
-fn free() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -90,15 +90,27 @@ async fn started(engine: Engine) -> Result<Dev> {
     Ok(dev)
 }
 
-async fn create_survives(engine: Engine, point: &str) -> Result<()> {
+/// The process is killed when a machine is made, and once more when that one is deleted.
+async fn life_survives(engine: Engine, create: &str, delete: Option<&str>) -> Result<()> {
     let mut dev = started(engine).await?;
-    let task = crash_at(&mut dev, point, "POST", "/api/v1/vms", Some(json!({"name": "m"}))).await?;
-    let machines = machines(&dev).await?;
+    create_survives(&mut dev, create).await.with_context(|| format!("the create, at {create}"))?;
+    if let Some(delete) = delete {
+        if machines(&dev).await?.is_empty() {
+            dev.machine("m").await?;
+        }
+        delete_survives(&mut dev, delete).await.with_context(|| format!("the delete, at {delete}"))?;
+    }
+    remove(&mut dev).await
+}
+
+async fn create_survives(dev: &mut Dev, point: &str) -> Result<()> {
+    let task = crash_at(dev, point, "POST", "/api/v1/vms", Some(json!({"name": "m"}))).await?;
+    let machines = machines(dev).await?;
     match &task {
         None => assert!(machines.is_empty(), "{point}: a machine without a task"),
         Some(task) => {
             assert_eq!(task["state"], "succeeded", "{point}: {task}");
-            assert_eq!(endings(&dev, task)?, 1, "{point}");
+            assert_eq!(endings(dev, task)?, 1, "{point}");
             assert_eq!(machines.len(), 1, "{point}");
             assert_eq!(machines[0]["state"], "running", "{point}: {}", machines[0]);
             let (_, ran) = dev.call("POST", "/api/v1/vms/m/exec", Some(json!({"argv": ["true"]}))).await?;
@@ -107,22 +119,20 @@ async fn create_survives(engine: Engine, point: &str) -> Result<()> {
         }
     }
     assert_eq!(dev.qemus().len(), machines.len(), "{point}: QEMU processes");
-    dev.assert_well().await?;
-    remove(&mut dev).await
+    dev.assert_well().await
 }
 
-async fn exec_survives(engine: Engine, point: &str) -> Result<()> {
-    let mut dev = started(engine).await?;
-    dev.machine("m").await?;
-    let body = json!({"argv": ["sh", "-c", "echo x >> /ran"]});
-    let task = crash_at(&mut dev, point, "POST", "/api/v1/vms/m/exec", Some(body)).await?;
-    let (_, ran) = dev.post("/api/v1/vms/m/exec", json!({"argv": ["sh", "-c", "wc -l < /ran || echo 0"]})).await?;
+async fn exec_survives(dev: &mut Dev, point: &str) -> Result<()> {
+    let body = json!({"argv": ["sh", "-c", format!("echo x >> /ran-{point}")]});
+    let task = crash_at(dev, point, "POST", "/api/v1/vms/m/exec", Some(body)).await?;
+    let count = format!("wc -l < /ran-{point} || echo 0");
+    let (_, ran) = dev.post("/api/v1/vms/m/exec", json!({"argv": ["sh", "-c", count]})).await?;
     let ran = dev.ended_task(ran["task"]["id"].as_str().context("id")?).await?;
     let times: u32 = ran["output"]["stdout"].as_str().context("stdout")?.trim().parse()?;
     match &task {
         None => assert_eq!(times, 0, "{point}: it ran without a task"),
         Some(task) => {
-            assert_eq!(endings(&dev, task)?, 1, "{point}");
+            assert_eq!(endings(dev, task)?, 1, "{point}");
             // Never twice; and when it cannot be known, it is said so.
             assert!(times <= 1, "{point}: it ran {times} times");
             match task["state"].as_str() {
@@ -133,25 +143,21 @@ async fn exec_survives(engine: Engine, point: &str) -> Result<()> {
         }
     }
     assert_eq!(dev.qemus().len(), 1, "{point}");
-    dev.assert_well().await?;
-    remove(&mut dev).await
+    dev.assert_well().await
 }
 
-async fn delete_survives(engine: Engine, point: &str) -> Result<()> {
-    let mut dev = started(engine).await?;
-    dev.machine("m").await?;
-    let task = crash_at(&mut dev, point, "DELETE", "/api/v1/vms/m", None).await?;
+async fn delete_survives(dev: &mut Dev, point: &str) -> Result<()> {
+    let task = crash_at(dev, point, "DELETE", "/api/v1/vms/m", None).await?;
     match &task {
         None => assert_eq!(dev.qemus().len(), 1, "{point}"),
         Some(task) => {
             assert_eq!(task["state"], "succeeded", "{point}: {task}");
-            assert_eq!(endings(&dev, task)?, 1, "{point}");
-            assert!(machines(&dev).await?.is_empty(), "{point}");
+            assert_eq!(endings(dev, task)?, 1, "{point}");
+            assert!(machines(dev).await?.is_empty(), "{point}");
             assert!(dev.qemus().is_empty(), "{point}");
         }
     }
-    dev.assert_well().await?;
-    remove(&mut dev).await
+    dev.assert_well().await
 }
 
 async fn edit_survives(engine: Engine, point: &str) -> Result<()> {
@@ -207,51 +213,83 @@ async fn remove(dev: &mut Dev) -> Result<()> {
     dev.assert_well().await
 }
 
-/// One test for each half of a list and each engine: two at a time is what a small machine can boot.
+/// Those of a list at which this engine is killed. What the agent does between its journal and its machines is the same
+/// whatever the store is kept in.
+fn points(engine: Engine, all: impl IntoIterator<Item = &'static &'static str>) -> Vec<&'static str> {
+    let of_this = |point: &&str| engine == Sqlite || point.starts_with("store.") || point.starts_with("agent.report.");
+    all.into_iter().copied().filter(of_this).collect()
+}
+
+/// At each point of one half of a list, in a hostler of its own.
 async fn each(
     engine: Engine,
-    points: impl IntoIterator<Item = &&'static str>,
+    all: impl IntoIterator<Item = &'static &'static str>,
     half: usize,
     survives: impl AsyncFn(Engine, &str) -> Result<()>,
 ) {
-    // What the agent does between its journal and its machines is the same whatever the store is kept in.
-    let of_this = |point: &&&str| engine == Sqlite || point.starts_with("store.") || point.starts_with("agent.report.");
-    for point in points.into_iter().filter(of_this).skip(half).step_by(2) {
+    for point in points(engine, all).into_iter().skip(half).step_by(2) {
         survives(engine, point).await.unwrap_or_else(|error| panic!("{point} over {engine:?}: {error:?}"));
     }
 }
 
+async fn each_life(engine: Engine, half: usize) {
+    let creates = points(engine, EVERY_TASK.iter().chain(PROGRESS).chain(CREATE));
+    let deletes = points(engine, EVERY_TASK.iter().chain(DELETE));
+    assert!(deletes.len() <= creates.len(), "each needs a machine");
+    for (number, create) in creates.into_iter().enumerate().skip(half).step_by(2) {
+        let life = life_survives(engine, create, deletes.get(number).copied());
+        life.await.unwrap_or_else(|error| panic!("over {engine:?}: {error:?}"));
+    }
+}
+
+async fn each_edit(engine: Engine, half: usize) {
+    each(engine, EDIT, half, edit_survives).await;
+}
+
+/// All in one machine, which lives through all of it.
+async fn each_exec(engine: Engine, half: usize) {
+    let all = async || {
+        let mut dev = started(engine).await?;
+        dev.machine("m").await?;
+        for point in points(engine, EVERY_TASK).into_iter().skip(half).step_by(2) {
+            exec_survives(&mut dev, point).await.with_context(|| point)?;
+        }
+        remove(&mut dev).await
+    };
+    all().await.unwrap_or_else(|error: anyhow::Error| panic!("over {engine:?}: {error:?}"));
+}
+
+/// One test for each half of a list and each engine: two at a time is what a small machine can boot.
 macro_rules! halves {
-    ($($name:ident: $points:expr, $survives:path;)*) => {$(
+    ($($name:ident: $each:path;)*) => {$(
         mod $name {
             use super::*;
 
             #[tokio::test]
             async fn at_every_even_point() {
-                each(Sqlite, $points, 0, $survives).await;
+                $each(Sqlite, 0).await;
             }
 
             #[tokio::test]
             async fn at_every_odd_point() {
-                each(Sqlite, $points, 1, $survives).await;
+                $each(Sqlite, 1).await;
             }
 
             #[tokio::test]
             async fn at_every_even_point_over_postgresql() {
-                each(Postgres, $points, 0, $survives).await;
+                $each(Postgres, 0).await;
             }
 
             #[tokio::test]
             async fn at_every_odd_point_over_postgresql() {
-                each(Postgres, $points, 1, $survives).await;
+                $each(Postgres, 1).await;
             }
         }
     )*};
 }
 
 halves! {
-    create_ends_exactly_once_whenever_the_process_is_killed: EVERY_TASK.iter().chain(PROGRESS).chain(CREATE), create_survives;
-    exec_ends_exactly_once_whenever_the_process_is_killed: EVERY_TASK, exec_survives;
-    edit_ends_exactly_once_whenever_the_process_is_killed: EDIT, edit_survives;
-    delete_ends_exactly_once_whenever_the_process_is_killed: EVERY_TASK.iter().chain(DELETE), delete_survives;
+    create_and_delete_end_exactly_once_whenever_the_process_is_killed: each_life;
+    exec_ends_exactly_once_whenever_the_process_is_killed: each_exec;
+    edit_ends_exactly_once_whenever_the_process_is_killed: each_edit;
 }

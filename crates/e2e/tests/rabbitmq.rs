@@ -16,7 +16,10 @@ mod scene;
 mod several;
 
 use anyhow::Result;
-use hostler_e2e::{pair::Pair, rabbitmq::Wire};
+use hostler_e2e::{
+    pair::Pair,
+    rabbitmq::{RabbitMq, Wire},
+};
 use serde_json::{Value, json};
 
 use self::scene::{Scene, id};
@@ -46,7 +49,7 @@ for _, _, body in channel.consume(queue):
 
 #[tokio::test]
 async fn submits_go_on_while_the_broker_is_down_and_offers_go_out_when_it_is_back() -> Result<()> {
-    let mut scene = Scene::with_agent().await?;
+    let mut scene = Scene::with_agent_and_own_broker().await?;
     assert_eq!(scene.echo(&[])?["state"], "succeeded");
     scene.broker.kill()?;
     let tasks = (0..5).map(|_| scene.echo(&["--no-wait"])).collect::<Result<Vec<_>>>()?;
@@ -67,7 +70,7 @@ async fn submits_go_on_while_the_broker_is_down_and_offers_go_out_when_it_is_bac
 #[tokio::test]
 async fn a_broker_that_is_killed_again_and_again_under_load_costs_no_task_and_no_attempt() -> Result<()> {
     const TASKS: usize = 60;
-    let mut scene = Scene::with_agent().await?;
+    let mut scene = Scene::with_agent_and_own_broker().await?;
     let mut tasks = Vec::new();
     for round in 0..3 {
         for _ in 0..TASKS / 3 {
@@ -259,7 +262,7 @@ channel.basic_reject(method.delivery_tag, requeue=False)
 
 #[tokio::test]
 async fn a_broker_over_tls_is_believed_by_its_authority_only() -> Result<()> {
-    let mut scene = Scene::over(Wire::Tls).await?;
+    let mut scene = Scene::over(RabbitMq::start_with(Wire::Tls).await?)?;
     scene.pair.start_server().await?;
     scene.join().await?;
     assert_eq!(scene.echo(&[])?["state"], "succeeded");
@@ -284,7 +287,7 @@ async fn a_broker_over_tls_is_believed_by_its_authority_only() -> Result<()> {
 
 #[tokio::test]
 async fn a_broker_that_hangs_lapses_no_lease() -> Result<()> {
-    let scene = Scene::with_agent().await?;
+    let mut scene = Scene::with_agent_and_own_broker().await?;
     let task = scene.pair.json(&[
         "task",
         "submit",
@@ -311,7 +314,7 @@ async fn a_broker_that_hangs_lapses_no_lease() -> Result<()> {
 
 #[tokio::test]
 async fn a_real_machine_comes_and_goes_by_the_broker() -> Result<()> {
-    let mut scene = Scene::over(Wire::Plain).await?;
+    let mut scene = Scene::over(RabbitMq::start().await?)?;
     let text = std::fs::read_to_string(scene.pair.config())?;
     std::fs::write(scene.pair.config(), text.replace("driver = \"sim\"\n", ""))?;
     scene.pair.start_server().await?;

@@ -264,7 +264,7 @@ async fn nothing_is_lost_or_done_twice_over_postgresql() -> Result<()> {
 async fn nothing_is_lost_or_done_twice_by_rabbitmq() -> Result<()> {
     let seed = seed()?;
     eprintln!("HOSTLER_SEED={seed}");
-    let broker = RabbitMq::start().await?;
+    let mut broker = RabbitMq::start().await?;
     let fleet = Fleet::by_broker(Postgres::shared()?, 2, 2, &broker).await?;
     let (status, answer) = fleet.echo(0).await?;
     assert_eq!(status, 200, "the queues are there: {answer}");

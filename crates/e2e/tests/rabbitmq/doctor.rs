@@ -26,7 +26,7 @@ fn check(scene: &Scene) -> Result<(bool, String)> {
 
 #[tokio::test]
 async fn the_doctor_and_the_check_of_the_configuration_look_at_the_broker() -> Result<()> {
-    let mut scene = Scene::with_agent().await?;
+    let mut scene = Scene::with_agent_and_own_broker().await?;
     assert_eq!(scene.echo(&[])?["state"], "succeeded");
     let findings = doctor(&scene)?;
     for name in ["broker", "broker queues", "broker offers", "broker dead letters"] {

@@ -206,7 +206,7 @@ async fn nobody_but_its_own_user_speaks_for_a_plain_node() -> Result<()> {
     let task = scene.echo(&["--no-wait"])?;
     scene.until(&task, "running").await?;
     scene.broker.ctl(&["-q", "add_user", "other", "secret"])?;
-    scene.broker.ctl(&["-q", "set_permissions", "other", ".*", ".*", ".*"])?;
+    scene.broker.permit("other")?;
     let other = scene.broker.url().replace("guest:guest", "other:secret");
     let result =
         json!({"taskId": id(&task)?, "agentId": id(&node)?, "ok": true, "result": {"message": "forged"}}).to_string();

@@ -54,7 +54,7 @@ async fn refused(fleet: &Fleet<'_>) -> Result<BTreeMap<(String, String), u64>> {
 
 #[tokio::test]
 async fn a_captured_offer_sent_elsewhere_later_or_changed_does_nothing_but_be_counted_and_told() -> Result<()> {
-    let broker = RabbitMq::start().await?;
+    let broker = RabbitMq::shared().await?;
     let mut fleet = Fleet::by_broker(Postgres::shared()?, 1, 2, &broker).await?;
     let (_, nodes) = fleet.call(0, "GET", "/nodes", None).await?;
     let id = |number: usize| nodes["items"][number]["id"].as_str().context("a node").map(str::to_owned);

@@ -7,15 +7,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use hostler_e2e::{
-    dev::PATIENCE,
-    pair::Pair,
-    rabbitmq::{RabbitMq, Wire},
-};
+use hostler_e2e::{dev::PATIENCE, pair::Pair, rabbitmq::RabbitMq};
 use serde_json::Value;
 
 /// Debian's, which has Debian's python3-pika.
 pub const PYTHON: &str = "/usr/bin/python3";
+
+/// The queues that a server takes from.
+const OF_SERVERS: &[&str] = &["hostler.results", "hostler.jobs.dead", "hostler.telemetry"];
 
 pub struct Scene {
     pub pair: Pair,
@@ -23,17 +22,16 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// A broker and a server; no agent.
+    /// A server, and a virtual host of the broker that tests share; no agent.
     pub async fn new() -> Result<Scene> {
-        let mut scene = Scene::over(Wire::Plain).await?;
+        let mut scene = Scene::over(RabbitMq::shared().await?)?;
         scene.pair.start_server().await?;
         Ok(scene)
     }
 
-    /// A broker, and what is to be said of it; nothing else runs.
-    pub async fn over(wire: Wire) -> Result<Scene> {
+    /// This broker, and what is to be said of it; nothing else runs.
+    pub fn over(broker: RabbitMq) -> Result<Scene> {
         hostler_trust::install_crypto();
-        let broker = RabbitMq::start_with(wire).await?;
         let pair = Pair::new()?;
         let (file, authority) = (broker.url_file()?, broker.authority());
         let way = format!("amqp_file = \"{}\"\namqp_authorities = \"{}\"", file.display(), authority.display());
@@ -45,13 +43,26 @@ impl Scene {
     /// And an agent that has its first heartbeat behind it.
     pub async fn with_agent() -> Result<Scene> {
         let mut scene = Scene::new().await?;
-        scene.join().await?;
-        let node = scene.pair.json(&["node", "show", "n1"])?;
-        scene.pair.until("its queue is there", |_| scene.broker.queue(&format!("agent.{}.tasks", id(&node)?))).await?;
+        scene.join_and_have_a_queue().await?;
+        Ok(scene)
+    }
+
+    /// The same with a broker that may be killed.
+    pub async fn with_agent_and_own_broker() -> Result<Scene> {
+        let mut scene = Scene::over(RabbitMq::start().await?)?;
+        scene.pair.start_server().await?;
+        scene.join_and_have_a_queue().await?;
         // A queue that was made a moment ago is not safe from a power cut in this RabbitMQ: its copies are, once it ended
         // in order. That much is between an operator and the broker.
         scene.broker.restart().await?;
         Ok(scene)
+    }
+
+    async fn join_and_have_a_queue(&mut self) -> Result<()> {
+        self.join().await?;
+        let node = self.pair.json(&["node", "show", "n1"])?;
+        self.pair.until("its queue is there", |_| self.broker.queue(&format!("agent.{}.tasks", id(&node)?))).await?;
+        Ok(())
     }
 
     /// Starts the agent for the first time.
@@ -124,25 +135,24 @@ channel.confirm_delivery()
 
     /// Waits until nothing is left in a node's queue or in the server's.
     pub async fn empty(&self, node: &Value) -> Result<()> {
-        self.drained(&format!("agent.{}.tasks", id(node)?)).await?;
+        self.drained(&[&format!("agent.{}.tasks", id(node)?)]).await?;
         self.taken().await
     }
 
     /// Waits until the server has taken all that was sent to it.
     pub async fn taken(&self) -> Result<()> {
-        for queue in ["hostler.results", "hostler.jobs.dead", "hostler.telemetry"] {
-            self.drained(queue).await?;
-        }
-        Ok(())
+        self.drained(OF_SERVERS).await
     }
 
-    async fn drained(&self, queue: &str) -> Result<()> {
-        let look = |_: &Pair| match self.broker.queue(queue)? {
-            Some((0, 0)) => Ok(Some(())),
-            Some(_) => Ok(None),
-            None => bail!("there is no queue {queue}"),
+    async fn drained(&self, names: &[&str]) -> Result<()> {
+        let look = |_: &Pair| {
+            let queues = self.broker.queues()?;
+            let counts =
+                names.iter().map(|name| queues.get(*name).with_context(|| format!("there is no queue {name}")));
+            let counts = counts.collect::<Result<Vec<_>>>()?;
+            Ok(counts.iter().all(|count| **count == (0, 0)).then_some(()))
         };
-        self.pair.until(&format!("{queue} is empty"), look).await
+        self.pair.until(&format!("{names:?} are empty"), look).await
     }
 }
 

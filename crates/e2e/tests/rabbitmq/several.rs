@@ -21,7 +21,7 @@ fn ends(fleet: &Fleet<'_>) -> Result<(String, String)> {
 
 #[tokio::test]
 async fn servers_share_a_broker_and_each_offer_and_each_result_counts_once() -> Result<()> {
-    let broker = RabbitMq::start().await?;
+    let broker = RabbitMq::shared().await?;
     let mut fleet = Fleet::by_broker(Postgres::shared()?, 2, 2, &broker).await?;
     let mut tasks = fleet.echoes(0, 150).await?;
     tasks.extend(fleet.echoes(1, 150).await?);

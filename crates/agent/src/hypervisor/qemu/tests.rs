@@ -1,4 +1,4 @@
-//! Real machines, booted by QEMU out of the image `tiny`. They take turns: two cores boot one guest at a time well.
+//! Real machines, booted by QEMU out of the image `tiny`, two at a time: an emulated guest uses one processor.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -10,7 +10,7 @@ use hostler_model::{
     vm::VmSpec,
 };
 use rustix::process::Signal;
-use tokio::sync::{Mutex, MutexGuard, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 
 use super::{Accel, Qemu, QemuConfig, folder::Folder, seek::Census};
 use crate::{
@@ -25,7 +25,7 @@ mod life;
 mod power;
 mod snapshot;
 
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+static TWO_AT_A_TIME: Semaphore = Semaphore::const_new(2);
 
 const READY: Duration = Duration::from_secs(120);
 
@@ -34,12 +34,12 @@ struct Node {
     dir: tempfile::TempDir,
     qemu: Qemu,
     image: PathBuf,
-    _turn: MutexGuard<'static, ()>,
+    _turn: SemaphorePermit<'static>,
 }
 
 impl Node {
     async fn new() -> Node {
-        let turn = ONE_AT_A_TIME.lock().await;
+        let turn = TWO_AT_A_TIME.acquire().await.unwrap();
         let dir = tempfile::Builder::new().prefix("hq").tempdir().unwrap();
         let qemu = Qemu::new(config(&dir)).unwrap();
         Node { dir, qemu, image: tiny(), _turn: turn }

@@ -37,14 +37,14 @@ async fn fetched(port: u16) -> String {
         stream.read_to_string(&mut said)?;
         Ok(said)
     };
-    for _ in 0..120 {
+    for _ in 0..600 {
         let said = tokio::task::spawn_blocking(ask).await.unwrap();
         if let Ok(said) = said
             && said.contains("the guest")
         {
             return said;
         }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("the guest does not answer on port {port}");
 }
