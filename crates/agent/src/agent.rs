@@ -33,7 +33,7 @@ use crate::{
     heartbeat::{self, Beats},
     image::{self, Images},
     inbox,
-    journal::{Journal, Start},
+    journal::{Journal, Lost, Start},
     metrics::Metrics,
     refused::Refusals,
     report::{self, Outbox},
@@ -136,6 +136,17 @@ pub struct Node {
     pub refusals: Refusals,
     /// Where ids come from.
     pub ids: Ids,
+}
+
+impl Node {
+    /// What becomes of a lease that is lost with this process: the first poll after a start says what is held, and the
+    /// broker's road has none.
+    pub fn lost(&self) -> Lost {
+        match self.road {
+            None => Lost::SentAgain,
+            Some(_) => Lost::Gone,
+        }
+    }
 }
 
 /// An agent. Dropping it is as good as killing it.
@@ -319,6 +330,9 @@ impl Agent {
         }
         self.tether.cut();
         self.tether.gone().await;
+        if let Err(error) = self.journal.write_receipts().await {
+            tracing::warn!(%error, "the journal cannot note what the server has; the next start reports it once more");
+        }
     }
 }
 

@@ -143,7 +143,7 @@ pub(crate) async fn receive(node: &Arc<Node>, tokens: &[String]) -> Result<(), h
         return act_first(node, assignments).await;
     }
     let now = node.clock.now();
-    let answers = node.journal.accept(assignments.clone(), node.works.in_work(), now).await?;
+    let answers = node.journal.accept(assignments.clone(), node.works.in_work(), node.lost(), now).await?;
     for (assignment, answer) in assignments.into_iter().zip(answers) {
         act(node, &assignment, answer);
     }
@@ -161,7 +161,7 @@ async fn act_first(node: &Arc<Node>, assignments: Vec<Assignment>) -> Result<(),
     }
     tokio::time::sleep(EMPTY).await;
     let (now, in_work) = (node.clock.now(), node.works.in_work());
-    let answers = node.journal.accept(assignments.clone(), Default::default(), now).await?;
+    let answers = node.journal.accept(assignments.clone(), Default::default(), node.lost(), now).await?;
     for (assignment, answer) in assignments.into_iter().zip(answers) {
         if !in_work.contains(&assignment.sub) {
             act(node, &assignment, answer);

@@ -11,11 +11,15 @@
 //!
 //! `accept` is committed before any effect, `finish` before the result is reported, and the report goes under the
 //! fence that the row has then: an adoption that came in between is not lost. Decisions are [`crate::fence`]'s; they
-//! are taken inside the transaction, so that they and a finish never cross. Never here: the network, a clock.
+//! are taken inside the transaction, so that they and a finish never cross. A kind that leaves no trace on its host has no
+//! effect that could come too early: what is accepted of it is in memory until it ends, where the server sends again what
+//! is lost (`traceless`). Never here: the network, a clock.
 
 use std::{
     collections::{HashMap, HashSet},
+    mem,
     path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -30,6 +34,10 @@ use hostler_model::{
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use self::{
+    receipts::{Noted, Receipts},
+    traceless::{Before, Traceless},
+};
 use crate::fence::{self, Decision, InWork, Known, Standing};
 
 const MIGRATIONS: Migrations = &[include_str!("../migrations/0001_init.sql")];
@@ -41,7 +49,21 @@ const KEEP_ROWS: i64 = 100_000;
 
 /// The journal of one agent. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Journal(Db);
+pub struct Journal {
+    db: Db,
+    traceless: Traceless,
+    receipts: Receipts,
+    mode: Mode,
+}
+
+/// What becomes of an attempt that is lost with this process before anything was written of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lost {
+    /// It is sent again under the same fence: the first poll after a start says what is held.
+    SentAgain,
+    /// Its lease has to lapse first.
+    Gone,
+}
 
 /// How the work on an accepted assignment is to start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -90,21 +112,37 @@ struct Entry<'a> {
 impl Journal {
     /// Opens or makes the file.
     pub fn open(path: &Path, mode: Mode) -> Result<Journal> {
-        Ok(Journal(Db::sqlite(path, mode, MIGRATIONS)?))
+        let db = Db::sqlite(path, mode, MIGRATIONS)?;
+        Ok(Journal { db, traceless: Traceless::default(), receipts: Receipts::default(), mode })
     }
 
-    /// Decides about assignments and writes down those that are taken, in one commit, before any effect. The answers
-    /// are in the order of the assignments. `in_work` are the tasks that this process works on.
+    /// Decides about assignments and writes down those that are taken, in one commit, before any effect; of those that have
+    /// none, and would be sent again, nothing. The answers are in the order of the assignments. `in_work` are the tasks that
+    /// this process works on.
     pub async fn accept(
         &self,
         assignments: Vec<Assignment>,
         in_work: HashSet<TaskId>,
+        lost: Lost,
         now: Timestamp,
     ) -> Result<Vec<Accepted>> {
         if assignments.is_empty() {
             return Ok(Vec::new());
         }
-        self.0.write("agent.accept", move |tx| accept(tx, &assignments, in_work, now)).await
+        let tasks = assignments.iter().map(|assignment| assignment.sub).collect();
+        let receipts: Arc<[Noted]> = self.receipts.take_of(&tasks).into();
+        let (traceless, before) = (self.traceless.clone(), Arc::<Mutex<Before>>::default());
+        let (noted, taken) = (receipts.clone(), before.clone());
+        let accepted = self.db.write("agent.accept", move |tx| {
+            receipts::write(tx, &noted)?;
+            let (answers, unwritten) = accept(tx, &traceless, &assignments, in_work, lost, now)?;
+            *taken.lock().unwrap_or_else(PoisonError::into_inner) = traceless.put(unwritten);
+            Ok(answers)
+        });
+        accepted.await.inspect_err(|_| {
+            self.receipts.add(receipts.iter().copied());
+            self.traceless.restore(mem::take(&mut before.lock().unwrap_or_else(PoisonError::into_inner)));
+        })
     }
 
     /// Writes down how an attempt ended, before that is reported. The answer is the report under the fence that is
@@ -118,94 +156,138 @@ impl Journal {
         over: impl FnOnce() -> bool + Send + 'static,
         now: Timestamp,
     ) -> Result<Option<Report>> {
-        self.0.write("agent.finish", move |tx| finish(tx, report, over(), now)).await
+        let (task, traceless, noted) = (report.task, self.traceless.clone(), self.receipts.take());
+        let receipts: Arc<[Noted]> = noted.into();
+        let shared = receipts.clone();
+        let finished = self.db.write("agent.finish", move |tx| {
+            receipts::write(tx, &shared)?;
+            finish(tx, &traceless, report, over(), now)
+        });
+        match finished.await {
+            Ok(report) => {
+                if report.is_some() {
+                    self.traceless.remove(task);
+                }
+                Ok(report)
+            }
+            Err(error) => {
+                self.receipts.add(receipts.iter().copied());
+                Err(error)
+            }
+        }
     }
 
     /// The latest attempt at a task that this node took.
     pub async fn latest(&self, task: TaskId) -> Result<Option<Fence>> {
         const SQL: &str = "SELECT store_epoch, attempt FROM attempt WHERE task = ?1 ->> 'task'";
-        self.0.read(move |tx| tx.query_one(SQL, &json!({"task": task}), |row| fence_at(row, 0))).await
+        let traceless = self.traceless.get(task).map(|one| one.fence);
+        let row = self.db.read(move |tx| tx.query_one(SQL, &json!({"task": task}), |row| fence_at(row, 0))).await?;
+        Ok(row.max(traceless))
     }
 
     /// Whether this assignment is still to be worked on: accepted, under this fence or a later one that adopted it.
     pub async fn is_open(&self, held: HeldLease) -> Result<bool> {
-        const SQL: &str = "
-            SELECT 1 FROM attempt
-            WHERE task = ?1 ->> 'task' AND state = 'accepted'
-              AND (store_epoch, attempt) >= (?1 ->> 'store_epoch', ?1 ->> 'attempt')";
-        let row = json!({
-            "task": held.task, "store_epoch": held.fence.store_epoch, "attempt": held.fence.attempt,
-        });
-        Ok(self.0.read(move |tx| tx.query_one(SQL, &row, |row| row.get::<i64>(0))).await?.is_some())
+        const SQL: &str = "SELECT store_epoch, attempt, state = 'accepted' FROM attempt WHERE task = ?1 ->> 'task'";
+        let traceless = self.traceless.get(held.task).map(|one| one.fence);
+        let read = |row: &Row<'_>| Ok((fence_at(row, 0)?, row.get::<bool>(2)?));
+        let row = self.db.read(move |tx| tx.query_one(SQL, &json!({"task": held.task}), read)).await?;
+        Ok(match row {
+            Some((fence, accepted)) => accepted && fence >= held.fence,
+            None => traceless.is_some_and(|fence| fence >= held.fence),
+        })
     }
 
     /// The server says that this attempt is over: it is kept as one that may have done something.
     pub async fn abandon(&self, held: HeldLease, now: Timestamp) -> Result<()> {
-        self.0.write("agent.abandon", move |tx| abandon(tx, held, now)).await
+        let traceless = self.traceless.clone();
+        self.db.write("agent.abandon", move |tx| abandon(tx, &traceless, held, now)).await?;
+        self.traceless.remove_at(held);
+        Ok(())
     }
 
-    /// Notes what the server did with results: those it has need not be kept. Nothing depends on when, so it is written with
-    /// what is written next.
+    /// Notes what the server did with results: those it has need not be kept. It is written with the next end.
     pub async fn forget(&self, receipts: Vec<(HeldLease, Receipt)>, now: Timestamp) -> Result<()> {
-        if receipts.is_empty() {
+        let first = self.receipts.add(receipts.into_iter().map(|(held, receipt)| (held, receipt, now)));
+        match self.mode {
+            // Commits cost nothing there that others could share.
+            Mode::Inline => self.write_receipts().await,
+            Mode::Threads if first => {
+                tokio::time::sleep(receipts::SOON).await;
+                self.write_receipts().await
+            }
+            Mode::Threads => Ok(()),
+        }
+    }
+
+    /// Writes what is noted and waits for nothing.
+    pub async fn write_receipts(&self) -> Result<()> {
+        let noted = self.receipts.take();
+        if noted.is_empty() {
             return Ok(());
         }
-        self.0.write_soon("agent.forget", move |tx| forget(tx, &receipts, now)).await
+        self.db.write("agent.forget", move |tx| receipts::write(tx, &noted)).await
     }
 
     /// Writes an offer down, before it is acknowledged: from then on it is ours to begin or to forget.
     pub async fn offered(&self, assignment: &Assignment, now: Timestamp) -> Result<()> {
         let row = offer::row(assignment, now);
-        self.0.write("agent.offered", move |tx| offer::put(tx, &row)).await
+        self.db.write("agent.offered", move |tx| offer::put(tx, &row)).await
     }
 
     /// Offers that were neither begun nor forgotten.
     pub async fn offers(&self) -> Result<Vec<Assignment>> {
-        self.0.read(offer::all).await
+        self.db.read(offer::all).await
     }
 
     /// An offer was begun, or is over.
     pub async fn forget_offer(&self, held: HeldLease) -> Result<()> {
-        self.0.write("agent.forget", move |tx| offer::remove(tx, held)).await
+        self.db.write("agent.forget", move |tx| offer::remove(tx, held)).await
     }
 
     /// What this node has counted of what it refused.
     pub async fn refusals(&self, node: NodeId) -> Result<Option<Counted>> {
-        self.0.read(move |tx| refusals::all(tx, node)).await
+        self.db.read(move |tx| refusals::all(tx, node)).await
     }
 
     /// Keeps how many were refused, before that is said.
     pub async fn keep_refusals(&self, node: NodeId, counted: &Counted) -> Result<()> {
         let counted = counted.clone();
-        self.0.write("agent.refused", move |tx| refusals::put(tx, node, &counted)).await
+        self.db.write("agent.refused", move |tx| refusals::put(tx, node, &counted)).await
     }
 
     /// Everything begun and not ended.
     pub async fn unfinished(&self) -> Result<Vec<Assignment>> {
-        self.0.read(|tx| tx.query(UNFINISHED, &Value::Null, |row| row.json(0))).await
+        self.db.read(|tx| tx.query(UNFINISHED, &Value::Null, |row| row.json(0))).await
     }
 
     /// Every result that the server has not acknowledged.
     pub async fn unreported(&self) -> Result<Vec<Report>> {
-        self.0.read(|tx| tx.query(UNREPORTED, &Value::Null, |row| report_at(row, 0))).await
+        self.db.read(|tx| tx.query(UNREPORTED, &Value::Null, |row| report_at(row, 0))).await
     }
 
     /// Every attempt that is unfinished or unreported: what a poll with `resync` says that the agent holds.
     pub async fn held(&self) -> Result<Vec<HeldLease>> {
         let read = |row: &Row<'_>| Ok(HeldLease { task: row.parse(0)?, fence: fence_at(row, 1)? });
-        self.0.read(move |tx| tx.query(HELD, &Value::Null, read)).await
+        // First those of which a row may come meanwhile.
+        let mut held = self.traceless.leases();
+        let rows = self.db.read(move |tx| tx.query(HELD, &Value::Null, read)).await?;
+        held.retain(|one| rows.iter().all(|row| row.task != one.task));
+        held.extend(rows);
+        Ok(held)
     }
 
     /// Removes what is too old to matter.
     pub async fn prune(&self, now: Timestamp) -> Result<usize> {
         let keep = i64::try_from(KEEP.as_micros()).unwrap_or(i64::MAX);
         let old = json!({ "before": now.as_micros().saturating_sub(keep), "rows": KEEP_ROWS });
-        self.0.write("agent.prune", move |tx| Ok(tx.execute(PRUNE_OLD, &old)? + tx.execute(PRUNE_MANY, &old)?)).await
+        self.db.write("agent.prune", move |tx| Ok(tx.execute(PRUNE_OLD, &old)? + tx.execute(PRUNE_MANY, &old)?)).await
     }
 }
 
 mod offer;
+mod receipts;
 mod refusals;
+mod traceless;
 
 const UNFINISHED: &str = "SELECT assignment FROM attempt WHERE state = 'accepted' ORDER BY task";
 
@@ -222,16 +304,33 @@ const PRUNE_MANY: &str = "
         SELECT task FROM attempt WHERE state IN ('abandoned', 'parked', 'settled')
         ORDER BY changed_at DESC LIMIT -1 OFFSET ?1 ->> 'rows')";
 
-fn accept(tx: &Tx<'_>, batch: &[Assignment], mut in_work: HashSet<TaskId>, now: Timestamp) -> Result<Vec<Accepted>> {
+/// The answers, and what was taken without being written.
+fn accept(
+    tx: &Tx<'_>,
+    traceless: &Traceless,
+    batch: &[Assignment],
+    mut in_work: HashSet<TaskId>,
+    lost: Lost,
+    now: Timestamp,
+) -> Result<(Vec<Accepted>, Vec<Assignment>)> {
     let mut known = read_known(tx, batch)?;
+    let rows: HashSet<TaskId> = known.keys().copied().collect();
+    for task in batch.iter().map(|assignment| assignment.sub).filter(|task| !rows.contains(task)) {
+        known.extend(traceless.get(task).map(|one| (task, Entry::accepted(&one).row())));
+    }
     let mut epochs = read_epochs(tx, batch)?;
-    let mut entries = Vec::new();
+    let (mut entries, mut unwritten) = (Vec::new(), Vec::new());
     let mut answers = Vec::with_capacity(batch.len());
     for assignment in batch {
         let (answer, entry) = consider(assignment, known.get(&assignment.sub), &in_work, &mut epochs, now)?;
         if let Some(entry) = entry {
             known.insert(entry.task, entry.row());
-            entries.push(entry);
+            match entry.assignment {
+                Some(taken) if Traceless::may_have(taken, lost) && !rows.contains(&taken.sub) => {
+                    unwritten.push(taken.clone());
+                }
+                Some(_) | None => entries.push(entry),
+            }
         }
         if let Accepted::Begin(..) = answer {
             in_work.insert(assignment.sub);
@@ -240,7 +339,7 @@ fn accept(tx: &Tx<'_>, batch: &[Assignment], mut in_work: HashSet<TaskId>, now: 
     }
     write_entries(tx, &entries, now)?;
     write_epochs(tx, &epochs)?;
-    Ok(answers)
+    Ok((answers, unwritten))
 }
 
 impl Entry<'_> {
@@ -416,9 +515,9 @@ fn write_epochs(tx: &Tx<'_>, epochs: &HashMap<VmId, u32>) -> Result<()> {
     tx.put(SQL, &json!(epochs.iter().collect::<Vec<_>>()))
 }
 
-fn finish(tx: &Tx<'_>, report: Report, over: bool, now: Timestamp) -> Result<Option<Report>> {
+fn finish(tx: &Tx<'_>, traceless: &Traceless, report: Report, over: bool, now: Timestamp) -> Result<Option<Report>> {
     // Two short statements: one that answers with what it changed would be gathered in a table of its own.
-    const OPEN: &str = "SELECT store_epoch, attempt FROM attempt WHERE task = ?1 ->> 'task' AND state = 'accepted'";
+    const ROW: &str = "SELECT store_epoch, attempt, state = 'accepted' FROM attempt WHERE task = ?1 ->> 'task'";
     const SQL: Texts =
         Texts::of_a_file("UPDATE attempt SET state = 'ended', report = :report, changed_at = :at WHERE task = :task");
     #[derive(Serialize)]
@@ -427,44 +526,40 @@ fn finish(tx: &Tx<'_>, report: Report, over: bool, now: Timestamp) -> Result<Opt
         report: Document<&'a Report>,
         at: i64,
     }
-    let open = tx.query_one(OPEN, &json!({"task": report.task}), |row| fence_at(row, 0))?;
-    let Some(fence) = open.filter(|fence| !over || *fence == report.fence) else { return Ok(None) };
-    tx.put_each(&SQL, &[Finished { task: report.task, report: Document(&report), at: now.as_micros() }])?;
-    Ok(Some(Report { fence, ..report }))
+    let is_its = |fence: Fence| !over || fence == report.fence;
+    let read = |row: &Row<'_>| Ok((fence_at(row, 0)?, row.get::<bool>(2)?));
+    match (tx.query_one(ROW, &json!({"task": report.task}), read)?, traceless.get(report.task)) {
+        (Some((fence, true)), _) if is_its(fence) => {
+            tx.put_each(&SQL, &[Finished { task: report.task, report: Document(&report), at: now.as_micros() }])?;
+            Ok(Some(Report { fence, ..report }))
+        }
+        (None, Some(taken)) if is_its(taken.fence) => {
+            let report = Report { fence: taken.fence, ..report };
+            let Assignment { sub: task, fence, .. } = taken;
+            let ended = Entry { task, fence, state: "ended", assignment: Some(&taken), report: Some(report.clone()) };
+            write_entries(tx, &[ended], now)?;
+            Ok(Some(report))
+        }
+        (Some(_), _) | (None, _) => Ok(None),
+    }
 }
 
-fn abandon(tx: &Tx<'_>, held: HeldLease, now: Timestamp) -> Result<()> {
+fn abandon(tx: &Tx<'_>, traceless: &Traceless, held: HeldLease, now: Timestamp) -> Result<()> {
     const SQL: &str = "
         UPDATE attempt SET state = 'abandoned', changed_at = ?1 ->> 'at'
         WHERE task = ?1 ->> 'task' AND state = 'accepted'
           AND store_epoch = ?1 ->> 'store_epoch' AND attempt = ?1 ->> 'attempt'";
-    tx.put(SQL, &HeldRow::new(&held, now))
-}
-
-fn forget(tx: &Tx<'_>, receipts: &[(HeldLease, Receipt)], now: Timestamp) -> Result<()> {
-    // A later fence that took the row over in the meantime is another delivery, and stays.
-    const SQL: Texts = Texts::of_a_file(
-        "
-        UPDATE attempt SET
-            state = :state, changed_at = :at, assignment = NULL, clean = report ->> '$.end.effects' IS 'undone',
-            report = CASE :state WHEN 'parked' THEN report END
-        WHERE task = :task AND state = 'ended' AND store_epoch = :store_epoch AND attempt = :attempt",
-    );
-    #[derive(Serialize)]
-    struct Forgotten {
-        state: &'static str,
-        #[serde(flatten)]
-        held: HeldRow,
+    const ROW: &str = "SELECT 1 FROM attempt WHERE task = ?1 ->> 'task'";
+    let row = tx.query_one(ROW, &json!({"task": held.task}), |row| row.get::<i64>(0))?;
+    match (row, traceless.get(held.task)) {
+        (Some(_), _) => tx.put(SQL, &HeldRow::new(&held, now)),
+        // Later ones are told from it, and earlier ones refused.
+        (None, Some(taken)) if taken.fence == held.fence => {
+            let HeldLease { task, fence } = held;
+            write_entries(tx, &[Entry { task, fence, state: "abandoned", assignment: Some(&taken), report: None }], now)
+        }
+        (None, _) => Ok(()),
     }
-    let row = |(held, receipt): &(HeldLease, Receipt)| {
-        let state = match receipt {
-            Receipt::Settled | Receipt::Unknown => "settled",
-            // The server may have leased the task again, to us, without having seen this result: it is kept for that.
-            Receipt::Stale => "parked",
-        };
-        Forgotten { state, held: HeldRow::new(held, now) }
-    };
-    tx.put_each(&SQL, &receipts.iter().map(row).collect::<Vec<_>>())
 }
 
 /// Which attempt a statement is about, and when.

@@ -4,11 +4,13 @@
 //! journal.finish ──► pending ──POST results, or by the broker──► receipt ──► journal.forget
 //! ```
 //!
-//! A result is in the journal before it comes here, so nothing is lost with this process.
+//! A result is in the journal before it comes here, so nothing is lost with this process. Results that are written down
+//! together come here one after the other: a batch waits a moment for those on their way.
 
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use hostler_link::LinkError;
@@ -17,7 +19,7 @@ use hostler_model::{
     internal::{HeldLease, Receipt, Report, Reports},
     task::End,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::timeout};
 
 use crate::{agent::Node, backoff::Outage};
 
@@ -26,31 +28,71 @@ const BATCH: usize = 256;
 /// At most about this many bytes of them: well below the 64 MiB that the server reads, escaped as JSON may be.
 const BATCH_BYTES: usize = 4 << 20;
 
+/// How long a batch waits for results that are being written down: as long as a commit takes on a disk that is not slow.
+const GATHER: Duration = Duration::from_millis(2);
+
 /// The results that the server does not have yet.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    pending: Mutex<BTreeMap<TaskId, Report>>,
+    held: Mutex<Pending>,
     more: Notify,
     less: Notify,
+    /// Told when none is on its way any more.
+    all: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    reports: BTreeMap<TaskId, Report>,
+    /// How many are being written down.
+    coming: usize,
+}
+
+/// A result that is being written down. Without one in the end (the attempt was over) it is dropped.
+#[derive(Debug)]
+pub struct Coming<'a>(&'a Outbox);
+
+impl Coming<'_> {
+    /// It is written down.
+    pub fn came(self, report: Report) {
+        // What is on its way is counted down after this, so that a batch does not miss it.
+        self.0.push(report);
+    }
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut held = self.0.lock();
+        held.coming -= 1;
+        if held.coming == 0 {
+            self.0.all.notify_waiters();
+        }
+    }
 }
 
 impl Outbox {
     /// Adds a result. A later fence of the same task takes the place of an earlier one.
     pub fn push(&self, report: Report) {
-        self.lock().insert(report.task, report);
+        self.lock().reports.insert(report.task, report);
         self.more.notify_one();
+    }
+
+    /// Says that one is being written down.
+    pub fn coming(&self) -> Coming<'_> {
+        self.lock().coming += 1;
+        Coming(self)
     }
 
     /// The leases of what is pending.
     pub fn leases(&self) -> Vec<HeldLease> {
-        self.lock().values().map(|report| HeldLease { task: report.task, fence: report.fence }).collect()
+        self.lock().reports.values().map(|report| HeldLease { task: report.task, fence: report.fence }).collect()
     }
 
     /// Waits until everything has a receipt.
     pub async fn empty(&self) {
         loop {
             let less = self.less.notified();
-            if self.lock().is_empty() {
+            if self.lock().reports.is_empty() {
                 return;
             }
             less.await;
@@ -60,26 +102,37 @@ impl Outbox {
     async fn batch(&self) -> Vec<Report> {
         loop {
             let more = self.more.notified();
-            let batch = first(&self.lock());
-            if !batch.is_empty() {
-                return batch;
+            if !self.lock().reports.is_empty() {
+                // The time that is up is all that there was to be waited for.
+                let _ = timeout(GATHER, self.all_came()).await;
+                return first(&self.lock().reports);
             }
             more.await;
+        }
+    }
+
+    async fn all_came(&self) {
+        loop {
+            let all = self.all.notified();
+            if self.lock().coming == 0 {
+                return;
+            }
+            all.await;
         }
     }
 
     /// Takes out what has a receipt, unless a later fence has taken its place.
     fn remove(&self, held: &HeldLease) {
         let mut pending = self.lock();
-        if pending.get(&held.task).is_some_and(|report| report.fence == held.fence) {
-            pending.remove(&held.task);
+        if pending.reports.get(&held.task).is_some_and(|report| report.fence == held.fence) {
+            pending.reports.remove(&held.task);
         }
         drop(pending);
         self.less.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TaskId, Report>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -199,6 +252,34 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
+
+    fn report(n: u128) -> Report {
+        let end = End::Succeeded { output: serde_json::Value::Null };
+        let (task, now) = (TaskId(uuid::Uuid::from_u128(n)), hostler_model::Timestamp::from_micros(0));
+        let fence = hostler_model::Fence { store_epoch: 1, attempt: 1 };
+        Report { task, fence, end, phases: Vec::new(), log: Vec::new(), started_at: now, finished_at: now }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn results_that_are_written_down_together_go_together_and_nobody_waits_long_for_one_that_does_not_come() {
+        let (outbox, begun) = (Outbox::default(), tokio::time::Instant::now());
+        let [first, second, over, stuck] = [(); 4].map(|()| outbox.coming());
+        let coming = async {
+            first.came(report(1));
+            tokio::task::yield_now().await;
+            second.came(report(2));
+            tokio::task::yield_now().await;
+            drop(over);
+        };
+        let (batch, ()) = tokio::join!(outbox.batch(), coming);
+        assert_eq!((batch.len(), begun.elapsed().as_millis()), (2, GATHER.as_millis()));
+        drop(stuck);
+        assert_eq!(
+            (outbox.batch().await.len(), begun.elapsed().as_millis()),
+            (2, GATHER.as_millis()),
+            "none is coming"
+        );
+    }
 
     #[test]
     fn what_is_not_about_the_results_leaves_them_to_be_sent_again() {

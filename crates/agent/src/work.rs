@@ -136,12 +136,13 @@ async fn conclude(node: &Node, attempt: &Arc<Attempt>, end: Option<End>) {
     };
     say(attempt, &report);
     node.metrics.add(Counter::Ended);
+    let coming = node.outbox.coming();
     let finish = || {
         let attempt = attempt.clone();
         node.journal.finish(report.clone(), move || attempt.cause() == Some(Cause::Over), now)
     };
     if let Some(report) = insist(finish).await {
-        node.outbox.push(report);
+        coming.came(report);
     }
 }
 

@@ -6,7 +6,7 @@
 //!                        └── leases, or a refusal ──► answered        └── its time is up, or it is ended ──► answered
 //! ```
 //!
-//! The wake-ups are listened to before the first claim, so none is lost; those that lag are made good by the look each
+//! Under load polls gather for a moment before a step (`pace`). The wake-ups are listened to before the first claim, so none is lost; those that lag are made good by the look each
 //! second, which asks the store for the nodes that have something to fetch: a poll for which there is nothing costs nothing
 //! while it waits. A poll's time is up here, not with its caller, so that no lease is handed to a poll that has just given
 //! up; for the same reason a caller that wants to ask for something else has its poll ended and waits for the answer.
@@ -15,9 +15,10 @@
 //! which task goes to which node (the store decides), and a queue that a restart would miss.
 
 mod assignment;
+mod pace;
 mod waiting;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use hostler_model::{NodeId, Refusal, TaskId, error::Code, id::EnrolmentId};
 use hostler_store::{Answer, Claim, Error, Leased, Store, Wakes};
@@ -30,7 +31,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::waiting::Waiting;
+use self::{pace::Pace, waiting::Waiting};
 use crate::{
     app::{Result, bell::LOOK},
     loops::Outage,
@@ -98,6 +99,8 @@ impl Dispatch {
             store,
             metrics,
             waiting: Waiting::default(),
+            due: Vec::new(),
+            pace: Pace::new(Instant::now()),
             looked: None,
             abort: BTreeMap::new(),
             outage: Outage::new("dispatch"),
@@ -135,6 +138,9 @@ struct Served {
     store: Store,
     metrics: Arc<Metrics>,
     waiting: Waiting,
+    /// Those that the next step claims for.
+    due: Vec<Poll>,
+    pace: Pace,
     /// As far as the look has come among the nodes; the next begins behind it.
     looked: Option<NodeId>,
     /// What nodes are to stop, for their next polls. Lost with this process: heartbeats say the same.
@@ -152,17 +158,17 @@ impl Served {
     ) {
         let mut look = Instant::now() + LOOK;
         loop {
-            let mut due = Vec::new();
             let next = self.waiting.first_end().map_or(look, |end| end.min(look));
+            let next = if self.due.is_empty() { next } else { next.min(self.pace.next(Instant::now())) };
             tokio::select! {
                 biased;
                 () = closing.cancelled() => return,
                 asked = arriving.recv() => match asked {
-                    Some(asked) => self.asked(asked, &mut due),
+                    Some(asked) => self.asked(asked),
                     None => return,
                 },
                 wake = wakes.recv() => match wake {
-                    Ok(wake) => self.wake(&wake, &mut due, &mut look),
+                    Ok(wake) => self.wake(&wake, &mut look),
                     Err(RecvError::Lagged(_)) => look = Instant::now(),
                     Err(RecvError::Closed) => return,
                 },
@@ -170,35 +176,39 @@ impl Served {
             }
             // What else came meanwhile goes into the same step.
             while let Ok(asked) = arriving.try_recv() {
-                self.asked(asked, &mut due);
+                self.asked(asked);
             }
             while let Ok(wake) = wakes.try_recv() {
-                self.wake(&wake, &mut due, &mut look);
+                self.wake(&wake, &mut look);
             }
             let over = self.waiting.over(Instant::now());
             end(over);
             if Instant::now() >= look {
-                look = Instant::now() + self.look(&mut due).await;
+                look = Instant::now() + self.look().await;
             }
-            self.claim(due).await;
+            let now = Instant::now();
+            if now >= self.pace.next(now) {
+                self.claim(now).await;
+            }
         }
     }
 
-    fn asked(&mut self, asked: Asked, due: &mut Vec<Poll>) {
+    fn asked(&mut self, asked: Asked) {
         match asked {
-            Asked::Poll(poll) => due.push(poll),
+            Asked::Poll(poll) => self.due.push(poll),
             Asked::End(node, enrolment) => {
                 end(self.waiting.of(node, enrolment));
                 // Those that have just come are claimed once, and do not wait.
                 let now = Instant::now();
-                due.iter_mut()
+                self.due
+                    .iter_mut()
                     .filter(|poll| (poll.claim.node, poll.claim.enrolment) == (node, enrolment))
                     .for_each(|poll| poll.until = now);
             }
         }
     }
 
-    fn wake(&mut self, wake: &Wakes, due: &mut Vec<Poll>, look: &mut Instant) {
+    fn wake(&mut self, wake: &Wakes, look: &mut Instant) {
         if wake.all {
             *look = Instant::now();
         }
@@ -206,11 +216,11 @@ impl Served {
             remember(&mut self.abort, *node, *task);
         }
         let nodes = wake.nodes.iter().chain(wake.aborting.iter().map(|(node, _)| node));
-        due.extend(nodes.flat_map(|node| self.waiting.take(*node)));
+        self.due.extend(nodes.flat_map(|node| self.waiting.take(*node)));
     }
 
     /// Takes those that wait although there is something for their nodes, and says how long until the next look.
-    async fn look(&mut self, due: &mut Vec<Poll>) -> Duration {
+    async fn look(&mut self) -> Duration {
         let behind = self.looked.take();
         if self.waiting.len() == 0 {
             return LOOK;
@@ -220,7 +230,7 @@ impl Served {
         match found {
             Ok(nodes) => {
                 self.looked = nodes.last().copied().filter(|_| nodes.len() == LOOKED_AT);
-                due.extend(nodes.into_iter().flat_map(|node| self.waiting.take(node)));
+                self.due.extend(nodes.into_iter().flat_map(|node| self.waiting.take(node)));
             }
             Err(Error::Database(error)) if error.is_outage() => {
                 let all = self.waiting.take_all();
@@ -232,9 +242,11 @@ impl Served {
         if self.looked.is_some() { LOOK_ON } else { LOOK }
     }
 
-    async fn claim(&mut self, mut due: Vec<Poll>) {
+    async fn claim(&mut self, now: Instant) {
+        let mut due = mem::take(&mut self.due);
         due.retain(|poll| !poll.reply.is_closed());
         if !due.is_empty() {
+            self.pace.begin(now);
             let claims = due.iter().map(|poll| poll.claim.clone()).collect();
             let leased = self.store.lease(claims).await;
             self.outage.note(&leased);
@@ -252,7 +264,7 @@ impl Served {
     }
 
     fn answer(&mut self, due: Vec<Poll>, answers: Vec<Answer<Vec<Leased>>>) {
-        let (claims, mut leases) = (due.len(), 0);
+        let (claims, mut answered, mut leases) = (due.len(), 0, 0);
         for (mut poll, answer) in due.into_iter().zip(answers) {
             let abort = self.abort.remove(&poll.claim.node).unwrap_or_default();
             match answer.map(|leased| Brought { leased, abort }) {
@@ -262,6 +274,7 @@ impl Served {
                     self.waiting.keep(poll);
                 }
                 answer => {
+                    answered += 1;
                     leases += answer.as_ref().map_or(0, |brought| brought.leased.len());
                     // A caller that broke off says in its next poll what it holds.
                     let _ = poll.reply.send(answer);
@@ -269,6 +282,7 @@ impl Served {
             }
         }
         if leases > 0 {
+            self.pace.note(answered, leases, Instant::now());
             self.metrics.leased(claims, leases);
         }
     }

@@ -192,6 +192,15 @@ pub enum OnUncertain {
     Fail,
 }
 
+/// Whether an attempt, however far it came, can be told from one that was never made by anything on its host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Trace {
+    /// It may have done something.
+    Left,
+    /// It only looks, or gives back what it was told: its node need not know of it before it has ended.
+    None,
+}
+
 /// What follows an attempt that failed, might be made again, and left something.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -283,6 +292,8 @@ pub trait Kind: Send + Sync + 'static {
     const ON_UNCERTAIN: OnUncertain;
     /// What follows a failure of which something is left.
     const ON_REMAINS: OnRemains = OnRemains::End;
+    /// Whether it leaves anything on its host.
+    const TRACE: Trace = Trace::Left;
     /// How many attempts, and the pauses between them.
     const RETRY: RetryPolicy;
     /// Why these, in a sentence for people: docs/tasks.md shows it.
@@ -353,6 +364,8 @@ pub struct Spec {
     pub on_uncertain: OnUncertain,
     /// What follows a failure of which something is left.
     pub on_remains: OnRemains,
+    /// Whether it leaves anything on its host.
+    pub trace: Trace,
     /// Attempts and backoff.
     pub retry: RetryPolicy,
     /// Why these.
@@ -395,6 +408,10 @@ impl Spec {
             !matches!((K::ON_REMAINS, K::ON_UNCERTAIN), (OnRemains::GoOn, OnUncertain::Fail)),
             "who goes on from what is left looks at it"
         );
+        assert!(
+            matches!((K::TRACE, K::ON_UNCERTAIN, K::TURN), (Trace::Left, _, _) | (_, OnUncertain::Rerun, Turn::None)),
+            "what leaves no trace is made again, and has nothing to do with a VM"
+        );
         Spec {
             name,
             class: K::CLASS,
@@ -404,6 +421,7 @@ impl Spec {
             turn: K::TURN,
             on_uncertain: K::ON_UNCERTAIN,
             on_remains: K::ON_REMAINS,
+            trace: K::TRACE,
             retry: K::RETRY,
             retry_why: K::RETRY_WHY,
             queue_deadline: K::QUEUE_DEADLINE,

@@ -53,7 +53,7 @@ fn success() -> End {
 
 async fn accept_one(journal: &Journal, assignment: &Assignment, in_work: &[TaskId]) -> Accepted {
     let in_work = in_work.iter().copied().collect();
-    journal.accept(vec![assignment.clone()], in_work, NOW).await.unwrap().pop().unwrap()
+    journal.accept(vec![assignment.clone()], in_work, Lost::SentAgain, NOW).await.unwrap().pop().unwrap()
 }
 
 fn begun(assignment: &Assignment, start: Start) -> Accepted {
@@ -182,7 +182,7 @@ async fn one_batch_decides_each_item_after_those_before_it() {
     let mut newer = task(3, 1);
     newer.epoch = Some(5);
     let batch = vec![task(1, 1), task(1, 1), newer.clone(), task(4, 1)];
-    let answers = journal.accept(batch.clone(), HashSet::new(), NOW).await.unwrap();
+    let answers = journal.accept(batch.clone(), HashSet::new(), Lost::SentAgain, NOW).await.unwrap();
     assert_eq!(answers[0], begun(&batch[0], Start::Fresh));
     assert_eq!(answers[2], begun(&newer, Start::Fresh));
     let Accepted::OldEpoch(refusal) = &answers[3] else { panic!("an older epoch was taken: {:?}", answers[3]) };
@@ -207,4 +207,139 @@ async fn what_is_old_goes_and_what_is_open_stays() {
     assert_eq!(journal.prune(NOW.plus(KEEP)).await.unwrap(), 0);
     assert_eq!(journal.prune(NOW.plus(KEEP * 2)).await.unwrap(), 1);
     assert_eq!(journal.held().await.unwrap().len(), 2);
+}
+
+/// Of a kind that leaves no trace.
+fn echo(n: u128, attempt: u32) -> Assignment {
+    let params = json!({ "message": "hi" });
+    Assignment { kind: KindName::Echo, target: Target::default(), params, epoch: None, ..task(n, attempt) }
+}
+
+#[tokio::test]
+async fn what_leaves_no_trace_is_held_here_and_sent_again_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, echo) = (open(&dir), echo(1, 1));
+    let held = HeldLease { task: echo.sub, fence: echo.fence };
+    assert_eq!(accept_one(&journal, &echo, &[]).await, begun(&echo, Start::Fresh));
+    assert_eq!(
+        (journal.held().await.unwrap(), journal.latest(echo.sub).await.unwrap()),
+        (vec![held], Some(echo.fence))
+    );
+    assert!(journal.is_open(held).await.unwrap());
+    // It is known here as what was written down is.
+    assert_eq!(accept_one(&journal, &echo, &[echo.sub]).await, Accepted::Ignored);
+    let other = Assignment { params: json!({ "message": "ho" }), ..echo.clone() };
+    assert_eq!(accept_one(&journal, &other, &[echo.sub]).await, Accepted::OtherContent);
+    // The next agent knows nothing of it, names nothing, and begins what it is sent.
+    let next = open(&dir);
+    assert!(next.unfinished().await.unwrap().is_empty() && next.held().await.unwrap().is_empty());
+    assert_eq!(accept_one(&next, &echo, &[]).await, begun(&echo, Start::Fresh));
+}
+
+#[tokio::test]
+async fn the_end_of_what_leaves_no_trace_is_written_down_under_the_fence_that_it_has_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, first, second) = (open(&dir), echo(1, 1), echo(1, 2));
+    accept_one(&journal, &first, &[]).await;
+    let adopted = Accepted::Adopt { task: first.sub, fence: second.fence, intent: Intent::Run };
+    assert_eq!(accept_one(&journal, &second, &[first.sub]).await, adopted);
+    assert_eq!(accept_one(&journal, &first, &[first.sub]).await, Accepted::Stale(Why::OldFence));
+    let reported = journal.finish(report(&first, success()), || false, NOW).await.unwrap().unwrap();
+    assert_eq!(reported.fence, second.fence);
+    assert_eq!(journal.finish(report(&second, success()), || false, NOW).await.unwrap(), None, "it has ended");
+    let next = open(&dir);
+    assert_eq!(next.unreported().await.unwrap(), std::slice::from_ref(&reported));
+    assert_eq!(accept_one(&next, &second, &[]).await, Accepted::Answer(Box::new(reported)));
+}
+
+#[tokio::test]
+async fn of_what_leaves_no_trace_and_is_over_nothing_is_reported_and_earlier_fences_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, first, second) = (open(&dir), echo(1, 2), echo(1, 3));
+    accept_one(&journal, &first, &[]).await;
+    journal.abandon(HeldLease { task: first.sub, fence: first.fence }, NOW).await.unwrap();
+    assert_eq!(journal.finish(report(&first, success()), || false, NOW).await.unwrap(), None);
+    assert!(journal.held().await.unwrap().is_empty());
+    let next = open(&dir);
+    assert_eq!(accept_one(&next, &echo(1, 1), &[]).await, Accepted::Stale(Why::OldFence));
+    assert_eq!(accept_one(&next, &second, &[]).await, begun(&second, Start::Uncertain));
+    assert_eq!(next.unfinished().await.unwrap(), [second], "a task that has a row is written into it");
+}
+
+#[tokio::test]
+async fn an_attempt_that_is_over_files_nothing_under_its_successors_fence_though_it_leaves_no_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, first, second) = (open(&dir), echo(1, 1), echo(1, 2));
+    accept_one(&journal, &first, &[]).await;
+    assert_eq!(accept_one(&journal, &second, &[]).await, begun(&second, Start::Uncertain));
+    assert_eq!(journal.finish(report(&first, success()), || true, NOW).await.unwrap(), None);
+    let held = HeldLease { task: second.sub, fence: second.fence };
+    assert!(journal.is_open(held).await.unwrap(), "the second goes on");
+    let own = report(&second, success());
+    assert_eq!(journal.finish(own.clone(), || false, NOW).await.unwrap(), Some(own));
+}
+
+#[tokio::test]
+async fn what_would_not_be_sent_again_is_written_down_whatever_it_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let echo = echo(1, 1);
+    open(&dir).accept(vec![echo.clone()], HashSet::new(), Lost::Gone, NOW).await.unwrap();
+    assert_eq!(open(&dir).unfinished().await.unwrap(), [echo]);
+}
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test]
+async fn what_could_not_be_committed_was_not_taken_and_its_receipts_stay() {
+    use hostler_db::planted;
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, file) = (open(&dir), dir.path().join("journal.db"));
+    let (mine, first) = (echo(1, 1), echo(2, 1));
+    for one in [&mine, &first] {
+        accept_one(&journal, one, &[]).await;
+    }
+    journal.finish(report(&first, success()), || false, NOW).await.unwrap();
+    let held = HeldLease { task: mine.sub, fence: mine.fence };
+    journal.receipts.add([(HeldLease { task: first.sub, fence: first.fence }, Receipt::Settled, NOW)]);
+    planted::fill(&file);
+    let batch = vec![echo(3, 1), echo(1, 2), task(4, 1)];
+    journal.accept(batch, [mine.sub].into(), Lost::SentAgain, NOW).await.unwrap_err();
+    journal.finish(report(&mine, success()), || false, NOW).await.unwrap_err();
+    planted::clear(&file);
+    assert_eq!(journal.traceless.leases(), [held], "what was there is there as it was");
+    assert!(journal.finish(report(&mine, success()), || false, NOW).await.unwrap().is_some());
+    assert_eq!(journal.held().await.unwrap(), [held], "and the receipt was written with the end");
+}
+
+#[tokio::test]
+async fn a_receipt_is_written_with_the_next_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, first, second) = (open(&dir), echo(1, 1), echo(2, 1));
+    for one in [&first, &second] {
+        accept_one(&journal, one, &[]).await;
+    }
+    journal.finish(report(&first, success()), || false, NOW).await.unwrap();
+    let held = HeldLease { task: first.sub, fence: first.fence };
+    let forgetting = tokio::spawn({
+        let journal = journal.clone();
+        async move { journal.forget(vec![(held, Receipt::Settled)], NOW).await }
+    });
+    tokio::task::yield_now().await;
+    let last = report(&second, success());
+    journal.finish(last.clone(), || false, NOW).await.unwrap();
+    forgetting.abort();
+    assert_eq!(open(&dir).unreported().await.unwrap(), [last]);
+}
+
+#[tokio::test]
+async fn a_later_attempt_is_judged_by_a_receipt_that_is_not_written_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let (journal, first, second) = (open(&dir), task(1, 1), task(1, 2));
+    accept_one(&journal, &first, &[]).await;
+    let end = End::Failed { code: Code::HandlerFailed, detail: "no".into(), retryable: true, effects: Effects::Remain };
+    journal.finish(report(&first, end), || false, NOW).await.unwrap();
+    let held = |of: &Assignment| HeldLease { task: of.sub, fence: of.fence };
+    journal.receipts.add([(held(&task(9, 1)), Receipt::Settled, NOW), (held(&first), Receipt::Settled, NOW)]);
+    // Without it the failure would be taken for one that the server never saw, and reported in place of another try.
+    assert_eq!(accept_one(&journal, &second, &[]).await, begun(&second, Start::Uncertain));
+    assert_eq!(journal.receipts.take().len(), 1, "that of another task waits on");
 }

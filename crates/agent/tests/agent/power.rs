@@ -279,7 +279,12 @@ async fn a_machine_is_removed_whatever_is_being_done_to_it() {
     let stop = on(&server, KindName::VmStop, vm, json!({"timeout_seconds": 3600}));
     server.give(&stop);
     world.until_begun(Gate::Shutdown, 1).await;
-    assert_eq!(succeeded(&done(&server, KindName::VmDelete, vm, json!({})).await)["existed"], true);
+    let delete = on(&server, KindName::VmDelete, vm, json!({}));
+    server.give(&delete);
+    // That of the stop, which is broken off, may come before it.
+    let of =
+        |heard: &crate::server::Heard| heard.batches.iter().flatten().find(|report| report.task == delete.sub).cloned();
+    assert_eq!(succeeded(&server.until(of).await)["existed"], true);
     assert!(!world.has(vm));
     agent.stop().await;
 }

@@ -15,13 +15,19 @@ use crate::{
 };
 
 #[tokio::test(start_paused = true)]
-async fn an_echo_is_done_again() {
+async fn an_echo_is_sent_again_and_done_again() {
     let (server, data) = (Server::new(), folder());
     let agent = server.agent(data.path(), World::new()).await;
-    server.give(&server.task(KindName::Echo, None, json!({ "message": "hi", "delay_ms": 5000 })));
+    let task = server.task(KindName::Echo, None, json!({ "message": "hi", "delay_ms": 5000 }));
+    server.give(&task);
     agent.counted(Counter::Begun, 1).await;
     agent.kill().await;
+    let polls = server.with(|heard| heard.polls.len());
     let agent = server.agent(data.path(), World::new()).await;
+    // Nothing was written of it: the first poll names nothing, and a server sends what it is not told is held.
+    let poll = server.until(|heard| heard.polls.get(polls).cloned()).await;
+    assert!(poll.contains("resync=true") && poll.ends_with("&held="), "{poll}");
+    server.give(&task);
     assert_eq!(succeeded(&server.result(1).await)["message"], "hi");
     assert_eq!(server.with(|heard| heard.joins), 1);
     agent.stop().await;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Turn};
+use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Trace, Turn};
 use crate::{error::Refusal, retry::RetryPolicy};
 
 /// The kind.
@@ -87,6 +87,7 @@ impl Kind for DiagHealthProbe {
     const AIM: Aim = Aim::AnyNode;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;
+    const TRACE: Trace = Trace::None;
     const RETRY: RetryPolicy = RetryPolicy::linear(3, 2, 10);
     const RETRY_WHY: &'static str = "A look at a host is as good a moment later, and an old answer is worth little.";
     const TIMEOUT: Duration = Duration::from_secs(30);

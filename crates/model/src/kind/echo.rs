@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Turn, within};
+use super::{Aim, Class, FillContext, Kind, OnUncertain, Role, Scope, Trace, Turn, within};
 use crate::{error::Refusal, retry::RetryPolicy, unit::Resources};
 
 /// The kind.
@@ -38,6 +38,7 @@ impl Kind for Echo {
     const AIM: Aim = Aim::AnyNode;
     const TURN: Turn = Turn::None;
     const ON_UNCERTAIN: OnUncertain = OnUncertain::Rerun;
+    const TRACE: Trace = Trace::None;
     const RETRY: RetryPolicy = RetryPolicy::exponential(3, 1, 60);
     const RETRY_WHY: &'static str = "It has no effect, and shows what a task does whose node comes and goes.";
     const TIMEOUT: Duration = Duration::from_secs(60);
