@@ -174,25 +174,8 @@ impl Db {
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        self.write_in(writer::Haste::Now, label, step).await
-    }
-
-    /// The same for what nobody waits for: it shares the commit of the next [`Db::write`], or has one after 100 ms.
-    pub async fn write_soon<T, F>(&self, label: &'static str, step: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
-    {
-        self.write_in(writer::Haste::Soon, label, step).await
-    }
-
-    async fn write_in<T, F>(&self, haste: writer::Haste, label: &'static str, step: F) -> Result<T>
-    where
-        T: Send + 'static,
-        F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
-    {
         match &self.0.engine {
-            Engine::Threads { writer, .. } => writer.run(label, haste, step).await,
+            Engine::Threads { writer, .. } => writer.run(label, step).await,
             Engine::Inline(session) => {
                 // Others act while a thread would be asked, and its answer be on the way: whoever asks may be gone by then.
                 tokio::task::yield_now().await;

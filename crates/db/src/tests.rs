@@ -136,37 +136,6 @@ async fn a_transaction_that_sqlite_rolled_back_takes_all_with_it_and_nothing_run
 }
 
 #[tokio::test]
-async fn what_may_wait_shares_the_commit_of_the_next() {
-    let dir = tempfile::tempdir().unwrap();
-    let db = open(&dir);
-    let soon = db.write_soon("t", |tx| insert(tx, &[1]));
-    let fatal = db.write("t", |tx| tx.execute("INSERT OR ROLLBACK INTO t VALUES (1)", &()));
-    let (soon, fatal) = tokio::join!(soon, fatal);
-    assert!(matches!((&soon, &fatal), (Err(Error::Lost(_)), Err(Error::Lost(_)))), "{soon:?} {fatal:?}");
-    let (soon, next) = tokio::join!(db.write_soon("t", |tx| insert(tx, &[1])), db.write("t", |tx| insert(tx, &[2])));
-    soon.and(next).unwrap();
-    assert_eq!(all(&db).await, [1, 2]);
-}
-
-#[tokio::test]
-async fn what_may_wait_is_committed_though_nothing_follows() {
-    let dir = tempfile::tempdir().unwrap();
-    let db = open(&dir);
-    db.write_soon("t", |tx| insert(tx, &[1])).await.unwrap();
-    // Its last handle goes while a step waits.
-    tokio::select! {
-        biased;
-        done = db.write_soon("t", |tx| insert(tx, &[2])) => panic!("{done:?}"),
-        () = async {} => {}
-    }
-    drop(db);
-    let again = open(&dir);
-    while all(&again).await != [1, 2] {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
-}
-
-#[tokio::test]
 async fn a_step_that_ends_its_transaction_is_not_taken_for_a_success() {
     let dir = tempfile::tempdir().unwrap();
     for mode in [Mode::Threads, Mode::Inline] {

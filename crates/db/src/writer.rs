@@ -1,10 +1,10 @@
 //! The writer: a thread that owns the one writing connection and commits what gathered together.
 
 use std::{
+    iter,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::mpsc,
     thread,
-    time::{Duration, Instant},
 };
 
 use tokio::sync::oneshot;
@@ -13,23 +13,11 @@ use crate::{Error, Purpose, Result, Session, Tx, session::lost};
 
 /// At most this many steps share a commit: enough to make fsync cheap, few enough that nobody waits long.
 const GROUP: usize = 64;
-/// How long a step that may wait for another's commit does at most.
-const SOON: Duration = Duration::from_millis(100);
-
-/// Whether a step asks for a commit, or shares one that comes anyway.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Haste {
-    /// It is committed at once.
-    Now,
-    /// It is committed with the next one that is, or after [`SOON`].
-    Soon,
-}
 
 /// A step in the queue: runs in the transaction, or hears why there is none, and hands back what answers its caller
 /// after the commit.
 struct Job {
     label: &'static str,
-    haste: Haste,
     run: Run,
 }
 
@@ -60,7 +48,7 @@ impl Done {
 }
 
 impl Job {
-    fn new<T, F>(label: &'static str, haste: Haste, step: F) -> (Job, oneshot::Receiver<Result<T>>)
+    fn new<T, F>(label: &'static str, step: F) -> (Job, oneshot::Receiver<Result<T>>)
     where
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
@@ -74,7 +62,7 @@ impl Job {
                 answer: Box::new(move |commit| drop(sender.send(commit.and(outcome)))),
             }
         });
-        (Job { label, haste, run }, answer)
+        (Job { label, run }, answer)
     }
 }
 
@@ -91,12 +79,12 @@ impl Writer {
         Ok(Writer(sender))
     }
 
-    pub(crate) async fn run<T, F>(&self, label: &'static str, haste: Haste, step: F) -> Result<T>
+    pub(crate) async fn run<T, F>(&self, label: &'static str, step: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
     {
-        let (job, answer) = Job::new(label, haste, step);
+        let (job, answer) = Job::new(label, step);
         self.0.send(job).map_err(|_| Error::Closed)?;
         answer.await.map_err(|_| Error::Closed)?
     }
@@ -108,13 +96,13 @@ where
     T: Send + 'static,
     F: FnOnce(&Tx<'_>) -> Result<T> + Send + 'static,
 {
-    let (job, mut answer) = Job::new(label, Haste::Now, step);
+    let (job, mut answer) = Job::new(label, step);
     commit_alone(session, job);
     answer.try_recv().unwrap_or(Err(Error::Closed))
 }
 
 /// Runs one step in a transaction of its own, which goes with it when it fails.
-fn commit_alone(session: &Session, Job { label, run, .. }: Job) {
+fn commit_alone(session: &Session, Job { label, run }: Job) {
     if let Err(error) = session.begin(Purpose::Write) {
         return (run(Err(error)).answer)(Ok(()));
     }
@@ -135,26 +123,10 @@ fn commit_alone(session: &Session, Job { label, run, .. }: Job) {
 
 fn work(session: &Session, queue: &mpsc::Receiver<Job>) {
     while let Ok(first) = queue.recv() {
-        let mut jobs = gather(first, queue);
-        match jobs.pop() {
-            Some(job) if jobs.is_empty() => commit_alone(session, job),
-            last => commit_together(session, jobs.into_iter().chain(last).collect()),
-        }
-    }
-}
-
-/// What is to share a commit, in the order in which it came: what is there, once any of it is in haste or has waited enough.
-fn gather(first: Job, queue: &mpsc::Receiver<Job>) -> Vec<Job> {
-    let until = Instant::now() + SOON;
-    let mut jobs = vec![first];
-    loop {
-        jobs.extend(queue.try_iter().take(GROUP - jobs.len()));
-        if jobs.len() == GROUP || jobs.iter().any(|job| job.haste == Haste::Now) {
-            return jobs;
-        }
-        match queue.recv_timeout(until.saturating_duration_since(Instant::now())) {
-            Ok(job) => jobs.push(job),
-            Err(mpsc::RecvTimeoutError::Timeout | mpsc::RecvTimeoutError::Disconnected) => return jobs,
+        let more: Vec<Job> = queue.try_iter().take(GROUP - 1).collect();
+        match more.is_empty() {
+            true => commit_alone(session, first),
+            false => commit_together(session, iter::once(first).chain(more).collect()),
         }
     }
 }
