@@ -6,9 +6,9 @@
 //!                        └── leases, or a refusal ──► answered        └── its time is up, or it is ended ──► answered
 //! ```
 //!
-//! Under load polls gather for a moment before a step (`pace`). The wake-ups are listened to before the first claim, so none is lost; those that lag are made good by the look each
-//! second, which asks the store for the nodes that have something to fetch: a poll for which there is nothing costs nothing
-//! while it waits. A poll's time is up here, not with its caller, so that no lease is handed to a poll that has just given
+//! Under load polls gather for a moment before a step (`pace`). The wake-ups are listened to before the first claim, so none
+//! is lost; those that lag are made good by the look each second, which asks the store for the nodes that have something to
+//! fetch: a poll for which there is nothing costs nothing while it waits. A poll's time is up here, not with its caller, so that no lease is handed to a poll that has just given
 //! up; for the same reason a caller that wants to ask for something else has its poll ended and waits for the answer.
 //! A caller that broke off loses what it was leased only until its next poll, which says what it holds. While the database
 //! is away, callers are sent to another server, which may reach it. Never here:

@@ -3,14 +3,14 @@
 
 use std::{
     fs,
-    net::{Ipv4Addr, TcpListener},
+    net::Ipv4Addr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
-use hostler_fixture::{Database, Postgres};
+use hostler_fixture::{Database, Postgres, free_port};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -538,10 +538,6 @@ fn offer(home: &Path) -> Result<PathBuf> {
     }
     fs::write(image.join("image.json"), IMAGE)?;
     Ok(folder)
-}
-
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 impl Drop for Fleet<'_> {

@@ -47,8 +47,8 @@ impl Host {
     }
 
     /// The words before a command that is to run there.
-    pub fn enter(&self) -> [String; 4] {
-        ["ip", "netns", "exec", &self.namespace].map(str::to_owned)
+    pub fn enter(&self) -> [String; 2] {
+        enter(&self.namespace)
     }
 }
 
@@ -80,9 +80,9 @@ impl Net {
         ip(&["addr", "add", &one, "peer", &router, "dev", &here])?;
         ip(&["link", "set", &here, "up"])?;
         ip(&["route", "add", &network, "via", &router])?;
-        ip(&["-n", &net.router, "addr", "add", &router, "peer", &one, "dev", WIRE])?;
-        ip(&["-n", &net.router, "link", "set", WIRE, "up"])?;
-        ip(&["netns", "exec", &net.router, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"])?;
+        ip_in(&net.router, &["addr", "add", &router, "peer", &one, "dev", WIRE])?;
+        ip_in(&net.router, &["link", "set", WIRE, "up"])?;
+        said(in_it(&net.router).args(["sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]))?;
         Ok(net)
     }
 
@@ -95,7 +95,7 @@ impl Net {
         let address = self.next()?;
         ip(&["addr", "add", &format!("{address}/32"), "dev", &format!("hostler{}", self.number)])?;
         let via = self.address(1).to_string();
-        ip(&["-n", &self.router, "route", "add", &address.to_string(), "via", &via])?;
+        ip_in(&self.router, &["route", "add", &address.to_string(), "via", &via])?;
         self.hosts.push(Host { namespace: String::new(), address });
         Ok(address)
     }
@@ -108,14 +108,14 @@ impl Net {
         let (address, router) = (address.to_string(), self.address(ROUTER).to_string());
         ip(&["netns", "add", name])?;
         self.hosts.push(host.clone());
-        ip(&["-n", name, "link", "add", WIRE, "type", "veth", "peer", "name", &port, "netns", &self.router])?;
-        ip(&["-n", name, "addr", "add", &address, "peer", &router, "dev", WIRE])?;
+        ip_in(name, &["link", "add", WIRE, "type", "veth", "peer", "name", &port, "netns", &self.router])?;
+        ip_in(name, &["addr", "add", &address, "peer", &router, "dev", WIRE])?;
         for device in ["lo", WIRE] {
-            ip(&["-n", name, "link", "set", device, "up"])?;
+            ip_in(name, &["link", "set", device, "up"])?;
         }
-        ip(&["-n", name, "route", "add", "default", "via", &router])?;
-        ip(&["-n", &self.router, "addr", "add", &router, "peer", &address, "dev", &port])?;
-        ip(&["-n", &self.router, "link", "set", &port, "up"])?;
+        ip_in(name, &["route", "add", "default", "via", &router])?;
+        ip_in(&self.router, &["addr", "add", &router, "peer", &address, "dev", &port])?;
+        ip_in(&self.router, &["link", "set", &port, "up"])?;
         Ok(host)
     }
 
@@ -137,7 +137,7 @@ impl Net {
 
     fn rule(&self, verb: &str, from: Ipv4Addr, to: Ipv4Addr) -> Result<()> {
         let (from, to) = (from.to_string(), to.to_string());
-        ip(&["-n", &self.router, "rule", verb, "from", &from, "to", &to, "blackhole"])
+        ip_in(&self.router, &["rule", verb, "from", &from, "to", &to, "blackhole"])
     }
 }
 
@@ -155,7 +155,7 @@ impl Drop for Net {
 
 /// Namespaces whose run has ended without its drops.
 fn clear_what_dead_runs_left() -> Result<()> {
-    for line in said(&["netns", "list"])?.lines() {
+    for line in said(Command::new("ip").args(["netns", "list"]))?.lines() {
         let name = line.split(' ').next().unwrap_or_default();
         let run = name.strip_prefix(OURS).and_then(|rest| rest.strip_prefix('-')?.split('-').next());
         if run.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
@@ -168,18 +168,39 @@ fn clear_what_dead_runs_left() -> Result<()> {
 
 /// A namespace, with whatever still runs there.
 fn remove(name: &str) -> Result<()> {
-    said(&["netns", "pids", name])?.lines().filter_map(|pid| pid.trim().parse().ok()).for_each(process::kill);
+    said(Command::new("ip").args(["netns", "pids", name]))?
+        .lines()
+        .filter_map(|pid| pid.trim().parse().ok())
+        .for_each(process::kill);
     ip(&["netns", "del", name])
 }
 
 fn ip(words: &[&str]) -> Result<()> {
-    said(words).map(drop)
+    said(Command::new("ip").args(words)).map(drop)
 }
 
-fn said(words: &[&str]) -> Result<String> {
-    let output = Command::new("ip").args(words).output().context("`ip` cannot be run: install iproute2")?;
+/// The same in a namespace.
+fn ip_in(name: &str, words: &[&str]) -> Result<()> {
+    said(in_it(name).arg("ip").args(words)).map(drop)
+}
+
+/// The words before a command that is to run in a namespace. `ip -n` and `ip netns exec` would also mount, which is refused
+/// where the root of the files is no mount of its own.
+fn enter(name: &str) -> [String; 2] {
+    ["nsenter".to_owned(), format!("--net=/var/run/netns/{name}")]
+}
+
+fn in_it(name: &str) -> Command {
+    let [program, of] = enter(name);
+    let mut command = Command::new(program);
+    command.arg(of);
+    command
+}
+
+fn said(command: &mut Command) -> Result<String> {
+    let output = command.output().context("`ip` or `nsenter` cannot be run: install iproute2 and util-linux")?;
     if !output.status.success() {
-        bail!("ip {}: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(String::from_utf8(output.stdout)?)
 }

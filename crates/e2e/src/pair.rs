@@ -4,7 +4,6 @@ use std::{
     env,
     ffi::OsString,
     fs,
-    net::TcpListener,
     os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -12,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use hostler_fixture::free_port;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -38,7 +38,7 @@ impl Pair {
 
     /// One file for both, with a port for agents that stays the same across restarts.
     fn configuration(&self) -> Result<String> {
-        let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let free = format!("127.0.0.1:{}", free_port()?);
         let (home, images) = (self.home.path().display(), offer(self.home.path(), &["tiny"])?);
         Ok(format!(
             "[server]\nlisten = \"127.0.0.1:0\"\nagents_listen = \"{free}\"\ndata = \"{home}/server\"\n\

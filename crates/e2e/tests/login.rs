@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use hostler_e2e::dev::{Dev, PATIENCE, binary};
-use hostler_fixture::{KeyKind, Provider};
+use hostler_fixture::{KeyKind, Provider, free_port};
 use serde_json::Value;
 
 /// A user of this machine with a home of their own.
@@ -87,10 +87,6 @@ async fn somebody_logs_in_by_a_browser_and_keeps_a_token_of_their_own() -> Resul
     rustix::process::kill_process(rustix::process::Pid::from_child(&server), rustix::process::Signal::TERM)?;
     assert!(server.wait()?.success());
     Ok(())
-}
-
-fn free_port() -> Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 #[tokio::test(flavor = "multi_thread")]

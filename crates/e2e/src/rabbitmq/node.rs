@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     os::unix::process::CommandExt as _,
     path::PathBuf,
     process::{Child, Command, Output, Stdio},
@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use hostler_fixture::free_port;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tempfile::TempDir;
@@ -43,7 +44,7 @@ impl Node {
     /// Starts one, and waits until it takes connections: ten seconds on a quiet machine.
     pub(super) async fn start(wire: Wire) -> Result<Node> {
         let home = tempfile::Builder::new().prefix("hostler-rabbitmq").tempdir()?;
-        let (port, distribution, mapping) = (free()?, free()?, free()?);
+        let (port, distribution, mapping) = (free_port()?, free_port()?, free_port()?);
         let mapper = Command::new("epmd")
             .args(["-address", "127.0.0.1", "-port"])
             .arg(mapping.to_string())
@@ -239,9 +240,4 @@ fn certified() -> Result<[String; 3]> {
     let issuer = Issuer::new(of_root, root);
     let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()])?.signed_by(&key, &issuer)?;
     Ok([authority, certificate.pem(), key.serialize_pem()])
-}
-
-/// A port that nobody has at the moment.
-fn free() -> Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
