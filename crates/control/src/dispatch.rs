@@ -6,19 +6,18 @@
 //!                        └── leases, or a refusal ──► answered        └── its time is up, or it is ended ──► answered
 //! ```
 //!
-//! Under load polls gather for a moment before a step (`pace`). The wake-ups are listened to before the first claim, so none
-//! is lost; those that lag are made good by the look each second, which asks the store for the nodes that have something to
-//! fetch: a poll for which there is nothing costs nothing while it waits. A poll's time is up here, not with its caller, so that no lease is handed to a poll that has just given
+//! The wake-ups are listened to before the first claim, so none is lost; those that lag are made good by the look each
+//! second, which asks the store for the nodes that have something to fetch: a poll for which there is nothing costs nothing
+//! while it waits. A poll's time is up here, not with its caller, so that no lease is handed to a poll that has just given
 //! up; for the same reason a caller that wants to ask for something else has its poll ended and waits for the answer.
 //! A caller that broke off loses what it was leased only until its next poll, which says what it holds. While the database
 //! is away, callers are sent to another server, which may reach it. Never here:
 //! which task goes to which node (the store decides), and a queue that a restart would miss.
 
 mod assignment;
-mod pace;
 mod waiting;
 
-use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use hostler_model::{NodeId, Refusal, TaskId, error::Code, id::EnrolmentId};
 use hostler_store::{Answer, Claim, Error, Leased, Store, Wakes};
@@ -31,7 +30,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use self::{pace::Pace, waiting::Waiting};
+use self::waiting::Waiting;
 use crate::{
     app::{Result, bell::LOOK},
     loops::Outage,
@@ -99,8 +98,6 @@ impl Dispatch {
             store,
             metrics,
             waiting: Waiting::default(),
-            due: Vec::new(),
-            pace: Pace::new(Instant::now()),
             looked: None,
             abort: BTreeMap::new(),
             outage: Outage::new("dispatch"),
@@ -138,9 +135,6 @@ struct Served {
     store: Store,
     metrics: Arc<Metrics>,
     waiting: Waiting,
-    /// Those that the next step claims for.
-    due: Vec<Poll>,
-    pace: Pace,
     /// As far as the look has come among the nodes; the next begins behind it.
     looked: Option<NodeId>,
     /// What nodes are to stop, for their next polls. Lost with this process: heartbeats say the same.
@@ -158,17 +152,17 @@ impl Served {
     ) {
         let mut look = Instant::now() + LOOK;
         loop {
+            let mut due = Vec::new();
             let next = self.waiting.first_end().map_or(look, |end| end.min(look));
-            let next = if self.due.is_empty() { next } else { next.min(self.pace.next(Instant::now())) };
             tokio::select! {
                 biased;
                 () = closing.cancelled() => return,
                 asked = arriving.recv() => match asked {
-                    Some(asked) => self.asked(asked),
+                    Some(asked) => self.asked(asked, &mut due),
                     None => return,
                 },
                 wake = wakes.recv() => match wake {
-                    Ok(wake) => self.wake(&wake, &mut look),
+                    Ok(wake) => self.wake(&wake, &mut due, &mut look),
                     Err(RecvError::Lagged(_)) => look = Instant::now(),
                     Err(RecvError::Closed) => return,
                 },
@@ -176,39 +170,35 @@ impl Served {
             }
             // What else came meanwhile goes into the same step.
             while let Ok(asked) = arriving.try_recv() {
-                self.asked(asked);
+                self.asked(asked, &mut due);
             }
             while let Ok(wake) = wakes.try_recv() {
-                self.wake(&wake, &mut look);
+                self.wake(&wake, &mut due, &mut look);
             }
             let over = self.waiting.over(Instant::now());
             end(over);
             if Instant::now() >= look {
-                look = Instant::now() + self.look().await;
+                look = Instant::now() + self.look(&mut due).await;
             }
-            let now = Instant::now();
-            if now >= self.pace.next(now) {
-                self.claim(now).await;
-            }
+            self.claim(due).await;
         }
     }
 
-    fn asked(&mut self, asked: Asked) {
+    fn asked(&mut self, asked: Asked, due: &mut Vec<Poll>) {
         match asked {
-            Asked::Poll(poll) => self.due.push(poll),
+            Asked::Poll(poll) => due.push(poll),
             Asked::End(node, enrolment) => {
                 end(self.waiting.of(node, enrolment));
                 // Those that have just come are claimed once, and do not wait.
                 let now = Instant::now();
-                self.due
-                    .iter_mut()
+                due.iter_mut()
                     .filter(|poll| (poll.claim.node, poll.claim.enrolment) == (node, enrolment))
                     .for_each(|poll| poll.until = now);
             }
         }
     }
 
-    fn wake(&mut self, wake: &Wakes, look: &mut Instant) {
+    fn wake(&mut self, wake: &Wakes, due: &mut Vec<Poll>, look: &mut Instant) {
         if wake.all {
             *look = Instant::now();
         }
@@ -216,11 +206,11 @@ impl Served {
             remember(&mut self.abort, *node, *task);
         }
         let nodes = wake.nodes.iter().chain(wake.aborting.iter().map(|(node, _)| node));
-        self.due.extend(nodes.flat_map(|node| self.waiting.take(*node)));
+        due.extend(nodes.flat_map(|node| self.waiting.take(*node)));
     }
 
     /// Takes those that wait although there is something for their nodes, and says how long until the next look.
-    async fn look(&mut self) -> Duration {
+    async fn look(&mut self, due: &mut Vec<Poll>) -> Duration {
         let behind = self.looked.take();
         if self.waiting.len() == 0 {
             return LOOK;
@@ -230,7 +220,7 @@ impl Served {
         match found {
             Ok(nodes) => {
                 self.looked = nodes.last().copied().filter(|_| nodes.len() == LOOKED_AT);
-                self.due.extend(nodes.into_iter().flat_map(|node| self.waiting.take(node)));
+                due.extend(nodes.into_iter().flat_map(|node| self.waiting.take(node)));
             }
             Err(Error::Database(error)) if error.is_outage() => {
                 let all = self.waiting.take_all();
@@ -242,11 +232,9 @@ impl Served {
         if self.looked.is_some() { LOOK_ON } else { LOOK }
     }
 
-    async fn claim(&mut self, now: Instant) {
-        let mut due = mem::take(&mut self.due);
+    async fn claim(&mut self, mut due: Vec<Poll>) {
         due.retain(|poll| !poll.reply.is_closed());
         if !due.is_empty() {
-            self.pace.begin(now);
             let claims = due.iter().map(|poll| poll.claim.clone()).collect();
             let leased = self.store.lease(claims).await;
             self.outage.note(&leased);
@@ -264,7 +252,7 @@ impl Served {
     }
 
     fn answer(&mut self, due: Vec<Poll>, answers: Vec<Answer<Vec<Leased>>>) {
-        let (claims, mut answered, mut leases) = (due.len(), 0, 0);
+        let (claims, mut leases) = (due.len(), 0);
         for (mut poll, answer) in due.into_iter().zip(answers) {
             let abort = self.abort.remove(&poll.claim.node).unwrap_or_default();
             match answer.map(|leased| Brought { leased, abort }) {
@@ -274,7 +262,6 @@ impl Served {
                     self.waiting.keep(poll);
                 }
                 answer => {
-                    answered += 1;
                     leases += answer.as_ref().map_or(0, |brought| brought.leased.len());
                     // A caller that broke off says in its next poll what it holds.
                     let _ = poll.reply.send(answer);
@@ -282,7 +269,6 @@ impl Served {
             }
         }
         if leases > 0 {
-            self.pace.note(answered, leases, Instant::now());
             self.metrics.leased(claims, leases);
         }
     }
