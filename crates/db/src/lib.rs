@@ -34,7 +34,7 @@ use std::{
 
 pub use document::Document;
 pub use migration::Migrations;
-pub use postgres::{Channel, Heard, Timeline};
+pub use postgres::{Channel, Heard, Timeline, as_sent};
 pub use row::{Cell, FromCell, Row};
 use session::{Purpose, Session};
 pub use tx::{Texts, Tx};

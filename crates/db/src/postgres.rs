@@ -13,6 +13,7 @@ mod tests;
 mod tls;
 
 pub use channel::{Channel, Heard};
+pub use dialect::as_sent;
 pub use gate::Timeline;
 pub(crate) use server::Server;
 pub(crate) use session::Session;

@@ -136,6 +136,21 @@ async fn a_transaction_that_sqlite_rolled_back_takes_all_with_it_and_nothing_run
 }
 
 #[tokio::test]
+async fn a_step_that_ends_the_transaction_takes_those_with_it_that_share_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = open(&dir);
+    let (go, wait) = std::sync::mpsc::channel();
+    // While this one stands still, the others gather.
+    let busy = db.write("t", move |_| wait.recv().map_err(|e| Error::Aborted(e.to_string())));
+    let shared = db.write("t", |tx| insert(tx, &[1]));
+    let fatal = db.write("t", |tx| tx.execute("INSERT OR ROLLBACK INTO t VALUES (1)", &()));
+    let (_, shared, fatal, ()) = tokio::join!(busy, shared, fatal, async { go.send(()).unwrap() });
+    assert!(matches!((&shared, &fatal), (Err(Error::Lost(_)), Err(Error::Lost(_)))), "{shared:?} {fatal:?}");
+    db.write("t", |tx| insert(tx, &[2])).await.unwrap();
+    assert_eq!(all(&db).await, [2]);
+}
+
+#[tokio::test]
 async fn a_step_that_ends_its_transaction_is_not_taken_for_a_success() {
     let dir = tempfile::tempdir().unwrap();
     for mode in [Mode::Threads, Mode::Inline] {

@@ -12,7 +12,7 @@
 mod walk;
 mod wrong;
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
 use serde::{Deserialize, Serialize};
@@ -54,20 +54,36 @@ impl fmt::Display for HexHash {
     }
 }
 
-impl Serialize for HexHash {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
+impl FromStr for HexHash {
+    type Err = &'static str;
 
-impl<'de> Deserialize<'de> for HexHash {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
+    fn from_str(text: &str) -> Result<HexHash, &'static str> {
         let mut out = Hash::default();
-        hex::decode_to_slice(&text, &mut out).map_err(|_| serde::de::Error::custom("a hash is 64 hex digits"))?;
+        hex::decode_to_slice(text, &mut out).map_err(|_| "a hash is 64 hex digits")?;
         Ok(HexHash(out))
     }
 }
+
+/// What is written as its text.
+macro_rules! as_text {
+    ($($what:ty)*) => {
+        $(
+            impl Serialize for $what {
+                fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                    serializer.collect_str(self)
+                }
+            }
+
+            impl<'de> Deserialize<'de> for $what {
+                fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                    String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+                }
+            }
+        )*
+    };
+}
+
+as_text!(HexHash Hashes);
 
 /// The hashes of a batch's entries, in their order. As text, one base64 of all their bytes.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -77,13 +93,6 @@ impl Hashes {
     /// Those of a batch.
     pub fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Hashes {
         entries.into_iter().map(hash_of).collect()
-    }
-
-    /// Reads their text; none: it is no such text.
-    pub fn read(text: &str) -> Option<Hashes> {
-        let bytes = BASE64_STANDARD_NO_PAD.decode(text).ok()?;
-        let (hashes, rest) = bytes.as_chunks::<{ size_of::<Hash>() }>();
-        rest.is_empty().then(|| Hashes(hashes.to_vec()))
     }
 
     /// What the link is made of.
@@ -103,6 +112,17 @@ impl Hashes {
     }
 }
 
+impl FromStr for Hashes {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Hashes, &'static str> {
+        const NONE: &str = "hashes are one base64 text, of 32 bytes for each";
+        let bytes = BASE64_STANDARD_NO_PAD.decode(text).map_err(|_| NONE)?;
+        let (hashes, rest) = bytes.as_chunks::<{ size_of::<Hash>() }>();
+        if rest.is_empty() { Ok(Hashes(hashes.to_vec())) } else { Err(NONE) }
+    }
+}
+
 impl FromIterator<Hash> for Hashes {
     fn from_iter<T: IntoIterator<Item = Hash>>(hashes: T) -> Hashes {
         Hashes(hashes.into_iter().collect())
@@ -112,19 +132,6 @@ impl FromIterator<Hash> for Hashes {
 impl fmt::Display for Hashes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&BASE64_STANDARD_NO_PAD.encode(self.0.as_flattened()))
-    }
-}
-
-impl Serialize for Hashes {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Hashes {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Hashes::read(&text).ok_or_else(|| serde::de::Error::custom("hashes are one base64 text, of 32 bytes for each"))
     }
 }
 

@@ -78,8 +78,7 @@ INSERT INTO allocations (noun, id, tenant, node, vcpus, memory_mib, disk_gib, vm
                          hold)
 SELECT *
   FROM rows(noun, id, tenant, node, vcpus bigint, memory_mib bigint, disk_gib bigint, vms bigint, running_vms bigint,
-            snapshots bigint, hold)
- WHERE true",
+            snapshots bigint, hold)",
         on_conflict!()
     ),
 };

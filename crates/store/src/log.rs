@@ -41,7 +41,7 @@ pub(crate) fn expect_head(tx: &Tx<'_>) -> Result<()> {
 /// The head as it is now.
 pub(crate) fn head(tx: &Tx<'_>) -> Result<Head> {
     let read = |row: &Row<'_>| {
-        let (seq, hash, store_epoch) = (row.get(0)?, hash(row, 1)?, row.get(2)?);
+        let (seq, HexHash(hash), store_epoch) = (row.get(0)?, row.parse(1)?, row.get(2)?);
         Ok(Head { seq, hash, store_epoch, brokered: row.get(3)?, fleet: row.parse_opt(4)? })
     };
     tx.query_one(HEAD, &(), read)?.ok_or_else(|| Error::Aborted("the head of the log is missing".to_owned()))
@@ -216,17 +216,10 @@ SELECT first_seq, last_seq, hashes, hash
 /// Links that end above `after`, oldest first. Hashes that somebody made unreadable are none.
 pub(crate) fn links(tx: &Tx<'_>, after: i64, limit: usize) -> Result<Vec<Joint>> {
     let read = |row: &Row<'_>| {
-        let hashes = Hashes::read(&row.get::<String>(2)?).unwrap_or_default();
-        Ok(Joint { first: row.get(0)?, last: row.get(1)?, hashes, hash: HexHash(hash(row, 3)?) })
+        let hashes = row.get::<String>(2)?.parse().unwrap_or_default();
+        Ok(Joint { first: row.get(0)?, last: row.get(1)?, hashes, hash: row.parse(3)? })
     };
     tx.query(LINKS, &json!({"after": after, "limit": limit}), read)
-}
-
-fn hash(row: &Row<'_>, column: usize) -> Result<Hash> {
-    let mut out = Hash::default();
-    let text: String = row.get(column)?;
-    hex::decode_to_slice(&text, &mut out).map_err(|e| Error::Decode { column, detail: e.to_string() })?;
-    Ok(out)
 }
 
 const CHECKPOINT: &str = "SELECT seq, signed FROM checkpoints ORDER BY seq DESC LIMIT 1";

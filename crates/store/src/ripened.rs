@@ -1,15 +1,12 @@
 //! When it was last looked for tasks whose time has come: under load steps follow one another within milliseconds, and none
 //! of them needs to look again at what the one before it has just looked at.
 
-use std::{
-    sync::atomic::{AtomicI64, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use hostler_model::Timestamp;
 
-/// How far apart two looks are at least. It is the most by which a task is late for that.
-const APART: Duration = Duration::from_millis(20);
+/// How far apart two looks are at least, in microseconds. It is the most by which a task is late for that.
+const APART: i64 = 20_000;
 
 /// The last look. Read and written without order: a look more or less makes no difference.
 #[derive(Debug)]
@@ -23,9 +20,8 @@ impl Ripened {
 
     /// Whether it is time to look, which it then is not for a while. A clock that stepped back does not put it off.
     pub(crate) fn is_due(&self, now: Timestamp) -> bool {
-        let last = self.0.load(Ordering::Relaxed);
-        let is_due =
-            last == i64::MIN || now < Timestamp::from_micros(last) || now >= Timestamp::from_micros(last).plus(APART);
+        let ago = now.as_micros().wrapping_sub(self.0.load(Ordering::Relaxed));
+        let is_due = !(0..APART).contains(&ago);
         if is_due {
             self.0.store(now.as_micros(), Ordering::Relaxed);
         }

@@ -44,7 +44,8 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(75);
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// How long it may take to say so.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a connection without a certificate may be without a request, or an answer's next piece lie untaken. Who has none may be anybody, and places are few.
+/// How long a connection without a certificate may be without a request, or an answer's next piece lie untaken. Who has none
+/// may be anybody, and places are few.
 const IDLE: Duration = Duration::from_secs(90);
 /// The same where agents connect: without a certificate one joins, and nothing else.
 const JOINING: Duration = Duration::from_secs(15);

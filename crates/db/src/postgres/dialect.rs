@@ -64,6 +64,7 @@ impl Takes {
         }
     }
 
+    /// What this text is run on.
     pub(super) fn of(sql: &'static str) -> Takes {
         match sql.split_once(ROWS) {
             Some((_, after)) => Takes::Rows(columns(after).collect()),
@@ -80,6 +81,12 @@ fn columns<'a>(after: &'a str) -> impl Iterator<Item = Column<'a>> {
         Some((name, _)) => Column { name, kind: Kind::Integer },
         None => Column { name: column.trim(), kind: Kind::Text },
     })
+}
+
+/// A text as a server gets it, and the types of its parameters: for whoever asks a server what it means to do.
+pub fn as_sent(sql: &'static str) -> (String, Vec<String>) {
+    let types = Takes::of(sql).types();
+    (translate(sql), types.iter().map(|kind| kind.name().to_owned()).collect())
 }
 
 /// The text as PostgreSQL understands it.
@@ -187,6 +194,7 @@ mod tests {
             assert_eq!(translate(sqlite), postgres);
         }
     }
+
     #[test]
     fn a_text_says_what_it_is_run_on() {
         assert_eq!(Takes::of("SELECT 1"), Takes::Nothing);

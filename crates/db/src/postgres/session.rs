@@ -3,6 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell, RefMut},
+    sync::LazyLock,
     thread,
     time::Duration,
 };
@@ -12,7 +13,7 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::{
     link::{Backend, Link},
-    schema,
+    schema::{self, FAMILY, WRITING},
     server::Server,
 };
 use crate::{
@@ -27,11 +28,14 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
-/// Waits for those who write before, and then says the transaction's number and the time. The numbers of the lock are
-/// [`schema::FAMILY`] and [`schema::WRITING`].
-const LOCK: &str = "
-SELECT CAST(pg_advisory_xact_lock(1752396908, 2) AS TEXT), CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT),
-       CAST(1000000 * EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT)";
+/// Waits for those who write before, and then says the transaction's number and the time.
+static LOCK: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "SELECT CAST(pg_advisory_xact_lock({FAMILY}, {WRITING}) AS TEXT),
+                CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT),
+                CAST(1000000 * EXTRACT(EPOCH FROM clock_timestamp()) AS BIGINT)"
+    )
+});
 
 /// Fails where a statement before it did: COMMIT would roll such a transaction back without a word.
 const STILL_GOOD: &str = "SELECT 1";
@@ -97,8 +101,8 @@ impl Session {
                 Open::Reading
             }
             Purpose::Write => {
-                self.link()?.prepare_all([BEGIN, LOCK, STILL_GOOD, COMMIT].into_iter().chain(self.first))?;
-                let begun = self.link()?.begin(BEGIN, LOCK, self.first)?;
+                self.link()?.prepare_all([BEGIN, &LOCK, STILL_GOOD, COMMIT].into_iter().chain(self.first))?;
+                let begun = self.link()?.begin(BEGIN, &LOCK, self.first)?;
                 let number = |column| begun.try_get(column).map_err(|e| self.server.wrap(&e));
                 Open::Writing { xid: number(1)?, at: number(2)? }
             }

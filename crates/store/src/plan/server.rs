@@ -1,6 +1,6 @@
 //! How PostgreSQL means to run the texts that run all the time, over a long history.
 
-use hostler_db::{Db, Tx};
+use hostler_db::{Db, Tx, as_sent};
 
 use super::texts;
 use crate::store::ON_A_SERVER;
@@ -28,31 +28,15 @@ const SHORT: &[&str] = &[
 /// Tables of one row, or of a few.
 const SMALL: &[&str] = &["log_head", "removed_nodes"];
 
-/// A text over many rows as the server gets it, and the types of the arrays.
-fn over_arrays(text: &str) -> (String, Vec<&'static str>) {
-    let Some((before, (named, after))) = text.split_once("rows(").map(|(a, b)| (a, b.split_once(')').unwrap())) else {
-        return (text.to_owned(), Vec::new());
-    };
-    let columns: Vec<(&str, &str)> =
-        named.split(',').map(|column| column.trim().split_once(' ').unwrap_or((column.trim(), ""))).collect();
-    let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
-    let numbers: Vec<String> = (1..=columns.len()).map(|number| format!("${number}")).collect();
-    let alias = if after.starts_with(" c") { " c" } else { "" };
-    let text = format!("{before}unnest({}) c({}){}", numbers.join(", "), names.join(", "), &after[alias.len()..]);
-    (text, columns.iter().map(|(_, kind)| if kind.is_empty() { "text[]" } else { "bigint[]" }).collect())
-}
-
 /// The plan that a session of ours makes once for a text and keeps.
 fn plan(tx: &Tx<'_>, number: usize, text: &'static str) -> hostler_db::Result<Vec<String>> {
-    let (text, types) = over_arrays(text);
-    let (types, given) = match types.as_slice() {
-        [] if text.contains("?1") => ("(jsonb)".to_owned(), "('[]')".to_owned()),
-        [] => Default::default(),
-        types => (format!("({})", types.join(", ")), format!("({})", vec!["'{}'"; types.len()].join(", "))),
-    };
-    let prepare: &'static str = format!("PREPARE text_{number} {types} AS {text}").leak();
+    let (text, types) = as_sent(text);
+    let listed = |words: Vec<&str>| if words.is_empty() { String::new() } else { format!("({})", words.join(", ")) };
+    let empty = |kind: &String| if kind == "jsonb" { "'[]'" } else { "'{}'" };
+    let (types, given) =
+        (listed(types.iter().map(String::as_str).collect()), listed(types.iter().map(empty).collect()));
+    tx.script(&format!("PREPARE text_{number} {types} AS {text}"))?;
     let explain: &'static str = format!("EXPLAIN EXECUTE text_{number} {given}").leak();
-    tx.execute(prepare, &())?;
     tx.query(explain, &(), |row| row.get(0))
 }
 
